@@ -1,0 +1,136 @@
+"""Accuracy of every method at every width, one JSON file per cell; cells that have one are skipped.
+
+    python benchmarks/accuracy.py --networks mobilenetv2_small --bits w2a2 --methods brecq qdrop qdrop-mrecg
+    python benchmarks/accuracy.py --reference ../reference --networks resnet18s mbv2s
+
+Images: 256 of the training set, `numpy.random.RandomState(1005).permutation(60000)`; test: all 10,000 test images.
+Seeds decide batches and dropping, not the images. Several processes may share the work with `--part 1/2`, `2/2`.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import mrecg
+from mrecg.data.fashion_mnist import load_split
+from mrecg.zoo import NETWORKS, build, load_weights
+
+HERE = Path(__file__).parent
+METHODS = ("rtn", "adaround", "brecq", "brecq-mrecg", "qdrop", "qdrop-mrecg")
+REFERENCE_NETWORKS = {"resnet18s": "resnet18_small", "mbv2s": "mobilenetv2_small"}
+
+
+class Cell(NamedTuple):
+    """One figure of the table."""
+
+    network: str
+    bits: str
+    method: str
+    steps: int
+    images: int
+    seed: int
+
+    @property
+    def file(self) -> str:
+        return f"{self.network}-{self.bits}-{self.method}-{self.steps}steps-{self.images}images-seed{self.seed}.json"
+
+
+def float_network(name: str, reference: Path | None) -> nn.Module:
+    """Our own checkpoint, or the reference network of that name."""
+    model = build(REFERENCE_NETWORKS.get(name, name))
+    folder = reference if name in REFERENCE_NETWORKS else HERE / "checkpoints"
+    if folder is None:
+        raise SystemExit(f"{name} needs --reference FOLDER")
+    load_weights(model, folder / f"{name}.safetensors")
+    return model
+
+
+def commit() -> str:
+    """The commit that produced a figure, marked when the code had changed since."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=HERE, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "../src", ".")
+    return git("rev-parse", "--short", "HEAD") + ("-changed" if changed else "")
+
+
+def run_cell(cell: Cell, model: nn.Module, overrides: dict[str, object]) -> dict[str, object]:
+    """Quantize and evaluate."""
+    images, _ = load_split("train")
+    chosen = np.random.RandomState(1005).permutation(60000)[: cell.images]
+    settings = {"seed": cell.seed} | overrides
+    if cell.method != "rtn":
+        settings |= {"reconstruct.steps": cell.steps}
+    recipe = mrecg.preset(f"{cell.bits}-{cell.method}", settings)
+    quantized = mrecg.quantize(model, images[torch.from_numpy(chosen)], recipe=recipe)
+    record = quantized.record
+    return {
+        **cell._asdict(),
+        "top1": accuracy(quantized.model),
+        "joined": record.plan.joined,
+        "oscillation": record.oscillation.total,
+        "jumps": len(record.oscillation.jumps),
+        "largest_loss": record.oscillation.largest_loss,
+        "last_loss": record.units[-1].relative_loss,
+        "undecided": float(np.mean([group.undecided for group in record.groups])),
+        "seconds": record.seconds,
+        "commit": commit(),
+        "recipe": recipe.model_dump(mode="json"),
+        "environment": record.environment,
+    }
+
+
+def accuracy(model: nn.Module) -> float:
+    """Top-1 on the test images, in percent."""
+    images, labels = load_split("test")
+    batches: Iterator[tuple[Tensor, Tensor]] = zip(
+        images.split(250), labels.split(250), strict=True
+    )
+    return mrecg.evaluate(model, batches).top1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--networks", nargs="+", default=sorted(NETWORKS))
+    parser.add_argument("--bits", nargs="+", default=["w4a4", "w2a4", "w3a3", "w2a2"])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1005, 1006, 1007])
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--reference", type=Path, help="folder of the reference checkpoints")
+    parser.add_argument("--output", type=Path, default=HERE / "results" / "accuracy")
+    parser.add_argument("--part", default="1/1", help="this process's share, such as 2/2")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", dest="overrides")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    overrides = {key: json.loads(value) for key, value in (o.split("=") for o in arguments.overrides)}
+    part, parts = map(int, arguments.part.split("/"))
+    grid = itertools.product(
+        arguments.seeds, arguments.networks, arguments.bits, arguments.methods
+    )
+    for position, (seed, network, bits, method) in enumerate(grid):
+        cell = Cell(network, bits, method, arguments.steps, arguments.images, seed)
+        path = arguments.output / cell.file
+        if position % parts != part - 1 or path.exists():
+            continue
+        result = run_cell(cell, float_network(network, arguments.reference), overrides)
+        path.write_text(json.dumps(result, indent=1) + "\n")
+        print(f"{cell.file}: {result['top1']:.2f} %", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""mrecg: post-training quantization of vision models at 2 to 8 bits, block by block, without oscillation."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from mrecg.errors import MrecgError
+from mrecg.recipe import Recipe, preset, read_recipe
+from mrecg.record import Plan, Record
+
+if TYPE_CHECKING:
+    from mrecg.evaluate import Evaluation, evaluate
+    from mrecg.pipeline import Progress, make_model_plan, quantize
+    from mrecg.runs import QuantizedModel, load
+
+__all__ = [
+    "Evaluation",
+    "MrecgError",
+    "Plan",
+    "Progress",
+    "QuantizedModel",
+    "Recipe",
+    "Record",
+    "evaluate",
+    "load",
+    "make_model_plan",
+    "preset",
+    "quantize",
+    "read_recipe",
+]
+
+__version__ = "0.1.0"
+
+_NEEDS_TORCH = {
+    "Evaluation": "mrecg.evaluate",
+    "evaluate": "mrecg.evaluate",
+    "Progress": "mrecg.pipeline",
+    "make_model_plan": "mrecg.pipeline",
+    "quantize": "mrecg.pipeline",
+    "QuantizedModel": "mrecg.runs",
+    "load": "mrecg.runs",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch when it is first used: `mrecg --help` should answer at once."""
+    if name in _NEEDS_TORCH:
+        return getattr(import_module(_NEEDS_TORCH[name]), name)
+    raise AttributeError(f"module 'mrecg' has no attribute '{name}'")

@@ -1,0 +1,90 @@
+"""Whatever a caller brings as calibration images, as one checked tensor."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mrecg.errors import DataError, ModelError
+from mrecg.recipe import Reconstruction
+
+__all__ = ["check_images", "check_weights", "gather_images"]
+
+
+def gather_images(
+    calibration: Tensor | Iterable[Any], settings: Reconstruction
+) -> Float[Tensor, "n ..."]:
+    """All calibration images in one tensor.
+
+    Args:
+        calibration: a tensor of images, or an iterable of image tensors, batches, or pairs with labels.
+        settings: decide how few images are too few.
+
+    Raises:
+        DataError: no or too few images, an item that is no tensor, other shapes or types than the first,
+            values that are not finite.
+    """
+    if isinstance(calibration, Tensor):
+        parts = [calibration]
+    else:
+        parts = [_image_of(item, index) for index, item in enumerate(calibration)]
+    if not parts or sum(map(len, parts)) == 0:
+        raise DataError("The calibration set is empty; give a few hundred images.")
+    if parts[0].ndim == 3:  # single images
+        parts = [part.unsqueeze(0) for part in parts]
+    for index, part in enumerate(parts):
+        if part.shape[1:] != parts[0].shape[1:]:
+            raise DataError(
+                f"Calibration item {index} has images of shape {tuple(part.shape[1:])}, "
+                f"expected {tuple(parts[0].shape[1:])} as the first."
+            )
+        check_images(part, f"calibration item {index}")
+    images = torch.cat(parts)
+    least = max(2, settings.batch_size if settings.steps else 2)
+    if len(images) < least:
+        raise DataError(
+            f"The calibration set has {len(images)} images, expected at least {least} "
+            "(one batch); give more images or lower reconstruct.batch_size."
+        )
+    return images
+
+
+def check_images(images: Tensor, where: str) -> None:
+    """Refuse what is no batch of finite float32 images.
+
+    Raises:
+        DataError: naming `where`.
+    """
+    if images.dtype != torch.float32:
+        raise DataError(
+            f"The images in {where} are {str(images.dtype).removeprefix('torch.')}, expected float32, "
+            "normalised as the network was trained."
+        )
+    if images.ndim < 2:
+        raise DataError(f"The images in {where} have shape {tuple(images.shape)}, expected a batch.")
+    if not bool(torch.isfinite(images).all()):
+        bad = int((~torch.isfinite(images.flatten(1)).all(1)).nonzero()[0])
+        raise DataError(f"Image {bad} in {where} holds NaN or infinite values; remove or mend it.")
+
+
+def check_weights(model: nn.Module) -> None:
+    """Refuse a model with parameters or buffers that are not finite.
+
+    Raises:
+        ModelError: naming the tensor.
+    """
+    for name, tensor in model.state_dict().items():
+        if isinstance(tensor, Tensor) and not bool(torch.isfinite(tensor).all()):
+            raise ModelError(f"The model's tensor '{name}' holds NaN or infinite values.")
+
+
+def _image_of(item: Any, index: int) -> Tensor:
+    image = item[0] if isinstance(item, tuple | list) and item else item
+    if not isinstance(image, Tensor):
+        raise DataError(
+            f"Calibration item {index} is a {type(image).__name__}, "
+            "expected a tensor or a pair of a tensor and labels."
+        )
+    return image

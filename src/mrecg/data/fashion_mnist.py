@@ -1,0 +1,92 @@
+"""Fashion-MNIST (Xiao et al., 2017): 60,000 + 10,000 grey images of 28×28 pixels in ten classes."""
+
+import gzip
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mrecg.errors import DataError
+
+__all__ = ["DEBIAN_FOLDER", "MEAN", "STANDARD_DEVIATION", "download", "load_split", "normalize"]
+
+DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+MEAN = 0.2860
+STANDARD_DEVIATION = 0.3530
+
+_PREFIX = {"train": "train", "test": "t10k"}
+_IDX_UNSIGNED_BYTE = 8
+
+
+def normalize(pixels: NDArray[np.uint8]) -> Float[Tensor, "n 1 h w"]:
+    """Bytes of shape `n h w` to zero mean and unit variance, as the float networks were trained."""
+    scaled = torch.from_numpy(pixels.astype(np.float32)).unsqueeze(1) / 255
+    return (scaled - MEAN) / STANDARD_DEVIATION
+
+
+def load_split(
+    split: Literal["train", "test"], folder: Path = DEBIAN_FOLDER
+) -> tuple[Float[Tensor, "n 1 h w"], Int[Tensor, " n"]]:
+    """Normalised images and labels of one split.
+
+    Args:
+        split: `train` (60,000 images) or `test` (10,000).
+        folder: holds the four IDX files, gzipped or not, under their original names; the default is
+            where Debian's package `dataset-fashion-mnist` puts them.
+
+    Raises:
+        DataError: a file is missing, is no IDX file, or images and labels do not match.
+    """
+    images = _read_idx(folder, f"{_PREFIX[split]}-images-idx3-ubyte", dimensions=3)
+    labels = _read_idx(folder, f"{_PREFIX[split]}-labels-idx1-ubyte", dimensions=1)
+    if len(images) != len(labels):
+        raise DataError(
+            f"Fashion-MNIST in {folder} holds {len(images)} {split} images but {len(labels)} labels."
+        )
+    return normalize(images), torch.from_numpy(labels.astype(np.int64))
+
+
+def download(folder: Path) -> Path:
+    """Fetch the four files through torchvision, where there is a network; returns the folder that holds them.
+
+    Raises:
+        DataError: torchvision is not installed, or the download fails.
+    """
+    try:
+        from torchvision.datasets import FashionMNIST
+    except (ImportError, RuntimeError) as error:
+        raise DataError(
+            f"Downloading Fashion-MNIST needs torchvision, which cannot be imported: {error}."
+        ) from error
+    try:
+        FashionMNIST(str(folder), download=True)
+    except (OSError, RuntimeError) as error:
+        raise DataError(f"Fashion-MNIST cannot be downloaded to {folder}: {error}.") from error
+    return folder / "FashionMNIST" / "raw"
+
+
+def _read_idx(folder: Path, name: str, dimensions: int) -> NDArray[np.uint8]:
+    """The array in an IDX file: two zero bytes, a type byte, the rank, big-endian sizes, data."""
+    candidates = [folder / f"{name}.gz", folder / name]
+    path = next((path for path in candidates if path.is_file()), None)
+    if path is None:
+        raise DataError(
+            f"Fashion-MNIST has no file {name}[.gz] in {folder}; install Debian's package "
+            "dataset-fashion-mnist or name a folder that holds the four IDX files."
+        )
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError) as error:
+        raise DataError(f"The file {path} cannot be read: {error}.") from error
+    header = 4 + 4 * dimensions
+    if len(raw) < header or raw[:4] != bytes([0, 0, _IDX_UNSIGNED_BYTE, dimensions]):
+        raise DataError(f"The file {path} is no IDX file of {dimensions}-dimensional bytes.")
+    shape = tuple(np.frombuffer(raw, ">i4", dimensions, offset=4).tolist())
+    values = np.frombuffer(raw, np.uint8, offset=header)
+    if values.size != int(np.prod(shape)):
+        raise DataError(f"The file {path} promises {shape} bytes but holds {values.size}.")
+    return values.reshape(shape)

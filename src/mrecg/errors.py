@@ -1,0 +1,61 @@
+"""Every exception that mrecg raises on purpose.
+
+MrecgError
+├── RecipeError        a recipe, preset or override that cannot be used
+│   └── PlanError      a plan that does not fit the model
+├── DataError          images or labels that cannot be used
+├── ModelError         a network or checkpoint that cannot be used
+│   └── CaptureError   a model that cannot be captured as a graph
+└── RunError           a run folder that cannot be read or written
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+__all__ = [
+    "CaptureError",
+    "DataError",
+    "ModelError",
+    "MrecgError",
+    "PlanError",
+    "RecipeError",
+    "RunError",
+    "did_you_mean",
+]
+
+
+class MrecgError(Exception):
+    """A mistake that its message explains in one sentence."""
+
+
+class RecipeError(MrecgError):
+    """A recipe, preset or override that cannot be used."""
+
+
+class PlanError(RecipeError):
+    """A plan that does not fit the model."""
+
+
+class DataError(MrecgError):
+    """Images or labels that cannot be used."""
+
+
+class ModelError(MrecgError):
+    """A network or checkpoint that cannot be used."""
+
+
+class CaptureError(ModelError):
+    """A model that cannot be captured as a graph."""
+
+
+class RunError(MrecgError):
+    """A run folder that cannot be read or written."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence that names what is close to `name`, or all there is when nothing is."""
+    names = sorted(known)
+    close = get_close_matches(name, names, n=1)
+    if close:
+        return f"; did you mean '{close[0]}'"
+    return f"; known: {', '.join(names)}"

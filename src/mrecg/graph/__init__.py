@@ -1,0 +1,1 @@
+"""Structure: capture a module, place quantizers, cut into units."""

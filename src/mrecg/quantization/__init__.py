@@ -1,0 +1,1 @@
+"""Numbers: integer grids, ranges, learned rounding, learned activation steps, losses."""

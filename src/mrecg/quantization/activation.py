@@ -1,0 +1,151 @@
+"""Activations on a grid with a learned step (LSQ), part of them left in float while tuning (QDrop)."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from mrecg.quantization.grid import SMALLEST_SCALE, Grid, Scaling
+
+__all__ = ["ActivationQuantizer", "RandomMask", "StepQuantizer"]
+
+
+class RandomMask:
+    """Random masks at the price of a view: a pool is drawn once and read at random offsets.
+
+    Drawing fresh numbers takes longer than the quantization that they mask.
+
+    Args:
+        keep_probability: how often an element of the mask is 1; else it is 0.
+        seed: of the pool and of the offsets.
+    """
+
+    def __init__(self, keep_probability: float, seed: int) -> None:
+        self.keep_probability = keep_probability
+        self._generator = torch.Generator().manual_seed(seed)
+        self._pool = torch.empty(0)
+
+    def like(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """A mask of the shape and memory layout of `x`."""
+        if len(self._pool) < 2 * x.numel() or self._pool.device != x.device:
+            drawn = torch.rand(max(1 << 20, 4 * x.numel()), generator=self._generator)
+            self._pool = (drawn < self.keep_probability).to(x.device, x.dtype)
+        most = len(self._pool) - x.numel()
+        offset = int(torch.randint(most, (), generator=self._generator))
+        return self._pool.as_strided(x.shape, x.stride(), offset)
+
+
+class _FakeQuantize(torch.autograd.Function):
+    """Quantize and dequantize; straight-through for x, LSQ's gradient for the step.
+
+    With t = x/s and c = clip(⌊t⌉, low − z, high − z): ∂/∂x is 1 inside the range, ∂/∂s is c − t inside and c
+    outside (Esser et al., ICLR 2020, eq. 3). Where `keep` is 0 the element passes as float. Every line is one
+    vectorised pass over memory: these passes, not the convolutions, decide how long a step takes.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, scale: Tensor, lowest: float, highest: float, keep: Tensor | None
+    ) -> Tensor:
+        ratio = x / scale
+        codes = torch.round(ratio).clamp_(lowest, highest)
+        ctx.save_for_backward(ratio, codes, keep)
+        ctx.range = (lowest - 0.5, highest + 0.5)
+        quantized = codes * scale
+        return quantized if keep is None else torch.lerp(x, quantized, keep)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        ratio, codes, keep = ctx.saved_tensors
+        kept = gradient if keep is None else gradient * keep
+        passed = torch.ops.aten.hardtanh_backward(kept, ratio, *ctx.range)
+        step = _dot(kept, codes) - _dot(passed, ratio)
+        if keep is not None:
+            passed = passed.add_(gradient).sub_(kept)  # exact: `passed` is 0 or `kept`
+        return passed, step, None, None, None
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner product of two tensors, without a copy where their memory layouts agree."""
+    if a.ndim == 4 and a.is_contiguous(memory_format=torch.channels_last):
+        a, b = a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1)
+    return torch.dot(a.reshape(-1), b.reshape(-1))
+
+
+class StepQuantizer(nn.Module):
+    """An activation quantizer as a quantized model ships it: fixed numbers.
+
+    Attributes:
+        scale: the step, a scalar.
+        zero_point: the code of 0, a scalar; the forward pass holds it in its limits.
+    """
+
+    scale: Float[Tensor, ""]
+    zero_point: Int[Tensor, ""]
+
+    def __init__(self, scaling: Scaling, grid: Grid) -> None:
+        super().__init__()
+        self.limits = limits(scaling, grid)
+        self.register_buffer("scale", scaling.scale)
+        self.register_buffer("zero_point", scaling.zero_point.to(torch.int32))
+
+    def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return _snap(x, self.scale, self.limits)
+
+
+class ActivationQuantizer(nn.Module):
+    """Quantizes one tensor; its step can be learned, its zero point stays as calibrated.
+
+    Attributes:
+        grid: the integers that a code may take.
+        fixed_scaling: what a backend prescribes, or `None`.
+        scaling: `None` until calibrated.
+        step: the scale while it is learned.
+    """
+
+    def __init__(self, grid: Grid, fixed_scaling: Scaling | None = None) -> None:
+        super().__init__()
+        self.grid = grid
+        self.fixed_scaling = fixed_scaling
+        self.scaling = fixed_scaling
+        self.step: nn.Parameter | None = None
+        self._mask: RandomMask | None = None
+
+    def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        assert self.scaling is not None, "calibrate before the first forward pass"
+        bounds = limits(self.scaling, self.grid)
+        if self.step is None:
+            return _snap(x, self.scaling.scale, bounds)
+        keep = None if self._mask is None else self._mask.like(x)
+        quantized: Tensor = _FakeQuantize.apply(x, self.step, *bounds, keep)
+        return quantized
+
+    def start_learning(self, mask: RandomMask | None) -> nn.Parameter:
+        """Make the step a parameter; where `mask` is 0, the tensor stays float."""
+        assert self.scaling is not None, "calibrate before learning"
+        self.step = nn.Parameter(self.scaling.scale.clone())
+        self._mask = mask
+        return self.step
+
+    def stop_learning(self) -> None:
+        """Fix the step; from here on everything is quantized."""
+        assert self.step is not None and self.scaling is not None, "not learning"
+        self.scaling = Scaling(self.step.detach().clamp(min=SMALLEST_SCALE), self.scaling.zero_point)
+        self.step = self._mask = None
+
+    def fixed(self) -> StepQuantizer:
+        """The result."""
+        assert self.scaling is not None, "calibrate before fixing"
+        return StepQuantizer(self.scaling, self.grid)
+
+
+def limits(scaling: Scaling, grid: Grid) -> tuple[float, float]:
+    """The range of `code − zero_point`; clipping there saves adding the zero point and taking it off again."""
+    zero_point = float(scaling.zero_point)
+    return grid.low - zero_point, grid.high - zero_point
+
+
+def _snap(x: Tensor, scale: Tensor, bounds: tuple[float, float]) -> Tensor:
+    return torch.clamp(torch.round(x / scale), *bounds) * scale

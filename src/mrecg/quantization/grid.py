@@ -1,0 +1,79 @@
+"""A real tensor on a grid of integers, and back."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+__all__ = [
+    "SMALLEST_SCALE",
+    "Grid",
+    "Scaling",
+    "as_integers",
+    "dequantize",
+    "quantize",
+    "scaling_for_range",
+]
+
+SMALLEST_SCALE = 1e-8
+
+
+class Grid(NamedTuple):
+    """The integers that a code may take.
+
+    Attributes:
+        low: the smallest code.
+        high: the largest code.
+        symmetric: whether the zero point is 0.
+    """
+
+    low: int
+    high: int
+    symmetric: bool
+
+
+class Scaling(NamedTuple):
+    """Real value of a code: `(code − zero_point) · scale`; shapes broadcast against the tensor."""
+
+    scale: Float[Tensor, "..."]
+    zero_point: Float[Tensor, "..."]
+
+
+def quantize(
+    x: Float[Tensor, "..."], scaling: Scaling, grid: Grid
+) -> Float[Tensor, "..."]:
+    """Codes of `x`, as floats: `clip(⌊x / s⌉ + z, low, high)`, rounding half to even like ONNX."""
+    return torch.clamp(torch.round(x / scaling.scale) + scaling.zero_point, grid.low, grid.high)
+
+
+def dequantize(codes: Float[Tensor, "..."], scaling: Scaling) -> Float[Tensor, "..."]:
+    """The real values of `codes`."""
+    return (codes - scaling.zero_point) * scaling.scale
+
+
+def scaling_for_range(
+    low: Float[Tensor, "..."], high: Float[Tensor, "..."], grid: Grid
+) -> Scaling:
+    """The scaling that maps the range `[min(low, 0), max(high, 0)]` onto the grid; zero is a grid point.
+
+    A range of width zero gets the smallest scale, so that its codes are the zero point.
+    """
+    low, high = low.clamp(max=0), high.clamp(min=0)
+    if grid.symmetric:
+        # A narrow or positive-only grid has no room below zero: only its upper end decides there.
+        reach = torch.maximum(high / grid.high, low / min(grid.low, -1) if grid.low < 0 else low * 0)
+        scale = reach.clamp(min=SMALLEST_SCALE)
+        return Scaling(scale, torch.zeros_like(scale))
+    scale = ((high - low) / (grid.high - grid.low)).clamp(min=SMALLEST_SCALE)
+    zero_point = torch.clamp(grid.low - torch.round(low / scale), grid.low, grid.high)
+    return Scaling(scale, zero_point)
+
+
+def as_integers(codes: Float[Tensor, "*shape"], grid: Grid) -> Int[Tensor, "*shape"]:
+    """Codes in the smallest integer type that holds the grid."""
+    for dtype in (torch.uint8, torch.int8, torch.int16):
+        bounds = torch.iinfo(dtype)
+        if bounds.min <= grid.low and grid.high <= bounds.max:
+            return codes.to(dtype)
+    return codes.to(torch.int32)

@@ -1,0 +1,191 @@
+"""Weights on a grid, with learned rounding (AdaRound: Nagel et al., ICML 2020)."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from mrecg.quantization.grid import (
+    Grid,
+    Scaling,
+    as_integers,
+    dequantize,
+    quantize,
+)
+
+__all__ = ["CodedWeight", "LearnedRounding", "WeightQuantizer", "rounding_penalty"]
+
+ZETA = 1.1
+GAMMA = -0.1
+"""The stretch of the sigmoid: h(V) = clip(sigmoid(V)(ζ − γ) + γ, 0, 1) reaches 0 and 1 (AdaRound, eq. 23)."""
+
+UNDECIDED_MARGIN = 0.05
+"""A rounding counts as undecided while h(V) is further than this from both 0 and 1."""
+
+
+class _StretchedSigmoid(torch.autograd.Function):
+    """h(V), with one pass over memory per direction saved against composing it."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor) -> Tensor:
+        sigmoid = torch.sigmoid(logits)
+        ctx.save_for_backward(sigmoid)
+        return (sigmoid * (ZETA - GAMMA)).add_(GAMMA).clamp_(0, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (sigmoid,) = ctx.saved_tensors
+        # The clip passes gradient where |sigmoid − ½| < ½ / (ζ − γ).
+        inside = (sigmoid - 0.5).abs_() < 0.5 / (ZETA - GAMMA)
+        slope = torch.addcmul(sigmoid, sigmoid, sigmoid, value=-1).mul_(ZETA - GAMMA)
+        return slope.mul_(inside).mul_(gradients[0])
+
+
+class _Penalty(torch.autograd.Function):
+    """The rounding penalty; one power serves value and gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, beta: float) -> Tensor:
+        distance = (2 * h).sub_(1)
+        power = distance.abs().pow_(beta - 2).mul_(distance)
+        ctx.save_for_backward(power)
+        ctx.beta = beta
+        return h.numel() - torch.dot(power.reshape(-1), distance.reshape(-1))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (power,) = ctx.saved_tensors
+        return power * (-2 * ctx.beta * gradients[0]), None
+
+
+def stretched_sigmoid(logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """h(V) of AdaRound, eq. 23."""
+    h: Tensor = _StretchedSigmoid.apply(logits)
+    return h
+
+
+class LearnedRounding(nn.Module):
+    """`W_q = s · (clip(⌊W/s⌋ + h(V) + z, low, high) − z)`, with V so that h(V) starts at the fraction of W/s.
+
+    Source: AdaRound, eq. 22–24.
+
+    Attributes:
+        logits: V, one per weight.
+    """
+
+    def __init__(self, weight: Float[Tensor, "..."], scaling: Scaling, grid: Grid) -> None:
+        super().__init__()
+        ratio = weight / scaling.scale
+        self.scaling = scaling
+        self.floor = torch.floor(ratio)
+        self.lowest = grid.low - scaling.zero_point
+        self.highest = grid.high - scaling.zero_point
+        fraction = (ratio - self.floor).clamp(1e-4, 1 - 1e-4)
+        stretched = (fraction - GAMMA) / (ZETA - GAMMA)
+        self.logits = nn.Parameter(torch.log(stretched / (1 - stretched)))
+
+    def forward(self) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
+        """The softly rounded weight, and h(V)."""
+        h = stretched_sigmoid(self.logits)
+        return (self.floor + h).clamp(self.lowest, self.highest) * self.scaling.scale, h
+
+    @torch.no_grad()
+    def decide(self) -> tuple[Float[Tensor, "..."], int]:
+        """Codes with every rounding made hard (h ≥ ½ rounds up), and how many were undecided.
+
+        A weight outside the grid has the same code either way and is never undecided.
+        """
+        h = stretched_sigmoid(self.logits)
+        inside = (self.floor >= self.lowest) & (self.floor < self.highest)
+        undecided = inside & ((h - 0.5).abs() < 0.5 - UNDECIDED_MARGIN)
+        rounded = (self.floor + (h >= 0.5)).clamp(self.lowest, self.highest)
+        return rounded + self.scaling.zero_point, int(undecided.sum())
+
+
+def rounding_penalty(h: Float[Tensor, "..."], beta: float) -> Float[Tensor, ""]:
+    """`Σ (1 − |2h(V) − 1|^β)`, which is 0 when every rounding is decided (AdaRound, eq. 24)."""
+    penalty: Tensor = _Penalty.apply(h, beta)
+    return penalty
+
+
+class CodedWeight(nn.Module):
+    """A weight as integer codes: what a quantized model ships.
+
+    Attributes:
+        codes: integers within the grid, in the shape of the weight.
+        scale: real value of one code step; broadcasts against `codes`.
+        zero_point: the code of 0; broadcasts against `codes`.
+    """
+
+    codes: Int[Tensor, "..."]
+    scale: Float[Tensor, "..."]
+    zero_point: Int[Tensor, "..."]
+
+    def __init__(self, codes: Int[Tensor, "..."], scaling: Scaling) -> None:
+        super().__init__()
+        self.register_buffer("codes", codes)
+        self.register_buffer("scale", scaling.scale)
+        self.register_buffer("zero_point", scaling.zero_point.to(torch.int32))
+
+    def forward(self) -> Float[Tensor, "..."]:
+        return dequantize(self.codes.to(self.scale.dtype), Scaling(self.scale, self.zero_point))
+
+
+class WeightQuantizer(nn.Module):
+    """Quantizes one weight: to nearest at first, softly while its rounding is learned, by codes afterwards.
+
+    Attributes:
+        grid: the integers that a code may take.
+        scaling: of each channel, shaped to broadcast against the weight.
+        codes: the hard codes, as floats.
+        hard: their real values.
+        rounding: present while the rounding is learned.
+        soft: h(V) of the last soft forward, for the penalty.
+    """
+
+    def __init__(self, weight: Float[Tensor, "..."], scaling: Scaling, grid: Grid) -> None:
+        super().__init__()
+        self.grid = grid
+        self.scaling = scaling
+        self.rounding: LearnedRounding | None = None
+        self.soft: Tensor | None = None
+        self.round_to_nearest(weight)
+
+    def forward(self, weight: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        if self.rounding is None:
+            return self.hard
+        quantized, self.soft = self.rounding()
+        return quantized
+
+    def round_to_nearest(self, weight: Float[Tensor, "..."]) -> None:
+        """Forget what was learned."""
+        self._set_codes(quantize(weight, self.scaling, self.grid))
+
+    def start_learning(self, weight: Float[Tensor, "..."]) -> LearnedRounding:
+        """Begin with soft rounding whose value is the float weight, clipped to the grid."""
+        self.rounding = LearnedRounding(weight, self.scaling, self.grid)
+        return self.rounding
+
+    def stop_learning(self) -> int:
+        """Make every rounding hard; returns how many were still undecided."""
+        assert self.rounding is not None, "stop_learning needs start_learning first"
+        codes, undecided = self.rounding.decide()
+        self._set_codes(codes)
+        return undecided
+
+    def _set_codes(self, codes: Float[Tensor, "..."]) -> None:
+        self.codes = codes
+        self.hard = dequantize(codes, self.scaling)
+        self.rounding = self.soft = None
+
+    def coded(self) -> CodedWeight:
+        """The result, without the float weight."""
+        return CodedWeight(as_integers(self.codes, self.grid), self.scaling)
+
+
+def beta_at(progress: float, warm_up: float, beta: tuple[float, float]) -> float | None:
+    """The penalty's exponent after a fraction `progress` of the steps; `None` during the warm-up."""
+    if progress < warm_up:
+        return None
+    return beta[0] + (beta[1] - beta[0]) * (progress - warm_up) / (1 - warm_up)

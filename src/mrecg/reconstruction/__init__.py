@@ -1,0 +1,1 @@
+"""The method: capacity, plan, stream, tuning."""

@@ -1,0 +1,163 @@
+"""The plan: which units are reconstructed jointly (MRECG, eq. 16)."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from mrecg.errors import PlanError, did_you_mean
+from mrecg.recipe import PlanRule
+from mrecg.reconstruction.capacity import are_homogeneous, differences, module_capacity
+from mrecg.record import Layer, Neighbours, Plan
+
+__all__ = ["Plannable", "check_plan", "make_plan"]
+
+
+class Plannable(Protocol):
+    """What a rule needs to know of a unit; a record of an earlier run knows it too."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def layers(self) -> tuple[Layer, ...]: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+def make_plan(units: Sequence[Plannable], rule: PlanRule, losses: Sequence[float] = ()) -> Plan:
+    """The plan that a rule gives.
+
+    The first and the last unit stay single: they keep a width of their own, which makes their capacity incomparable.
+    Of the other neighbours those with the largest CapDiff are joined, as long as no group outgrows
+    `largest_group`; `count="auto"` joins those whose CapDiff exceeds the mean over the candidates.
+
+    Args:
+        units: the chain.
+        rule: from the recipe.
+        losses: of every unit after a run without joining; only for the rule `loss`.
+
+    Raises:
+        PlanError: an explicit plan names units that the model does not have or that are no neighbours.
+    """
+    if rule.join == "explicit":
+        return _explicit(units, rule.groups)
+    metric: tuple[float, ...] = ()
+    if rule.join == "capacity":
+        metric = tuple(module_capacity(unit.layers) for unit in units)
+    elif rule.join == "loss":
+        metric = tuple(losses)
+    scores = _scores(units, rule, metric)
+    chosen = _choose(scores, rule)
+    return _plan(units, chosen, _describe(rule), metric, differences(metric, rule.difference))
+
+
+def check_plan(plan: Plan, units: Sequence[Plannable]) -> Plan:
+    """`plan` itself if its groups are the model's units in their order.
+
+    Raises:
+        PlanError: they are not; the message names the first that differs.
+    """
+    names = [unit.name for unit in units]
+    planned = [name for group in plan.groups for name in group]
+    for position, (expected, found) in enumerate(zip(names, planned, strict=False), start=1):
+        if expected != found:
+            raise PlanError(
+                f"The plan does not fit the model: its unit {position} is '{found}', the model's is '{expected}'."
+            )
+    if len(names) != len(planned):
+        raise PlanError(
+            f"The plan does not fit the model: it lists {len(planned)} units, the model has {len(names)}."
+        )
+    return plan
+
+
+def _explicit(units: Sequence[Plannable], groups: Sequence[Sequence[str]]) -> Plan:
+    names = [unit.name for unit in units]
+    chosen: set[int] = set()
+    for group in groups:
+        for name in group:
+            if name not in names:
+                raise PlanError(
+                    f"The plan names the unit '{name}', which the model does not have"
+                    f"{did_you_mean(name, names)}."
+                )
+        first = names.index(group[0]) if group else 0
+        if tuple(names[first : first + len(group)]) != tuple(group):
+            raise PlanError(
+                f"The plan joins ({' '.join(group)}), which are not neighbours; "
+                f"the model's order is {', '.join(names)}."
+            )
+        chosen |= set(range(first, first + len(group) - 1))
+    return _plan(units, chosen, "explicit", (), ())
+
+
+def _scores(units: Sequence[Plannable], rule: PlanRule, metric: Sequence[float]) -> dict[int, float]:
+    """CapDiff of the neighbours that may be joined, by the position of the first."""
+    candidates = range(1, len(units) - 2)
+    if rule.join == "none":
+        return {}
+    if rule.join == "stage":
+        return {i: 1.0 for i in candidates if units[i].shape != units[i + 1].shape}
+    values = differences(metric, rule.difference)
+    return {i: values[i] for i in candidates}
+
+
+def _choose(scores: dict[int, float], rule: PlanRule) -> set[int]:
+    if not scores:
+        return set()
+    mean = sum(scores.values()) / len(scores)
+    wanted = len(scores) if rule.join == "stage" else sum(s > mean for s in scores.values())
+    if rule.count != "auto":
+        wanted = rule.count
+    chosen: set[int] = set()
+    for position in sorted(scores, key=lambda i: (-scores[i], i)):
+        if len(chosen) == wanted:
+            break
+        if _group_size(chosen | {position}, position) <= rule.largest_group:
+            chosen.add(position)
+    return chosen
+
+
+def _group_size(chosen: set[int], position: int) -> int:
+    """Units in the group that the pair at `position` belongs to."""
+    first = last = position
+    while first - 1 in chosen:
+        first -= 1
+    while last + 1 in chosen:
+        last += 1
+    return last - first + 2
+
+
+def _plan(
+    units: Sequence[Plannable],
+    chosen: set[int],
+    rule: str,
+    metric: tuple[float, ...],
+    scores: tuple[float, ...],
+) -> Plan:
+    groups: list[list[str]] = []
+    for position, unit in enumerate(units):
+        if position - 1 in chosen:
+            groups[-1].append(unit.name)
+        else:
+            groups.append([unit.name])
+    neighbours = tuple(
+        Neighbours(
+            first=first.name,
+            second=second.name,
+            difference=scores[position] if scores else None,
+            homogeneous=are_homogeneous(first.layers, second.layers),
+            joined=position in chosen,
+        )
+        for position, (first, second) in enumerate(zip(units, units[1:], strict=False))
+    )
+    return Plan(
+        groups=tuple(map(tuple, groups)), rule=rule, metric=metric, neighbours=neighbours
+    )
+
+
+def _describe(rule: PlanRule) -> str:
+    if rule.join == "none":
+        return f"single {rule.granularity}s"
+    if rule.join == "stage":
+        return f"{rule.granularity}s joined where the shape changes"
+    count = "those above the mean" if rule.count == "auto" else f"the {rule.count} largest"
+    return f"{rule.granularity}s joined by {rule.difference} difference of {rule.join}, {count}"

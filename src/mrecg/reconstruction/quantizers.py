@@ -1,0 +1,54 @@
+"""From what a placement asks for to quantizers with a range."""
+
+import torch
+from torch import Tensor
+
+from mrecg.graph.placement import QuantizerRequest
+from mrecg.quantization.activation import ActivationQuantizer
+from mrecg.quantization.grid import Grid, Scaling
+from mrecg.quantization.ranges import (
+    ACTIVATION_SHRINKAGE,
+    WEIGHT_SHRINKAGE,
+    Sample,
+    find_scaling,
+)
+from mrecg.quantization.rounding import WeightQuantizer
+from mrecg.recipe import Ranges
+
+__all__ = ["calibrate", "make_activation", "make_weight"]
+
+
+def make_weight(request: QuantizerRequest, weight: Tensor, ranges: Ranges) -> WeightQuantizer:
+    """A weight quantizer with the range of each channel, or of the whole tensor."""
+    grid = _grid(request)
+    if request.fixed is not None:
+        return WeightQuantizer(weight, _fixed(request.fixed, weight), grid)
+    axis = request.channel_axis
+    rows = weight.flatten().unsqueeze(0) if axis is None else weight.movedim(axis, 0).flatten(1)
+    found = find_scaling(rows, grid, ranges, WEIGHT_SHRINKAGE)
+    shape = [1] * weight.ndim
+    if axis is not None:
+        shape[axis] = -1
+    scaling = Scaling(found.scale.view(shape), found.zero_point.view(shape))
+    return WeightQuantizer(weight, scaling, grid)
+
+
+def make_activation(request: QuantizerRequest) -> ActivationQuantizer:
+    """An activation quantizer without a range yet, unless the placement fixes it."""
+    fixed = None if request.fixed is None else _fixed(request.fixed, torch.zeros(()))
+    return ActivationQuantizer(_grid(request), fixed)
+
+
+def calibrate(quantizer: ActivationQuantizer, sample: Sample, ranges: Ranges) -> None:
+    """Give an activation quantizer its range, unless the placement fixes it."""
+    if quantizer.fixed_scaling is None:
+        found = find_scaling(sample.values(), quantizer.grid, ranges, ACTIVATION_SHRINKAGE)
+        quantizer.scaling = Scaling(found.scale[0], found.zero_point[0])
+
+
+def _grid(request: QuantizerRequest) -> Grid:
+    return Grid(request.low, request.high, request.symmetric)
+
+
+def _fixed(values: tuple[float, int], like: Tensor) -> Scaling:
+    return Scaling(like.new_tensor(values[0]), like.new_tensor(values[1]))

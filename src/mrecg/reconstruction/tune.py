@@ -1,0 +1,157 @@
+"""One group's optimisation: learn how its weights round and how wide its activation steps are."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mrecg.graph.units import Unit
+from mrecg.quantization.activation import ActivationQuantizer, RandomMask
+from mrecg.quantization.losses import reconstruction_loss
+from mrecg.quantization.rounding import WeightQuantizer, beta_at, rounding_penalty
+from mrecg.recipe import Reconstruction
+from mrecg.reconstruction.stream import Values, run_units
+
+__all__ = ["Tuned", "activation_rate", "rounding_rate", "tune"]
+
+PAPER_ROUNDING_RATE = 1e-3
+PAPER_ACTIVATION_RATE = 4e-5
+ROUNDING_REACH = 5.0
+"""Rate × steps. A rounding variable needs 2.4 from undecided to decided; Adam moves it by at most the rate."""
+LARGEST_ROUNDING_RATE = 5e-2
+REPORTS_PER_GROUP = 20
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What tuning one group found.
+
+    Attributes:
+        first_loss: reconstruction loss of the first step.
+        last_loss: mean of the last tenth of the steps, with soft rounding.
+        undecided: roundings that were not decided before they were made hard.
+        roundings: all roundings of the group.
+    """
+
+    first_loss: float
+    last_loss: float
+    undecided: int
+    roundings: int
+
+
+def rounding_rate(settings: Reconstruction) -> float:
+    """Adam's rate for the rounding variables: the paper's, or more where the budget is short."""
+    if settings.rounding_rate != "auto":
+        return settings.rounding_rate
+    return min(LARGEST_ROUNDING_RATE, max(PAPER_ROUNDING_RATE, ROUNDING_REACH / settings.steps))
+
+
+def activation_rate(settings: Reconstruction) -> float:
+    """Adam's rate for the activation steps: in the paper's proportion to the rounding rate."""
+    if settings.activation_rate != "auto":
+        return settings.activation_rate
+    return PAPER_ACTIVATION_RATE / PAPER_ROUNDING_RATE * rounding_rate(settings)
+
+
+def tune(
+    units: Sequence[Unit],
+    weights: Mapping[str, tuple[WeightQuantizer, Tensor]],
+    activations: Mapping[str, ActivationQuantizer],
+    plain: Values,
+    quantized: Values,
+    targets: Values,
+    settings: Reconstruction,
+    seed: int,
+    report: Callable[[int, float], None],
+) -> Tuned:
+    """Learn the rounding of `weights` and the steps of `activations` so that the units give `targets`.
+
+    Args:
+        units: neighbouring units, run in order.
+        weights: the group's weight quantizers with their float weights.
+        activations: the group's activation quantizers.
+        plain: the group's inputs in the float network.
+        quantized: the group's inputs behind the quantized units before.
+        targets: the group's outputs in the float network.
+        settings: steps, rates, penalty, dropping.
+        seed: of batches and dropping.
+        report: called now and then with the step and its loss.
+    """
+    mask = None
+    if settings.keep_quantized_probability < 1:
+        mask = RandomMask(settings.keep_quantized_probability, seed)
+    logits = [quantizer.start_learning(weight).logits for quantizer, weight in weights.values()]
+    steps = [quantizer.start_learning(mask) for quantizer in activations.values()]
+    # A step may start at 1e-3 or at 1: learn all of them at one rate, as the authors do, relative steps would differ.
+    optimizer = torch.optim.Adam(
+        [
+            {"params": logits, "lr": rounding_rate(settings)},
+            {"params": steps, "lr": activation_rate(settings)},
+        ],
+        fused=True,
+    )
+    batches = _batches(len(next(iter(targets.values()))), settings, seed)
+    losses: list[Tensor] = []
+    for step in range(settings.steps):
+        progress = step / settings.steps
+        optimizer.param_groups[1]["lr"] = activation_rate(settings) * _cosine(progress)
+        chosen = next(batches)
+        inputs = _mixed(plain, quantized, chosen, mask)
+        made = run_units(units, inputs)
+        loss = torch.stack(
+            [reconstruction_loss(made[name], target[chosen]) for name, target in targets.items()]
+        ).sum()
+        beta = beta_at(progress, settings.warm_up, settings.beta)
+        objective = loss
+        if beta is not None and logits:
+            soft = [quantizer.soft for quantizer, _ in weights.values()]
+            penalties = [rounding_penalty(h, beta) for h in soft if h is not None]
+            objective = loss + settings.penalty * torch.stack(penalties).sum()
+        optimizer.zero_grad()
+        objective.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+        if (step + 1) % max(1, settings.steps // REPORTS_PER_GROUP) == 0:
+            report(step + 1, float(losses[-1]))
+    for activation in activations.values():
+        activation.stop_learning()
+    undecided = sum(quantizer.stop_learning() for quantizer, _ in weights.values())
+    tail = losses[-max(1, settings.steps // 10) :]
+    return Tuned(
+        first_loss=float(losses[0]),
+        last_loss=float(torch.stack(tail).mean()),
+        undecided=undecided,
+        roundings=sum(variable.numel() for variable in logits),
+    )
+
+
+def _cosine(progress: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _batches(images: int, settings: Reconstruction, seed: int) -> Iterator[Tensor]:
+    """Indices of one batch after the other: reshuffled every epoch, or always the same ones in random order."""
+    generator = torch.Generator().manual_seed(seed)
+    size = min(settings.batch_size, images)
+    fixed = torch.arange(images)
+    while True:
+        if settings.batches == "fixed":
+            batches = fixed[: images // size * size].view(-1, size)
+            for index in torch.randint(len(batches), (len(batches),), generator=generator):
+                yield batches[index]
+        else:
+            order = torch.randperm(images, generator=generator)
+            yield from order[: images // size * size].view(-1, size)
+
+
+def _mixed(plain: Values, quantized: Values, chosen: Tensor, mask: RandomMask | None) -> Values:
+    """The group's inputs for one batch; QDrop takes each element from either network."""
+    inputs = {name: values[chosen] for name, values in quantized.items()}
+    if mask is None:
+        return inputs
+    return {
+        name: torch.lerp(plain[name][chosen], value, mask.like(value))
+        for name, value in inputs.items()
+    }

@@ -1,0 +1,164 @@
+"""One run is one folder: what was chosen, what was found out, and the quantized model.
+
+    recipe.yaml        every setting, defaults included
+    record.json        units, plan, losses, timings, versions
+    model.safetensors  integer codes, scales, zero points, and what stays in float
+    graph.pt2          the structure, as torch.export writes it, without tensors
+"""
+
+import contextlib
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+
+from mrecg.errors import RunError
+from mrecg.recipe import Recipe, read_recipe
+from mrecg.record import Record
+
+__all__ = ["QuantizedModel", "check_free", "environment", "load"]
+
+RECIPE, RECORD, TENSORS, GRAPH = "recipe.yaml", "record.json", "model.safetensors", "graph.pt2"
+
+
+@dataclass(frozen=True)
+class QuantizedModel:
+    """A quantized model and how it came about.
+
+    Attributes:
+        program: the model as `torch.export` program; weights are integer codes and scales.
+        record: what the run found out.
+        recipe: what was chosen.
+    """
+
+    program: ExportedProgram
+    record: Record
+    recipe: Recipe
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The model as a module that evaluates in PyTorch."""
+        exported = self.program.module(check_guards=False)
+        assert isinstance(exported, fx.GraphModule)
+        # The exported class forbids .eval() and .train(), which change nothing here: a plain one allows them.
+        return fx.GraphModule(exported, exported.graph).eval()
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the run into a new folder, all of it or nothing.
+
+        Raises:
+            RunError: the folder already holds a run or other files, or cannot be written.
+        """
+        target = Path(folder)
+        check_free(target)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=".mrecg-") as scratch:
+                draft = Path(scratch) / "run"
+                draft.mkdir()
+                (draft / RECIPE).write_text(self.recipe.to_yaml(), encoding="utf-8")
+                save_file(_contiguous(self.program.state_dict), draft / TENSORS)
+                with _without_tensors(self.program) as structure:
+                    torch.export.save(structure, draft / GRAPH)
+                (draft / RECORD).write_text(self.record.to_json(), encoding="utf-8")
+                if target.exists():
+                    target.rmdir()
+                shutil.move(draft, target)
+        except OSError as error:
+            raise RunError(f"The run folder {target} cannot be written: {error}.") from error
+        return target
+
+
+def check_free(folder: Path) -> None:
+    """Refuse a folder that a run must not be written to; ask before hours of work, not after.
+
+    Raises:
+        RunError: the folder holds a run or other files, or is a file.
+    """
+    if (folder / RECORD).exists():
+        raise RunError(f"The folder {folder} already holds a finished run; name another or remove it.")
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"The path {folder} is a file, expected a folder for the run.")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise RunError(f"The folder {folder} is not empty; name another for the run.")
+
+
+def load(folder: str | Path) -> QuantizedModel:
+    """Read a run that `QuantizedModel.save` wrote; the model gives equal outputs, bit for bit.
+
+    Raises:
+        RunError: the folder holds no run, or a file of it is damaged.
+    """
+    source = Path(folder)
+    missing = [name for name in (RECIPE, RECORD, TENSORS, GRAPH) if not (source / name).is_file()]
+    if missing:
+        raise RunError(f"The folder {source} holds no run: {', '.join(missing)} is missing.")
+    record = Record.read(source / RECORD)
+    recipe = read_recipe(source / RECIPE)
+    try:
+        tensors = load_file(source / TENSORS)
+        program = torch.export.load(source / GRAPH)
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(f"The run in {source} is damaged: {reason}.") from error
+    if set(tensors) != set(program.state_dict):
+        odd = sorted(set(tensors) ^ set(program.state_dict))[0]
+        raise RunError(f"The run in {source} is damaged: {TENSORS} and {GRAPH} disagree on '{odd}'.")
+    program.state_dict.update(
+        {name: _as(program.state_dict[name], tensor) for name, tensor in tensors.items()}
+    )
+    return QuantizedModel(program, record, recipe)
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions and machine, for a record."""
+    packages = ("mrecg", "torch", "torchao")
+    card = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {
+        **{name: _version(name) for name in packages},
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "device": card or str(device),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    # A clone each: safetensors refuses tensors that share memory.
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+
+
+@contextlib.contextmanager
+def _without_tensors(program: ExportedProgram) -> Iterator[ExportedProgram]:
+    """The program with empty tensors under the same names; their shapes are part of its graph."""
+    tensors = dict(program.state_dict)
+    program.state_dict.update(
+        {name: _as(tensor, torch.empty(0, dtype=tensor.dtype)) for name, tensor in tensors.items()}
+    )
+    try:
+        yield program
+    finally:
+        program.state_dict.update(tensors)
+
+
+def _as(like: Tensor, tensor: Tensor) -> Tensor:
+    """`tensor` as a parameter if `like` is one."""
+    return nn.Parameter(tensor, requires_grad=False) if isinstance(like, nn.Parameter) else tensor

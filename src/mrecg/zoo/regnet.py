@@ -1,0 +1,133 @@
+"""RegNetX (Radosavovic et al., CVPR 2020), with pycls' parameter names."""
+
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class BottleneckTransform(nn.Module):
+    """1×1, grouped 3×3 and 1×1 convolution."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int, group_width: int) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(in_channels, channels, 1, bias=False)
+        self.a_bn = nn.BatchNorm2d(channels)
+        self.a_relu = nn.ReLU()
+        self.b = nn.Conv2d(
+            channels, channels, 3, stride, 1, groups=channels // group_width, bias=False
+        )
+        self.b_bn = nn.BatchNorm2d(channels)
+        self.b_relu = nn.ReLU()
+        self.c = nn.Conv2d(channels, channels, 1, bias=False)
+        self.c_bn = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h2 w2"]:
+        x = self.a_relu(self.a_bn(self.a(x)))
+        x = self.b_relu(self.b_bn(self.b(x)))
+        y: Tensor = self.c_bn(self.c(x))
+        return y
+
+
+class ResidualBottleneck(nn.Module):
+    """A bottleneck and a shortcut, which is projected where the shape changes."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int, group_width: int) -> None:
+        super().__init__()
+        self.proj: nn.Module | None = None
+        if stride != 1 or in_channels != channels:
+            self.proj = nn.Conv2d(in_channels, channels, 1, stride, bias=False)
+            self.bn = nn.BatchNorm2d(channels)
+        self.f = BottleneckTransform(in_channels, channels, stride, group_width)
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h2 w2"]:
+        shortcut = x if self.proj is None else self.bn(self.proj(x))
+        y: Tensor = self.relu(shortcut + self.f(x))
+        return y
+
+
+class Stem(nn.Module):
+    """A 3×3 convolution."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False)
+        self.bn = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h2 w2"]:
+        y: Tensor = self.relu(self.bn(self.conv(x)))
+        return y
+
+
+class Head(nn.Module):
+    """Global average pooling and a classifier."""
+
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.avg_pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(in_channels, num_classes)
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
+        logits: Tensor = self.fc(self.avg_pool(x).flatten(1))
+        return logits
+
+
+class RegNetX(nn.Module):
+    """A stem, stages of residual bottlenecks and a head.
+
+    Args:
+        depths: blocks per stage.
+        widths: channels per stage.
+        strides: stride of the first block of each stage.
+        group_width: channels per group of the 3×3 convolutions.
+        stem_channels: channels of the stem.
+        stem_stride: 2 for ImageNet, 1 for small images.
+        in_channels: channels of the image.
+        num_classes: outputs of the classifier.
+    """
+
+    def __init__(
+        self,
+        depths: Sequence[int],
+        widths: Sequence[int],
+        strides: Sequence[int],
+        group_width: int,
+        stem_channels: int,
+        stem_stride: int,
+        in_channels: int,
+        num_classes: int,
+    ) -> None:
+        super().__init__()
+        self.stem = Stem(in_channels, stem_channels, stem_stride)
+        channels = stem_channels
+        for stage, (depth, width, stride) in enumerate(zip(depths, widths, strides, strict=True)):
+            blocks = nn.Sequential()
+            for index in range(depth):
+                block = ResidualBottleneck(
+                    channels, width, stride if index == 0 else 1, group_width
+                )
+                blocks.add_module(f"b{index + 1}", block)
+                channels = width
+            self.add_module(f"s{stage + 1}", blocks)
+        self.head = Head(channels, num_classes)
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
+        for part in self.children():
+            x = part(x)
+        return x
+
+
+def regnetx_small() -> RegNetX:
+    """RegNetX-600M for 28×28 grey images: its 16 blocks at a third of the width, strides 28 → 14 → 7 → 4."""
+    return RegNetX(
+        depths=(1, 3, 5, 7),
+        widths=(16, 32, 80, 176),
+        strides=(1, 2, 2, 2),
+        group_width=8,
+        stem_channels=16,
+        stem_stride=1,
+        in_channels=1,
+        num_classes=10,
+    )
