@@ -117,11 +117,11 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     arguments.output.mkdir(parents=True, exist_ok=True)
-    overrides = {key: json.loads(value) for key, value in (o.split("=") for o in arguments.overrides)}
+    overrides = {
+        key: json.loads(value) for key, value in (o.split("=") for o in arguments.overrides)
+    }
     part, parts = map(int, arguments.part.split("/"))
-    grid = itertools.product(
-        arguments.seeds, arguments.networks, arguments.bits, arguments.methods
-    )
+    grid = itertools.product(arguments.seeds, arguments.networks, arguments.bits, arguments.methods)
     for position, (seed, network, bits, method) in enumerate(grid):
         cell = Cell(network, bits, method, arguments.steps, arguments.images, seed)
         path = arguments.output / cell.file

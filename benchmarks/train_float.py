@@ -49,7 +49,9 @@ def train(model: nn.Module, epochs: int, batch_size: int, rate: float, seed: int
             loss.backward()
             optimizer.step()
             schedule.step()
-        print(f"epoch {epoch + 1}: loss {loss:.3f}, {time.perf_counter() - started:.0f} s", flush=True)
+        print(
+            f"epoch {epoch + 1}: loss {loss:.3f}, {time.perf_counter() - started:.0f} s", flush=True
+        )
 
 
 @torch.inference_mode()

@@ -63,7 +63,9 @@ def check_images(images: Tensor, where: str) -> None:
             "normalised as the network was trained."
         )
     if images.ndim < 2:
-        raise DataError(f"The images in {where} have shape {tuple(images.shape)}, expected a batch.")
+        raise DataError(
+            f"The images in {where} have shape {tuple(images.shape)}, expected a batch."
+        )
     if not bool(torch.isfinite(images).all()):
         bad = int((~torch.isfinite(images.flatten(1)).all(1)).nonzero()[0])
         raise DataError(f"Image {bad} in {where} holds NaN or infinite values; remove or mend it.")

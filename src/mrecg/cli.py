@@ -4,9 +4,9 @@ Exit codes: 0 ok, 1 a mistake that the message explains in a sentence, 2 usage.
 """
 
 import importlib
-import json
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -49,7 +49,9 @@ RecipeFile = Annotated[
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe setting.")
 ]
-Size = Annotated[int, typer.Option(min=1, help="Side of the images of a folder, cut from the centre.")]
+Size = Annotated[
+    int, typer.Option(min=1, help="Side of the images of a folder, cut from the centre.")
+]
 Channels = Annotated[int, typer.Option(min=1, max=3, help="3 for colour, 1 for grey, in a folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
@@ -59,7 +61,9 @@ def demo(
     bits: Annotated[str, typer.Option(help="Widths of weights and activations.")] = "w2a4",
     steps: Annotated[int, typer.Option(min=1, help="Optimisation steps per group.")] = 250,
     seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 1005,
-    output: Annotated[Path | None, typer.Option(help="Save the last run into a new folder.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Save the last run into a new folder.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Quantize the packaged network on packaged images: float, to nearest, blocks and MRECG."""
@@ -153,17 +157,19 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Count what a saved quantized model classifies correctly."""
-    from mrecg.data import test_batches
+    from mrecg.data import evaluation_batches
     from mrecg.evaluate import evaluate as count
     from mrecg.runs import load
 
     quantized = load(run)
-    batches = test_batches(data, preprocessing=_preprocessing(size, channels))
+    batches = evaluation_batches(data, preprocessing=_preprocessing(size, channels))
     result = count(quantized.model, batches)
     if as_json:
-        console.print_json(data=result._asdict() | {"top1": result.top1, "top5": result.top5})
+        console.print_json(data=asdict(result) | {"top1": result.top1, "top5": result.top5})
     else:
-        console.print(f"top-1 {result.top1:.2f} %, top-5 {result.top5:.2f} % of {result.count} images")
+        console.print(
+            f"top-1 {result.top1:.2f} %, top-5 {result.top5:.2f} % of {result.count} images"
+        )
 
 
 def _recipe(preset_name: str, recipe_file: Path | None, overrides: list[str] | None) -> Recipe:
@@ -192,16 +198,24 @@ def _model(network: str, weights: Path | None) -> "nn.Module":
     else:
         sys.path.insert(0, "")
         try:
-            factory: Callable[[], nn.Module] = getattr(importlib.import_module(module_name), factory_name)
+            factory: Callable[[], nn.Module] = getattr(
+                importlib.import_module(module_name), factory_name
+            )
             model = factory()
         except Exception as error:  # the caller's own code may raise anything
-            raise ModelError(f"The network {network} cannot be built: {type(error).__name__}: {error}.") from error
+            raise ModelError(
+                f"The network {network} cannot be built: {type(error).__name__}: {error}."
+            ) from error
         if not isinstance(model, nn.Module):
-            raise ModelError(f"The factory {network} gave a {type(model).__name__}, expected a module.")
+            raise ModelError(
+                f"The factory {network} gave a {type(model).__name__}, expected a module."
+            )
     if weights is not None:
         load_weights(model, weights)
     elif not separator:
-        error_console.print(f"warning: {network} has random weights; give --weights", style="yellow")
+        error_console.print(
+            f"warning: {network} has random weights; give --weights", style="yellow"
+        )
     return model
 
 
@@ -213,7 +227,9 @@ def _preprocessing(size: int, channels: int) -> "Preprocessing":
     return Preprocessing(round(size * 256 / 224), size)
 
 
-def _calibration(data: str, images: int, recipe: Recipe, preprocessing: "Preprocessing") -> "Tensor":
+def _calibration(
+    data: str, images: int, recipe: Recipe, preprocessing: "Preprocessing"
+) -> "Tensor":
     from mrecg.data import calibration_images
 
     return calibration_images(data, images, recipe.seed, preprocessing)
@@ -224,7 +240,9 @@ def main() -> None:
     try:
         app()
     except MrecgError as error:
-        error_console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        error_console.print(
+            f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True
+        )
         raise SystemExit(1) from error
     except KeyboardInterrupt:
         raise SystemExit(130) from None

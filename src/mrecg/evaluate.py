@@ -1,7 +1,7 @@
 """Accuracy as counts."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,8 @@ from mrecg.errors import DataError
 __all__ = ["Evaluation", "evaluate"]
 
 
-class Evaluation(NamedTuple):
+@dataclass(frozen=True)
+class Evaluation:
     """How many images were classified, and how many of them correctly.
 
     Attributes:
@@ -74,13 +75,17 @@ def _logits(model: nn.Module, images: Tensor, index: int) -> Tensor:
         ) from error
     logits = result[0] if isinstance(result, tuple | list) else result
     if not isinstance(logits, Tensor) or logits.ndim != 2:
-        raise DataError("The model's output is no table of logits (images × classes), so nothing can be counted.")
+        raise DataError(
+            "The model's output is no table of logits (images × classes), so nothing can be counted."
+        )
     return logits
 
 
 def _check_labels(labels: Tensor, images: int, classes: int, index: int) -> None:
     if labels.shape != (images,):
-        raise DataError(f"Batch {index} has {images} images but labels of shape {tuple(labels.shape)}.")
+        raise DataError(
+            f"Batch {index} has {images} images but labels of shape {tuple(labels.shape)}."
+        )
     wrong = labels[(labels < 0) | (labels >= classes)]
     if len(wrong):
         raise DataError(

@@ -158,7 +158,7 @@ class _Build:
     left_in_float: tuple[str, ...]
 
     def weights(self, units: Sequence[Unit]) -> dict[str, tuple[WeightQuantizer, Tensor]]:
-        found = {}
+        found: dict[str, tuple[WeightQuantizer, Tensor]] = {}
         for unit in units:
             for name, parameter in unit.weights.items():
                 module = self.graph.get_submodule(name)
@@ -178,7 +178,8 @@ class _Build:
         described = []
         for placed in self.quantizers:
             module = self.graph.get_submodule(placed.name)
-            assert isinstance(module, WeightQuantizer | ActivationQuantizer) and module.scaling
+            assert isinstance(module, WeightQuantizer | ActivationQuantizer)
+            assert module.scaling
             low, high = torch.aminmax(module.scaling.scale)
             described.append(
                 QuantizerRecord(
@@ -247,7 +248,9 @@ def _reconstruct(
         nearest = _losses(stream.plain, stream.run_quantized(members), members)
 
         steps = recipe.reconstruct.steps
-        event = Progress(phase, names, index, len(plan.groups), step=0, steps=steps, loss=nearest[-1])
+        event = Progress(
+            phase, names, index, len(plan.groups), step=0, steps=steps, loss=nearest[-1]
+        )
 
         def on_step(step: int, loss: float, event: Progress = event) -> None:
             report(replace(event, step=step, loss=loss))

@@ -266,4 +266,6 @@ def _validated(settings: Mapping[str, Any], where: str) -> Recipe:
         if first["type"] == "extra_forbidden":
             raise RecipeError(f"{where}: {_unknown_key(key)}") from error
         message = first["msg"].removeprefix("Value error, ")
-        raise RecipeError(f"{where} has a bad value for '{key}': {message} (got {first['input']!r}).") from error
+        raise RecipeError(
+            f"{where} has a bad value for '{key}': {message} (got {first['input']!r})."
+        ) from error

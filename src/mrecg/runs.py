@@ -1,9 +1,9 @@
 """One run is one folder: what was chosen, what was found out, and the quantized model.
 
-    recipe.yaml        every setting, defaults included
-    record.json        units, plan, losses, timings, versions
-    model.safetensors  integer codes, scales, zero points, and what stays in float
-    graph.pt2          the structure, as torch.export writes it, without tensors
+recipe.yaml        every setting, defaults included
+record.json        units, plan, losses, timings, versions
+model.safetensors  integer codes, scales, zero points, and what stays in float
+graph.pt2          the structure, as torch.export writes it, without tensors
 """
 
 import contextlib
@@ -87,7 +87,9 @@ def check_free(folder: Path) -> None:
         RunError: the folder holds a run or other files, or is a file.
     """
     if (folder / RECORD).exists():
-        raise RunError(f"The folder {folder} already holds a finished run; name another or remove it.")
+        raise RunError(
+            f"The folder {folder} already holds a finished run; name another or remove it."
+        )
     if folder.exists() and not folder.is_dir():
         raise RunError(f"The path {folder} is a file, expected a folder for the run.")
     if folder.is_dir() and any(folder.iterdir()):
@@ -114,7 +116,9 @@ def load(folder: str | Path) -> QuantizedModel:
         raise RunError(f"The run in {source} is damaged: {reason}.") from error
     if set(tensors) != set(program.state_dict):
         odd = sorted(set(tensors) ^ set(program.state_dict))[0]
-        raise RunError(f"The run in {source} is damaged: {TENSORS} and {GRAPH} disagree on '{odd}'.")
+        raise RunError(
+            f"The run in {source} is damaged: {TENSORS} and {GRAPH} disagree on '{odd}'."
+        )
     program.state_dict.update(
         {name: _as(program.state_dict[name], tensor) for name, tensor in tensors.items()}
     )

@@ -1,8 +1,8 @@
 """Images by name: what the command line calls a data source.
 
-    demo                      the packaged slice of Fashion-MNIST
-    fashion-mnist[:FOLDER]    the whole of it, from Debian's folder or one with the IDX files
-    folder:PATH               image files, in class folders or flat
+demo                      the packaged slice of Fashion-MNIST
+fashion-mnist[:FOLDER]    the whole of it, from Debian's folder or one with the IDX files
+folder:PATH               image files, in class folders or flat
 """
 
 from collections.abc import Iterator
@@ -16,15 +16,17 @@ from mrecg.data import fashion_mnist
 from mrecg.data.folders import Preprocessing, find_images, load_folder
 from mrecg.errors import DataError, did_you_mean
 
-__all__ = ["DEMO_FOLDER", "Preprocessing", "calibration_images", "test_batches"]
+__all__ = ["DEMO_FOLDER", "Preprocessing", "calibration_images", "evaluation_batches"]
 
 DEMO_FOLDER = Path(__file__).parent.parent / "demo" / "fashion-mnist"
+
+IMAGENET = Preprocessing()
 
 _SOURCES = ("demo", "fashion-mnist", "folder")
 
 
 def calibration_images(
-    source: str, count: int, seed: int, preprocessing: Preprocessing = Preprocessing()
+    source: str, count: int, seed: int, preprocessing: Preprocessing = IMAGENET
 ) -> Tensor:
     """`count` images drawn without replacement from the training part of `source`.
 
@@ -42,8 +44,8 @@ def calibration_images(
     return images[torch.from_numpy(chosen)]
 
 
-def test_batches(
-    source: str, batch_size: int = 250, preprocessing: Preprocessing = Preprocessing()
+def evaluation_batches(
+    source: str, batch_size: int = 250, preprocessing: Preprocessing = IMAGENET
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of images and labels of the test part of `source`; a folder is all test.
 
@@ -54,7 +56,9 @@ def test_batches(
     if kind == "folder":
         files, labels = find_images(folder)
         if labels is None:
-            raise DataError(f"The folder {folder} has no class folders, so there is nothing to evaluate against.")
+            raise DataError(
+                f"The folder {folder} has no class folders, so there is nothing to evaluate against."
+            )
         for first in range(0, len(files), batch_size):
             part = slice(first, first + batch_size)
             yield load_folder(files[part], labels[part], preprocessing)
@@ -75,5 +79,7 @@ def _parse(source: str) -> tuple[str, Path]:
 
 def _at_most(count: int, available: int, source: str) -> int:
     if not 0 < count <= available:
-        raise DataError(f"The source '{source}' holds {available} images, got a request for {count}.")
+        raise DataError(
+            f"The source '{source}' holds {available} images, got a request for {count}."
+        )
     return count

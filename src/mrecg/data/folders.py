@@ -46,7 +46,9 @@ def find_images(folder: Path) -> tuple[list[Path], list[int] | None]:
     if not classes:
         files = _images_in(folder)
         if not files:
-            raise DataError(f"The folder {folder} holds no images ({', '.join(sorted(_SUFFIXES))}).")
+            raise DataError(
+                f"The folder {folder} holds no images ({', '.join(sorted(_SUFFIXES))})."
+            )
         return files, None
     files, labels = [], []
     for label, class_folder in enumerate(classes):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from mrecg.data import calibration_images, test_batches
+from mrecg.data import calibration_images, evaluation_batches
 from mrecg.evaluate import Evaluation, evaluate
 from mrecg.pipeline import Progress, quantize
 from mrecg.recipe import preset
@@ -55,7 +55,7 @@ def run_demo(
     """
     model = demo_network()
     calibration = calibration_images("demo", IMAGES, seed)
-    rows = [DemoRow("float", evaluate(model, test_batches("demo")), None)]
+    rows = [DemoRow("float", evaluate(model, evaluation_batches("demo")), None)]
 
     def add(name: str, method: str, joined: bool) -> QuantizedModel:
         settings = {"seed": seed, "reconstruct.steps": 0 if method == "rtn" else steps}
@@ -69,7 +69,7 @@ def run_demo(
         quantized = quantize(
             model, calibration, recipe=recipe, plan=plan, progress=lambda e: progress(name, e)
         )
-        rows.append(DemoRow(name, evaluate(quantized.model, test_batches("demo")), quantized))
+        rows.append(DemoRow(name, evaluate(quantized.model, evaluation_batches("demo")), quantized))
         return quantized
 
     add("round to nearest", "rtn", joined=False)

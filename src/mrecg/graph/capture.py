@@ -92,7 +92,8 @@ def _make_functional(graph: fx.Graph) -> None:
             functional = graph.call_function(replacement, node.args, node.kwargs)
         functional.meta = dict(node.meta)
         node.replace_all_uses_with(functional)
-        changed.replace_all_uses_with(functional, delete_user_cb=lambda user, n=node: user > n)
+        for user in [user for user in changed.users if user > functional]:
+            user.replace_input_with(changed, functional)
         graph.erase_node(node)
 
 

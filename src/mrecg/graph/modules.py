@@ -1,5 +1,6 @@
 """What counts as a block: read from the original model's tree of modules."""
 
+import itertools
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
@@ -29,7 +30,7 @@ class BlockTree:
         for layer in layers:
             paths = [path for _, path in module_stack(layer)]
             self._layers.update(paths)
-            for parent, child in zip(paths, paths[1:], strict=False):
+            for parent, child in itertools.pairwise(paths):
                 self._children.setdefault(parent, {})[child] = None
         self._total = len(layers)
         self.blocks = frozenset(self._find(""))
@@ -41,7 +42,9 @@ class BlockTree:
     def path_of(self, layer: fx.Node) -> str:
         """The path of a layer's block; outside of blocks, of the outermost module with no other layer."""
         paths = [path for _, path in module_stack(layer)]
-        alone = (path for path in paths if path in self.blocks or (path and self._layers[path] == 1))
+        alone = (
+            path for path in paths if path in self.blocks or (path and self._layers[path] == 1)
+        )
         return next(alone, paths[-1])
 
     def _find(self, path: str) -> Iterable[str]:
@@ -64,7 +67,9 @@ class BlockTree:
         children = [child for child in self._children.get(path, ()) if self._layers[child] > 1]
         modules = [self._model.get_submodule(child) for child in children]
         classes = Counter(type(module) for module in modules if not isinstance(module, _CONTAINERS))
-        return any(count > 1 for count in classes.values()) or any(map(self._holds_blocks, children))
+        return any(count > 1 for count in classes.values()) or any(
+            map(self._holds_blocks, children)
+        )
 
 
 def module_stack(node: fx.Node) -> Collection[tuple[str, str]]:

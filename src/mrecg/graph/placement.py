@@ -46,6 +46,7 @@ __all__ = [
     "LAYER_OPERATORS",
     "PaperPlacement",
     "PlacedQuantizer",
+    "Quantizer",
     "QuantizerRequest",
     "data_nodes",
     "freeze",
@@ -139,7 +140,9 @@ def place(
         # One module per weight (a layer may be called twice) and per shared observer.
         key = ("weight", source.target) if is_weight else ("activation", id(observer))
         if key not in made:
-            made[key] = _insert(prepared, node, source, request, is_weight, make_weight, make_activation)
+            made[key] = _insert(
+                prepared, node, source, request, is_weight, make_weight, make_activation
+            )
         name, placed = made[key]
         node.target = name
         readers = tuple(layer_name(user) for user in node.users if user.target in LAYER_OPERATORS)
@@ -195,7 +198,9 @@ def _constant(module: fx.GraphModule, node: fx.Node) -> Tensor:
 
 def _request(observer: ObserverBase, node: fx.Node) -> QuantizerRequest:
     if getattr(observer, "is_dynamic", False):
-        raise CaptureError(f"The quantizer asks for dynamic quantization at '{node.args[0]}'; use static.")
+        raise CaptureError(
+            f"The quantizer asks for dynamic quantization at '{node.args[0]}'; use static."
+        )
     fixed = None
     if type(observer).__name__ == "FixedQParamsObserver":
         fixed = (float(observer.scale), int(observer.zero_point))
@@ -276,7 +281,9 @@ class PaperPlacement(Quantizer):
     role, use their own width. `settings` names the first/last convention and what the shortcut sees.
     """
 
-    def __init__(self, settings: Placement, bits: Mapping[str, int], symmetric: Mapping[str, bool]) -> None:
+    def __init__(
+        self, settings: Placement, bits: Mapping[str, int], symmetric: Mapping[str, bool]
+    ) -> None:
         super().__init__()
         self.settings = settings
         self.bits = bits
@@ -387,9 +394,7 @@ def _code_range(bits: int, symmetric: bool) -> tuple[int, int]:
     return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if symmetric else (0, 2**bits - 1)
 
 
-def _layer_ancestors(
-    graph: fx.Graph, layers: list[fx.Node]
-) -> dict[fx.Node, frozenset[fx.Node]]:
+def _layer_ancestors(graph: fx.Graph, layers: list[fx.Node]) -> dict[fx.Node, frozenset[fx.Node]]:
     """For each layer, the layers that its input depends on directly, with no other layer between."""
     is_layer = frozenset(layers)
     nearest: dict[fx.Node, frozenset[fx.Node]] = {}

@@ -7,7 +7,7 @@ follows from the tree of modules that `torch.export` recorded (`nn_module_stack`
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import SymInt, Tensor, fx, nn
@@ -20,9 +20,8 @@ from mrecg.graph.placement import (
     layer_name,
     layers_of,
 )
-
-from mrecg.record import Layer
 from mrecg.recipe import FLOAT_BITS
+from mrecg.record import Layer
 
 __all__ = ["Chain", "Unit", "cut"]
 
@@ -98,7 +97,8 @@ def cut(
     data = data_nodes(placed.graph)
     body = [node for node in placed.graph.nodes if node in data and _holds_tensors(node)]
     output = next(node for node in placed.graph.nodes if node.op == "output")
-    pieces = _split(body, layers, _blocks(body, tree) if granularity == "block" else None)
+    blocks = {node: tree.block_of(node) for node in body} if granularity == "block" else None
+    pieces = _split(body, layers, blocks)
     by_name = {quantizer.name: quantizer for quantizer in quantizers}
     units: list[Unit] = []
     for piece in _attach_loose(pieces, frozenset(layers)):
@@ -128,7 +128,9 @@ def _value(node: fx.Node) -> object:
 
 def _holds_tensors(node: fx.Node) -> bool:
     """Whether a node computes tensors; sizes are computed anew wherever they are needed."""
-    return node.op not in ("placeholder", "output") and isinstance(_value(node), (Tensor, list, tuple))
+    return node.op not in ("placeholder", "output") and isinstance(
+        _value(node), (Tensor, list, tuple)
+    )
 
 
 def _can_be_stored(node: fx.Node) -> bool:
@@ -137,29 +139,19 @@ def _can_be_stored(node: fx.Node) -> bool:
     return isinstance(value, Tensor) and value.ndim > 0 and isinstance(value.shape[0], SymInt)
 
 
-def _keeps_positions(node: fx.Node) -> bool:
-    """Whether a value still has the positions of the feature map that it is made from."""
+def _ends_the_unit_before(node: fx.Node) -> bool:
+    """Whether a loose value is better reconstructed with the unit before than read by the unit after.
+
+    It is as long as it has the positions of the feature map that it is made from: a target that is pooled to a vector
+    says little about the unit. A quantizer goes with the unit that reads it, where its step is learned for what it
+    does to that unit's output; the target before it is free of its error.
+    """
     value = _value(node)
     sources = [source for source in map(_value, node.all_input_nodes) if isinstance(source, Tensor)]
-    if not isinstance(value, Tensor) or not sources:
+    if node.op == "call_module" or not isinstance(value, Tensor) or not sources:
         return False
     same_rank = value.ndim == max(source.ndim for source in sources)
     return same_rank and not (value.ndim == 4 and value.shape[2] == value.shape[3] == 1)
-
-
-def _blocks(body: Sequence[fx.Node], tree: BlockTree) -> dict[fx.Node, str | None]:
-    """The block of every node; an inserted quantizer goes with the only reader of a tensor that is also
-    read in float, else with the tensor that it quantizes."""
-    blocks: dict[fx.Node, str | None] = {}
-    for node in body:
-        source = node.all_input_nodes[0]
-        if node.op != "call_module":
-            blocks[node] = tree.block_of(node)
-        elif all(reader.op == "call_module" for reader in source.users):
-            blocks[node] = blocks.get(source)
-        else:
-            blocks[node] = tree.block_of(next(iter(node.users)))
-    return blocks
 
 
 def _split(
@@ -222,18 +214,14 @@ def _may_cut(
 def _attach_loose(
     pieces: Sequence[list[fx.Node]], layers: frozenset[fx.Node]
 ) -> list[list[fx.Node]]:
-    """Give pieces without a layer to a neighbour.
-
-    They go with the unit before, as long as they keep the positions of its feature map: a target that is pooled to
-    a vector says little about the unit. From there on they go with the unit after.
-    """
+    """Give pieces without a layer to the unit before or, from the first that does not belong there, to the next."""
     units: list[list[fx.Node]] = []
     waiting: list[fx.Node] = []
     for piece in pieces:
         if any(node in layers for node in piece):
             units.append(waiting + piece)
             waiting = []
-        elif units and not waiting and all(map(_keeps_positions, piece)):
+        elif units and not waiting and all(map(_ends_the_unit_before, piece)):
             units[-1] += piece
         else:
             waiting = waiting + piece
@@ -256,7 +244,9 @@ def _extract(
     made = [
         node
         for node in piece
-        if any(user is output or (user not in inside and _holds_tensors(user)) for user in node.users)
+        if any(
+            user is output or (user not in inside and _holds_tensors(user)) for user in node.users
+        )
     ]
     writer = _Writer(inputs)
     plain = _Writer(inputs)
@@ -295,15 +285,18 @@ def _layers(
     found: dict[str, Layer] = {}
     for node in piece:
         if node.target in LAYER_OPERATORS:
-            name = layer_name(node)
-            found[name] = _describe(node, name, quantizers.get(str(node.args[1])))
+            name, weight = layer_name(node), node.args[1]
+            assert isinstance(weight, fx.Node)
+            found[name] = _describe(node, name, quantizers.get(str(weight.target)))
     return tuple(found.values())
 
 
 def _describe(node: fx.Node, name: str, quantizer: PlacedQuantizer | None) -> Layer:
     weight = _value(node.args[1])  # type: ignore[arg-type]
-    assert isinstance(weight, Tensor) and isinstance(node.target, torch._ops.OpOverload)
-    arguments = {argument.name: argument.default_value for argument in node.target._schema.arguments}
+    assert isinstance(weight, Tensor)
+    assert isinstance(node.target, torch._ops.OpOverload)
+    schema = node.target._schema
+    arguments: dict[str, Any] = {one.name: one.default_value for one in schema.arguments}
     arguments |= dict(zip(arguments, node.args, strict=False)) | dict(node.kwargs)
     strides, groups = arguments.get("stride", 1), arguments.get("groups", 1)
     stride = max(strides) if isinstance(strides, list | tuple) else strides
@@ -312,7 +305,7 @@ def _describe(node: fx.Node, name: str, quantizer: PlacedQuantizer | None) -> La
         kind = "depthwise" if groups == weight.shape[0] else "grouped"
     return Layer(
         name=name,
-        kind=node.target._schema.name.removeprefix("aten::"),
+        kind=schema.name.removeprefix("aten::"),
         parameters=weight.numel(),
         bits=FLOAT_BITS if quantizer is None else quantizer.request.bits,
         stride=int(stride),

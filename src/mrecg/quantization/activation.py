@@ -119,7 +119,7 @@ class ActivationQuantizer(nn.Module):
         if self.step is None:
             return _snap(x, self.scaling.scale, bounds)
         keep = None if self._mask is None else self._mask.like(x)
-        quantized: Tensor = _FakeQuantize.apply(x, self.step, *bounds, keep)
+        quantized: Tensor = _FakeQuantize.apply(x, self.step, *bounds, keep)  # type: ignore[no-untyped-call]
         return quantized
 
     def start_learning(self, mask: RandomMask | None) -> nn.Parameter:
@@ -131,8 +131,11 @@ class ActivationQuantizer(nn.Module):
 
     def stop_learning(self) -> None:
         """Fix the step; from here on everything is quantized."""
-        assert self.step is not None and self.scaling is not None, "not learning"
-        self.scaling = Scaling(self.step.detach().clamp(min=SMALLEST_SCALE), self.scaling.zero_point)
+        assert self.step is not None, "not learning"
+        assert self.scaling is not None, "not calibrated"
+        self.scaling = Scaling(
+            self.step.detach().clamp(min=SMALLEST_SCALE), self.scaling.zero_point
+        )
         self.step = self._mask = None
 
     def fixed(self) -> StepQuantizer:

@@ -40,9 +40,7 @@ class Scaling(NamedTuple):
     zero_point: Float[Tensor, "..."]
 
 
-def quantize(
-    x: Float[Tensor, "..."], scaling: Scaling, grid: Grid
-) -> Float[Tensor, "..."]:
+def quantize(x: Float[Tensor, "..."], scaling: Scaling, grid: Grid) -> Float[Tensor, "..."]:
     """Codes of `x`, as floats: `clip(⌊x / s⌉ + z, low, high)`, rounding half to even like ONNX."""
     return torch.clamp(torch.round(x / scaling.scale) + scaling.zero_point, grid.low, grid.high)
 
@@ -52,9 +50,7 @@ def dequantize(codes: Float[Tensor, "..."], scaling: Scaling) -> Float[Tensor, "
     return (codes - scaling.zero_point) * scaling.scale
 
 
-def scaling_for_range(
-    low: Float[Tensor, "..."], high: Float[Tensor, "..."], grid: Grid
-) -> Scaling:
+def scaling_for_range(low: Float[Tensor, "..."], high: Float[Tensor, "..."], grid: Grid) -> Scaling:
     """The scaling that maps the range `[min(low, 0), max(high, 0)]` onto the grid; zero is a grid point.
 
     A range of width zero gets the smallest scale, so that its codes are the zero point.
@@ -62,7 +58,9 @@ def scaling_for_range(
     low, high = low.clamp(max=0), high.clamp(min=0)
     if grid.symmetric:
         # A narrow or positive-only grid has no room below zero: only its upper end decides there.
-        reach = torch.maximum(high / grid.high, low / min(grid.low, -1) if grid.low < 0 else low * 0)
+        reach = torch.maximum(
+            high / grid.high, low / min(grid.low, -1) if grid.low < 0 else low * 0
+        )
         scale = reach.clamp(min=SMALLEST_SCALE)
         return Scaling(scale, torch.zeros_like(scale))
     scale = ((high - low) / (grid.high - grid.low)).clamp(min=SMALLEST_SCALE)

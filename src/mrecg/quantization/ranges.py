@@ -107,9 +107,7 @@ def _chunks(
     """Rows in portions that keep the table of candidates within bounds."""
     rows = max(1, _ELEMENTS_AT_ONCE // (points.shape[1] * candidates))
     count_rows = [None] * -(-len(points) // rows) if counts is None else list(counts.split(rows))
-    return list(
-        zip(points.split(rows), count_rows, low.split(rows), high.split(rows), strict=True)
-    )
+    return list(zip(points.split(rows), count_rows, low.split(rows), high.split(rows), strict=True))
 
 
 def _least_error(

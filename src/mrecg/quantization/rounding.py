@@ -61,7 +61,7 @@ class _Penalty(torch.autograd.Function):
 
 def stretched_sigmoid(logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """h(V) of AdaRound, eq. 23."""
-    h: Tensor = _StretchedSigmoid.apply(logits)
+    h: Tensor = _StretchedSigmoid.apply(logits)  # type: ignore[no-untyped-call]
     return h
 
 
@@ -88,7 +88,8 @@ class LearnedRounding(nn.Module):
     def forward(self) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
         """The softly rounded weight, and h(V)."""
         h = stretched_sigmoid(self.logits)
-        return (self.floor + h).clamp(self.lowest, self.highest) * self.scaling.scale, h
+        inside = torch.clamp(self.floor + h, self.lowest, self.highest)
+        return inside * self.scaling.scale, h
 
     @torch.no_grad()
     def decide(self) -> tuple[Float[Tensor, "..."], int]:
@@ -105,7 +106,7 @@ class LearnedRounding(nn.Module):
 
 def rounding_penalty(h: Float[Tensor, "..."], beta: float) -> Float[Tensor, ""]:
     """`Σ (1 − |2h(V) − 1|^β)`, which is 0 when every rounding is decided (AdaRound, eq. 24)."""
-    penalty: Tensor = _Penalty.apply(h, beta)
+    penalty: Tensor = _Penalty.apply(h, beta)  # type: ignore[no-untyped-call]
     return penalty
 
 
@@ -155,6 +156,7 @@ class WeightQuantizer(nn.Module):
     def forward(self, weight: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         if self.rounding is None:
             return self.hard
+        quantized: Tensor
         quantized, self.soft = self.rounding()
         return quantized
 

@@ -1,5 +1,6 @@
 """How much a unit can represent, and how much neighbours differ in it (MRECG, sections 3.2 and 3.3)."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Literal
@@ -24,20 +25,20 @@ def module_capacity(layers: Sequence[Layer]) -> float:
 
 def are_homogeneous(first: Sequence[Layer], second: Sequence[Layer]) -> bool:
     """Topological homogeneity: as many layers, equal but for kernel size and channels."""
-    shapes = [[(layer.kind, layer.stride, layer.groups) for layer in unit] for unit in (first, second)]
+    shapes = [
+        [(layer.kind, layer.stride, layer.groups) for layer in unit] for unit in (first, second)
+    ]
     return shapes[0] == shapes[1]
 
 
-def differences(
-    metric: Sequence[float], kind: Literal["square", "log-ratio"]
-) -> tuple[float, ...]:
+def differences(metric: Sequence[float], kind: Literal["square", "log-ratio"]) -> tuple[float, ...]:
     """CapDiff of neighbours: `(M_i − M_{i+1})²`, or `|log(M_i / M_{i+1})|`, which does not favour deep layers.
 
     Args:
         metric: one non-negative value per unit, along the chain.
         kind: which of the two.
     """
-    pairs = zip(metric, metric[1:], strict=False)
+    pairs = itertools.pairwise(metric)
     if kind == "square":
         return tuple((first - second) ** 2 for first, second in pairs)
     floor = _SMALLEST_METRIC

@@ -1,5 +1,6 @@
 """The plan: which units are reconstructed jointly (MRECG, eq. 16)."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -89,7 +90,9 @@ def _explicit(units: Sequence[Plannable], groups: Sequence[Sequence[str]]) -> Pl
     return _plan(units, chosen, "explicit", (), ())
 
 
-def _scores(units: Sequence[Plannable], rule: PlanRule, metric: Sequence[float]) -> dict[int, float]:
+def _scores(
+    units: Sequence[Plannable], rule: PlanRule, metric: Sequence[float]
+) -> dict[int, float]:
     """CapDiff of the neighbours that may be joined, by the position of the first."""
     candidates = range(1, len(units) - 2)
     if rule.join == "none":
@@ -147,11 +150,9 @@ def _plan(
             homogeneous=are_homogeneous(first.layers, second.layers),
             joined=position in chosen,
         )
-        for position, (first, second) in enumerate(zip(units, units[1:], strict=False))
+        for position, (first, second) in enumerate(itertools.pairwise(units))
     )
-    return Plan(
-        groups=tuple(map(tuple, groups)), rule=rule, metric=metric, neighbours=neighbours
-    )
+    return Plan(groups=tuple(map(tuple, groups)), rule=rule, metric=metric, neighbours=neighbours)
 
 
 def _describe(rule: PlanRule) -> str:

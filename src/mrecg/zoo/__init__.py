@@ -42,13 +42,13 @@ def load_weights(model: nn.Module, path: Path) -> None:
     try:
         state = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise ModelError(f"The checkpoint {path} cannot be read as safetensors: {error}.") from error
+        raise ModelError(
+            f"The checkpoint {path} cannot be read as safetensors: {error}."
+        ) from error
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state.items()}
     if expected != found:
-        name = sorted(
-            key for key in expected | found if expected.get(key) != found.get(key)
-        )[0]
+        name = sorted(key for key in expected | found if expected.get(key) != found.get(key))[0]
         raise ModelError(
             f"The checkpoint {path} does not fit {type(model).__name__}: '{name}' has shape "
             f"{found.get(name, 'nothing')} there and {expected.get(name, 'nothing')} in the network."

@@ -27,7 +27,8 @@ class BasicBlock(nn.Module):
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h2 w2"]:
         shortcut = x if self.downsample is None else self.downsample(x)
         x = self.relu(self.bn1(self.conv1(x)))
-        return self.relu(self.bn2(self.conv2(x)) + shortcut)
+        y: Tensor = self.relu(self.bn2(self.conv2(x)) + shortcut)
+        return y
 
 
 class ResNet(nn.Module):

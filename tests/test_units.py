@@ -1,0 +1,110 @@
+"""The chain of units: how many, which layers, and equal to the captured model bit for bit."""
+
+import pytest
+import toys
+import torch
+from torch import Tensor, fx, nn
+
+from mrecg.graph.capture import capture
+from mrecg.graph.placement import PaperPlacement, place
+from mrecg.graph.units import Chain, cut
+from mrecg.recipe import Placement
+from mrecg.zoo import build
+
+EXPECTED = {
+    "chain": ["0", "2", "6", "10"],
+    "dense": ["stem", "layers.0", "layers.1", "layers.2", "fc"],
+    "functional-residual": ["stem", "a..b", "fc"],
+    "inception": ["stem", "blocks.0", "blocks.1", "fc"],
+    "residual": ["stem", "stage.one", "stage.two", "stage.three", "fc"],
+    "shared": ["stem", "twice..between", "fc"],
+    "vit": ["patch", "blocks.0", "blocks.1", "head"],
+}
+
+
+class Through(nn.Module):
+    """A quantizer that changes nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def chain_of(
+    model: nn.Module, x: Tensor, granularity: str = "block", shortcut: str = "quantized"
+) -> tuple[Chain, fx.GraphModule]:
+    placement = PaperPlacement(
+        Placement(shortcut=shortcut),
+        bits={"weight": 4, "activation": 4},
+        symmetric={"weight": False, "activation": False},
+    )
+    graph, quantizers = place(
+        capture(model, x[:2]),
+        placement,
+        make_weight=lambda request, weight: Through(),
+        make_activation=lambda request: Through(),
+    )
+    return cut(graph, quantizers, model, granularity), graph
+
+
+def as_tuple(value: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (value,) if isinstance(value, Tensor) else tuple(value)
+
+
+@pytest.mark.parametrize("granularity", ["block", "layer"])
+@pytest.mark.parametrize("shortcut", ["quantized", "float"])
+@pytest.mark.parametrize("name", toys.TOYS)
+def test_units_in_order_are_the_captured_model(name: str, granularity: str, shortcut: str) -> None:
+    model, x = toys.make(name), toys.images(5)
+    chain, graph = chain_of(model, x, granularity, shortcut)
+    for kind in ("plain", "quantized"):
+        values = {chain.input: x}
+        for unit in chain.units:
+            results = getattr(unit, kind)(*[values[name] for name in unit.inputs])
+            values.update(zip(unit.outputs, results, strict=False))
+        expected = as_tuple(graph(x))
+        assert len(chain.outputs) == len(expected)
+        for output, tensor in zip(chain.outputs, expected, strict=True):
+            assert torch.equal(values[output], tensor)
+    for got, wanted in zip(as_tuple(graph(x)), as_tuple(model(x)), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)  # batch norm is folded
+
+
+@pytest.mark.parametrize("granularity", ["block", "layer"])
+@pytest.mark.parametrize("name", toys.TOYS)
+def test_every_layer_lies_in_exactly_one_unit(name: str, granularity: str) -> None:
+    model = toys.make(name)
+    chain, _ = chain_of(model, toys.images(), granularity)
+    found = [layer.name for unit in chain.units for layer in unit.layers]
+    layers = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert sorted(found) == sorted(layers)
+    assert len({unit.name for unit in chain.units}) == len(chain.units)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_units_of_toys(name: str) -> None:
+    chain, _ = chain_of(toys.make(name), toys.images())
+    assert [unit.name for unit in chain.units] == EXPECTED[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("resnet18_small", 10), ("mobilenetv2_small", 20), ("regnetx_small", 18)]
+)
+def test_units_of_the_papers_networks(name: str, count: int) -> None:
+    chain, _ = chain_of(build(name), torch.randn(2, 1, 28, 28))
+    assert len(chain.units) == count
+
+
+def test_layer_facts() -> None:
+    chain, _ = chain_of(build("mobilenetv2_small"), torch.randn(2, 1, 28, 28))
+    expand, depthwise, project = chain.units[2].layers
+    assert (expand.bits, expand.stride, expand.groups, expand.parameters) == (4, 1, "dense", 8 * 48)
+    assert (depthwise.stride, depthwise.groups, depthwise.parameters) == (2, "depthwise", 48 * 9)
+    assert project.name == "features.2.conv.6"
+    assert chain.units[0].layers[0].bits == 8
+    assert chain.units[0].shape == (16, 28, 28)
+
+
+def test_two_outputs_live_to_the_end() -> None:
+    chain, _ = chain_of(toys.make("two-outputs"), toys.images())
+    assert len(chain.outputs) == 2
+    assert all(chain.last_reader[name] == len(chain.units) for name in chain.outputs)
