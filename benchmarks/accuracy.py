@@ -26,6 +26,11 @@ from mrecg.zoo import NETWORKS, build, load_weights
 
 HERE = Path(__file__).parent
 METHODS = ("rtn", "adaround", "brecq", "brecq-mrecg", "qdrop", "qdrop-mrecg")
+PAPER_SETTINGS = {
+    "mbv2s": {"reconstruct.penalty": 0.1},
+    "mobilenetv2_small": {"reconstruct.penalty": 0.1},
+}
+"""What the papers change for a network: λ = 0.1 for MobileNetV2."""
 REFERENCE_NETWORKS = {"resnet18s": "resnet18_small", "mbv2s": "mobilenetv2_small"}
 
 
@@ -70,7 +75,7 @@ def run_cell(cell: Cell, model: nn.Module, overrides: dict[str, object]) -> dict
     """Quantize and evaluate."""
     images, _ = load_split("train")
     chosen = np.random.RandomState(1005).permutation(60000)[: cell.images]
-    settings = {"seed": cell.seed} | overrides
+    settings = {"seed": cell.seed} | PAPER_SETTINGS.get(cell.network, {}) | overrides
     if cell.method != "rtn":
         settings |= {"reconstruct.steps": cell.steps}
     recipe = mrecg.preset(f"{cell.bits}-{cell.method}", settings)

@@ -4,5 +4,5 @@ from jaxtyping import install_import_hook
 
 install_import_hook(
     ["mrecg.calibration", "mrecg.data", "mrecg.quantization", "mrecg.reconstruction", "mrecg.zoo"],
-    "beartype.beartype",
+    "typechecker.check",
 )

@@ -1,10 +1,10 @@
 """The chain of units: how many, which layers, and equal to the captured model bit for bit."""
 
 import pytest
-import toys
 import torch
 from torch import Tensor, fx, nn
 
+import toys
 from mrecg.graph.capture import capture
 from mrecg.graph.placement import PaperPlacement, place
 from mrecg.graph.units import Chain, cut

@@ -8,7 +8,7 @@ from mrecg.recipe import Recipe, preset, read_recipe
 from mrecg.record import Plan, Record
 
 if TYPE_CHECKING:
-    from mrecg.evaluate import Evaluation, evaluate
+    from mrecg.evaluation import Evaluation, evaluate
     from mrecg.pipeline import Progress, make_model_plan, quantize
     from mrecg.runs import QuantizedModel, load
 
@@ -31,8 +31,8 @@ __all__ = [
 __version__ = "0.1.0"
 
 _NEEDS_TORCH = {
-    "Evaluation": "mrecg.evaluate",
-    "evaluate": "mrecg.evaluate",
+    "Evaluation": "mrecg.evaluation",
+    "evaluate": "mrecg.evaluation",
     "Progress": "mrecg.pipeline",
     "make_model_plan": "mrecg.pipeline",
     "quantize": "mrecg.pipeline",

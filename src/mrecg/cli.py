@@ -158,7 +158,7 @@ def evaluate(
 ) -> None:
     """Count what a saved quantized model classifies correctly."""
     from mrecg.data import evaluation_batches
-    from mrecg.evaluate import evaluate as count
+    from mrecg.evaluation import evaluate as count
     from mrecg.runs import load
 
     quantized = load(run)

@@ -140,6 +140,7 @@ class GroupRecord(FoundModel):
         steps: optimisation steps.
         first_loss, last_loss: of the first step, and the mean of the last tenth, with soft rounding.
         undecided: fraction of the roundings that were not decided when they were made hard.
+        accepted: the hard result had a smaller loss than rounding to nearest; else the group was rolled back.
         seconds: wall time.
     """
 
@@ -148,6 +149,7 @@ class GroupRecord(FoundModel):
     first_loss: float
     last_loss: float
     undecided: float
+    accepted: bool
     seconds: float
 
 

@@ -16,6 +16,7 @@ from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import torch
 from safetensors import SafetensorError
@@ -111,7 +112,7 @@ def load(folder: str | Path) -> QuantizedModel:
     try:
         tensors = load_file(source / TENSORS)
         program = torch.export.load(source / GRAPH)
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+    except (OSError, SafetensorError, RuntimeError, ValueError, BadZipFile) as error:
         reason = str(error).splitlines()[0]
         raise RunError(f"The run in {source} is damaged: {reason}.") from error
     if set(tensors) != set(program.state_dict):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import nn
 
 from mrecg.data import calibration_images, evaluation_batches
-from mrecg.evaluate import Evaluation, evaluate
+from mrecg.evaluation import Evaluation, evaluate
 from mrecg.pipeline import Progress, quantize
 from mrecg.recipe import preset
 from mrecg.reconstruction.granularity import make_plan

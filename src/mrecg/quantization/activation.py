@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from mrecg.quantization.grid import SMALLEST_SCALE, Grid, Scaling
@@ -83,7 +83,7 @@ class StepQuantizer(nn.Module):
     """
 
     scale: Float[Tensor, ""]
-    zero_point: Int[Tensor, ""]
+    zero_point: Integer[Tensor, ""]
 
     def __init__(self, scaling: Scaling, grid: Grid) -> None:
         super().__init__()
@@ -102,7 +102,8 @@ class ActivationQuantizer(nn.Module):
         grid: the integers that a code may take.
         fixed_scaling: what a backend prescribes, or `None`.
         scaling: `None` until calibrated.
-        step: the scale while it is learned.
+        factor: what the scale is multiplied by, while it is learned. Learning the factor makes the rate relative:
+            a scale may start at 0.01 (8 bits) or at 1 (2 bits).
     """
 
     def __init__(self, grid: Grid, fixed_scaling: Scaling | None = None) -> None:
@@ -110,33 +111,35 @@ class ActivationQuantizer(nn.Module):
         self.grid = grid
         self.fixed_scaling = fixed_scaling
         self.scaling = fixed_scaling
-        self.step: nn.Parameter | None = None
+        self.factor: nn.Parameter | None = None
         self._mask: RandomMask | None = None
 
     def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         assert self.scaling is not None, "calibrate before the first forward pass"
         bounds = limits(self.scaling, self.grid)
-        if self.step is None:
+        if self.factor is None:
             return _snap(x, self.scaling.scale, bounds)
         keep = None if self._mask is None else self._mask.like(x)
-        quantized: Tensor = _FakeQuantize.apply(x, self.step, *bounds, keep)  # type: ignore[no-untyped-call]
+        quantized: Tensor = _FakeQuantize.apply(x, self._scale(), *bounds, keep)  # type: ignore[no-untyped-call]
         return quantized
 
     def start_learning(self, mask: RandomMask | None) -> nn.Parameter:
-        """Make the step a parameter; where `mask` is 0, the tensor stays float."""
+        """Make the step learnable; where `mask` is 0, the tensor stays float."""
         assert self.scaling is not None, "calibrate before learning"
-        self.step = nn.Parameter(self.scaling.scale.clone())
+        self.factor = nn.Parameter(torch.ones_like(self.scaling.scale))
         self._mask = mask
-        return self.step
+        return self.factor
 
     def stop_learning(self) -> None:
         """Fix the step; from here on everything is quantized."""
-        assert self.step is not None, "not learning"
         assert self.scaling is not None, "not calibrated"
-        self.scaling = Scaling(
-            self.step.detach().clamp(min=SMALLEST_SCALE), self.scaling.zero_point
-        )
-        self.step = self._mask = None
+        self.scaling = Scaling(self._scale().detach(), self.scaling.zero_point)
+        self.factor = self._mask = None
+
+    def _scale(self) -> Tensor:
+        assert self.scaling is not None, "not calibrated"
+        assert self.factor is not None, "not learning"
+        return (self.scaling.scale * self.factor).clamp(min=SMALLEST_SCALE)
 
     def fixed(self) -> StepQuantizer:
         """The result."""

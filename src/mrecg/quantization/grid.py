@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 __all__ = [
@@ -68,7 +68,7 @@ def scaling_for_range(low: Float[Tensor, "..."], high: Float[Tensor, "..."], gri
     return Scaling(scale, zero_point)
 
 
-def as_integers(codes: Float[Tensor, "*shape"], grid: Grid) -> Int[Tensor, "*shape"]:
+def as_integers(codes: Float[Tensor, "*shape"], grid: Grid) -> Integer[Tensor, "*shape"]:
     """Codes in the smallest integer type that holds the grid."""
     for dtype in (torch.uint8, torch.int8, torch.int16):
         bounds = torch.iinfo(dtype)

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from mrecg.quantization.grid import (
@@ -119,11 +119,11 @@ class CodedWeight(nn.Module):
         zero_point: the code of 0; broadcasts against `codes`.
     """
 
-    codes: Int[Tensor, "..."]
+    codes: Integer[Tensor, "..."]
     scale: Float[Tensor, "..."]
-    zero_point: Int[Tensor, "..."]
+    zero_point: Integer[Tensor, "..."]
 
-    def __init__(self, codes: Int[Tensor, "..."], scaling: Scaling) -> None:
+    def __init__(self, codes: Integer[Tensor, "..."], scaling: Scaling) -> None:
         super().__init__()
         self.register_buffer("codes", codes)
         self.register_buffer("scale", scaling.scale)

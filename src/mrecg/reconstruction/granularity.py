@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from mrecg.errors import PlanError, did_you_mean
 from mrecg.recipe import PlanRule
@@ -12,6 +12,7 @@ from mrecg.record import Layer, Neighbours, Plan
 __all__ = ["Plannable", "check_plan", "make_plan"]
 
 
+@runtime_checkable
 class Plannable(Protocol):
     """What a rule needs to know of a unit; a record of an earlier run knows it too."""
 

@@ -17,10 +17,12 @@ from mrecg.reconstruction.stream import Values, run_units
 __all__ = ["Tuned", "activation_rate", "rounding_rate", "tune"]
 
 PAPER_ROUNDING_RATE = 1e-3
-PAPER_ACTIVATION_RATE = 4e-5
-ROUNDING_REACH = 5.0
-"""Rate × steps. A rounding variable needs 2.4 from undecided to decided; Adam moves it by at most the rate."""
+ROUNDING_REACH = 10.0
+"""Rate × steps. Adam moves a rounding variable by at most the rate, and it needs 2.4 from undecided to decided."""
 LARGEST_ROUNDING_RATE = 5e-2
+ACTIVATION_REACH = 0.5
+"""Rate × steps: with the cosine decay, a step can change by a quarter of itself."""
+LARGEST_ACTIVATION_RATE = 5e-3
 REPORTS_PER_GROUP = 20
 
 
@@ -33,12 +35,14 @@ class Tuned:
         last_loss: mean of the last tenth of the steps, with soft rounding.
         undecided: roundings that were not decided before they were made hard.
         roundings: all roundings of the group.
+        accepted: whether the result was better than rounding to nearest, and kept.
     """
 
     first_loss: float
     last_loss: float
     undecided: int
     roundings: int
+    accepted: bool = True
 
 
 def rounding_rate(settings: Reconstruction) -> float:
@@ -49,10 +53,10 @@ def rounding_rate(settings: Reconstruction) -> float:
 
 
 def activation_rate(settings: Reconstruction) -> float:
-    """Adam's rate for the activation steps: in the paper's proportion to the rounding rate."""
+    """Adam's rate for the factors of the activation steps, scaled with the budget like the rounding rate."""
     if settings.activation_rate != "auto":
         return settings.activation_rate
-    return PAPER_ACTIVATION_RATE / PAPER_ROUNDING_RATE * rounding_rate(settings)
+    return min(LARGEST_ACTIVATION_RATE, ACTIVATION_REACH / settings.steps)
 
 
 def tune(
@@ -84,7 +88,6 @@ def tune(
         mask = RandomMask(settings.keep_quantized_probability, seed)
     logits = [quantizer.start_learning(weight).logits for quantizer, weight in weights.values()]
     steps = [quantizer.start_learning(mask) for quantizer in activations.values()]
-    # A step may start at 1e-3 or at 1: learn all of them at one rate, as the authors do, relative steps would differ.
     optimizer = torch.optim.Adam(
         [
             {"params": logits, "lr": rounding_rate(settings)},

@@ -1,0 +1,138 @@
+"""A model taken apart: its graph with quantizers, and the chain of units that share them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, fx, nn
+
+from mrecg.graph.capture import capture
+from mrecg.graph.placement import (
+    PaperPlacement,
+    PlacedQuantizer,
+    Quantizer,
+    freeze,
+    layer_name,
+    layers_of,
+    place,
+)
+from mrecg.graph.units import Chain, Unit, cut
+from mrecg.quantization.activation import ActivationQuantizer
+from mrecg.quantization.rounding import WeightQuantizer
+from mrecg.recipe import Recipe
+from mrecg.reconstruction.quantizers import make_activation, make_weight
+from mrecg.record import QuantizerRecord
+
+__all__ = ["Assembly", "assemble"]
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """A model with quantizers, cut into units.
+
+    Attributes:
+        graph: the whole model.
+        quantizers: its quantizers, in order.
+        chain: its units, which share the graph's modules.
+        device: where its parameters are.
+        left_in_float: layers whose weight has no quantizer.
+    """
+
+    graph: fx.GraphModule
+    quantizers: tuple[PlacedQuantizer, ...]
+    chain: Chain
+    device: torch.device
+    left_in_float: tuple[str, ...]
+
+    def weights(self, units: Sequence[Unit]) -> dict[str, tuple[WeightQuantizer, Tensor]]:
+        """The weight quantizers of some units, with their float weights."""
+        found: dict[str, tuple[WeightQuantizer, Tensor]] = {}
+        for unit in units:
+            for name, parameter in unit.weights.items():
+                module = self.graph.get_submodule(name)
+                assert isinstance(module, WeightQuantizer)
+                found[name] = (module, self.graph.get_parameter(parameter))
+        return found
+
+    def activations(self, units: Sequence[Unit]) -> dict[str, ActivationQuantizer]:
+        """The activation quantizers of some units."""
+        found = {}
+        for name in (name for unit in units for name in unit.activations):
+            module = self.graph.get_submodule(name)
+            assert isinstance(module, ActivationQuantizer)
+            found[name] = module
+        return found
+
+    def describe(self) -> tuple[QuantizerRecord, ...]:
+        """The quantizers as they are now."""
+        described = []
+        for placed in self.quantizers:
+            scaling = self._quantizer(placed).scaling
+            assert scaling is not None, "describe after the reconstruction"
+            low, high = torch.aminmax(scaling.scale)
+            described.append(
+                QuantizerRecord(
+                    name=placed.name,
+                    kind="weight" if placed.is_weight else "activation",
+                    tensor=placed.tensor,
+                    readers=placed.readers,
+                    low=placed.request.low,
+                    high=placed.request.high,
+                    scales=(float(low), float(high)),
+                )
+            )
+        return tuple(described)
+
+    def frozen(self) -> fx.GraphModule:
+        """The result as one module of codes and fixed steps; the assembly is consumed."""
+        results: dict[str, nn.Module] = {}
+        for placed in self.quantizers:
+            module = self._quantizer(placed)
+            results[placed.name] = (
+                module.coded() if isinstance(module, WeightQuantizer) else module.fixed()
+            )
+        return freeze(self.graph, self.quantizers, results)
+
+    def _quantizer(self, placed: PlacedQuantizer) -> WeightQuantizer | ActivationQuantizer:
+        module = self.graph.get_submodule(placed.name)
+        assert isinstance(module, WeightQuantizer | ActivationQuantizer)
+        return module
+
+
+def assemble(
+    model: nn.Module,
+    images: Float[Tensor, "n ..."],
+    recipe: Recipe,
+    quantizer: Quantizer | None,
+) -> Assembly:
+    """Capture a model, place quantizers and cut it into units.
+
+    Args:
+        model: is not changed.
+        images: at least two, to trace with.
+        recipe: widths, placement and granularity.
+        quantizer: replaces the recipe's placement.
+
+    Raises:
+        CaptureError: the model cannot be captured.
+        RecipeError: an override matches no layer.
+    """
+    parameter = next(model.parameters(), None)
+    device = torch.device("cpu") if parameter is None else parameter.device
+    placement = quantizer or PaperPlacement(
+        recipe.placement,
+        bits={"weight": recipe.weight.bits, "activation": recipe.activation.bits},
+        symmetric={"weight": recipe.weight.symmetric, "activation": recipe.activation.symmetric},
+    )
+    graph, quantizers = place(
+        capture(model, images[:2].to(device)),
+        placement,
+        make_weight=lambda request, weight: make_weight(request, weight, recipe.weight.ranges),
+        make_activation=make_activation,
+    )
+    chain = cut(graph, quantizers, model, recipe.plan.granularity)
+    quantized = {reader for q in quantizers if q.is_weight for reader in q.readers}
+    layers = dict.fromkeys(layer_name(node) for node in layers_of(graph.graph))
+    left_in_float = tuple(name for name in layers if name not in quantized)
+    return Assembly(graph, quantizers, chain, device, left_in_float)

@@ -1,0 +1,197 @@
+"""Group by group along the chain: calibrate, tune, accept or roll back, carry the images on."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from jaxtyping import Float
+from torch import Tensor
+
+from mrecg.graph.units import Unit
+from mrecg.quantization.activation import ActivationQuantizer
+from mrecg.quantization.grid import Scaling
+from mrecg.quantization.losses import reconstruction_loss, signal_power
+from mrecg.quantization.ranges import Sample
+from mrecg.quantization.rounding import WeightQuantizer
+from mrecg.recipe import Recipe
+from mrecg.reconstruction.assembly import Assembly
+from mrecg.reconstruction.quantizers import calibrate
+from mrecg.reconstruction.stream import Stream, Values
+from mrecg.reconstruction.tune import Tuned, tune
+from mrecg.record import GroupRecord, Plan, UnitRecord
+
+__all__ = ["Progress", "Report", "reconstruct"]
+
+_SMALLEST_POWER = 1e-12
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        phase: `plan` (the run that the loss metric needs) or `tune`.
+        group: names of the group's units.
+        index, groups: the group's position, from 0, and their number.
+        step, steps: steps of the group done, and planned.
+        loss: reconstruction loss of the last step, or of the group when it is finished.
+        finished: the group is done, its rounding hard.
+    """
+
+    phase: str
+    group: tuple[str, ...]
+    index: int
+    groups: int
+    step: int
+    steps: int
+    loss: float
+    finished: bool = False
+
+
+Report = Callable[[Progress], None]
+
+
+def reconstruct(
+    assembly: Assembly,
+    images: Float[Tensor, "n ..."],
+    recipe: Recipe,
+    plan: Plan,
+    phase: str,
+    report: Report,
+) -> tuple[tuple[UnitRecord, ...], tuple[GroupRecord, ...]]:
+    """Reconstruct every group of a plan; the assembly's quantizers hold the result.
+
+    Args:
+        assembly: may have been reconstructed before; every group starts anew.
+        images: for calibration.
+        recipe: steps and everything else.
+        plan: fits the assembly.
+        phase: passed on to `report`.
+        report: called with what is going on.
+    """
+    stream = Stream(assembly.chain, images, assembly.device)
+    units: list[UnitRecord] = []
+    groups: list[GroupRecord] = []
+    for index, names in enumerate(plan.groups):
+        started = time.perf_counter()
+        members = assembly.chain.units[len(units) : len(units) + len(names)]
+        inputs = stream.inputs(members)
+        start = _Start.calibrated(assembly, stream, members, recipe)
+        made = stream.run_quantized(members)
+        nearest = losses = _losses(stream.plain, made, members)
+        event = Progress(
+            phase, names, index, len(plan.groups), 0, recipe.reconstruct.steps, nearest[-1]
+        )
+        tuned = Tuned(first_loss=nearest[-1], last_loss=nearest[-1], undecided=0, roundings=0)
+        if recipe.reconstruct.steps:
+            tuned = _tune(assembly, stream, members, inputs, recipe, event, report)
+            learned = stream.run_quantized(members)
+            losses = _losses(stream.plain, learned, members)
+            if losses[-1] <= nearest[-1]:
+                made = learned
+            else:
+                losses, tuned = nearest, replace(tuned, accepted=False)
+                start.restore()
+        stream.quantized.update(made)
+        units += _unit_records(members, index, losses, nearest, stream.plain)
+        seconds = time.perf_counter() - started
+        groups.append(_group_record(names, recipe.reconstruct.steps, tuned, seconds))
+        report(replace(event, step=event.steps, loss=losses[-1], finished=True))
+        stream.forget(members)
+    return tuple(units), tuple(groups)
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Where a group starts, and where it returns to when tuning made it worse."""
+
+    weights: Sequence[tuple[WeightQuantizer, Tensor]]
+    activations: Sequence[tuple[ActivationQuantizer, Scaling | None]]
+
+    @classmethod
+    def calibrated(
+        cls, assembly: Assembly, stream: Stream, members: Sequence[Unit], recipe: Recipe
+    ) -> "_Start":
+        """Ranges from the float network, which the stream is carried through; weights to nearest."""
+        for unit in members:
+            samples = {name: Sample() for name in unit.activations}
+            stream.advance_plain(unit, samples)
+            for name, quantizer in assembly.activations([unit]).items():
+                calibrate(quantizer, samples[name], recipe.activation.ranges)
+        activations = [(one, one.scaling) for one in assembly.activations(members).values()]
+        start = cls(list(assembly.weights(members).values()), activations)
+        start.restore()
+        return start
+
+    def restore(self) -> None:
+        for quantizer, weight in self.weights:
+            quantizer.round_to_nearest(weight)
+        for activation, scaling in self.activations:
+            activation.scaling = scaling
+
+
+def _tune(
+    assembly: Assembly,
+    stream: Stream,
+    members: Sequence[Unit],
+    inputs: tuple[Values, Values],
+    recipe: Recipe,
+    event: Progress,
+    report: Report,
+) -> Tuned:
+    plain, quantized = inputs
+    return tune(
+        members,
+        assembly.weights(members),
+        assembly.activations(members),
+        plain,
+        quantized,
+        stream.targets(members),
+        recipe.reconstruct,
+        recipe.seed + event.index,
+        lambda step, loss: report(replace(event, step=step, loss=loss)),
+    )
+
+
+def _losses(plain: Values, quantized: Values, members: Sequence[Unit]) -> list[float]:
+    """Reconstruction loss of every unit, over all of its outputs."""
+    return [
+        sum(float(reconstruction_loss(quantized[name], plain[name])) for name in unit.outputs)
+        for unit in members
+    ]
+
+
+def _unit_records(
+    members: Sequence[Unit],
+    group: int,
+    losses: Sequence[float],
+    nearest: Sequence[float],
+    plain: Values,
+) -> list[UnitRecord]:
+    records = []
+    for unit, loss, nearest_loss in zip(members, losses, nearest, strict=True):
+        power = sum(float(signal_power(plain[name])) for name in unit.outputs)
+        records.append(
+            UnitRecord(
+                name=unit.name,
+                layers=unit.layers,
+                shape=unit.shape,
+                group=group,
+                loss=loss,
+                relative_loss=loss / max(power, _SMALLEST_POWER),
+                nearest_loss=nearest_loss,
+            )
+        )
+    return records
+
+
+def _group_record(names: tuple[str, ...], steps: int, tuned: Tuned, seconds: float) -> GroupRecord:
+    return GroupRecord(
+        units=names,
+        steps=steps,
+        first_loss=tuned.first_loss,
+        last_loss=tuned.last_loss,
+        undecided=tuned.undecided / max(1, tuned.roundings),
+        accepted=tuned.accepted,
+        seconds=seconds,
+    )

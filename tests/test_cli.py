@@ -1,0 +1,145 @@
+"""The command line: what it prints, its exit codes, and nothing half-written after a mistake."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import mrecg
+from mrecg.demo import DEMO_NETWORK
+
+WEIGHTS = Path(mrecg.__file__).parent / "demo" / f"{DEMO_NETWORK}.safetensors"
+QUICK = ["--set", "reconstruct.steps=2", "--set", "reconstruct.batch_size=8"]
+MODEL = ["--network", DEMO_NETWORK, "--weights", str(WEIGHTS), "--data", "demo"]
+
+
+def mrecg_command(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mrecg.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+
+
+def test_quantize_then_evaluate(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    done = mrecg_command(
+        "quantize", *MODEL, *QUICK, "--preset", "w4a4-brecq", "--images", "16", "--output", str(run)
+    )
+    assert done.returncode == 0, done.stderr
+    assert "20/20 classifier" in done.stderr  # plain progress, one line per group
+    assert "single blocks" in done.stdout
+    resolved = yaml.safe_load((run / "recipe.yaml").read_text())
+    assert resolved["reconstruct"]["steps"] == 2
+    counted = mrecg_command("evaluate", str(run), "--data", "demo", "--json")
+    result = json.loads(counted.stdout)
+    assert result["count"] == 2000
+    assert result["correct1"] > 1000
+    again = mrecg_command("quantize", *MODEL, *QUICK, "--output", str(run))
+    assert again.returncode == 1
+    assert "already holds a finished run" in again.stderr
+
+
+def test_plan_can_be_saved_and_followed(tmp_path: Path) -> None:
+    plan_file = tmp_path / "plan.json"
+    arguments = [*MODEL, *QUICK, "--images", "16"]
+    found = mrecg_command(
+        "plan", *arguments, "--set", "plan.join=stage", "--output", str(plan_file), "--json"
+    )
+    assert found.returncode == 0, found.stderr
+    plan = json.loads(found.stdout)
+    assert plan == json.loads(plan_file.read_text())
+    assert ["features.3", "features.4"] in plan["groups"]
+    plan["groups"] = [[unit] for group in plan["groups"] for unit in group]
+    plan_file.write_text(json.dumps(plan))
+    done = mrecg_command(
+        "quantize",
+        *arguments,
+        "--plan",
+        str(plan_file),
+        "--output",
+        str(tmp_path / "run"),
+        "--json",
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["groups"]) == 20
+
+
+def test_demo_in_short() -> None:
+    done = mrecg_command("demo", "--steps", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert [row["name"] for row in rows] == [
+        "float",
+        "round to nearest",
+        "qdrop blocks",
+        "qdrop + mrecg",
+    ]
+    assert rows[0]["top1"] > 90
+    assert any(len(group) > 1 for group in rows[3]["record"]["plan"]["groups"])
+
+
+def test_own_network(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "def net():\n"
+        "    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2704, 10))\n"
+        "def broken():\n    raise ValueError('no')\n"
+        "def number():\n    return 3\n"
+    )
+    arguments = ["--data", "demo", "--images", "16", *QUICK, "--preset", "w4a4-rtn"]
+    arguments = [a for a in arguments if a not in QUICK] + ["--set", "seed=3"]
+    done = mrecg_command(
+        "quantize", "--network", "mine:net", *arguments, "--output", "r", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    for name, message in [
+        ("mine:broken", "ValueError: no"),
+        ("mine:number", "gave a int"),
+        ("mine:absent", "cannot be built"),
+        ("theirs:net", "cannot be built"),
+    ]:
+        failed = mrecg_command("plan", "--network", name, *arguments, cwd=tmp_path)
+        assert failed.returncode == 1
+        assert message in failed.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--preset", "w2a4-qdrup"], "did you mean 'w2a4-qdrop'"),
+        (["--set", "reconstruct.stepz=1"], "did you mean 'reconstruct.steps'"),
+        (["--set", "seed"], "expected KEY=VALUE"),
+        (["--set", "weight.bits=1"], "expected 2 to 8 bits"),
+        (["--set", "plan.join=explicit", "--set", "plan.groups=[[a, b]]"], "the unit 'a'"),
+        (["--images", "8"], "at least 32"),
+        (["--network", "resnet"], "There is no network 'resnet'"),
+        (["--weights", "nothing.safetensors"], "cannot be read"),
+        (["--data", "mnist"], "There is no data source 'mnist'"),
+        (["--recipe", "nothing.yaml"], "cannot be read"),
+        (["--plan", "nothing.json"], "cannot be read"),
+    ],
+)
+def test_mistakes_are_one_sentence(arguments: list[str], message: str, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    done = mrecg_command("quantize", *MODEL, *arguments, "--output", str(output), cwd=tmp_path)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_usage_errors_exit_with_two() -> None:
+    assert mrecg_command("quantize").returncode == 2
+    assert mrecg_command("quantise").returncode == 2
+
+
+def test_evaluating_what_is_no_run(tmp_path: Path) -> None:
+    done = mrecg_command("evaluate", str(tmp_path))
+    assert done.returncode == 1
+    assert "holds no run" in done.stderr
+
+
+def test_help_names_the_commands() -> None:
+    text = mrecg_command("--help").stdout
+    assert all(command in text for command in ("demo", "quantize", "plan", "evaluate"))

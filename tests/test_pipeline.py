@@ -1,0 +1,261 @@
+"""The method end to end on small networks: contracts over every preset, and what a run promises."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import mrecg
+import toys
+from mrecg.errors import DataError, ModelError, PlanError, RunError
+from mrecg.pipeline import Progress
+from mrecg.recipe import METHODS
+from mrecg.record import Plan
+from mrecg.runs import QuantizedModel
+
+QUICK = {"reconstruct.steps": 8, "reconstruct.batch_size": 8}
+PRESETS = [f"{method}{suffix}" for method in METHODS for suffix in ("", "-mrecg")]
+
+
+def quick(name: str = "w2a4-qdrop", **overrides: object) -> mrecg.Recipe:
+    steps = {} if "rtn" in name else QUICK
+    return mrecg.preset(name, steps | {k.replace("__", "."): v for k, v in overrides.items()})
+
+
+def run(model: nn.Module, recipe: mrecg.Recipe, x: Tensor | None = None) -> QuantizedModel:
+    return mrecg.quantize(model, toys.images(32) if x is None else x, recipe=recipe)
+
+
+def first(value: Tensor | tuple[Tensor, ...]) -> Tensor:
+    return value if isinstance(value, Tensor) else value[0]
+
+
+@pytest.mark.parametrize("toy", ["residual", "vit"])
+@pytest.mark.parametrize("method", PRESETS)
+def test_every_preset_gives_codes_within_their_range(method: str, toy: str) -> None:
+    model = toys.make(toy)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    quantized = run(model, quick(f"w3a3-{method}"))
+    state = quantized.model.state_dict()
+    weights = {q.tensor: q for q in quantized.record.quantizers if q.kind == "weight"}
+    assert weights
+    for tensor, quantizer in weights.items():
+        owner, _, attribute = tensor.rpartition(".")
+        codes = state[f"{owner}.quantized_{attribute}.codes"]
+        assert not codes.is_floating_point()
+        assert codes.min() >= quantizer.low
+        assert codes.max() <= quantizer.high
+        assert codes.shape == before[tensor].shape
+        assert tensor not in state  # no float weight stays behind
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert quantized.record.left_in_float == ()
+    assert torch.isfinite(quantized.model(toys.images(5))).all()
+
+
+@pytest.mark.parametrize("toy", toys.TOYS)
+def test_saved_runs_reload_bit_for_bit(toy: str, tmp_path: Path) -> None:
+    quantized = run(toys.make(toy), quick())
+    folder = quantized.save(tmp_path / "run")
+    loaded = mrecg.load(folder)
+    x = toys.images(7, seed=5)
+    assert torch.equal(first(loaded.model(x)), first(quantized.model(x)))
+    assert loaded.record == quantized.record
+    assert loaded.recipe == quantized.recipe
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "graph.pt2",
+        "model.safetensors",
+        "recipe.yaml",
+        "record.json",
+    ]
+    assert loaded.model.eval() is loaded.model
+    loaded.model.train()
+
+
+def test_the_exported_model_is_the_simulated_one() -> None:
+    """The last unit's loss in the record is the loss of the finished model's logits."""
+    model, x = toys.make("residual"), toys.images(32)
+    record_of = run(model, quick("w2a2-brecq"), x)
+    error = (record_of.model(x) - model(x)).detach().square().sum(1).mean()
+    assert float(error) == pytest.approx(record_of.record.units[-1].loss, rel=1e-4)
+
+
+def test_the_same_seed_gives_the_same_bits() -> None:
+    logits = [
+        run(toys.make("residual"), quick("w2a2-qdrop-mrecg", seed=seed)).model(toys.images(4))
+        for seed in (1, 1, 2)
+    ]
+    assert torch.equal(logits[0], logits[1])
+    assert not torch.equal(logits[0], logits[2])
+
+
+def test_float_width_changes_nothing() -> None:
+    model, x = toys.make("residual"), toys.images(32)
+    quantized = run(model, quick("w32a32-rtn", placement__first_last_bits=32), x)
+    assert quantized.record.quantizers == ()
+    assert "stage.two.project" in quantized.record.left_in_float
+    torch.testing.assert_close(quantized.model(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_eight_bits_change_little() -> None:
+    model, x = toys.make("residual"), toys.images(32)
+    for method in ("rtn", "brecq"):
+        quantized = run(model, quick(f"w8a8-{method}"), x)
+        assert quantized.record.units[-1].relative_loss < 1e-3
+
+
+def test_a_plan_of_singletons_is_block_reconstruction() -> None:
+    model, x = toys.make("residual"), toys.images(32)
+    blocks = run(model, quick("w2a2-qdrop"), x)
+    single = Plan(groups=tuple((unit.name,) for unit in blocks.record.units))
+    planned = mrecg.quantize(model, x, recipe=quick("w2a2-qdrop-mrecg"), plan=single)
+    assert torch.equal(planned.model(x), blocks.model(x))
+    joined = Plan(groups=(("stem",), ("stage.one", "stage.two"), ("stage.three",), ("fc",)))
+    other = mrecg.quantize(model, x, recipe=quick("w2a2-qdrop-mrecg"), plan=joined)
+    assert not torch.equal(other.model(x), blocks.model(x))
+    assert other.record.plan == joined
+    assert [group.units for group in other.record.groups] == list(joined.groups)
+
+
+def test_reconstruction_beats_rounding_to_nearest() -> None:
+    model, x = toys.make("residual"), toys.images(64)
+    nearest = run(model, quick("w2a4-rtn"), x).record.units[-1].relative_loss
+    for method in ("adaround", "brecq", "qdrop-mrecg"):
+        recipe = quick(f"w2a4-{method}", reconstruct__steps=150)
+        assert run(model, recipe, x).record.units[-1].relative_loss < 0.7 * nearest
+
+
+def test_every_rounding_is_decided_at_a_short_budget() -> None:
+    recipe = quick("w2a4-brecq", reconstruct__steps=500)
+    groups = run(toys.make("residual"), recipe).record.groups
+    assert max(group.undecided for group in groups) < 0.35
+
+
+def test_each_unit_runs_a_fixed_number_of_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Float once; quantized before and after tuning. Nothing runs from the first layer again."""
+    from mrecg.reconstruction import stream
+
+    seen: list[stream.Stream] = []
+    original = stream.Stream.__init__
+
+    def remember(self: stream.Stream, *arguments: object) -> None:
+        original(self, *arguments)  # type: ignore[arg-type]
+        seen.append(self)
+
+    monkeypatch.setattr(stream.Stream, "__init__", remember)
+    quantized = run(toys.make("residual"), quick("w2a2-brecq"))
+    assert seen[0].passes == {unit.name: 3 for unit in quantized.record.units}
+    assert set(seen[0].plain) == {quantized.program.graph_signature.user_outputs[0]} or (
+        len(seen[0].plain) == 1
+    )
+
+
+def test_record_tells_what_happened() -> None:
+    events: list[Progress] = []
+    recipe = quick("w2a2-qdrop-mrecg", plan__join="loss", reconstruct__steps=20)
+    quantized = mrecg.quantize(
+        toys.make("residual"), toys.images(32), recipe=recipe, progress=events.append
+    )
+    record = quantized.record
+    assert {event.phase for event in events} == {"plan", "tune"}
+    finished = [event for event in events if event.finished and event.phase == "tune"]
+    assert len(finished) == len(record.groups) == finished[-1].groups
+    assert all(0 <= group.undecided <= 1 and group.steps == 20 for group in record.groups)
+    assert record.plan.metric
+    assert len(record.plan.metric) == len(record.units)
+    assert record.oscillation.largest_loss == max(unit.relative_loss for unit in record.units)
+    assert set(record.seconds) == {"capture", "plan", "reconstruction", "freeze"}
+    assert record.environment["torch"] == torch.__version__
+    assert record.images == 32
+
+
+@pytest.mark.parametrize("batches", ["reshuffled", "fixed"])
+def test_batches(batches: str) -> None:
+    from mrecg.reconstruction.tune import _batches
+
+    settings = quick(reconstruct__batches=batches).reconstruct
+    stream = _batches(35, settings, seed=0)
+    drawn = [next(stream) for _ in range(8)]
+    assert all(len(set(batch.tolist())) == 8 for batch in drawn)
+    if batches == "fixed":
+        assert {tuple(batch.tolist()) for batch in drawn} <= {
+            tuple(range(first, first + 8)) for first in range(0, 32, 8)
+        }
+    else:
+        assert len(set(torch.cat(drawn[:4]).tolist())) == 32
+        assert len({tuple(batch.tolist()) for batch in drawn}) == 8
+
+
+@pytest.mark.parametrize(
+    "calibration",
+    [
+        lambda x: x,
+        lambda x: x.split(10),
+        lambda x: list(x),
+        lambda x: [(batch, torch.zeros(len(batch))) for batch in x.split(16)],
+        lambda x: torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x), batch_size=5),
+    ],
+)
+def test_calibration_comes_in_many_forms(calibration: object) -> None:
+    x = toys.images(32)
+    recipe = quick("w4a4-rtn")
+    expected = mrecg.quantize(toys.make("chain"), x, recipe=recipe).model(x)
+    got = mrecg.quantize(toys.make("chain"), calibration(x), recipe=recipe).model(x)  # type: ignore[operator]
+    assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize(
+    ("calibration", "message"),
+    [
+        ([], "empty"),
+        (toys.images(0), "empty"),
+        (toys.images(4), "has 4 images, expected at least 8"),
+        ([toys.images(8), toys.images(8)[:, :1]], r"item 1 has images of shape \(1, 8, 8\)"),
+        (toys.images(16).double(), "float64, expected float32"),
+        ((toys.images(16) * 9).to(torch.uint8), "uint8, expected float32"),
+        (toys.images(16).index_fill(0, torch.tensor([3]), torch.nan), "Image 3 .* NaN"),
+        (["a path"], "is a str"),
+    ],
+)
+def test_calibration_that_cannot_be_used(calibration: object, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        mrecg.quantize(toys.make("chain"), calibration, recipe=quick())  # type: ignore[arg-type]
+
+
+def test_weights_that_are_not_finite() -> None:
+    model = toys.make("chain")
+    model[2].weight.data[0, 0, 0, 0] = torch.nan
+    with pytest.raises(ModelError, match=r"'2\.weight' holds NaN"):
+        run(model, quick())
+
+
+def test_a_plan_of_another_model_costs_nothing() -> None:
+    plan = Plan(groups=(("stem",), ("other",)))
+    with pytest.raises(PlanError, match="'other'"):
+        mrecg.quantize(toys.make("residual"), toys.images(16), recipe=quick(), plan=plan)
+
+
+def test_a_finished_run_is_never_overwritten(tmp_path: Path) -> None:
+    quantized = run(toys.make("chain"), quick("w4a4-rtn"))
+    folder = quantized.save(tmp_path / "run")
+    with pytest.raises(RunError, match="already holds a finished run"):
+        quantized.save(folder)
+    occupied = tmp_path / "occupied"
+    occupied.mkdir()
+    (occupied / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match="not empty"):
+        quantized.save(occupied)
+    (tmp_path / "empty").mkdir()
+    mrecg.load(quantized.save(tmp_path / "empty"))
+    assert not list(tmp_path.glob(".mrecg-*"))  # no draft stays behind
+
+
+@pytest.mark.parametrize("name", ["recipe.yaml", "record.json", "model.safetensors", "graph.pt2"])
+def test_damaged_runs_are_refused(name: str, tmp_path: Path) -> None:
+    folder = run(toys.make("chain"), quick("w4a4-rtn")).save(tmp_path / "run")
+    (folder / name).write_bytes(b"\x00damaged")
+    with pytest.raises(mrecg.MrecgError):
+        mrecg.load(folder)
+    (folder / name).unlink()
+    with pytest.raises(RunError, match=f"{name} is missing"):
+        mrecg.load(folder)

@@ -1,0 +1,287 @@
+"""Numbers: grids, ranges, rounding, steps. Oracles by brute force."""
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from mrecg.quantization import rounding
+from mrecg.quantization.activation import ActivationQuantizer, RandomMask
+from mrecg.quantization.grid import (
+    Grid,
+    Scaling,
+    as_integers,
+    dequantize,
+    quantize,
+    scaling_for_range,
+)
+from mrecg.quantization.losses import reconstruction_loss, signal_power
+from mrecg.quantization.ranges import Sample, error_search, find_scaling, minmax, percentile
+from mrecg.quantization.rounding import WeightQuantizer, beta_at, rounding_penalty
+from mrecg.recipe import Ranges
+
+GRIDS = [
+    Grid(low, high, symmetric)
+    for bits in range(2, 9)
+    for low, high, symmetric in [
+        (0, 2**bits - 1, False),
+        (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1, True),
+    ]
+]
+METHODS = [Ranges(method=method) for method in ("minmax", "percentile", "error")]
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+@pytest.mark.parametrize("settings", METHODS, ids=lambda s: s.method)
+def test_codes_lie_on_the_grid_and_zero_is_exact(grid: Grid, settings: Ranges) -> None:
+    values = torch.cat([normal(3, 500), normal(1, 500).abs(), torch.zeros(1, 500)])
+    found = find_scaling(values, grid, settings, (0.2, 40))
+    scaling = Scaling(found.scale[:, None], found.zero_point[:, None])
+    codes = quantize(values, scaling, grid)
+    assert codes.min() >= grid.low
+    assert codes.max() <= grid.high
+    assert torch.equal(codes, codes.round())
+    assert torch.equal(as_integers(codes, grid).float(), codes)
+    assert (scaling.scale > 0).all()
+    assert not dequantize(quantize(torch.zeros_like(values), scaling, grid), scaling).any()
+    if grid.symmetric:
+        assert not scaling.zero_point.any()
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_minmax_covers_the_extremes(grid: Grid) -> None:
+    values = normal(4, 300)
+    found = minmax(values, grid)
+    scaling = Scaling(found.scale[:, None], found.zero_point[:, None])
+    error = (dequantize(quantize(values, scaling, grid), scaling) - values).abs()
+    # Rounding the zero point may push either end out by half a step more.
+    assert (error <= 1.001 * scaling.scale).all()
+
+
+@pytest.mark.parametrize("p", [2.0, 2.4])
+@pytest.mark.parametrize("grid", GRIDS[:6], ids=str)
+def test_error_search_is_the_best_candidate(grid: Grid, p: float) -> None:
+    values, candidates = normal(3, 200), 30
+    found = error_search(values, grid, p, (0.2, candidates))
+    for row, scale in zip(values, found.scale, strict=True):
+        costs = {}
+        for factor in torch.linspace(1.0, 0.2, candidates):
+            scaling = scaling_for_range(row.min() * factor, row.max() * factor, grid)
+            rebuilt = dequantize(quantize(row, scaling, grid), scaling)
+            costs[float(scaling.scale)] = float((rebuilt - row).abs().pow(p).sum())
+        best = min(costs.values())
+        assert costs[min(costs, key=lambda s: abs(s - float(scale)))] <= best * 1.0001
+
+
+def test_histogram_of_long_rows_finds_nearly_the_same_range() -> None:
+    values = torch.relu(normal(1, 200_000))
+    grid = Grid(0, 3, False)
+    condensed = error_search(values, grid, 2.4, (0.06, 95)).scale
+    exact = error_search(values[:, ::49], grid, 2.4, (0.06, 95)).scale
+    torch.testing.assert_close(condensed, exact, rtol=0.05, atol=0)
+
+
+def test_channels_are_searched_independently() -> None:
+    values = normal(5, 400) * torch.tensor([0.1, 1, 5, 20, 100])[:, None]
+    grid = Grid(0, 15, False)
+    together = error_search(values, grid, 2.4, (0.2, 80))
+    for index in range(5):
+        alone = error_search(values[index : index + 1], grid, 2.4, (0.2, 80))
+        assert torch.equal(together.scale[index], alone.scale[0])
+        assert torch.equal(together.zero_point[index], alone.zero_point[0])
+
+
+def test_percentile_cuts_outliers() -> None:
+    values = torch.cat([torch.linspace(0, 1, 1000), torch.tensor([100.0])]).unsqueeze(0)
+    found = percentile(values, Grid(0, 255, False), 99.0)
+    assert float(found.scale[0]) * 255 < 1.01
+
+
+def test_sample_keeps_the_extremes_of_all_batches() -> None:
+    sample = Sample(limit=10)
+    for seed in range(5):
+        batch = normal(100, seed=seed)
+        batch[37] = 10.0 * seed
+        sample.add(batch)
+    assert float(sample.values().max()) == 40.0
+    assert sample.values().shape[1] <= 2 + 5 * 11
+
+
+def test_stretched_sigmoid_and_its_gradient() -> None:
+    logits = normal(1000).double().mul_(4).requires_grad_()
+    h = rounding.stretched_sigmoid(logits)
+    weights = normal(1000, seed=1).double()
+    (h * weights).sum().backward()
+    reference = logits.detach().clone().requires_grad_()
+    expected = torch.clamp(torch.sigmoid(reference) * 1.2 - 0.1, 0, 1)
+    (expected * weights).sum().backward()
+    torch.testing.assert_close(h, expected)
+    torch.testing.assert_close(logits.grad, reference.grad)
+
+
+@pytest.mark.parametrize("beta", [2.0, 7.5, 20.0])
+def test_penalty_and_its_gradient(beta: float) -> None:
+    h = torch.rand(500, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    h = torch.cat([h, torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)]).requires_grad_()
+    rounding_penalty(h, beta).backward()
+    reference = h.detach().clone().requires_grad_()
+    expected = (1 - (2 * reference - 1).abs().pow(beta)).sum()
+    expected.backward()
+    torch.testing.assert_close(rounding_penalty(h, beta), expected)
+    torch.testing.assert_close(h.grad, reference.grad)
+
+
+def test_penalty_is_zero_exactly_when_decided() -> None:
+    assert float(rounding_penalty(torch.tensor([0.0, 1.0, 1.0]), 2.0)) == 0
+    assert float(rounding_penalty(torch.tensor([0.5]), 2.0)) == 1
+
+
+def test_learning_starts_at_the_float_weight() -> None:
+    weight = normal(4, 20)
+    grid = Grid(0, 15, False)
+    found = minmax(weight, grid)
+    quantizer = WeightQuantizer(
+        weight, Scaling(found.scale[:, None], found.zero_point[:, None]), grid
+    )
+    quantizer.start_learning(weight)
+    soft = quantizer(weight).detach()
+    inside = (quantizer.codes > 0) & (quantizer.codes < 15)
+    torch.testing.assert_close(soft[inside], weight[inside], rtol=0, atol=1e-3)
+    undecided = quantizer.stop_learning()
+    assert undecided > 0
+    nearest = quantize(weight, quantizer.scaling, grid)
+    assert torch.equal(quantizer.codes[inside], nearest[inside])
+
+
+def test_hard_weight_is_codes_times_scale() -> None:
+    weight, grid = normal(4, 20), Grid(-2, 1, True)
+    found = minmax(weight, grid)
+    quantizer = WeightQuantizer(
+        weight, Scaling(found.scale[:, None], found.zero_point[:, None]), grid
+    )
+    learned = quantizer.start_learning(weight)
+    with torch.no_grad():
+        learned.logits += normal(4, 20, seed=1) * 3
+    quantizer.stop_learning()
+    coded = quantizer.coded()
+    assert coded.codes.dtype == torch.int8
+    assert torch.equal(coded(), quantizer(weight))
+    assert torch.equal(coded(), (coded.codes - coded.zero_point) * coded.scale)
+    assert coded.codes.min() >= -2
+    assert coded.codes.max() <= 1
+
+
+def test_fake_quantize_values_and_gradients() -> None:
+    """LSQ, eq. 3, written out."""
+    grid, scaling = Grid(0, 3, False), Scaling(torch.tensor(0.3), torch.tensor(1.0))
+    quantizer = ActivationQuantizer(grid, scaling)
+    x = normal(2, 3, 4, 5).requires_grad_()
+    expected = dequantize(quantize(x.detach(), scaling, grid), scaling)
+    torch.testing.assert_close(quantizer(x.detach()), expected)
+    step = quantizer.start_learning(None)
+    out = quantizer(x)
+    torch.testing.assert_close(out, expected)
+    upstream = normal(2, 3, 4, 5, seed=1)
+    out.backward(upstream)
+    ratio = x.detach() / 0.3
+    codes = ratio.round()
+    inside = (codes >= -1) & (codes <= 2)
+    torch.testing.assert_close(x.grad, upstream * inside)
+    slope = torch.where(inside, codes - ratio, codes.clamp(-1, 2))
+    torch.testing.assert_close(step.grad, 0.3 * (slope * upstream).sum())
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_dropped_elements_pass_in_float(layout: torch.memory_format) -> None:
+    scaling = Scaling(torch.tensor(0.5), torch.tensor(0.0))
+    quantizer = ActivationQuantizer(Grid(0, 3, False), scaling)
+    x = normal(2, 3, 8, 8).contiguous(memory_format=layout).requires_grad_()
+    step = quantizer.start_learning(RandomMask(0.5, seed=0))
+    out = quantizer(x)
+    quantized = dequantize(quantize(x.detach(), scaling, quantizer.grid), scaling)
+    kept = out == quantized
+    dropped = out == x
+    assert (kept | dropped).all()
+    assert 0.3 < dropped.float().mean() < 0.7
+    upstream = normal(2, 3, 8, 8, seed=1)
+    out.backward(upstream)
+    only_dropped = dropped & ~kept
+    assert torch.equal(x.grad[only_dropped], upstream[only_dropped])
+    only_kept = kept & ~dropped
+    ratio = x.detach() / 0.5
+    inside = (ratio.round() >= 0) & (ratio.round() <= 3)
+    torch.testing.assert_close(x.grad[only_kept], (upstream * inside)[only_kept])
+    slope = torch.where(inside, ratio.round() - ratio, ratio.round().clamp(0, 3))
+    torch.testing.assert_close(
+        step.grad, 0.5 * (slope * upstream)[only_kept].sum(), rtol=1e-3, atol=1e-3
+    )
+    quantizer.stop_learning()
+    assert torch.equal(quantizer(x), quantized)
+
+
+def test_masks_repeat_with_their_seed_and_move_on() -> None:
+    first, second = RandomMask(0.25, seed=3), RandomMask(0.25, seed=3)
+    x = torch.zeros(64, 64)
+    masks = [first.like(x) for _ in range(3)]
+    assert all(torch.equal(mask, second.like(x)) for mask in masks)
+    assert not torch.equal(masks[0], masks[1])
+    assert abs(float(torch.stack(masks).mean()) - 0.25) < 0.03
+
+
+def test_losses_follow_their_formula() -> None:
+    output, target = normal(3, 4, 5, 5), normal(3, 4, 5, 5, seed=1)
+    expected = (output - target).pow(2).sum(1).mean()
+    torch.testing.assert_close(reconstruction_loss(output, target), expected)
+    tokens = normal(3, 7, 4)
+    torch.testing.assert_close(signal_power(tokens), tokens.pow(2).sum(-1).mean())
+
+
+def test_beta_schedule() -> None:
+    assert beta_at(0.19, 0.2, (20.0, 2.0)) is None
+    assert beta_at(0.2, 0.2, (20.0, 2.0)) == 20
+    assert beta_at(1.0, 0.2, (20.0, 2.0)) == 2
+
+
+def enumerate_roundings(weight: Tensor, scaling: Scaling, grid: Grid) -> Tensor:
+    """All weights that differ from `weight` by rounding each element up or down."""
+    floor = torch.floor(weight / scaling.scale).flatten()
+    choices = torch.tensor(list(itertools.product([0.0, 1.0], repeat=weight.numel())))
+    codes = (floor + choices + scaling.zero_point.flatten()).clamp(grid.low, grid.high)
+    return dequantize(codes, Scaling(scaling.scale.flatten(), scaling.zero_point.flatten()))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_learned_rounding_reaches_the_enumerated_best(seed: int) -> None:
+    """One linear neuron of ten inputs: 1,024 roundings. Learned is within 10 % of the best gap to nearest."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(256, 10, generator=generator) @ torch.randn(10, 10, generator=generator)
+    weight = torch.randn(1, 10, generator=generator)
+    grid = Grid(0, 3, False)
+    found = minmax(weight, grid)
+    scaling = Scaling(found.scale[:, None], found.zero_point[:, None])
+    quantizer = WeightQuantizer(weight, scaling, grid)
+    target = inputs @ weight.T
+
+    def error(candidates: Tensor) -> Tensor:
+        return (inputs @ candidates.T - target).pow(2).mean(0)
+
+    best = float(error(enumerate_roundings(weight, scaling, grid)).min())
+    nearest = float(error(quantizer(weight))[0])
+    learned = quantizer.start_learning(weight)
+    optimizer = torch.optim.Adam([learned.logits], lr=2.5e-2)
+    for step in range(500):
+        beta = beta_at(step / 500, 0.2, (20.0, 2.0))
+        loss = (inputs @ quantizer(weight).T - target).pow(2).mean()
+        if beta is not None and quantizer.soft is not None:
+            loss = loss + 0.01 * rounding_penalty(quantizer.soft, beta)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    quantizer.stop_learning()
+    reached = float(error(quantizer(weight))[0])
+    assert reached - best <= 0.1 * (nearest - best) + 1e-6

@@ -1,0 +1,80 @@
+"""Recipes: presets, overrides, YAML, and a sentence for every mistake."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+import mrecg
+from mrecg.errors import RecipeError
+from mrecg.recipe import METHODS, preset_names, read_recipe
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_presets_resolve_and_survive_yaml(name: str, tmp_path: Path) -> None:
+    recipe = mrecg.preset(name)
+    assert recipe.name == name
+    assert (f"w{recipe.weight.bits}a{recipe.activation.bits}") == name.split("-")[0]
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe.to_yaml(), encoding="utf-8")
+    assert read_recipe(path) == recipe
+
+
+def test_methods_differ_in_what_defines_them() -> None:
+    recipes = {method: mrecg.preset(f"w2a4-{method}") for method in METHODS}
+    assert recipes["rtn"].reconstruct.steps == 0
+    assert recipes["adaround"].plan.granularity == "layer"
+    assert recipes["brecq"].reconstruct.keep_quantized_probability == 1
+    assert recipes["qdrop"].reconstruct.keep_quantized_probability == 0.5
+    assert mrecg.preset("w2a4-qdrop-mrecg").plan.join != "none"
+
+
+def test_overrides_reach_their_setting() -> None:
+    recipe = mrecg.preset("w2a4-qdrop", {"reconstruct.steps": 7, "seed": 3, "weight.ranges.p": 2})
+    assert (recipe.reconstruct.steps, recipe.seed, recipe.weight.ranges.p) == (7, 3, 2.0)
+
+
+def test_recipes_are_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        mrecg.preset("w2a4-qdrop").seed = 2
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("w2a4-qdorp", {}, "did you mean 'w2a4-qdrop'"),
+        ("w9a4-brecq", {}, "expected 2 to 8 bits, or 32 for float, got 9"),
+        ("w2a1-brecq", {}, "'activation.bits'.*got 1"),
+        ("w2a4-brecq", {"reconstruct.step": 1}, "did you mean 'reconstruct.steps'"),
+        ("w2a4-brecq", {"seeds": 1}, "did you mean 'seed'"),
+        ("w2a4-brecq", {"seed.x": 1}, "no key 'seed.x'"),
+        ("w2a4-brecq", {"reconstruct.steps": -1}, "'reconstruct.steps'.*got -1"),
+        ("w2a4-brecq", {"reconstruct.steps": "many"}, "'reconstruct.steps'.*got 'many'"),
+        ("w2a4-brecq", {"plan.join": "everything"}, "'plan.join'"),
+        ("w2a4-brecq", {"placement.overrides": [{"layer": "x"}]}, "overrides"),
+    ],
+)
+def test_mistakes_are_explained(name: str, overrides: dict[str, object], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        mrecg.preset(name, overrides)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- a list", "holds list, expected a mapping"),
+        ("name: [unclosed", "cannot be read"),
+        ("name: x\nweight: {bits: 4}\nactivation: {bits: 4}\nsteps: 3", "no key 'steps'"),
+        ("!!python/object/apply:os.system ['true']", "cannot be read"),
+    ],
+)
+def test_bad_recipe_files_are_explained(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(RecipeError, match=message):
+        read_recipe(path)
+
+
+def test_missing_recipe_file(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="cannot be read"):
+        read_recipe(tmp_path / "nothing.yaml")
