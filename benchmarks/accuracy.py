@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 import mrecg
-from mrecg.data.fashion_mnist import load_split
+from mrecg.data.fashion_mnist import DEBIAN_FOLDER, load_split
 from mrecg.zoo import NETWORKS, build, load_weights
 
 HERE = Path(__file__).parent
@@ -71,10 +71,12 @@ def commit() -> str:
     return git("rev-parse", "--short", "HEAD") + ("-changed" if changed else "")
 
 
-def run_cell(cell: Cell, model: nn.Module, overrides: dict[str, object]) -> dict[str, object]:
+def run_cell(
+    cell: Cell, model: nn.Module, folder: Path, overrides: dict[str, object]
+) -> dict[str, object]:
     """Quantize and evaluate."""
-    images, _ = load_split("train")
-    chosen = np.random.RandomState(1005).permutation(60000)[: cell.images]
+    images, _ = load_split("train", folder)
+    chosen = np.random.RandomState(1005).permutation(len(images))[: cell.images]
     settings = {"seed": cell.seed} | PAPER_SETTINGS.get(cell.network, {}) | overrides
     if cell.method != "rtn":
         settings |= {"reconstruct.steps": cell.steps}
@@ -83,7 +85,7 @@ def run_cell(cell: Cell, model: nn.Module, overrides: dict[str, object]) -> dict
     record = quantized.record
     return {
         **cell._asdict(),
-        "top1": accuracy(quantized.model),
+        "top1": accuracy(quantized.model, folder),
         "joined": record.plan.joined,
         "oscillation": record.oscillation.total,
         "jumps": len(record.oscillation.jumps),
@@ -97,9 +99,9 @@ def run_cell(cell: Cell, model: nn.Module, overrides: dict[str, object]) -> dict
     }
 
 
-def accuracy(model: nn.Module) -> float:
+def accuracy(model: nn.Module, folder: Path) -> float:
     """Top-1 on the test images, in percent."""
-    images, labels = load_split("test")
+    images, labels = load_split("test", folder)
     batches: Iterator[tuple[Tensor, Tensor]] = zip(
         images.split(250), labels.split(250), strict=True
     )
@@ -115,6 +117,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--reference", type=Path, help="folder of the reference checkpoints")
+    parser.add_argument("--data", type=Path, default=DEBIAN_FOLDER, help="folder of the IDX files")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "accuracy")
     parser.add_argument("--part", default="1/1", help="this process's share, such as 2/2")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -132,7 +135,8 @@ def main() -> None:
         path = arguments.output / cell.file
         if position % parts != part - 1 or path.exists():
             continue
-        result = run_cell(cell, float_network(network, arguments.reference), overrides)
+        model = float_network(network, arguments.reference)
+        result = run_cell(cell, model, arguments.data, overrides)
         path.write_text(json.dumps(result, indent=1) + "\n")
         print(f"{cell.file}: {result['top1']:.2f} %", flush=True)
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mrecg.data.fashion_mnist import load_split
+from mrecg.data.fashion_mnist import DEBIAN_FOLDER, load_split
 from mrecg.zoo import NETWORKS
 
 
@@ -31,8 +31,10 @@ def augment(images: Tensor, rng: np.random.Generator) -> Tensor:
     return padded[:, :, top : top + side, left : left + side].contiguous()
 
 
-def train(model: nn.Module, epochs: int, batch_size: int, rate: float, seed: int) -> None:
-    images, labels = load_split("train")
+def train(
+    model: nn.Module, folder: Path, epochs: int, batch_size: int, rate: float, seed: int
+) -> None:
+    images, labels = load_split("train", folder)
     rng = np.random.default_rng(seed)
     optimizer = torch.optim.SGD(
         model.parameters(), lr=rate, momentum=0.9, nesterov=True, weight_decay=5e-4
@@ -55,9 +57,9 @@ def train(model: nn.Module, epochs: int, batch_size: int, rate: float, seed: int
 
 
 @torch.inference_mode()
-def accuracy(model: nn.Module) -> float:
+def accuracy(model: nn.Module, folder: Path) -> float:
     """Top-1 on the 10,000 test images, in percent."""
-    images, labels = load_split("test")
+    images, labels = load_split("test", folder)
     model.eval()
     correct = sum(
         int((model(batch).argmax(1) == target).sum())
@@ -70,6 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--network", choices=sorted(NETWORKS), required=True)
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--data", type=Path, default=DEBIAN_FOLDER, help="folder of the IDX files")
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--rate", type=float, default=0.1)
@@ -80,10 +83,17 @@ def main() -> None:
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out")
-    train(model, arguments.epochs, arguments.batch_size, arguments.rate, arguments.seed)
+    train(
+        model,
+        arguments.data,
+        arguments.epochs,
+        arguments.batch_size,
+        arguments.rate,
+        arguments.seed,
+    )
     result = {
         "network": arguments.network,
-        "test_top1": accuracy(model),
+        "test_top1": accuracy(model, arguments.data),
         "epochs": arguments.epochs,
         "batch_size": arguments.batch_size,
         "rate": arguments.rate,

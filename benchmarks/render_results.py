@@ -1,0 +1,146 @@
+"""Render `docs/results.md` and the table in the README from the result files; no figure in them is typed by hand.
+
+python benchmarks/render_results.py
+"""
+
+import argparse
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+README = HERE.parent / "README.md"
+MARKS = (
+    "<!-- results: written by benchmarks/render_results.py -->",
+    "<!-- end of results -->",
+)
+Result = dict[str, Any]
+HEADER = """# Results
+
+Top-1 (%) on the 10,000 test images of Fashion-MNIST, mean ± standard deviation over seeds; the number of seeds is in
+brackets. The binomial standard error at 91 % is 0.29. First and last layers at 8 bits (the "QDrop setting").
+Written by `benchmarks/render_results.py` from the files in `benchmarks/results/accuracy`, each of which names its
+commit, seed, device, versions and whole recipe.
+"""
+METHODS = ("rtn", "adaround", "brecq", "brecq-mrecg", "qdrop", "qdrop-mrecg")
+
+
+def load(folder: Path) -> list[Result]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+
+
+def summary(values: list[float]) -> str:
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{spread} ({len(values)})"
+
+
+def by_key(results: Iterable[Result], *keys: str) -> dict[tuple[Any, ...], list[Result]]:
+    groups: dict[tuple[Any, ...], list[Result]] = defaultdict(list)
+    for result in results:
+        groups[tuple(result[key] for key in keys)].append(result)
+    return dict(sorted(groups.items(), reverse=True))
+
+
+def accuracy_table(results: list[Result], authors: dict[str, Any]) -> list[str]:
+    """One row per cell, with the authors' code where it was measured."""
+    lines = [
+        "| network | bits | method | steps | images | ours | authors' code | difference |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    keys = ("network", "bits", "steps", "images")
+    for (network, bits, steps, images), cells in by_key(results, *keys).items():
+        methods = by_key(cells, "method")
+        for method in sorted((name for (name,) in methods), key=METHODS.index):
+            ours = [cell["top1"] for cell in methods[(method,)]]
+            theirs = authors.get(str(steps), {}).get(network, {}).get(bits, {}).get(method)
+            other = f"{theirs:.2f}" if theirs is not None else ""
+            gap = f"{statistics.mean(ours) - theirs:+.2f}" if theirs is not None else ""
+            row = (network, bits, method, steps, images, summary(ours), other, gap)
+            lines.append("| " + " | ".join(map(str, row)) + " |")
+    return lines
+
+
+def joining_table(results: list[Result]) -> list[str]:
+    """What joining changed, seed by seed against the same seed without it."""
+    lines = [
+        "| network | bits | method | + mrecg − blocks | largest unit loss, blocks → mrecg | joined (first seed) |",
+        "|---|---|---|---|---|---|",
+    ]
+    keys = ("network", "bits", "steps", "images")
+    for (network, bits, _, _), cells in by_key(results, *keys).items():
+        found = {(cell["method"], cell["seed"]): cell for cell in cells}
+        for method in ("brecq", "qdrop"):
+            pairs = [
+                (found[method, seed], found[f"{method}-mrecg", seed])
+                for name, seed in sorted(found)
+                if name == method and (f"{method}-mrecg", seed) in found
+            ]
+            if not pairs:
+                continue
+            gaps = summary([joined["top1"] - single["top1"] for single, joined in pairs])
+            losses = " → ".join(
+                f"{100 * statistics.mean(pair[side]['largest_loss'] for pair in pairs):.1f} %"
+                for side in (0, 1)
+            )
+            joins = ", ".join("+".join(group) for group in pairs[0][1]["joined"]) or "none"
+            lines.append(f"| {network} | {bits} | {method} | {gaps} | {losses} | {joins} |")
+    return lines
+
+
+def provenance(results: list[Result]) -> list[str]:
+    """Which commits and machines the figures come from."""
+    commits = sorted({result["commit"] for result in results})
+    machines = sorted(
+        {
+            f"{e['machine']} ({e['device']}, {e['threads']} thread(s)), torch {e['torch']}, torchao {e['torchao']}"
+            for e in (result["environment"] for result in results)
+        }
+    )
+    seconds = by_key(results, "network", "method")
+    lines = [f"Commits: {', '.join(commits)}. Machines: {'; '.join(machines)}.", ""]
+    lines += ["| network | method | seconds per run, all phases |", "|---|---|---|"]
+    for (network, method), cells in seconds.items():
+        times = [sum(cell["seconds"].values()) for cell in cells]
+        lines.append(f"| {network} | {method} | {statistics.median(times):.0f} |")
+    return lines
+
+
+def write_readme(table: list[str]) -> None:
+    """Put a table between the README's two marks."""
+    text = README.read_text(encoding="utf-8")
+    before, rest = text.split(MARKS[0])
+    _, after = rest.split(MARKS[1])
+    README.write_text(before + "\n".join([MARKS[0], *table, MARKS[1]]) + after, encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, default=HERE / "results" / "accuracy")
+    parser.add_argument("--output", type=Path, default=HERE.parent / "docs" / "results.md")
+    arguments = parser.parse_args()
+    results = load(arguments.results)
+    if not results:
+        raise SystemExit(
+            f"There are no results in {arguments.results}; run benchmarks/accuracy.py."
+        )
+    authors = json.loads((HERE / "authors.json").read_text())
+    sections = [
+        HEADER,
+        "## Accuracy\n",
+        *accuracy_table(results, authors),
+        f"\nAuthors' code: {authors['source']}\n",
+        "## Joining\n",
+        *joining_table(results),
+        "\n## Where the figures come from\n",
+        *provenance(results),
+    ]
+    arguments.output.write_text("\n".join(sections) + "\n", encoding="utf-8")
+    write_readme(accuracy_table([r for r in results if r["network"] in authors["float"]], authors))
+    print(f"{len(results)} results in {arguments.output} and {README}")
+
+
+if __name__ == "__main__":
+    main()

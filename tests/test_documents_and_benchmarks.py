@@ -1,0 +1,83 @@
+"""The README's example and short forms of the benchmarks run as written."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import mrecg
+import mrecg.zoo
+from mrecg.data import DEMO_FOLDER, evaluation_batches
+from mrecg.demo import run_demo
+
+ROOT = Path(__file__).parent.parent
+
+
+def script(name: str, *arguments: str) -> str:
+    command = [sys.executable, str(ROOT / "benchmarks" / name), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_readme_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert code is not None
+    monkeypatch.chdir(tmp_path)
+    short = code[1].replace('"reconstruct.steps": 250', '"reconstruct.steps": 4')
+    assert short != code[1]
+    names: dict[str, object] = {}
+    exec(short, names)
+    quantized, model = names["quantized"], names["model"]
+    assert isinstance(quantized, mrecg.QuantizedModel)
+    assert isinstance(model, torch.nn.Module)
+    images, _ = next(evaluation_batches("demo"))
+    assert torch.equal(quantized.model(images[:8]), model(images[:8]))
+
+
+def test_readme_is_short_and_its_commands_exist() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 150
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"make (\w+)", text):
+        assert f"\n{target}:" in makefile
+
+
+def test_accuracy_benchmark_in_short(tmp_path: Path) -> None:
+    arguments = ["--networks", "mobilenetv2_small", "--bits", "w4a4", "--methods", "rtn", "brecq"]
+    arguments += ["--seeds", "1", "2", "--steps", "2", "--images", "32", "--data", str(DEMO_FOLDER)]
+    arguments += ["--output", str(tmp_path), "--part", "1/2"]
+    first = script("accuracy.py", *arguments)
+    assert first.count("%") == 2
+    assert script("accuracy.py", *arguments) == ""  # finished cells are skipped
+    cell = json.loads(sorted(tmp_path.glob("*.json"))[0].read_text())
+    assert {"top1", "commit", "seed", "environment", "recipe", "oscillation"} <= set(cell)
+    assert cell["environment"]["torch"] == torch.__version__
+
+
+def test_training_in_short(tmp_path: Path) -> None:
+    arguments = ["--network", "regnetx_small", "--data", str(DEMO_FOLDER), "--epochs", "1"]
+    script("train_float.py", *arguments, "--output", str(tmp_path))
+    result = json.loads((tmp_path / "regnetx_small.json").read_text())
+    assert 0 <= result["test_top1"] <= 100
+    assert (tmp_path / "regnetx_small.safetensors").is_file()
+
+
+@pytest.mark.parametrize("network", ["mobilenetv2_small", "regnetx_small", "resnet18_small"])
+def test_float_checkpoints_are_normally_accurate(network: str) -> None:
+    folder = ROOT / "benchmarks" / "checkpoints"
+    assert json.loads((folder / f"{network}.json").read_text())["test_top1"] > 91.5
+    model = mrecg.zoo.build(network)
+    mrecg.zoo.load_weights(model, folder / f"{network}.safetensors")
+    assert mrecg.evaluate(model, evaluation_batches("demo")).top1 > 90.5
+
+
+@pytest.mark.slow
+def test_the_demo_keeps_what_rounding_to_nearest_loses() -> None:
+    rows = run_demo("w2a4", 250, 1005, lambda name, event: None)
+    top1 = {row.name: row.evaluation.top1 for row in rows}
+    assert top1["round to nearest"] < 30
+    assert top1["qdrop blocks"] > 85
+    assert top1["qdrop + mrecg"] > 85
