@@ -14,7 +14,8 @@ import mrecg
 import toys
 from mrecg.errors import CaptureError, RecipeError
 from mrecg.graph.capture import capture, module_path
-from mrecg.graph.placement import PaperPlacement, PlacedQuantizer, place
+from mrecg.graph.papers import PaperPlacement
+from mrecg.graph.placement import PlacedQuantizer, place
 from mrecg.recipe import LayerOverride, Placement
 from mrecg.reconstruction.quantizers import make_activation
 from mrecg.zoo import build

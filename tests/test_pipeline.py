@@ -91,7 +91,7 @@ def test_the_same_seed_gives_the_same_bits() -> None:
 
 def test_float_width_changes_nothing() -> None:
     model, x = toys.make("residual"), toys.images(32)
-    quantized = run(model, quick("w32a32-rtn", placement__first_last_bits=32), x)
+    quantized = run(model, quick("w32a32-brecq", placement__first_last_bits=32), x)
     assert quantized.record.quantizers == ()
     assert "stage.two.project" in quantized.record.left_in_float
     torch.testing.assert_close(quantized.model(x), model(x), rtol=1e-4, atol=1e-5)

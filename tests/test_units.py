@@ -6,7 +6,8 @@ from torch import Tensor, fx, nn
 
 import toys
 from mrecg.graph.capture import capture
-from mrecg.graph.placement import PaperPlacement, place
+from mrecg.graph.papers import PaperPlacement
+from mrecg.graph.placement import place
 from mrecg.graph.units import Chain, cut
 from mrecg.recipe import Placement
 from mrecg.zoo import build

@@ -38,7 +38,12 @@ Network = Annotated[
     str, typer.Option(help="A network of the zoo, or package.module:factory for your own.")
 ]
 Weights = Annotated[Path | None, typer.Option(help="A safetensors checkpoint of the network.")]
-Data = Annotated[str, typer.Option(help="demo, fashion-mnist[:FOLDER] or folder:PATH.")]
+Data = Annotated[
+    str,
+    typer.Option(
+        help="demo, fashion-mnist[:FOLDER], fashion-mnist-download:FOLDER or folder:PATH."
+    ),
+]
 Images = Annotated[int, typer.Option(min=1, help="How many calibration images.")]
 PresetName = Annotated[
     str, typer.Option("--preset", help="w{bits}a{bits}-{rtn|adaround|brecq|qdrop}[-mrecg].")

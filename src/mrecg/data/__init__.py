@@ -1,8 +1,9 @@
 """Images by name: what the command line calls a data source.
 
-demo                      the packaged slice of Fashion-MNIST
-fashion-mnist[:FOLDER]    the whole of it, from Debian's folder or one with the IDX files
-folder:PATH               image files, in class folders or flat
+demo                            the packaged slice of Fashion-MNIST
+fashion-mnist[:FOLDER]          the whole of it, from Debian's folder or one with the IDX files
+fashion-mnist-download:FOLDER   the same, fetched into FOLDER through torchvision where there is a network
+folder:PATH                     image files, in class folders or flat
 """
 
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ DEMO_FOLDER = Path(__file__).parent.parent / "demo" / "fashion-mnist"
 
 IMAGENET = Preprocessing()
 
-_SOURCES = ("demo", "fashion-mnist", "folder")
+_SOURCES = ("demo", "fashion-mnist", "fashion-mnist-download", "folder")
 
 
 def calibration_images(
@@ -71,8 +72,10 @@ def _parse(source: str) -> tuple[str, Path]:
     kind, _, path = source.partition(":")
     if kind not in _SOURCES:
         raise DataError(f"There is no data source '{kind}'{did_you_mean(kind, _SOURCES)}.")
-    if kind == "folder" and not path:
-        raise DataError("The data source 'folder' needs a path, such as folder:images/val.")
+    if kind in ("folder", "fashion-mnist-download") and not path:
+        raise DataError(f"The data source '{kind}' needs a path, such as {kind}:images.")
+    if kind == "fashion-mnist-download":
+        return kind, fashion_mnist.download(Path(path))
     default = {"demo": DEMO_FOLDER, "fashion-mnist": fashion_mnist.DEBIAN_FOLDER}
     return kind, Path(path) if path else default[kind]
 

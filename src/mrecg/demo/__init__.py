@@ -19,6 +19,8 @@ __all__ = ["DEMO_NETWORK", "DemoRow", "demo_network", "run_demo"]
 DEMO_NETWORK = "mobilenetv2_small"
 METHOD = "qdrop"
 IMAGES = 256
+PENALTY = 0.1
+"""The papers' λ for MobileNetV2."""
 
 
 class DemoRow(NamedTuple):
@@ -58,7 +60,11 @@ def run_demo(
     rows = [DemoRow("float", evaluate(model, evaluation_batches("demo")), None)]
 
     def add(name: str, method: str, joined: bool) -> QuantizedModel:
-        settings = {"seed": seed, "reconstruct.steps": 0 if method == "rtn" else steps}
+        settings = {
+            "seed": seed,
+            "reconstruct.steps": 0 if method == "rtn" else steps,
+            "reconstruct.penalty": PENALTY,
+        }
         recipe = preset(f"{bits}-{method}{'-mrecg' if joined else ''}", settings)
         plan = None
         if joined:

@@ -8,15 +8,9 @@ from jaxtyping import Float
 from torch import Tensor, fx, nn
 
 from mrecg.graph.capture import capture
-from mrecg.graph.placement import (
-    PaperPlacement,
-    PlacedQuantizer,
-    Quantizer,
-    freeze,
-    layer_name,
-    layers_of,
-    place,
-)
+from mrecg.graph.layers import layer_name, layers_of
+from mrecg.graph.papers import PaperPlacement
+from mrecg.graph.placement import PlacedQuantizer, Quantizer, freeze, place
 from mrecg.graph.units import Chain, Unit, cut
 from mrecg.quantization.activation import ActivationQuantizer
 from mrecg.quantization.rounding import WeightQuantizer

@@ -83,7 +83,7 @@ def reconstruct(
             phase, names, index, len(plan.groups), 0, recipe.reconstruct.steps, nearest[-1]
         )
         tuned = Tuned(first_loss=nearest[-1], last_loss=nearest[-1], undecided=0, roundings=0)
-        if recipe.reconstruct.steps:
+        if recipe.reconstruct.steps and start.can_learn:
             tuned = _tune(assembly, stream, members, inputs, recipe, event, report)
             learned = stream.run_quantized(members)
             losses = _losses(stream.plain, learned, members)
@@ -123,6 +123,11 @@ class _Start:
         start.restore()
         return start
 
+    @property
+    def can_learn(self) -> bool:
+        """Whether anything in the group is quantized."""
+        return bool(self.weights or self.activations)
+
     def restore(self) -> None:
         for quantizer, weight in self.weights:
             quantizer.round_to_nearest(weight)
@@ -149,6 +154,7 @@ def _tune(
         stream.targets(members),
         recipe.reconstruct,
         recipe.seed + event.index,
+        assembly.device,
         lambda step, loss: report(replace(event, step=step, loss=loss)),
     )
 

@@ -59,6 +59,7 @@ def activation_rate(settings: Reconstruction) -> float:
     return min(LARGEST_ACTIVATION_RATE, ACTIVATION_REACH / settings.steps)
 
 
+@torch.enable_grad()
 def tune(
     units: Sequence[Unit],
     weights: Mapping[str, tuple[WeightQuantizer, Tensor]],
@@ -68,6 +69,7 @@ def tune(
     targets: Values,
     settings: Reconstruction,
     seed: int,
+    device: torch.device,
     report: Callable[[int, float], None],
 ) -> Tuned:
     """Learn the rounding of `weights` and the steps of `activations` so that the units give `targets`.
@@ -81,6 +83,7 @@ def tune(
         targets: the group's outputs in the float network.
         settings: steps, rates, penalty, dropping.
         seed: of batches and dropping.
+        device: where the units run; the values may lie elsewhere.
         report: called now and then with the step and its loss.
     """
     mask = None
@@ -101,10 +104,13 @@ def tune(
         progress = step / settings.steps
         optimizer.param_groups[1]["lr"] = activation_rate(settings) * _cosine(progress)
         chosen = next(batches)
-        inputs = _mixed(plain, quantized, chosen, mask)
+        inputs = _mixed(plain, quantized, chosen, mask, device)
         made = run_units(units, inputs)
         loss = torch.stack(
-            [reconstruction_loss(made[name], target[chosen]) for name, target in targets.items()]
+            [
+                reconstruction_loss(made[name], target[chosen].to(device))
+                for name, target in targets.items()
+            ]
         ).sum()
         beta = beta_at(progress, settings.warm_up, settings.beta)
         objective = loss
@@ -149,12 +155,14 @@ def _batches(images: int, settings: Reconstruction, seed: int) -> Iterator[Tenso
             yield from order[: images // size * size].view(-1, size)
 
 
-def _mixed(plain: Values, quantized: Values, chosen: Tensor, mask: RandomMask | None) -> Values:
+def _mixed(
+    plain: Values, quantized: Values, chosen: Tensor, mask: RandomMask | None, device: torch.device
+) -> Values:
     """The group's inputs for one batch; QDrop takes each element from either network."""
-    inputs = {name: values[chosen] for name, values in quantized.items()}
+    inputs = {name: values[chosen].to(device) for name, values in quantized.items()}
     if mask is None:
         return inputs
     return {
-        name: torch.lerp(plain[name][chosen], value, mask.like(value))
+        name: torch.lerp(plain[name][chosen].to(device), value, mask.like(value))
         for name, value in inputs.items()
     }

@@ -1,0 +1,49 @@
+"""The layers of a graph: operators with a parameter as weight."""
+
+import torch
+from torch import fx
+
+__all__ = ["LAYER_OPERATORS", "TRANSPOSED_OPERATORS", "data_nodes", "layer_name", "layers_of"]
+
+LAYER_OPERATORS = frozenset(
+    {
+        torch.ops.aten.conv1d.default,
+        torch.ops.aten.conv2d.default,
+        torch.ops.aten.conv2d.padding,
+        torch.ops.aten.conv_transpose2d.input,
+        torch.ops.aten.linear.default,
+    }
+)
+TRANSPOSED_OPERATORS = frozenset({torch.ops.aten.conv_transpose2d.input})
+"""Layers whose weight has its output channels on axis 1."""
+
+
+def data_nodes(graph: fx.Graph) -> frozenset[fx.Node]:
+    """The nodes whose value depends on the graph's input; all others are constants."""
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "placeholder" or any(arg in found for arg in node.all_input_nodes):
+            found.add(node)
+    return frozenset(found)
+
+
+def layer_name(node: fx.Node) -> str:
+    """The name of a layer: that of the module that owns its weight, whoever calls it."""
+    weight = node.args[1]
+    while isinstance(weight, fx.Node) and weight.op != "get_attr" and weight.all_input_nodes:
+        weight = weight.all_input_nodes[0]
+    assert isinstance(weight, fx.Node)
+    return str(weight.target).removesuffix(".weight")
+
+
+def layers_of(graph: fx.Graph) -> list[fx.Node]:
+    """The convolutions and linear layers with a parameter as weight, in execution order."""
+    computed = data_nodes(graph)
+    return [
+        node
+        for node in graph.nodes
+        if node.target in LAYER_OPERATORS
+        and node.args[0] in computed
+        and node.args[1] not in computed
+        and node.args[1].op in ("get_attr", "call_module")
+    ]
