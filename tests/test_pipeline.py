@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import mrecg
 import toys
-from mrecg.errors import DataError, ModelError, PlanError, RunError
+from mrecg.errors import CaptureError, DataError, ModelError, PlanError, RunError
 from mrecg.pipeline import Progress
 from mrecg.recipe import METHODS
 from mrecg.record import Plan
@@ -220,6 +220,16 @@ def test_calibration_comes_in_many_forms(calibration: object) -> None:
 def test_calibration_that_cannot_be_used(calibration: object, message: str) -> None:
     with pytest.raises(DataError, match=message):
         mrecg.quantize(toys.make("chain"), calibration, recipe=quick())  # type: ignore[arg-type]
+
+
+def test_a_model_without_layers() -> None:
+    with pytest.raises(CaptureError, match="no convolution or linear layer"):
+        run(nn.Sequential(nn.BatchNorm2d(2), nn.ReLU()), quick())
+
+
+def test_a_model_that_is_one_layer() -> None:
+    quantized = run(nn.Conv2d(2, 3, 3), quick("w8a8-brecq"))
+    assert [unit.layers[0].kind for unit in quantized.record.units] == ["conv2d"]
 
 
 def test_weights_that_are_not_finite() -> None:

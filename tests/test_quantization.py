@@ -233,6 +233,14 @@ def test_masks_repeat_with_their_seed_and_move_on() -> None:
     assert abs(float(torch.stack(masks).mean()) - 0.25) < 0.03
 
 
+def test_masks_fit_tensors_of_any_layout() -> None:
+    mask, base = RandomMask(0.5, seed=0), torch.zeros(2, 400, 30, 30)
+    for x in (base[:, :2], base[:, :, ::7, 3], base[:1, :1].expand(2, 4, 30, 30)):
+        assert mask.like(x).shape == x.shape
+    laid_out = base.contiguous(memory_format=torch.channels_last)
+    assert mask.like(laid_out).stride() == laid_out.stride()
+
+
 def test_losses_follow_their_formula() -> None:
     output, target = normal(3, 4, 5, 5), normal(3, 4, 5, 5, seed=1)
     expected = (output - target).pow(2).sum(1).mean()

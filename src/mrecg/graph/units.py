@@ -11,6 +11,7 @@ from typing import Literal
 
 from torch import Tensor, fx, nn
 
+from mrecg.errors import CaptureError
 from mrecg.graph.extraction import Unit, can_be_stored, extract, holds_tensors, traced_value
 from mrecg.graph.layers import data_nodes, layer_name, layers_of
 from mrecg.graph.modules import BlockTree
@@ -56,8 +57,15 @@ def cut(
         quantizers: their list, from `place`.
         model: the original model, for its tree of modules.
         granularity: `block` for blocks and single layers outside of them, `layer` for single layers.
+
+    Raises:
+        CaptureError: the model has no layer.
     """
     layers = layers_of(placed.graph)
+    if not layers:
+        raise CaptureError(
+            "The model has no convolution or linear layer with a parameter as weight."
+        )
     tree = BlockTree(model, layers)
     data = data_nodes(placed.graph)
     body = [node for node in placed.graph.nodes if node in data and holds_tensors(node)]
@@ -68,7 +76,7 @@ def cut(
     units: list[Unit] = []
     for piece in _attach_loose(pieces, frozenset(layers)):
         names = [
-            tree.path_of(node) if granularity == "block" else layer_name(node)
+            (granularity == "block" and tree.path_of(node)) or layer_name(node)
             for node in piece
             if node in layers
         ]

@@ -33,7 +33,8 @@ class RandomMask:
             self._pool = (drawn < self.keep_probability).to(x.device, x.dtype)
         most = len(self._pool) - x.numel()
         offset = int(torch.randint(most, (), generator=self._generator))
-        return self._pool.as_strided(x.shape, x.stride(), offset)
+        # A slice has strides beyond its own elements; the layout of a fresh tensor never has.
+        return self._pool.as_strided(x.shape, torch.empty_like(x).stride(), offset)
 
 
 class _FakeQuantize(torch.autograd.Function):
