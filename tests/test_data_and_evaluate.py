@@ -1,6 +1,7 @@
 """Images in, counts out; and a sentence for what cannot be read."""
 
 import gzip
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,12 @@ def test_calibration_images_are_drawn_by_seed() -> None:
 def test_sources_that_do_not_exist(source: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         calibration_images(source, 4, seed=0)
+
+
+def test_download_needs_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision.datasets", None)
+    with pytest.raises(DataError, match="needs torchvision, which cannot be imported"):
+        calibration_images(f"fashion-mnist-download:{tmp_path}", 4, seed=0)
 
 
 def test_idx_files_without_gzip_and_damaged_ones(tmp_path: Path) -> None:
