@@ -76,7 +76,7 @@ def test_float_checkpoints_are_normally_accurate(network: str) -> None:
 
 @pytest.mark.slow
 def test_the_demo_keeps_what_rounding_to_nearest_loses() -> None:
-    rows = run_demo("w2a4", 250, 1005, lambda name, event: None)
+    rows = run_demo("w2a4", 200, 1005, lambda name, event: None)
     top1 = {row.name: row.evaluation.top1 for row in rows}
     assert top1["round to nearest"] < 30
     assert top1["qdrop blocks"] > 85

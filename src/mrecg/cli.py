@@ -64,7 +64,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text
 @app.command()
 def demo(
     bits: Annotated[str, typer.Option(help="Widths of weights and activations.")] = "w2a4",
-    steps: Annotated[int, typer.Option(min=1, help="Optimisation steps per group.")] = 250,
+    steps: Annotated[int, typer.Option(min=1, help="Optimisation steps per group.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 1005,
     output: Annotated[
         Path | None, typer.Option(help="Save the last run into a new folder.")
