@@ -123,7 +123,7 @@ class Reconstruction(_Settings):
         steps: optimisation steps per group; 0 is rounding to nearest.
         batch_size: images per step.
         rounding_rate: Adam's rate for the rounding variables; `auto` scales it with the budget.
-        activation_rate: the same for the activation steps, which then decays to 0 by a cosine.
+        activation_rate: the same for the activation steps, as a fraction of each step; it decays to 0 by a cosine.
         penalty: weight λ of the rounding penalty, against a loss that is summed over channels.
         warm_up: fraction of the steps without penalty.
         beta: exponent of the penalty, from its first to its last value.
