@@ -14,9 +14,9 @@ import mrecg
 import toys
 from mrecg.errors import CaptureError, RecipeError
 from mrecg.graph.capture import capture, module_path
-from mrecg.graph.papers import PaperPlacement
 from mrecg.graph.placement import PlacedQuantizer, place
-from mrecg.recipe import LayerOverride, Placement
+from mrecg.graph.recipe_placement import RecipePlacement
+from mrecg.recipe import ActivationSettings, LayerOverride, Placement, TensorSettings
 from mrecg.reconstruction.quantizers import make_activation
 from mrecg.zoo import build
 
@@ -29,10 +29,10 @@ class Through(nn.Module):
 def placed_in(
     model: nn.Module, x: Tensor, settings: Placement, symmetric: bool = False
 ) -> dict[str, PlacedQuantizer]:
-    placement = PaperPlacement(
+    placement = RecipePlacement(
         settings,
-        bits={"weight": 2, "activation": 4},
-        symmetric={"weight": symmetric, "activation": symmetric},
+        TensorSettings(bits=2, symmetric=symmetric),
+        ActivationSettings(bits=4, symmetric=symmetric),
     )
     _, quantizers = place(
         capture(model, x), placement, lambda request, weight: Through(), lambda request: Through()
@@ -142,10 +142,10 @@ def test_first_and_last_are_found_by_role() -> None:
 
 def test_shortcut_conventions_differ_in_what_the_addition_reads() -> None:
     def reads_quantized(shortcut: str) -> bool:
-        placement = PaperPlacement(
+        placement = RecipePlacement(
             Placement(shortcut=shortcut),
-            bits={"weight": 2, "activation": 4},
-            symmetric={"weight": False, "activation": False},
+            TensorSettings(bits=2),
+            ActivationSettings(bits=4),
         )
         graph, _ = place(
             capture(toys.make("functional-residual"), toys.images(2)),
@@ -204,5 +204,5 @@ def test_a_fixed_grid_is_kept() -> None:
     from mrecg.graph.placement import QuantizerRequest
 
     request = QuantizerRequest(0, 255, False, None, fixed=(1 / 256, 0))
-    quantizer = make_activation(request)
+    quantizer = make_activation(request, ActivationSettings(bits=8))
     torch.testing.assert_close(quantizer(torch.tensor([0.5])), torch.tensor([0.5]))

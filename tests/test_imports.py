@@ -12,7 +12,11 @@ import mrecg
 SOURCE = Path(mrecg.__file__).parent
 ROOMS = [
     "errors",
+    "configuration",
+    "backends",
     "recipe",
+    "presets",
+    "mqbench",
     "record",
     "quantization",
     "graph",

@@ -10,7 +10,7 @@ import mrecg
 import toys
 from mrecg.errors import CaptureError, DataError, ModelError, PlanError, RunError
 from mrecg.pipeline import Progress
-from mrecg.recipe import METHODS
+from mrecg.presets import METHODS
 from mrecg.record import Plan
 from mrecg.runs import QuantizedModel
 

@@ -19,7 +19,7 @@ from mrecg.quantization.grid import (
 from mrecg.quantization.losses import reconstruction_loss, signal_power
 from mrecg.quantization.ranges import Sample, error_search, find_scaling, minmax, percentile
 from mrecg.quantization.rounding import WeightQuantizer, beta_at, rounding_penalty
-from mrecg.recipe import Ranges
+from mrecg.recipe import Ranges, TensorSettings
 
 GRIDS = [
     Grid(low, high, symmetric)
@@ -29,7 +29,11 @@ GRIDS = [
         (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1, True),
     ]
 ]
-METHODS = [Ranges(method=method) for method in ("minmax", "percentile", "error")]
+METHODS = [
+    TensorSettings(bits=8, ranges=Ranges(method=method), power_of_two=power_of_two)
+    for method in ("minmax", "percentile", "deviation", "lsq", "error")
+    for power_of_two in (False, True)
+]
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -37,8 +41,10 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
-@pytest.mark.parametrize("settings", METHODS, ids=lambda s: s.method)
-def test_codes_lie_on_the_grid_and_zero_is_exact(grid: Grid, settings: Ranges) -> None:
+@pytest.mark.parametrize(
+    "settings", METHODS, ids=lambda s: s.ranges.method + "-2^n" * s.power_of_two
+)
+def test_codes_lie_on_the_grid_and_zero_is_exact(grid: Grid, settings: TensorSettings) -> None:
     values = torch.cat([normal(3, 500), normal(1, 500).abs(), torch.zeros(1, 500)])
     found = find_scaling(values, grid, settings, (0.2, 40))
     scaling = Scaling(found.scale[:, None], found.zero_point[:, None])
@@ -51,6 +57,8 @@ def test_codes_lie_on_the_grid_and_zero_is_exact(grid: Grid, settings: Ranges) -
     assert not dequantize(quantize(torch.zeros_like(values), scaling, grid), scaling).any()
     if grid.symmetric:
         assert not scaling.zero_point.any()
+    if settings.power_of_two:
+        assert (torch.frexp(scaling.scale).mantissa == 0.5).all()
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)

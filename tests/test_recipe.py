@@ -7,7 +7,8 @@ from pydantic import ValidationError
 
 import mrecg
 from mrecg.errors import RecipeError
-from mrecg.recipe import METHODS, preset_names, read_recipe
+from mrecg.presets import METHODS, preset_names
+from mrecg.recipe import read_recipe
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -43,7 +44,7 @@ def test_recipes_are_frozen() -> None:
     ("name", "overrides", "message"),
     [
         ("w2a4-qdorp", {}, "did you mean 'w2a4-qdrop'"),
-        ("w9a4-brecq", {}, "expected 2 to 8 bits, or 32 for float, got 9"),
+        ("w9a4-brecq", {}, "expected 2 to 8 bits, 16, or 32 for float, got 9"),
         ("w2a1-brecq", {}, "'activation.bits'.*got 1"),
         ("w2a4-brecq", {"reconstruct.step": 1}, "did you mean 'reconstruct.steps'"),
         ("w2a4-brecq", {"seeds": 1}, "did you mean 'seed'"),

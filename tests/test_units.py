@@ -6,10 +6,10 @@ from torch import Tensor, fx, nn
 
 import toys
 from mrecg.graph.capture import capture
-from mrecg.graph.papers import PaperPlacement
 from mrecg.graph.placement import place
+from mrecg.graph.recipe_placement import RecipePlacement
 from mrecg.graph.units import Chain, cut
-from mrecg.recipe import Placement
+from mrecg.recipe import ActivationSettings, Placement, TensorSettings
 from mrecg.zoo import build
 
 EXPECTED = {
@@ -33,10 +33,10 @@ class Through(nn.Module):
 def chain_of(
     model: nn.Module, x: Tensor, granularity: str = "block", shortcut: str = "quantized"
 ) -> tuple[Chain, fx.GraphModule]:
-    placement = PaperPlacement(
+    placement = RecipePlacement(
         Placement(shortcut=shortcut),
-        bits={"weight": 4, "activation": 4},
-        symmetric={"weight": False, "activation": False},
+        TensorSettings(bits=4),
+        ActivationSettings(bits=4),
     )
     graph, quantizers = place(
         capture(model, x[:2]),

@@ -4,7 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from mrecg.errors import MrecgError
-from mrecg.recipe import Recipe, preset, read_recipe
+from mrecg.presets import preset
+from mrecg.recipe import Recipe, read_recipe
 from mrecg.record import Plan, Record
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ import yaml
 from rich.console import Console
 
 from mrecg.errors import ModelError, MrecgError, RecipeError
-from mrecg.recipe import Recipe, preset, read_recipe
+from mrecg.presets import preset
+from mrecg.recipe import Recipe, read_recipe
 from mrecg.record import Plan
 
 if TYPE_CHECKING:

@@ -1,18 +1,19 @@
-"""What a user chooses: frozen models, YAML in and out, named presets."""
+"""What a user chooses: frozen models, YAML in and out."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from mrecg.backends import ACADEMIC, BACKENDS
+from mrecg.configuration import read_mapping
 from mrecg.errors import RecipeError, did_you_mean
 
 __all__ = [
     "FLOAT_BITS",
-    "METHODS",
+    "ActivationSettings",
     "Bits",
     "LayerOverride",
     "Placement",
@@ -21,9 +22,8 @@ __all__ = [
     "Recipe",
     "Reconstruction",
     "TensorSettings",
-    "preset",
-    "preset_names",
     "read_recipe",
+    "validated",
 ]
 
 FLOAT_BITS = 32
@@ -31,8 +31,8 @@ FLOAT_BITS = 32
 
 
 def _check_bits(bits: int) -> int:
-    if not (2 <= bits <= 8 or bits == FLOAT_BITS):
-        raise ValueError(f"expected 2 to 8 bits, or {FLOAT_BITS} for float, got {bits}")
+    if not (2 <= bits <= 8 or bits in (16, FLOAT_BITS)):
+        raise ValueError(f"expected 2 to 8 bits, 16, or {FLOAT_BITS} for float, got {bits}")
     return bits
 
 
@@ -47,22 +47,45 @@ class Ranges(_Settings):
     """How a quantizer finds its range.
 
     Attributes:
-        method: `minmax`; `percentile`, which cuts tails; or `error`, which minimises the mean |x − x_q|^p.
+        method: `minmax`; `percentile`, which cuts tails; `deviation`, the mean ± some standard deviations;
+            `lsq`, the step 2 mean |x| / √(largest code) of LSQ; or `error`, which minimises the mean |x − x_q|^p.
         p: exponent of the error search.
         percentile: percent of the values that stay inside on either side.
+        deviations: how many standard deviations.
     """
 
-    method: Literal["minmax", "percentile", "error"] = "error"
+    method: Literal["minmax", "percentile", "deviation", "lsq", "error"] = "error"
     p: float = Field(default=2.4, gt=0)
     percentile: float = Field(default=99.9, gt=50, le=100)
+    deviations: float = Field(default=2.6, gt=0)
 
 
 class TensorSettings(_Settings):
-    """The grid of weights or of activations."""
+    """The grid of weights or of activations.
+
+    Attributes:
+        bits: width of a code.
+        symmetric: the zero point is 0 and codes are signed.
+        narrow: a symmetric grid leaves out its lowest code, so that it reaches as far down as up.
+        power_of_two: every scale is a power of two.
+        ranges: how a scale is found.
+    """
 
     bits: Bits
     symmetric: bool = False
+    narrow: bool = False
+    power_of_two: bool = False
     ranges: Ranges = Ranges()
+
+
+class ActivationSettings(TensorSettings):
+    """The grid of activations.
+
+    Attributes:
+        unsigned: on a symmetric grid, a tensor that cannot be negative takes the codes 0 … 2^bits − 1.
+    """
+
+    unsigned: bool = False
 
 
 class LayerOverride(_Settings):
@@ -74,9 +97,13 @@ class LayerOverride(_Settings):
 
 
 class Placement(_Settings):
-    """Which tensors are quantized, in the papers' simulation.
+    """Which tensors are quantized.
 
     Attributes:
+        backend: `academic`, the papers' simulation, or a target of `mrecg.backends` that the settings must suit.
+        tensors: what `layers` (convolutions and linear layers) read, as in the papers; the `operands` of additions,
+            products, pooling and resizing too, but for an addend that a layer adds up in its accumulator; or `all`:
+            these, that addend, and what they return.
         first_last: `qdrop` (first and last layer at `first_last_bits`, the first layer's output already at
             the low width), `brecq` (the input of the second layer too) or `same` (no exception). The two
             conventions differ by points: never mix them in a table.
@@ -86,11 +113,21 @@ class Placement(_Settings):
         overrides: ordered; a later one wins; one that matches no layer is an error.
     """
 
+    backend: str = ACADEMIC
+    tensors: Literal["layers", "operands", "all"] = "layers"
     first_last: Literal["qdrop", "brecq", "same"] = "qdrop"
     first_last_bits: Bits = 8
     shortcut: Literal["quantized", "float"] = "quantized"
     per_channel_weights: bool = True
     overrides: tuple[LayerOverride, ...] = ()
+
+    @model_validator(mode="after")
+    def _quantized_operands(self) -> "Placement":
+        if self.tensors != "layers" and self.shortcut == "float":
+            raise ValueError(
+                f"tensors = {self.tensors} quantizes the shortcut, so it cannot be float"
+            )
+        return self
 
 
 class PlanRule(_Settings):
@@ -99,20 +136,22 @@ class PlanRule(_Settings):
     Attributes:
         granularity: the pieces: single `layer`s or `block`s.
         join: `none`; by difference of `capacity` (ModCap, data-free) or of `loss` (a short run without
-            joining); at every change of `stage`; or `explicit`.
+            joining); at every change of `stage`; by a `scheme` as the authors write it; or `explicit`.
         difference: CapDiff as `square` (the paper) or as `log-ratio`, which does not favour deep layers.
         count: how many neighbours to join; `auto` takes those whose CapDiff exceeds the mean.
         largest_group: units in one group at most.
         loss_steps: fraction of the steps that the run for `loss` takes.
+        scheme: how many units each group of a scheme takes, along the chain.
         groups: the groups of an explicit plan, as lists of unit names; other units stay single.
     """
 
     granularity: Literal["layer", "block"] = "block"
-    join: Literal["none", "capacity", "loss", "stage", "explicit"] = "none"
+    join: Literal["none", "capacity", "loss", "stage", "scheme", "explicit"] = "none"
     difference: Literal["square", "log-ratio"] = "square"
     count: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     largest_group: int = Field(default=3, ge=2)
     loss_steps: float = Field(default=0.25, gt=0, le=1)
+    scheme: tuple[Annotated[int, Field(ge=1)], ...] = ()
     groups: tuple[tuple[str, ...], ...] = ()
 
 
@@ -123,23 +162,27 @@ class Reconstruction(_Settings):
         steps: optimisation steps per group; 0 is rounding to nearest.
         batch_size: images per step.
         rounding_rate: Adam's rate for the rounding variables; `auto` scales it with the budget.
-        activation_rate: the same for the activation steps, as a fraction of each step; it decays to 0 by a cosine.
+        activation_rate: the same for the activation steps; it decays to 0 by a cosine.
+        activation_rate_unit: whether that rate is a fraction of each step, or `absolute` as in the papers' code.
         penalty: weight λ of the rounding penalty, against a loss that is summed over channels.
         warm_up: fraction of the steps without penalty.
         beta: exponent of the penalty, from its first to its last value.
         keep_quantized_probability: 1 is BRECQ; below, each activation stays float with the rest (QDrop).
         batches: `reshuffled` every epoch, or the authors' `fixed` ones.
+        exclude: shell patterns of the layers whose weights stay rounded to nearest.
     """
 
     steps: int = Field(default=500, ge=0)
     batch_size: int = Field(default=32, ge=1)
     rounding_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
     activation_rate: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    activation_rate_unit: Literal["relative", "absolute"] = "relative"
     penalty: float = Field(default=0.01, ge=0)
     warm_up: float = Field(default=0.2, ge=0, lt=1)
     beta: tuple[float, float] = (20.0, 2.0)
     keep_quantized_probability: float = Field(default=1.0, gt=0, le=1)
     batches: Literal["reshuffled", "fixed"] = "reshuffled"
+    exclude: tuple[str, ...] = ()
 
 
 class Recipe(_Settings):
@@ -148,10 +191,60 @@ class Recipe(_Settings):
     name: str
     seed: int = Field(default=1005, ge=0, lt=2**32)
     weight: TensorSettings
-    activation: TensorSettings
+    activation: ActivationSettings
     placement: Placement = Placement()
     plan: PlanRule = PlanRule()
     reconstruct: Reconstruction = Reconstruction()
+
+    @model_validator(mode="after")
+    def _suits_backend(self) -> "Recipe":
+        name = self.placement.backend
+        if name == ACADEMIC:
+            return self
+        if name not in BACKENDS:
+            known = did_you_mean(name, [ACADEMIC, *BACKENDS])
+            raise ValueError(f"there is no backend '{name}'{known}")
+        backend = BACKENDS[name]
+        for key, wanted in backend.settings.items():
+            if (found := self._setting(key)) != wanted:
+                raise ValueError(f"the backend '{name}' needs {key} = {wanted}, got {found}")
+        layers = self.placement.overrides
+        for kind, widest, widths in (
+            ("weight", backend.weight_bits, [layer.weight_bits for layer in layers]),
+            ("activation", backend.activation_bits, [layer.activation_bits for layer in layers]),
+        ):
+            used = [self._setting(f"{kind}.bits"), *(width for width in widths if width)]
+            if self.placement.first_last != "same":
+                used.append(self.placement.first_last_bits)
+            too_wide = [width for width in used if widest < width < FLOAT_BITS]
+            if too_wide:
+                raise ValueError(
+                    f"the backend '{name}' holds {kind}s of at most {widest} bits, got {too_wide[0]}"
+                )
+        return self
+
+    def _setting(self, key: str) -> Any:
+        section, name = key.split(".")
+        return getattr(getattr(self, section), name)
+
+    def for_backend(self, name: str) -> "Recipe":
+        """A copy whose grids and placement suit a deployment target; wider codes than it holds become narrower.
+
+        Raises:
+            RecipeError: there is no such backend.
+        """
+        if name not in BACKENDS:
+            raise RecipeError(
+                f"There is no backend '{name}'{did_you_mean(name, [ACADEMIC, *BACKENDS])}."
+            )
+        backend = BACKENDS[name]
+        widest = min(backend.weight_bits, backend.activation_bits)
+        widths = {
+            "weight.bits": min(self.weight.bits, backend.weight_bits),
+            "activation.bits": min(self.activation.bits, backend.activation_bits),
+            "placement.first_last_bits": min(self.placement.first_last_bits, widest),
+        }
+        return self.override({**backend.settings, **widths, "placement.backend": name})
 
     def to_yaml(self) -> str:
         """The resolved recipe, every default included."""
@@ -169,49 +262,7 @@ class Recipe(_Settings):
         settings = self.model_dump(mode="json")
         for key, value in overrides.items():
             _set(settings, key, value)
-        return _validated(settings, "The recipe")
-
-
-METHODS: dict[str, dict[str, Any]] = {
-    "rtn": {"reconstruct.steps": 0},
-    "adaround": {"plan.granularity": "layer"},
-    "brecq": {},
-    "qdrop": {"reconstruct.keep_quantized_probability": 0.5},
-}
-"""What each method changes in the default recipe."""
-
-_JOINED = {"plan.join": "loss"}
-_PRESET = re.compile(rf"w(\d+)a(\d+)-({'|'.join(METHODS)})(-mrecg)?")
-
-
-def preset_names() -> list[str]:
-    """The presets at the widths of the papers' tables; any `w2…8a2…8` works the same way."""
-    methods = [f"{method}{suffix}" for method in METHODS for suffix in ("", "-mrecg")]
-    return [f"{bits}-{method}" for bits in ("w4a4", "w2a4", "w3a3", "w2a2") for method in methods]
-
-
-def preset(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """The recipe of a named method, such as `w2a4-qdrop-mrecg`.
-
-    Args:
-        name: `w{bits}a{bits}-{rtn|adaround|brecq|qdrop}[-mrecg]`.
-        overrides: dotted keys and values, such as `{"reconstruct.steps": 500, "seed": 1}`.
-
-    Raises:
-        RecipeError: the name, a key or a value is not known; the message suggests the nearest.
-    """
-    match = _PRESET.fullmatch(name)
-    if match is None:
-        raise RecipeError(f"There is no preset '{name}'{did_you_mean(name, preset_names())}.")
-    weight_bits, activation_bits, method, joined = match.groups()
-    settings = {
-        "name": name,
-        "weight": {"bits": int(weight_bits)},
-        "activation": {"bits": int(activation_bits)},
-    }
-    recipe = _validated(settings, f"The preset '{name}'")
-    recipe = recipe.override(METHODS[method] | (_JOINED if joined else {}))
-    return recipe.override(overrides or {})
+        return validated(settings, "The recipe")
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -220,14 +271,7 @@ def read_recipe(path: Path) -> Recipe:
     Raises:
         RecipeError: the file cannot be read, is no YAML mapping, or holds an unknown key or a bad value.
     """
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise RecipeError(f"The recipe {path} cannot be read: {reason}.") from error
-    if not isinstance(settings, dict):
-        raise RecipeError(f"The recipe {path} holds {type(settings).__name__}, expected a mapping.")
-    return _validated(settings, f"The recipe {path}")
+    return validated(read_mapping(path, "recipe"), f"The recipe {path}")
 
 
 def _set(settings: dict[str, Any], key: str, value: Any) -> None:
@@ -257,7 +301,12 @@ def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
     return names
 
 
-def _validated(settings: Mapping[str, Any], where: str) -> Recipe:
+def validated(settings: Mapping[str, Any], where: str) -> Recipe:
+    """The recipe of these settings; `where` names their source in a message.
+
+    Raises:
+        RecipeError: a key does not exist or a value does not fit.
+    """
     try:
         return Recipe.model_validate(settings)
     except ValidationError as error:
@@ -266,6 +315,8 @@ def _validated(settings: Mapping[str, Any], where: str) -> Recipe:
         if first["type"] == "extra_forbidden":
             raise RecipeError(f"{where}: {_unknown_key(key)}") from error
         message = first["msg"].removeprefix("Value error, ")
+        if not key:
+            raise RecipeError(f"{where} contradicts itself: {message}.") from error
         raise RecipeError(
             f"{where} has a bad value for '{key}': {message} (got {first['input']!r})."
         ) from error

@@ -9,7 +9,7 @@ from torch import nn
 from mrecg.data import calibration_images, evaluation_batches
 from mrecg.evaluation import Evaluation, evaluate
 from mrecg.pipeline import Progress, quantize
-from mrecg.recipe import preset
+from mrecg.presets import preset
 from mrecg.reconstruction.granularity import make_plan
 from mrecg.runs import QuantizedModel
 from mrecg.zoo import build, load_weights

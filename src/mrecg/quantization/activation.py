@@ -102,17 +102,22 @@ class ActivationQuantizer(nn.Module):
     Attributes:
         grid: the integers that a code may take.
         fixed_scaling: what a backend prescribes, or `None`.
+        power_of_two: whether the scale is a power of two, also while it is learned.
         scaling: `None` until calibrated.
-        factor: what the scale is multiplied by, while it is learned. Learning the factor makes the rate relative:
+        factor: the scale in some unit, while it is learned. In units of the scale itself the rate is relative:
             a scale may start at 0.01 (8 bits) or at 1 (2 bits).
     """
 
-    def __init__(self, grid: Grid, fixed_scaling: Scaling | None = None) -> None:
+    def __init__(
+        self, grid: Grid, fixed_scaling: Scaling | None = None, power_of_two: bool = False
+    ) -> None:
         super().__init__()
         self.grid = grid
         self.fixed_scaling = fixed_scaling
+        self.power_of_two = power_of_two
         self.scaling = fixed_scaling
         self.factor: nn.Parameter | None = None
+        self._unit = torch.ones(())
         self._mask: RandomMask | None = None
 
     def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -124,10 +129,11 @@ class ActivationQuantizer(nn.Module):
         quantized: Tensor = _FakeQuantize.apply(x, self._scale(), *bounds, keep)  # type: ignore[no-untyped-call]
         return quantized
 
-    def start_learning(self, mask: RandomMask | None) -> nn.Parameter:
-        """Make the step learnable; where `mask` is 0, the tensor stays float."""
+    def start_learning(self, mask: RandomMask | None, relative: bool = True) -> nn.Parameter:
+        """Make the step learnable, in units of itself or absolutely; where `mask` is 0, the tensor stays float."""
         assert self.scaling is not None, "calibrate before learning"
-        self.factor = nn.Parameter(torch.ones_like(self.scaling.scale))
+        self._unit = self.scaling.scale if relative else torch.ones_like(self.scaling.scale)
+        self.factor = nn.Parameter(self.scaling.scale / self._unit)
         self._mask = mask
         return self.factor
 
@@ -138,9 +144,12 @@ class ActivationQuantizer(nn.Module):
         self.factor = self._mask = None
 
     def _scale(self) -> Tensor:
-        assert self.scaling is not None, "not calibrated"
         assert self.factor is not None, "not learning"
-        return (self.scaling.scale * self.factor).clamp(min=SMALLEST_SCALE)
+        scale = (self._unit * self.factor).clamp(min=SMALLEST_SCALE)
+        if not self.power_of_two:
+            return scale
+        nearest = torch.exp2(torch.log2(scale.detach()).round())
+        return scale + (nearest - scale).detach()  # straight through
 
     def fixed(self) -> StepQuantizer:
         """The result."""

@@ -4,10 +4,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mrecg.quantization.grid import Grid, Scaling, dequantize, quantize, scaling_for_range
-from mrecg.recipe import Ranges
+from mrecg.quantization.grid import (
+    SMALLEST_SCALE,
+    Grid,
+    Scaling,
+    dequantize,
+    quantize,
+    scaling_for_range,
+)
+from mrecg.recipe import TensorSettings
 
-__all__ = ["Sample", "error_search", "find_scaling", "minmax", "percentile"]
+__all__ = [
+    "Sample",
+    "deviation",
+    "error_search",
+    "find_scaling",
+    "lsq",
+    "minmax",
+    "percentile",
+    "power_of_two",
+]
 
 WEIGHT_SHRINKAGE = (0.21, 80)
 """Smallest factor and number of factors that the authors' code tries on weights."""
@@ -48,24 +64,34 @@ class Sample:
 
 
 def find_scaling(
-    values: Float[Tensor, "c n"], grid: Grid, settings: Ranges, shrinkage: tuple[float, int]
+    values: Float[Tensor, "c n"],
+    grid: Grid,
+    settings: TensorSettings,
+    shrinkage: tuple[float, int],
 ) -> Scaling:
     """The scaling of each channel by the method that `settings` names.
 
     Args:
         values: one row per channel.
         grid: the codes.
-        settings: the method and its numbers.
+        settings: the method and its numbers, and whether scales are powers of two.
         shrinkage: smallest factor and number of factors of the error search.
 
     Returns:
         Scale and zero point of shape `c`.
     """
-    if settings.method == "minmax":
-        return minmax(values, grid)
-    if settings.method == "percentile":
-        return percentile(values, grid, settings.percentile)
-    return error_search(values, grid, settings.p, shrinkage)
+    ranges = settings.ranges
+    if ranges.method == "minmax":
+        found = minmax(values, grid)
+    elif ranges.method == "percentile":
+        found = percentile(values, grid, ranges.percentile)
+    elif ranges.method == "deviation":
+        found = deviation(values, grid, ranges.deviations)
+    elif ranges.method == "lsq":
+        found = lsq(values, grid)
+    else:
+        found = error_search(values, grid, ranges.p, shrinkage)
+    return power_of_two(found, values, grid, ranges.p) if settings.power_of_two else found
 
 
 def minmax(values: Float[Tensor, "c n"], grid: Grid) -> Scaling:
@@ -79,6 +105,39 @@ def percentile(values: Float[Tensor, "c n"], grid: Grid, kept: float) -> Scaling
     ordered = values.sort(dim=1).values
     outside = int((1 - kept / 100) * (ordered.shape[1] - 1))
     return scaling_for_range(ordered[:, outside], ordered[:, -1 - outside], grid)
+
+
+def deviation(values: Float[Tensor, "c n"], grid: Grid, deviations: float) -> Scaling:
+    """The range of the mean ± `deviations` standard deviations, within the values (MQBench's `ClipStdObserver`)."""
+    low, high = torch.aminmax(values, dim=1)
+    spread, mean = torch.std_mean(values, dim=1, correction=0)
+    reach = deviations * spread
+    return scaling_for_range(
+        torch.maximum(low, mean - reach), torch.minimum(high, mean + reach), grid
+    )
+
+
+def lsq(values: Float[Tensor, "c n"], grid: Grid) -> Scaling:
+    """The step `2 mean |x| / √(largest code)`, zero where the smallest value asks for it (Esser et al., ICLR 2020)."""
+    scale = (2 * values.abs().mean(dim=1) / grid.high**0.5).clamp(min=SMALLEST_SCALE)
+    return Scaling(scale, _zero_point(values.amin(dim=1), scale, grid))
+
+
+def power_of_two(scaling: Scaling, values: Float[Tensor, "c n"], grid: Grid, p: float) -> Scaling:
+    """Of the powers of two below and above each scale, the one with the least mean |x − x_q|^p."""
+    exponent = torch.log2(scaling.scale).floor()
+    lowest = (grid.low - scaling.zero_point) * scaling.scale
+    scales = torch.stack([torch.exp2(exponent), torch.exp2(exponent + 1)], dim=1)  # c 2
+    candidates = Scaling(scales, _zero_point(lowest[:, None], scales, grid))
+    points, counts = (values, None) if values.shape[1] <= _BINS else _condense(values)
+    best = _errors(points, counts, candidates, grid, p).argmin(dim=1, keepdim=True)
+    return Scaling(*(each.gather(1, best).squeeze(1) for each in candidates))
+
+
+def _zero_point(lowest: Tensor, scale: Tensor, grid: Grid) -> Tensor:
+    if grid.symmetric:
+        return torch.zeros_like(scale)
+    return torch.clamp(grid.low - torch.round(lowest.clamp(max=0) / scale), grid.low, grid.high)
 
 
 def error_search(
@@ -120,11 +179,21 @@ def _least_error(
     p: float,
 ) -> Float[Tensor, " c"]:
     scaling = scaling_for_range(low[:, None] * factors, high[:, None] * factors, grid)  # c k
-    spread = Scaling(scaling.scale[..., None], scaling.zero_point[..., None])  # c k 1
-    candidates = points[:, None, :]
-    error = (dequantize(quantize(candidates, spread, grid), spread) - candidates).abs_().pow_(p)
-    total = error.sum(dim=2) if counts is None else (error * counts[:, None, :]).sum(dim=2)
-    return factors[total.argmin(dim=1)]
+    return factors[_errors(points, counts, scaling, grid, p).argmin(dim=1)]
+
+
+def _errors(
+    points: Float[Tensor, "c n"],
+    counts: Float[Tensor, "c n"] | None,
+    candidates: Scaling,
+    grid: Grid,
+    p: float,
+) -> Float[Tensor, "c k"]:
+    """Σ |x − x_q|^p of each row under each of its candidates (of shape `c k`)."""
+    spread = Scaling(candidates.scale[..., None], candidates.zero_point[..., None])  # c k 1
+    rows = points[:, None, :]
+    error = (dequantize(quantize(rows, spread, grid), spread) - rows).abs_().pow_(p)
+    return error.sum(dim=2) if counts is None else (error * counts[:, None, :]).sum(dim=2)
 
 
 def _condense(values: Float[Tensor, "c n"]) -> tuple[Float[Tensor, "c b"], Float[Tensor, "c b"]]:

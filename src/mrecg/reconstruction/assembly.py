@@ -2,15 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, fx, nn
 
+from mrecg.errors import RecipeError
 from mrecg.graph.capture import capture
 from mrecg.graph.layers import layer_name, layers_of
-from mrecg.graph.papers import PaperPlacement
 from mrecg.graph.placement import PlacedQuantizer, Quantizer, freeze, place
+from mrecg.graph.recipe_placement import RecipePlacement
 from mrecg.graph.units import Chain, Unit, cut
 from mrecg.quantization.activation import ActivationQuantizer
 from mrecg.quantization.rounding import WeightQuantizer
@@ -48,6 +50,22 @@ class Assembly:
                 assert isinstance(module, WeightQuantizer)
                 found[name] = (module, self.graph.get_parameter(parameter))
         return found
+
+    def learned_weights(
+        self, units: Sequence[Unit], exclude: Sequence[str]
+    ) -> dict[str, tuple[WeightQuantizer, Tensor]]:
+        """Those of `weights` that serve a layer which no pattern in `exclude` matches."""
+        return {
+            name: found
+            for name, found in self.weights(units).items()
+            if not all(
+                any(fnmatchcase(layer, pattern) for pattern in exclude)
+                for layer in self._readers(name)
+            )
+        }
+
+    def _readers(self, name: str) -> tuple[str, ...]:
+        return next(placed.readers for placed in self.quantizers if placed.name == name)
 
     def activations(self, units: Sequence[Unit]) -> dict[str, ActivationQuantizer]:
         """The activation quantizers of some units."""
@@ -110,23 +128,30 @@ def assemble(
 
     Raises:
         CaptureError: the model cannot be captured.
-        RecipeError: an override matches no layer.
+        RecipeError: an override or an excluded pattern matches no layer.
     """
     parameter = next(model.parameters(), None)
     device = torch.device("cpu") if parameter is None else parameter.device
-    placement = quantizer or PaperPlacement(
-        recipe.placement,
-        bits={"weight": recipe.weight.bits, "activation": recipe.activation.bits},
-        symmetric={"weight": recipe.weight.symmetric, "activation": recipe.activation.symmetric},
-    )
+    placement = quantizer or RecipePlacement(recipe.placement, recipe.weight, recipe.activation)
     graph, quantizers = place(
         capture(model, images[:2].to(device)),
         placement,
-        make_weight=lambda request, weight: make_weight(request, weight, recipe.weight.ranges),
-        make_activation=make_activation,
+        make_weight=lambda request, weight: make_weight(request, weight, recipe.weight),
+        make_activation=lambda request: make_activation(request, recipe.activation),
     )
+    _check_patterns(recipe.reconstruct.exclude, quantizers)
     chain = cut(graph, quantizers, model, recipe.plan.granularity)
     quantized = {reader for q in quantizers if q.is_weight for reader in q.readers}
     layers = dict.fromkeys(layer_name(node) for node in layers_of(graph.graph))
     left_in_float = tuple(name for name in layers if name not in quantized)
     return Assembly(graph, quantizers, chain, device, left_in_float)
+
+
+def _check_patterns(patterns: Sequence[str], quantizers: Sequence[PlacedQuantizer]) -> None:
+    layers = [reader for placed in quantizers if placed.is_weight for reader in placed.readers]
+    for pattern in patterns:
+        if not any(fnmatchcase(layer, pattern) for layer in layers):
+            raise RecipeError(
+                f"The pattern '{pattern}' in reconstruct.exclude matches no quantized layer; "
+                f"layers: {', '.join(dict.fromkeys(layers))}."
+            )

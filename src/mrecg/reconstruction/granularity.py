@@ -37,8 +37,11 @@ def make_plan(units: Sequence[Plannable], rule: PlanRule, losses: Sequence[float
         losses: of every unit after a run without joining; only for the rule `loss`.
 
     Raises:
-        PlanError: an explicit plan names units that the model does not have or that are no neighbours.
+        PlanError: an explicit plan names units that the model does not have or that are no neighbours, or a scheme
+            counts other units than the model's.
     """
+    if rule.join == "scheme":
+        return _follow_scheme(units, rule.scheme)
     if rule.join == "explicit":
         return _explicit(units, rule.groups)
     metric: tuple[float, ...] = ()
@@ -89,6 +92,23 @@ def _explicit(units: Sequence[Plannable], groups: Sequence[Sequence[str]]) -> Pl
             )
         chosen |= set(range(first, first + len(group) - 1))
     return _plan(units, chosen, "explicit", (), ())
+
+
+def _follow_scheme(units: Sequence[Plannable], sizes: Sequence[int]) -> Plan:
+    """The plan of a scheme in the authors' counting, where the stem may include the first block and the classifier the
+    last convolution, as it does in their MobileNetV2."""
+    sizes = list(sizes)
+    if sizes and len(units) == sum(sizes) + 2:
+        sizes[0] += 1
+        sizes[-1] += 1
+    if len(units) != sum(sizes):
+        raise PlanError(
+            f"The scheme counts {sum(sizes)} units, the model has {len(units)}: "
+            f"{', '.join(unit.name for unit in units)}."
+        )
+    ends = set(itertools.accumulate(sizes))
+    chosen = {position for position in range(len(units)) if position + 1 not in ends}
+    return _plan(units, chosen, "scheme", (), ())
 
 
 def _scores(

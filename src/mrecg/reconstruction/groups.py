@@ -117,7 +117,7 @@ class _Start:
             samples = {name: Sample() for name in unit.activations}
             stream.advance_plain(unit, samples)
             for name, quantizer in assembly.activations([unit]).items():
-                calibrate(quantizer, samples[name], recipe.activation.ranges)
+                calibrate(quantizer, samples[name], recipe.activation)
         activations = [(one, one.scaling) for one in assembly.activations(members).values()]
         start = cls(list(assembly.weights(members).values()), activations)
         start.restore()
@@ -147,7 +147,7 @@ def _tune(
     plain, quantized = inputs
     return tune(
         members,
-        assembly.weights(members),
+        assembly.learned_weights(members, recipe.reconstruct.exclude),
         assembly.activations(members),
         plain,
         quantized,

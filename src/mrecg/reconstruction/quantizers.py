@@ -13,19 +13,21 @@ from mrecg.quantization.ranges import (
     find_scaling,
 )
 from mrecg.quantization.rounding import WeightQuantizer
-from mrecg.recipe import Ranges
+from mrecg.recipe import ActivationSettings, TensorSettings
 
 __all__ = ["calibrate", "make_activation", "make_weight"]
 
 
-def make_weight(request: QuantizerRequest, weight: Tensor, ranges: Ranges) -> WeightQuantizer:
+def make_weight(
+    request: QuantizerRequest, weight: Tensor, settings: TensorSettings
+) -> WeightQuantizer:
     """A weight quantizer with the range of each channel, or of the whole tensor."""
     grid = _grid(request)
     if request.fixed is not None:
         return WeightQuantizer(weight, _fixed(request.fixed, weight), grid)
     axis = request.channel_axis
     rows = weight.flatten().unsqueeze(0) if axis is None else weight.movedim(axis, 0).flatten(1)
-    found = find_scaling(rows, grid, ranges, WEIGHT_SHRINKAGE)
+    found = find_scaling(rows, grid, settings, WEIGHT_SHRINKAGE)
     shape = [1] * weight.ndim
     if axis is not None:
         shape[axis] = -1
@@ -33,16 +35,16 @@ def make_weight(request: QuantizerRequest, weight: Tensor, ranges: Ranges) -> We
     return WeightQuantizer(weight, scaling, grid)
 
 
-def make_activation(request: QuantizerRequest) -> ActivationQuantizer:
+def make_activation(request: QuantizerRequest, settings: ActivationSettings) -> ActivationQuantizer:
     """An activation quantizer without a range yet, unless the placement fixes it."""
     fixed = None if request.fixed is None else _fixed(request.fixed, torch.zeros(()))
-    return ActivationQuantizer(_grid(request), fixed)
+    return ActivationQuantizer(_grid(request), fixed, settings.power_of_two)
 
 
-def calibrate(quantizer: ActivationQuantizer, sample: Sample, ranges: Ranges) -> None:
+def calibrate(quantizer: ActivationQuantizer, sample: Sample, settings: ActivationSettings) -> None:
     """Give an activation quantizer its range, unless the placement fixes it."""
     if quantizer.fixed_scaling is None:
-        found = find_scaling(sample.values(), quantizer.grid, ranges, ACTIVATION_SHRINKAGE)
+        found = find_scaling(sample.values(), quantizer.grid, settings, ACTIVATION_SHRINKAGE)
         quantizer.scaling = Scaling(found.scale[0], found.zero_point[0])
 
 

@@ -90,7 +90,8 @@ def tune(
     if settings.keep_quantized_probability < 1:
         mask = RandomMask(settings.keep_quantized_probability, seed)
     logits = [quantizer.start_learning(weight).logits for quantizer, weight in weights.values()]
-    steps = [quantizer.start_learning(mask) for quantizer in activations.values()]
+    relative = settings.activation_rate_unit == "relative"
+    steps = [quantizer.start_learning(mask, relative) for quantizer in activations.values()]
     optimizer = torch.optim.Adam(
         [
             {"params": logits, "lr": rounding_rate(settings)},

@@ -1,4 +1,4 @@
-"""The placement that the papers simulate."""
+"""The placement that a recipe describes."""
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
@@ -8,6 +8,7 @@ from torch import fx
 
 from mrecg.errors import RecipeError
 from mrecg.graph.layers import TRANSPOSED_OPERATORS, layer_name, layers_of
+from mrecg.graph.operands import cannot_be_negative, operands, results
 from mrecg.graph.placement import (
     MinMaxObserver,
     PerChannelMinMaxObserver,
@@ -15,25 +16,25 @@ from mrecg.graph.placement import (
     QuantizationSpec,
     Quantizer,
 )
-from mrecg.recipe import FLOAT_BITS, Placement
+from mrecg.recipe import FLOAT_BITS, ActivationSettings, Placement, TensorSettings
 
-__all__ = ["PaperPlacement"]
+__all__ = ["RecipePlacement"]
 
 
-class PaperPlacement(Quantizer):
-    """The placement that BRECQ, QDrop and MRECG simulate (METHOD of the "Academic" backend).
+class RecipePlacement(Quantizer):
+    """The placement that a recipe describes; by default what BRECQ, QDrop and MRECG simulate.
 
-    Weights and inputs of every convolution and linear layer are quantized. First and last layers, found by
-    role, use their own width. `settings` names the first/last convention and what the shortcut sees.
+    Weights and inputs of every convolution and linear layer are quantized; other tensors where `settings.tensors`
+    asks for them. First and last layers, found by role, use their own width.
     """
 
     def __init__(
-        self, settings: Placement, bits: Mapping[str, int], symmetric: Mapping[str, bool]
+        self, settings: Placement, weight: TensorSettings, activation: ActivationSettings
     ) -> None:
         super().__init__()
         self.settings = settings
-        self.bits = bits
-        self.symmetric = symmetric
+        self.weight = weight
+        self.activation = activation
 
     def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
         layers = layers_of(model.graph)
@@ -50,30 +51,44 @@ class PaperPlacement(Quantizer):
         quantized_shortcut = self.settings.shortcut == "quantized"
         for layer in layers:
             source = layer.args[0]
+            assert isinstance(source, fx.Node)
             specs: dict[fx.Node, QuantizationSpec | None] = {
                 layer.args[1]: self._weight_spec(layer, weight_bits[layer])  # type: ignore[dict-item]
             }
             if not quantized_shortcut:
-                specs[source] = self._activation_spec(tensor_bits[source])  # type: ignore[index]
+                specs[source] = self._activation_spec(source, tensor_bits[source])
             layer.meta["quantization_annotation"] = QuantizationAnnotation(
                 input_qspec_map=specs, _annotated=True
             )
         if quantized_shortcut:
-            for tensor, width in tensor_bits.items():
+            for tensor, width in (self._other_bits(model.graph) | tensor_bits).items():
                 annotation = tensor.meta.setdefault(
                     "quantization_annotation", QuantizationAnnotation(_annotated=True)
                 )
-                annotation.output_qspec = self._activation_spec(width)
+                annotation.output_qspec = self._activation_spec(tensor, width)
         return model
 
     def validate(self, model: fx.GraphModule) -> None:
         """Nothing to check: every annotation is our own."""
 
+    def _other_bits(self, graph: fx.Graph) -> dict[fx.Node, int]:
+        """Widths of the tensors that are quantized although no layer reads them."""
+        if self.settings.tensors == "layers":
+            return {}
+        found = operands(graph, fuse_additions=self.settings.tensors == "operands")
+        if self.settings.tensors == "all":
+            found += results(graph)
+        returned = graph.output_node().all_input_nodes
+        last = self.activation.bits
+        if self.settings.first_last != "same":
+            last = self.settings.first_last_bits
+        return {tensor: last if tensor in returned else self.activation.bits for tensor in found}
+
     def _default_bits(
         self, layers: list[fx.Node], ancestors: Mapping[fx.Node, frozenset[fx.Node]]
     ) -> tuple[dict[fx.Node, int], dict[fx.Node, int]]:
-        weight = dict.fromkeys(layers, self.bits["weight"])
-        inputs = dict.fromkeys(layers, self.bits["activation"])
+        weight = dict.fromkeys(layers, self.weight.bits)
+        inputs = dict.fromkeys(layers, self.activation.bits)
         if self.settings.first_last == "same":
             return weight, inputs
         first = {layer for layer in layers if not ancestors[layer]}
@@ -105,16 +120,16 @@ class PaperPlacement(Quantizer):
     def _weight_spec(self, layer: fx.Node, bits: int) -> QuantizationSpec | None:
         if bits == FLOAT_BITS:
             return None
-        low, high = _code_range(bits, self.symmetric["weight"])
+        low, high = _code_range(bits, self.weight)
         per_channel = self.settings.per_channel_weights
         scheme = {
             (True, True): torch.per_channel_symmetric,
             (True, False): torch.per_channel_affine,
             (False, True): torch.per_tensor_symmetric,
             (False, False): torch.per_tensor_affine,
-        }[per_channel, self.symmetric["weight"]]
+        }[per_channel, self.weight.symmetric]
         return QuantizationSpec(
-            dtype=torch.int8 if low < 0 else torch.uint8,
+            dtype=_container(low, high),
             observer_or_fake_quant_ctr=PerChannelMinMaxObserver if per_channel else MinMaxObserver,
             quant_min=low,
             quant_max=high,
@@ -122,22 +137,32 @@ class PaperPlacement(Quantizer):
             ch_axis=int(layer.target in TRANSPOSED_OPERATORS) if per_channel else None,
         )
 
-    def _activation_spec(self, bits: int) -> QuantizationSpec | None:
+    def _activation_spec(self, tensor: fx.Node, bits: int) -> QuantizationSpec | None:
         if bits == FLOAT_BITS:
             return None
-        symmetric = self.symmetric["activation"]
-        low, high = _code_range(bits, symmetric)
+        settings = self.activation
+        low, high = _code_range(bits, settings)
+        if settings.symmetric and settings.unsigned and cannot_be_negative(tensor):
+            low, high = 0, 2**bits - 1
         return QuantizationSpec(
-            dtype=torch.int8 if low < 0 else torch.uint8,
+            dtype=_container(low, high),
             observer_or_fake_quant_ctr=MinMaxObserver,
             quant_min=low,
             quant_max=high,
-            qscheme=torch.per_tensor_symmetric if symmetric else torch.per_tensor_affine,
+            qscheme=torch.per_tensor_symmetric if settings.symmetric else torch.per_tensor_affine,
         )
 
 
-def _code_range(bits: int, symmetric: bool) -> tuple[int, int]:
-    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if symmetric else (0, 2**bits - 1)
+def _code_range(bits: int, settings: TensorSettings) -> tuple[int, int]:
+    if not settings.symmetric:
+        return 0, 2**bits - 1
+    return -(2 ** (bits - 1)) + settings.narrow, 2 ** (bits - 1) - 1
+
+
+def _container(low: int, high: int) -> torch.dtype:
+    if high - low > 255:
+        return torch.int32
+    return torch.int8 if low < 0 else torch.uint8
 
 
 def _layer_ancestors(graph: fx.Graph, layers: list[fx.Node]) -> dict[fx.Node, frozenset[fx.Node]]:

@@ -1,0 +1,83 @@
+"""What a deployment target can execute: the constraints of MQBench's backends, as settings of a recipe.
+
+Source: the parameter table and the quantizers of MQBench (`prepare_by_platform`, `custom_quantizer`). Widths are the
+widest that the target's integers hold; a recipe may use fewer bits of them.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+__all__ = ["ACADEMIC", "BACKENDS", "Backend"]
+
+ACADEMIC = "academic"
+"""No target: the placement that the papers simulate, at any width, symmetry and granularity."""
+
+
+class Backend(NamedTuple):
+    """One target.
+
+    Attributes:
+        weight_bits, activation_bits: the widest codes.
+        settings: the recipe's keys that the target decides, with their values.
+    """
+
+    weight_bits: int
+    activation_bits: int
+    settings: Mapping[str, Any]
+
+
+def _backend(
+    *,
+    weights: str,
+    activations: str,
+    tensors: str,
+    bits: tuple[int, int] = (8, 8),
+    power_of_two: bool = False,
+    narrow: bool = False,
+    unsigned: bool = False,
+) -> Backend:
+    """From words such as "symmetric per channel" to settings."""
+    return Backend(
+        *bits,
+        {
+            "weight.symmetric": weights.startswith("symmetric"),
+            "weight.narrow": narrow,
+            "weight.power_of_two": power_of_two,
+            "activation.symmetric": activations == "symmetric",
+            "activation.narrow": narrow,
+            "activation.power_of_two": power_of_two,
+            "activation.unsigned": unsigned,
+            "placement.per_channel_weights": weights.endswith("per channel"),
+            "placement.tensors": tensors,
+            "placement.shortcut": "quantized",
+        },
+    )
+
+
+BACKENDS: Mapping[str, Backend] = {
+    # ±127 on both sides; an addition runs in the accumulator of the convolution before it.
+    "tensorrt": _backend(
+        weights="symmetric per channel", activations="symmetric", tensors="operands", narrow=True
+    ),
+    # Weights use 7 of their 8 bits: the product of AVX2 and AVX-512 without VNNI saturates beyond.
+    "openvino": _backend(
+        weights="symmetric per channel",
+        activations="symmetric",
+        tensors="operands",
+        bits=(7, 8),
+        unsigned=True,
+    ),
+    "snpe": _backend(weights="affine per tensor", activations="affine", tensors="all"),
+    "pplw8a16": _backend(
+        weights="affine per tensor", activations="affine", tensors="all", bits=(8, 16)
+    ),
+    "pplcuda": _backend(weights="affine per channel", activations="affine", tensors="all"),
+    "vitis": _backend(
+        weights="symmetric per tensor", activations="symmetric", tensors="all", power_of_two=True
+    ),
+    "onnx_qnn": _backend(weights="affine per tensor", activations="affine", tensors="all"),
+    "tengine_u8": _backend(weights="affine per tensor", activations="affine", tensors="all"),
+    "stpu": _backend(
+        weights="symmetric per tensor", activations="symmetric", tensors="all", narrow=True
+    ),
+}
