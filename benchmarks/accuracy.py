@@ -22,9 +22,10 @@ from torch import Tensor, nn
 
 import mrecg
 from mrecg.data.fashion_mnist import DEBIAN_FOLDER, load_split
-from mrecg.zoo import NETWORKS, build, load_weights
+from mrecg.zoo import build, load_weights
 
 HERE = Path(__file__).parent
+OUR_NETWORKS = sorted(path.stem for path in (HERE / "checkpoints").glob("*.safetensors"))
 METHODS = ("rtn", "adaround", "brecq", "brecq-mrecg", "qdrop", "qdrop-mrecg")
 PAPER_SETTINGS = {
     "mbv2s": {"reconstruct.penalty": 0.1},
@@ -110,7 +111,7 @@ def accuracy(model: nn.Module, folder: Path) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--networks", nargs="+", default=sorted(NETWORKS))
+    parser.add_argument("--networks", nargs="+", default=OUR_NETWORKS)
     parser.add_argument("--bits", nargs="+", default=["w4a4", "w2a4", "w3a3", "w2a2"])
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1005, 1006, 1007])

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mrecg.data.fashion_mnist import DEBIAN_FOLDER, load_split
-from mrecg.zoo import NETWORKS
+from mrecg.zoo import NETWORKS, build
 
 
 def augment(images: Tensor, rng: np.random.Generator) -> Tensor:
@@ -70,7 +70,8 @@ def accuracy(model: nn.Module, folder: Path) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--network", choices=sorted(NETWORKS), required=True)
+    choices = sorted(name for name, network in NETWORKS.items() if network.input_size == 28)
+    parser.add_argument("--network", choices=choices, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--data", type=Path, default=DEBIAN_FOLDER, help="folder of the IDX files")
     parser.add_argument("--epochs", type=int, default=6)
@@ -79,7 +80,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1005)
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
-    model = NETWORKS[arguments.network]()
+    model = build(arguments.network)
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out")

@@ -3,9 +3,6 @@
 Exit codes: 0 ok, 1 a mistake that the message explains in a sentence, 2 usage.
 """
 
-import importlib
-import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +11,7 @@ import typer
 import yaml
 from rich.console import Console
 
-from mrecg.errors import ModelError, MrecgError, RecipeError
+from mrecg.errors import MrecgError, RecipeError
 from mrecg.presets import preset
 from mrecg.recipe import Recipe, read_recipe
 from mrecg.record import Plan
@@ -36,9 +33,14 @@ console = Console()
 error_console = Console(stderr=True)
 
 Network = Annotated[
-    str, typer.Option(help="A network of the zoo, or package.module:factory for your own.")
+    str,
+    typer.Option(
+        help="A network of the zoo, timm:NAME, torchvision:NAME or package.module:factory for your own."
+    ),
 ]
-Weights = Annotated[Path | None, typer.Option(help="A safetensors checkpoint of the network.")]
+Weights = Annotated[
+    Path | None, typer.Option(help="A checkpoint of the network: safetensors or torch.save.")
+]
 Data = Annotated[
     str,
     typer.Option(
@@ -193,35 +195,12 @@ def _recipe(preset_name: str, recipe_file: Path | None, overrides: list[str] | N
     return preset(preset_name, changes)
 
 
-def _model(network: str, weights: Path | None) -> "nn.Module":
-    from torch import nn
+def _model(name: str, weights: Path | None) -> "nn.Module":
+    from mrecg.zoo import has_own_factory, network
 
-    from mrecg.zoo import build, load_weights
-
-    module_name, separator, factory_name = network.partition(":")
-    if not separator:
-        model = build(network)
-    else:
-        sys.path.insert(0, "")
-        try:
-            factory: Callable[[], nn.Module] = getattr(
-                importlib.import_module(module_name), factory_name
-            )
-            model = factory()
-        except Exception as error:  # the caller's own code may raise anything
-            raise ModelError(
-                f"The network {network} cannot be built: {type(error).__name__}: {error}."
-            ) from error
-        if not isinstance(model, nn.Module):
-            raise ModelError(
-                f"The factory {network} gave a {type(model).__name__}, expected a module."
-            )
-    if weights is not None:
-        load_weights(model, weights)
-    elif not separator:
-        error_console.print(
-            f"warning: {network} has random weights; give --weights", style="yellow"
-        )
+    model = network(name, weights)
+    if weights is None and not has_own_factory(name):
+        error_console.print(f"warning: {name} has random weights; give --weights", style="yellow")
     return model
 
 

@@ -1,4 +1,7 @@
-"""MobileNetV2 (Sandler et al., CVPR 2018), with the parameter names of its published checkpoints."""
+"""MobileNetV2 (Sandler et al., CVPR 2018), with the parameter names of the papers' checkpoints.
+
+Within a block they count every layer in one sequence (`conv.3`), where torchvision nests them (`conv.1.0`).
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,6 +18,16 @@ class Stage(NamedTuple):
     channels: int
     depth: int
     stride: int
+
+
+def _stages(strides: Sequence[int]) -> list[Stage]:
+    """The paper's Table 2 with other strides."""
+    expansions, channels, depths = (
+        (1, 6, 6, 6, 6, 6, 6),
+        (16, 24, 32, 64, 96, 160, 320),
+        (1, 2, 3, 4, 3, 3, 1),
+    )
+    return [Stage(*row) for row in zip(expansions, channels, depths, strides, strict=True)]
 
 
 def _divisible(channels: float, divisor: int = 8) -> int:
@@ -53,39 +66,40 @@ class MobileNetV2(nn.Module):
     """A stem, inverted residuals, a last 1×1 convolution and a classifier.
 
     Args:
-        stages: rows of the paper's Table 2, for the images at hand.
-        width: the width multiplier.
-        last_channels: channels of the last convolution before the width multiplier.
+        strides: of the first block of each of the seven stages.
+        width: the width multiplier of stem and blocks.
+        last_channels: channels of the last convolution.
         stem_stride: 2 for ImageNet, 1 for small images.
         in_channels: channels of the image.
         num_classes: outputs of the classifier.
+        dropout: fraction of the features that training drops before the classifier.
     """
 
     def __init__(
         self,
-        stages: Sequence[Stage],
+        strides: Sequence[int],
         width: float,
         last_channels: int,
         stem_stride: int,
         in_channels: int,
         num_classes: int,
+        dropout: float,
     ) -> None:
         super().__init__()
         channels = _divisible(32 * width)
         features: list[nn.Module] = [
             nn.Sequential(*_conv_bn_relu6(in_channels, channels, 3, stem_stride))
         ]
-        for stage in stages:
+        for stage in _stages(strides):
             for index in range(stage.depth):
                 out_channels = _divisible(stage.channels * width)
                 stride = stage.stride if index == 0 else 1
                 features.append(InvertedResidual(channels, out_channels, stride, stage.expansion))
                 channels = out_channels
-        last = _divisible(last_channels * width)
-        features.append(nn.Sequential(*_conv_bn_relu6(channels, last, 1, 1)))
+        features.append(nn.Sequential(*_conv_bn_relu6(channels, last_channels, 1, 1)))
         self.features = nn.Sequential(*features)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Linear(last, num_classes)
+        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(last_channels, num_classes))
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
         x = self.avgpool(self.features(x))
@@ -93,17 +107,27 @@ class MobileNetV2(nn.Module):
         return logits
 
 
-def mobilenetv2_small() -> MobileNetV2:
-    """MobileNetV2 ×0.5 for 28×28 grey images: its 17 blocks, with strides 28 → 14 → 7 → 4."""
-    stages = (
-        Stage(1, 16, 1, 1),
-        Stage(6, 24, 2, 2),
-        Stage(6, 32, 3, 2),
-        Stage(6, 64, 4, 1),
-        Stage(6, 96, 3, 1),
-        Stage(6, 160, 3, 2),
-        Stage(6, 320, 1, 1),
-    )
+def mobilenetv2(width: float, num_classes: int) -> MobileNetV2:
+    """MobileNetV2 for ImageNet; below width 1 the last convolution keeps its 1,280 channels."""
     return MobileNetV2(
-        stages, width=0.5, last_channels=1280, stem_stride=1, in_channels=1, num_classes=10
+        strides=(1, 2, 2, 2, 1, 2, 1),
+        width=width,
+        last_channels=_divisible(1280 * max(1.0, width)),
+        stem_stride=2,
+        in_channels=3,
+        num_classes=num_classes,
+        dropout=0.2,
+    )
+
+
+def mobilenetv2_small(num_classes: int) -> MobileNetV2:
+    """MobileNetV2 ×0.5 for 28×28 grey images: its 17 blocks, with strides 28 → 14 → 7 → 4."""
+    return MobileNetV2(
+        strides=(1, 2, 2, 1, 1, 2, 1),
+        width=0.5,
+        last_channels=640,
+        stem_stride=1,
+        in_channels=1,
+        num_classes=num_classes,
+        dropout=0.0,
     )

@@ -1,6 +1,9 @@
 """RegNetX (Radosavovic et al., CVPR 2020), with pycls' parameter names."""
 
+import math
+from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -14,9 +17,8 @@ class BottleneckTransform(nn.Module):
         self.a = nn.Conv2d(in_channels, channels, 1, bias=False)
         self.a_bn = nn.BatchNorm2d(channels)
         self.a_relu = nn.ReLU()
-        self.b = nn.Conv2d(
-            channels, channels, 3, stride, 1, groups=channels // group_width, bias=False
-        )
+        groups = channels // min(group_width, channels)
+        self.b = nn.Conv2d(channels, channels, 3, stride, 1, groups=groups, bias=False)
         self.b_bn = nn.BatchNorm2d(channels)
         self.b_relu = nn.ReLU()
         self.c = nn.Conv2d(channels, channels, 1, bias=False)
@@ -81,7 +83,7 @@ class RegNetX(nn.Module):
         depths: blocks per stage.
         widths: channels per stage.
         strides: stride of the first block of each stage.
-        group_width: channels per group of the 3×3 convolutions.
+        group_width: channels per group of the 3×3 convolutions, at most the width of a stage.
         stem_channels: channels of the stem.
         stem_stride: 2 for ImageNet, 1 for small images.
         in_channels: channels of the image.
@@ -119,7 +121,69 @@ class RegNetX(nn.Module):
         return x
 
 
-def regnetx_small() -> RegNetX:
+class WidthRule(NamedTuple):
+    """A quantized linear rule for the width of every block: the paper's equations 2 to 4.
+
+    Attributes:
+        initial: width w₀ of the first block.
+        slope: what each further block adds, w_a.
+        multiplier: factor w_m between neighbouring stages.
+        depth: blocks.
+        group_width: channels per group of the 3×3 convolutions.
+    """
+
+    initial: int
+    slope: float
+    multiplier: float
+    depth: int
+    group_width: int
+
+    def stages(self) -> dict[int, int]:
+        """The width and the depth of each stage: widths in steps of 8, then in whole groups."""
+        widths = []
+        for block in range(self.depth):
+            wanted = self.initial + self.slope * block
+            power = round(math.log(wanted / self.initial) / math.log(self.multiplier))
+            width = round(self.initial * self.multiplier**power / 8) * 8
+            group_width = min(self.group_width, width)
+            widths.append(round(width / group_width) * group_width)
+        return Counter(widths)
+
+
+RULES = {
+    200: WidthRule(24, 36.44, 2.49, 13, 8),
+    400: WidthRule(24, 24.48, 2.54, 22, 16),
+    600: WidthRule(48, 36.97, 2.24, 16, 24),
+    800: WidthRule(56, 35.73, 2.28, 16, 16),
+    1600: WidthRule(80, 34.01, 2.25, 18, 24),
+    3200: WidthRule(88, 26.31, 2.25, 25, 48),
+    4000: WidthRule(96, 38.65, 2.43, 23, 40),
+    6400: WidthRule(184, 60.83, 2.07, 17, 56),
+    8000: WidthRule(80, 49.56, 2.88, 23, 120),
+    12000: WidthRule(168, 73.36, 2.37, 19, 112),
+    16000: WidthRule(216, 55.59, 2.1, 22, 128),
+    32000: WidthRule(320, 69.86, 2.0, 23, 168),
+}
+"""Those of pycls' model zoo, by millions of multiply-adds."""
+
+
+def regnetx(mega_multiply_adds: int, num_classes: int) -> RegNetX:
+    """RegNetX for ImageNet."""
+    rule = RULES[mega_multiply_adds]
+    stages = rule.stages()
+    return RegNetX(
+        depths=tuple(stages.values()),
+        widths=tuple(stages),
+        strides=(2,) * len(stages),
+        group_width=rule.group_width,
+        stem_channels=32,
+        stem_stride=2,
+        in_channels=3,
+        num_classes=num_classes,
+    )
+
+
+def regnetx_small(num_classes: int) -> RegNetX:
     """RegNetX-600M for 28×28 grey images: its 16 blocks at a third of the width, strides 28 → 14 → 7 → 4."""
     return RegNetX(
         depths=(1, 3, 5, 7),
@@ -129,5 +193,5 @@ def regnetx_small() -> RegNetX:
         stem_channels=16,
         stem_stride=1,
         in_channels=1,
-        num_classes=10,
+        num_classes=num_classes,
     )
