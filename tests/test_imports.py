@@ -28,6 +28,7 @@ ROOMS = [
     "data",
     "zoo",
     "demo",
+    "reproduction",
     "presentation",
     "cli",
 ]

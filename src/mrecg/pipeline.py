@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mrecg.calibration import check_weights, gather_images
 from mrecg.graph.placement import Quantizer
+from mrecg.graph.units import Unit
 from mrecg.recipe import Recipe
 from mrecg.reconstruction.assembly import Assembly, assemble
 from mrecg.reconstruction.granularity import check_plan, make_plan
@@ -16,7 +17,7 @@ from mrecg.reconstruction.groups import Progress, Report, reconstruct
 from mrecg.record import Oscillation, Plan, Record
 from mrecg.runs import QuantizedModel, environment
 
-__all__ = ["Progress", "make_model_plan", "quantize"]
+__all__ = ["Progress", "make_model_plan", "outline", "quantize"]
 
 
 def quantize(
@@ -95,6 +96,20 @@ def make_model_plan(
     check_weights(model)
     assembly = assemble(model, images, recipe, None)
     return _plan(assembly, images, recipe, progress or (lambda event: None))
+
+
+def outline(model: nn.Module, images: Tensor, recipe: Recipe) -> tuple[Unit, ...]:
+    """The units that `quantize` would cut a model into, without calibrating anything.
+
+    Args:
+        model: is not changed.
+        images: at least two, of the right shape; their values do not matter.
+        recipe: decides placement and granularity.
+
+    Raises:
+        MrecgError: the model cannot be captured.
+    """
+    return tuple(assemble(model, images, recipe, None).chain.units)
 
 
 def _plan(assembly: Assembly, images: Tensor, recipe: Recipe, report: Report) -> Plan:

@@ -87,7 +87,7 @@ def check_free(folder: Path) -> None:
     Raises:
         RunError: the folder holds a run or other files, or is a file.
     """
-    if (folder / RECORD).exists():
+    if is_finished(folder):
         raise RunError(
             f"The folder {folder} already holds a finished run; name another or remove it."
         )
@@ -95,6 +95,20 @@ def check_free(folder: Path) -> None:
         raise RunError(f"The path {folder} is a file, expected a folder for the run.")
     if folder.is_dir() and any(folder.iterdir()):
         raise RunError(f"The folder {folder} is not empty; name another for the run.")
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a folder holds a finished run; runs are written whole or not at all."""
+    return (folder / RECORD).is_file()
+
+
+def record_of(folder: Path) -> Record:
+    """The record of a finished run, without its model.
+
+    Raises:
+        RunError: it cannot be read.
+    """
+    return Record.read(folder / RECORD)
 
 
 def load(folder: str | Path) -> QuantizedModel:
@@ -107,7 +121,7 @@ def load(folder: str | Path) -> QuantizedModel:
     missing = [name for name in (RECIPE, RECORD, TENSORS, GRAPH) if not (source / name).is_file()]
     if missing:
         raise RunError(f"The folder {source} holds no run: {', '.join(missing)} is missing.")
-    record = Record.read(source / RECORD)
+    record = record_of(source)
     recipe = read_recipe(source / RECIPE)
     try:
         tensors = load_file(source / TENSORS)

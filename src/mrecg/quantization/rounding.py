@@ -7,6 +7,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from mrecg.quantization.grid import (
+    SMALLEST_SCALE,
     Grid,
     Scaling,
     as_integers,
@@ -66,12 +67,14 @@ def stretched_sigmoid(logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"
 
 
 class LearnedRounding(nn.Module):
-    """`W_q = s · (clip(⌊W/s⌋ + h(V) + z, low, high) − z)`, with V so that h(V) starts at the fraction of W/s.
+    """`W_q = f·s · (clip(⌊W/s⌋ + h(V) + z, low, high) − z)`, with V so that h(V) starts at the fraction of W/s.
 
-    Source: AdaRound, eq. 22–24.
+    Source: AdaRound, eq. 22–24; learning the scale while the integer base ⌊W/s⌋ stays is Genie's (Jeon et al.,
+    CVPR 2023).
 
     Attributes:
         logits: V, one per weight.
+        factor: f, one per scale, 1 at first.
     """
 
     def __init__(self, weight: Float[Tensor, "..."], scaling: Scaling, grid: Grid) -> None:
@@ -84,16 +87,17 @@ class LearnedRounding(nn.Module):
         fraction = (ratio - self.floor).clamp(1e-4, 1 - 1e-4)
         stretched = (fraction - GAMMA) / (ZETA - GAMMA)
         self.logits = nn.Parameter(torch.log(stretched / (1 - stretched)))
+        self.factor = nn.Parameter(torch.ones_like(scaling.scale))
 
     def forward(self) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
         """The softly rounded weight, and h(V)."""
         h = stretched_sigmoid(self.logits)
         inside = torch.clamp(self.floor + h, self.lowest, self.highest)
-        return inside * self.scaling.scale, h
+        return inside * (self.scaling.scale * self.factor), h
 
     @torch.no_grad()
-    def decide(self) -> tuple[Float[Tensor, "..."], int]:
-        """Codes with every rounding made hard (h ≥ ½ rounds up), and how many were undecided.
+    def decide(self) -> tuple[Float[Tensor, "..."], Scaling, int]:
+        """Codes with every rounding made hard (h ≥ ½ rounds up), their scaling, and how many were undecided.
 
         A weight outside the grid has the same code either way and is never undecided.
         """
@@ -101,7 +105,12 @@ class LearnedRounding(nn.Module):
         inside = (self.floor >= self.lowest) & (self.floor < self.highest)
         undecided = inside & ((h - 0.5).abs() < 0.5 - UNDECIDED_MARGIN)
         rounded = (self.floor + (h >= 0.5)).clamp(self.lowest, self.highest)
-        return rounded + self.scaling.zero_point, int(undecided.sum())
+        scale = (self.scaling.scale * self.factor).clamp(min=SMALLEST_SCALE)
+        return (
+            rounded + self.scaling.zero_point,
+            Scaling(scale, self.scaling.zero_point),
+            int(undecided.sum()),
+        )
 
 
 def rounding_penalty(h: Float[Tensor, "..."], beta: float) -> Float[Tensor, ""]:
@@ -138,17 +147,26 @@ class WeightQuantizer(nn.Module):
 
     Attributes:
         grid: the integers that a code may take.
-        scaling: of each channel, shaped to broadcast against the weight.
+        fixed_scale: whether the scale has to stay as calibrated, for a target that allows only some.
+        calibrated: the scaling of each channel before it is learned, shaped to broadcast against the weight.
+        scaling: the same now.
         codes: the hard codes, as floats.
         hard: their real values.
         rounding: present while the rounding is learned.
         soft: h(V) of the last soft forward, for the penalty.
     """
 
-    def __init__(self, weight: Float[Tensor, "..."], scaling: Scaling, grid: Grid) -> None:
+    def __init__(
+        self,
+        weight: Float[Tensor, "..."],
+        scaling: Scaling,
+        grid: Grid,
+        fixed_scale: bool = False,
+    ) -> None:
         super().__init__()
         self.grid = grid
-        self.scaling = scaling
+        self.fixed_scale = fixed_scale
+        self.calibrated = self.scaling = scaling
         self.rounding: LearnedRounding | None = None
         self.soft: Tensor | None = None
         self.round_to_nearest(weight)
@@ -162,23 +180,23 @@ class WeightQuantizer(nn.Module):
 
     def round_to_nearest(self, weight: Float[Tensor, "..."]) -> None:
         """Forget what was learned."""
-        self._set_codes(quantize(weight, self.scaling, self.grid))
+        self._set_codes(quantize(weight, self.calibrated, self.grid), self.calibrated)
 
     def start_learning(self, weight: Float[Tensor, "..."]) -> LearnedRounding:
         """Begin with soft rounding whose value is the float weight, clipped to the grid."""
-        self.rounding = LearnedRounding(weight, self.scaling, self.grid)
+        self.rounding = LearnedRounding(weight, self.calibrated, self.grid)
         return self.rounding
 
     def stop_learning(self) -> int:
         """Make every rounding hard; returns how many were still undecided."""
         assert self.rounding is not None, "stop_learning needs start_learning first"
-        codes, undecided = self.rounding.decide()
-        self._set_codes(codes)
+        codes, scaling, undecided = self.rounding.decide()
+        self._set_codes(codes, scaling)
         return undecided
 
-    def _set_codes(self, codes: Float[Tensor, "..."]) -> None:
-        self.codes = codes
-        self.hard = dequantize(codes, self.scaling)
+    def _set_codes(self, codes: Float[Tensor, "..."], scaling: Scaling) -> None:
+        self.codes, self.scaling = codes, scaling
+        self.hard = dequantize(codes, scaling)
         self.rounding = self.soft = None
 
     def coded(self) -> CodedWeight:

@@ -24,7 +24,7 @@ def make_weight(
     """A weight quantizer with the range of each channel, or of the whole tensor."""
     grid = _grid(request)
     if request.fixed is not None:
-        return WeightQuantizer(weight, _fixed(request.fixed, weight), grid)
+        return WeightQuantizer(weight, _fixed(request.fixed, weight), grid, fixed_scale=True)
     axis = request.channel_axis
     rows = weight.flatten().unsqueeze(0) if axis is None else weight.movedim(axis, 0).flatten(1)
     found = find_scaling(rows, grid, settings, WEIGHT_SHRINKAGE)
@@ -32,7 +32,7 @@ def make_weight(
     if axis is not None:
         shape[axis] = -1
     scaling = Scaling(found.scale.view(shape), found.zero_point.view(shape))
-    return WeightQuantizer(weight, scaling, grid)
+    return WeightQuantizer(weight, scaling, grid, fixed_scale=settings.power_of_two)
 
 
 def make_activation(request: QuantizerRequest, settings: ActivationSettings) -> ActivationQuantizer:

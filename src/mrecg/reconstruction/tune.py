@@ -14,7 +14,7 @@ from mrecg.quantization.rounding import WeightQuantizer, beta_at, rounding_penal
 from mrecg.recipe import Reconstruction
 from mrecg.reconstruction.stream import Values, run_units
 
-__all__ = ["Tuned", "activation_rate", "rounding_rate", "tune"]
+__all__ = ["Tuned", "activation_rate", "rounding_rate", "tune", "weight_scale_rate"]
 
 PAPER_ROUNDING_RATE = 1e-3
 ROUNDING_REACH = 10.0
@@ -23,6 +23,9 @@ LARGEST_ROUNDING_RATE = 5e-2
 ACTIVATION_REACH = 0.5
 """Rate × steps: with the cosine decay, a step can change by a quarter of itself."""
 LARGEST_ACTIVATION_RATE = 5e-3
+WEIGHT_SCALE_REACH = 1.5
+"""Rate × steps of the weight scales."""
+LARGEST_WEIGHT_SCALE_RATE = 1e-2
 REPORTS_PER_GROUP = 20
 
 
@@ -59,6 +62,13 @@ def activation_rate(settings: Reconstruction) -> float:
     return min(LARGEST_ACTIVATION_RATE, ACTIVATION_REACH / settings.steps)
 
 
+def weight_scale_rate(settings: Reconstruction) -> float:
+    """Adam's rate for the factors of the weight scales, scaled with the budget."""
+    if settings.weight_scale_rate != "auto":
+        return settings.weight_scale_rate
+    return min(LARGEST_WEIGHT_SCALE_RATE, WEIGHT_SCALE_REACH / settings.steps)
+
+
 @torch.enable_grad()
 def tune(
     units: Sequence[Unit],
@@ -89,13 +99,19 @@ def tune(
     mask = None
     if settings.keep_quantized_probability < 1:
         mask = RandomMask(settings.keep_quantized_probability, seed)
-    logits = [quantizer.start_learning(weight).logits for quantizer, weight in weights.values()]
+    roundings = [quantizer.start_learning(weight) for quantizer, weight in weights.values()]
+    factors = [
+        rounding.factor
+        for rounding, (quantizer, _) in zip(roundings, weights.values(), strict=True)
+        if not quantizer.fixed_scale
+    ]
     relative = settings.activation_rate_unit == "relative"
     steps = [quantizer.start_learning(mask, relative) for quantizer in activations.values()]
     optimizer = torch.optim.Adam(
         [
-            {"params": logits, "lr": rounding_rate(settings)},
+            {"params": [each.logits for each in roundings], "lr": rounding_rate(settings)},
             {"params": steps, "lr": activation_rate(settings)},
+            {"params": factors, "lr": weight_scale_rate(settings)},
         ],
         fused=True,
     )
@@ -104,6 +120,7 @@ def tune(
     for step in range(settings.steps):
         progress = step / settings.steps
         optimizer.param_groups[1]["lr"] = activation_rate(settings) * _cosine(progress)
+        optimizer.param_groups[2]["lr"] = weight_scale_rate(settings) * _cosine(progress)
         chosen = next(batches)
         inputs = _mixed(plain, quantized, chosen, mask, device)
         made = run_units(units, inputs)
@@ -115,7 +132,7 @@ def tune(
         ).sum()
         beta = beta_at(progress, settings.warm_up, settings.beta)
         objective = loss
-        if beta is not None and logits:
+        if beta is not None and roundings:
             soft = [quantizer.soft for quantizer, _ in weights.values()]
             penalties = [rounding_penalty(h, beta) for h in soft if h is not None]
             objective = loss + settings.penalty * torch.stack(penalties).sum()
@@ -133,7 +150,7 @@ def tune(
         first_loss=float(losses[0]),
         last_loss=float(torch.stack(tail).mean()),
         undecided=undecided,
-        roundings=sum(variable.numel() for variable in logits),
+        roundings=sum(each.logits.numel() for each in roundings),
     )
 
 
