@@ -17,7 +17,7 @@ from mrecg.reconstruction.stream import Values, run_units
 __all__ = ["Tuned", "activation_rate", "rounding_rate", "tune", "weight_scale_rate"]
 
 PAPER_ROUNDING_RATE = 1e-3
-ROUNDING_REACH = 10.0
+ROUNDING_REACH = 20.0
 """Rate × steps. Adam moves a rounding variable by at most the rate, and it needs 2.4 from undecided to decided."""
 LARGEST_ROUNDING_RATE = 5e-2
 ACTIVATION_REACH = 0.5
