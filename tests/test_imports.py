@@ -28,6 +28,7 @@ ROOMS = [
     "cli",
 ]
 ALLOWED_PACKAGES = {
+    "datasets",
     "jaxtyping",
     "mrecg",
     "numpy",

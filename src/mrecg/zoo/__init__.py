@@ -10,7 +10,7 @@ from mrecg.zoo.mobilenetv2 import mobilenetv2_small
 from mrecg.zoo.regnet import regnetx_small
 from mrecg.zoo.resnet import resnet18_small
 
-__all__ = ["NETWORKS", "build", "load_weights"]
+__all__ = ["NETWORKS", "build", "load_weights", "published_top1"]
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "mobilenetv2_small": mobilenetv2_small,
@@ -28,6 +28,11 @@ def build(name: str) -> nn.Module:
     if name not in NETWORKS:
         raise ModelError(f"There is no network '{name}'{did_you_mean(name, NETWORKS)}.")
     return NETWORKS[name]().eval()
+
+
+def published_top1(name: str) -> float | None:
+    """The published top-1 accuracy of the float network `name` on ImageNet in percent, where there is one."""
+    return None
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
