@@ -128,7 +128,8 @@ def test_own_network(tmp_path: Path) -> None:
 )
 def test_mistakes_are_one_sentence(arguments: list[str], message: str, tmp_path: Path) -> None:
     output = tmp_path / "run"
-    done = mrecg_command("quantize", *MODEL, *arguments, "--output", str(output), cwd=tmp_path)
+    quick = ["--evaluation-images", "10", "--output", str(output)]
+    done = mrecg_command("quantize", *MODEL, *arguments, *quick, cwd=tmp_path)
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr

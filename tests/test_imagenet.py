@@ -2,11 +2,14 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -14,12 +17,15 @@ import torch
 from PIL import Image
 
 import mrecg
-from mrecg.data import Preprocessing, calibration_images, evaluation_batches
+from mrecg.cli import main
+from mrecg.data import CalibrationImages, Preprocessing, calibration_images, evaluation_batches
+from mrecg.data.loading import Source, draw_images
 from mrecg.data.preprocessing import UnreadableImage, random_box
 from mrecg.data.samples import open_image
 from mrecg.errors import DataError, NoLabelsError
 from mrecg.evaluation import below_published
 from mrecg.record import Evaluation
+from mrecg.zoo import build
 
 SMALL = Preprocessing(resize=36, crop=32)
 SIZES = [(256, 256), (257, 300), (333, 259), (225, 900), (50, 40), (1, 30), (300, 224)]
@@ -333,6 +339,57 @@ def test_reading_leaves_the_global_generator_alone(tmp_path: Path) -> None:
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+def test_evaluation_holds_one_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Path] = []
+
+    def spy(path: Path) -> Image.Image:
+        opened.append(path)
+        return open_image(path)
+
+    monkeypatch.setattr("mrecg.data.folders.open_image", spy)
+    batches = iter(evaluation_batches(f"imagenet:{imagenet(tmp_path)}", 5, SMALL))
+    assert not opened
+    next(batches)
+    assert len(opened) == 5
+
+
+def test_unknown_crops_and_interpolations() -> None:
+    """In a process of its own, where annotations are not checked."""
+    code = (
+        "from mrecg.data import Preprocessing, calibration_images\n"
+        "from mrecg.errors import DataError\n"
+        "for call in (lambda: calibration_images('demo', 4, 0, crops='center'),\n"
+        "             lambda: Preprocessing(interpolation='bicubik')):\n"
+        "    try: call()\n"
+        "    except DataError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "There are no crops 'center'; did you mean 'centre'.",
+        "There is no interpolation 'bicubik'; did you mean 'bicubic'.",
+    ]
+
+
+class Deadly:
+    """Images whose reading kills the process."""
+
+    labels = None
+
+    def __len__(self) -> int:
+        return 4
+
+    def name(self, index: int) -> str:
+        return str(index)
+
+    def load(self, index: int) -> Image.Image:
+        os._exit(1)
+
+
+def test_a_worker_that_dies() -> None:
+    with pytest.raises(DataError, match=r"Reading 'deadly' failed: .*try fewer workers"):
+        draw_images(Source("deadly", Deadly(), SMALL), 4, 0, "centre", workers=1)
+
+
 # ---- what cannot be read
 
 
@@ -384,10 +441,10 @@ def test_a_class_without_any_readable_image_in_a_batch(tmp_path: Path) -> None:
 
 
 def test_the_record_names_what_was_skipped() -> None:
-    calibration = mrecg.data.CalibrationImages(
+    calibration = CalibrationImages(
         calibration_images("demo", 8, 0).images, ("a.jpg (not an image)",)
     )
-    model = mrecg.zoo.build("resnet18_small")
+    model = build("resnet18_small")
     quantized = mrecg.quantize(model, calibration, recipe=mrecg.preset("w8a8-rtn"))
     assert quantized.record.skipped_images == calibration.skipped
     assert quantized.record.images == 8
@@ -444,6 +501,9 @@ def test_parquet_files_without_types_and_with_damaged_images(parquet: Path) -> N
     pandas.DataFrame({"image": [1, 2], "text": ["a", "b"]}).to_parquet(path)
     with pytest.raises(DataError, match=r"'image' of the dataset .* holds no encoded images"):
         calibration_images(f"datasets:{path}", 1, 1)
+    pandas.DataFrame({"image": [rows[0]["image"]], "label": ["cat"]}).to_parquet(path)
+    with pytest.raises(DataError, match=r"'label' of the dataset .* holds 'cat', expected class"):
+        calibration_images(f"datasets:{path}", 1, 1)
     pandas.DataFrame({"text": ["a", "b"]}).to_parquet(path)
     with pytest.raises(DataError, match="no column of images, only text"):
         calibration_images(f"datasets:{path}", 1, 1)
@@ -477,26 +537,50 @@ def test_a_float_network_below_its_published_accuracy() -> None:
     assert "70.00 % on 1000 images is 1.00 points below the published 71.00 %" in warning
 
 
-def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    (cwd / "mine.py").write_text(
+class Done(NamedTuple):
+    code: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Done]:
+    """The command line in this process, beside a file with a small network."""
+    (tmp_path / "small_network.py").write_text(
         "from torch import nn\n"
         "def net():\n"
         "    return nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1),\n"
         "                         nn.Flatten(), nn.Linear(4, 10))\n"
     )
-    return subprocess.run(
-        [sys.executable, "-m", "mrecg.cli", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        check=False,
-    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+
+    def run(*arguments: str) -> Done:
+        monkeypatch.setattr(sys, "argv", ["mrecg", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        return Done(int(stopped.value.code or 0), *capsys.readouterr())
+
+    return run
 
 
-NETWORK = ["--network", "mine:net", "--preset", "w8a8-rtn", "--size", "32", "--images", "100"]
+NETWORK = [
+    "--network",
+    "small_network:net",
+    "--preset",
+    "w8a8-rtn",
+    "--size",
+    "32",
+    "--images",
+    "100",
+]
 
 
-def test_quantize_on_imagenet_folders_measures_both(tmp_path: Path) -> None:
+def test_quantize_on_imagenet_folders_measures_both(
+    tmp_path: Path, command: Callable[..., Done]
+) -> None:
     root = imagenet(tmp_path / "root", classes=3, images=40)
     line = np.random.RandomState(1005).permutation(120)
     label, index = divmod(int(line[0]), 40)
@@ -512,25 +596,24 @@ def test_quantize_on_imagenet_folders_measures_both(tmp_path: Path) -> None:
         "--evaluation-images",
         "60",
         "--json",
-        cwd=tmp_path,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.stderr
     record = json.loads(done.stdout)
     assert done.stderr.index("float: top-1") < done.stderr.index("tune:")
     assert f"skipped 1 unreadable images: {root}/train/n{label}/{names[index]}" in done.stderr
     assert len(record["skipped_images"]) == 1
     assert record["accuracy"]["float"]["count"] == record["accuracy"]["quantized"]["count"] == 60
     assert record["images"] == 100
-    counted = command("evaluate", "run", *arguments[:2], "--size", "32", cwd=tmp_path)
+    counted = command("evaluate", "run", *arguments[:2], "--size", "32")
     assert "of 120 images" in counted.stdout
     assert mrecg.load(tmp_path / "run").record.accuracy["float"].count == 60
 
 
-def test_a_flat_folder_has_no_accuracy(tmp_path: Path) -> None:
+def test_a_flat_folder_has_no_accuracy(tmp_path: Path, command: Callable[..., Done]) -> None:
     for number in range(100):
         save(tmp_path / "flat" / f"{number}.png", picture(40, 40, seed=number))
-    done = command("quantize", *NETWORK, "--data", "folder:flat", "--output", "run", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    done = command("quantize", *NETWORK, "--data", "folder:flat", "--output", "run")
+    assert done.code == 0, done.stderr
     assert "The accuracy is not measured: The source 'folder:flat' has no labels" in done.stderr
     assert "top-1" not in done.stdout
     assert mrecg.load(tmp_path / "run").record.accuracy == {}
@@ -541,7 +624,9 @@ def test_a_flat_folder_has_no_accuracy(tmp_path: Path) -> None:
     [truncated, cmyk, sixteen_bits, None],
     ids=lambda make: getattr(make, "__name__", "empty"),
 )
-def test_bad_images_are_one_sentence(make: object, tmp_path: Path) -> None:
+def test_bad_images_are_one_sentence(
+    make: object, tmp_path: Path, command: Callable[..., Done]
+) -> None:
     root = imagenet(tmp_path / "root", classes=2, images=2)
     if callable(make):
         make(root / "train" / "n0" / ("x.png" if make is sixteen_bits else "x.jpg"))
@@ -555,9 +640,8 @@ def test_bad_images_are_one_sentence(make: object, tmp_path: Path) -> None:
         f"imagenet:{root}",
         "--images",
         "5" if make else "4",
-        cwd=tmp_path,
     )
-    assert done.returncode == 1
+    assert done.code == 1
     assert "error: " in done.stderr
     assert "Traceback" not in done.stderr
     assert ("x." in done.stderr) if make else ("n9 holds no images" in done.stderr)

@@ -9,7 +9,7 @@ datasets:NAME_OR_PATH           Hugging Face `datasets`: a hub name, a folder of
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from mrecg.calibration import CalibrationImages
 from mrecg.data import fashion_mnist, folders, huggingface
@@ -69,6 +69,8 @@ def calibration_images(
         DataError: the source is not known, cannot be read, holds fewer images, or more than 1 % of
             them cannot be read.
     """
+    if crops not in get_args(Crops):
+        raise DataError(f"There are no crops '{crops}'{did_you_mean(crops, get_args(Crops))}.")
     return draw_images(_open(source, "calibration", preprocessing), count, seed, crops, workers)
 
 

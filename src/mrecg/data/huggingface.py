@@ -22,8 +22,9 @@ class EncodedImages:
     """One split with its images still encoded.
 
     Attributes:
-        name_of_split: its name, for messages.
-        rows: the images' column: `bytes` and `path` of each.
+        split: its name, for messages.
+        rows: a dataset that gives `bytes` and `path` of each image.
+        column: where in a row.
         labels: the classes, or `None` if there is no such column.
     """
 
@@ -118,5 +119,10 @@ def _encoded(dataset: Any, split: str, name: str) -> EncodedImages:
         ) from error
     classes = [key for key, kind in features.items() if isinstance(kind, ClassLabel)]
     label = classes[0] if classes else "label" if "label" in features else None
-    labels = None if label is None else [int(value) for value in dataset[label]]
+    labels = None if label is None else list(dataset[label])
+    odd = [value for value in labels or () if not isinstance(value, int)]
+    if odd:
+        raise DataError(
+            f"The column '{label}' of the dataset {name} holds {odd[0]!r}, expected class numbers."
+        )
     return EncodedImages(split, encoded, column, labels)

@@ -184,7 +184,10 @@ def _read(
     )
     try:
         yield from loader
-    except RuntimeError as error:  # a worker died, mostly for want of memory
+    except RuntimeError as error:
+        if not workers:
+            raise
+        # A worker died, mostly for want of memory.
         raise DataError(
             f"Reading '{crop.source.name}' failed: {str(error).splitlines()[0].rstrip('.')}; "
             "try fewer workers."

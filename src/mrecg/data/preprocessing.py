@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from mrecg.errors import DataError
+from mrecg.errors import DataError, did_you_mean
 
 __all__ = ["Crops", "Preprocessing", "UnreadableImage", "random_box"]
 
 Crops = Literal["centre", "random"]
+Interpolation = Literal["bilinear", "bicubic"]
 
 _MOST_PIXELS = 2**27
 """After resizing. An image one pixel wide and 60,000 high would need 12 GB otherwise."""
@@ -38,7 +39,8 @@ class Preprocessing:
         interpolation: of the resizing, with Pillow's antialiasing.
 
     Raises:
-        DataError: a size is not positive, or channels, mean and deviation do not fit together.
+        DataError: a size is not positive, channels, mean and deviation do not fit together, or the
+            interpolation is not known.
     """
 
     resize: int = 256
@@ -46,7 +48,7 @@ class Preprocessing:
     channels: int = 3
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     deviation: tuple[float, ...] = (0.229, 0.224, 0.225)
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
         if min(self.resize, self.crop) < 1:
@@ -60,6 +62,12 @@ class Preprocessing:
             raise DataError(
                 f"The mean {self.mean} and the deviation {self.deviation} do not fit "
                 f"{self.channels} channels, expected one value for each and positive deviations."
+            )
+
+        known = get_args(Interpolation)
+        if self.interpolation not in known:
+            raise DataError(
+                f"There is no interpolation '{self.interpolation}'{did_you_mean(self.interpolation, known)}."
             )
 
     def centre(self, image: Image.Image) -> UInt8[np.ndarray, "h w c"]:
