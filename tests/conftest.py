@@ -20,10 +20,12 @@ def transforms() -> ModuleType:
     """torchvision's transforms, which are Python; a build that does not fit torch lacks two operators on import."""
     if find_spec("torchvision") is None:
         pytest.skip("torchvision is not installed")
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    if not hasattr(torch.ops.torchvision, "nms"):
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou) -> Tensor")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return import_module("torchvision.transforms")
+        try:
+            return import_module("torchvision.transforms")
+        except RuntimeError:
+            library = torch.library.Library("torchvision", "FRAGMENT")
+            for name in ("nms", "qnms"):
+                library.define(f"{name}(Tensor dets, Tensor scores, float iou) -> Tensor")
+            return import_module("torchvision.transforms")

@@ -619,6 +619,20 @@ def test_a_flat_folder_has_no_accuracy(tmp_path: Path, command: Callable[..., Do
     assert mrecg.load(tmp_path / "run").record.accuracy == {}
 
 
+def test_a_run_outlasts_an_evaluation_that_fails(
+    tmp_path: Path, command: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise DataError("The disk is gone.")
+
+    monkeypatch.setattr("mrecg.evaluation.with_accuracy", fail)
+    data = ["--data", f"imagenet:{imagenet(tmp_path / 'root')}", "--images", "12"]
+    done = command("quantize", *NETWORK, *data, "--output", "run")
+    assert done.code == 1
+    assert "error: The disk is gone." in done.stderr
+    assert mrecg.load(tmp_path / "run").record.images == 12
+
+
 @pytest.mark.parametrize(
     "make",
     [truncated, cmyk, sixteen_bits, None],

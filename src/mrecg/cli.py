@@ -136,9 +136,11 @@ def quantize(
     before = None if batches is None else _measure_float(model, network, batches, spoken)
     with Reporter(error_console) as reporter:
         quantized = quantize_model(model, calibration, recipe=recipe, plan=plan, progress=reporter)
-    if batches is not None and before is not None:
-        quantized = with_accuracy(quantized, before, batches, batches.skipped)
-    quantized.save(output)
+    try:
+        if batches is not None and before is not None:
+            quantized = with_accuracy(quantized, before, batches, batches.skipped)
+    finally:  # what took hours outlasts an evaluation that fails
+        quantized.save(output)
     if as_json:
         console.print_json(quantized.record.to_json())
     else:
