@@ -105,13 +105,20 @@ def test_a_centre_crop_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "resized"), [((40, 55), (32, 44)), ((41, 57), (32, 44)), ((57, 41), (44, 32))]
+    ("size", "resized", "offset"),
+    [
+        ((40, 57), (32, 45), (1, 8)),  # 45.6 truncated; an offset of 7.5 rounded to the even 8
+        ((59, 40), (47, 32), (8, 1)),  # 47.2; 8.5 rounded to the even 8
+        ((40, 40), (32, 32), (1, 1)),
+    ],
 )
-def test_the_longer_side_is_truncated(size: tuple[int, int], resized: tuple[int, int]) -> None:
+def test_sides_are_truncated_and_offsets_rounded(
+    size: tuple[int, int], resized: tuple[int, int], offset: tuple[int, int]
+) -> None:
     image = picture(*size)
-    reference = image.resize(resized, Image.Resampling.BILINEAR)
-    left, top = round((resized[0] - 30) / 2), round((resized[1] - 30) / 2)
-    expected = np.asarray(reference.crop((left, top, left + 30, top + 30)))
+    whole = np.asarray(image.resize(resized, Image.Resampling.BILINEAR))
+    left, top = offset
+    expected = whole[top : top + 30, left : left + 30]
     assert np.array_equal(Preprocessing(32, 30).centre(image), expected)
 
 
@@ -129,6 +136,8 @@ def test_random_boxes_are_of_the_promised_size_and_shape() -> None:
     assert (top >= 0).all()
     assert (left + width <= 400).all()
     assert (top + height <= 300).all()
+    assert len(set(left)) > 100  # anywhere, not in a corner
+    assert len(set(top)) > 100
     share = width * height / (400 * 300)
     assert 0.075 < share.min() < 0.1
     assert share.max() > 0.9
