@@ -24,11 +24,14 @@ def mrecg_command(*arguments: str, cwd: Path | None = None) -> subprocess.Comple
 def test_quantize_then_evaluate(tmp_path: Path) -> None:
     run = tmp_path / "run"
     done = mrecg_command(
-        "quantize", *MODEL, *QUICK, "--preset", "w4a4-brecq", "--images", "16", "--output", str(run)
+        *("quantize", *MODEL, *QUICK, "--preset", "w4a4-brecq", "--images", "16"),
+        *("--evaluation-images", "100", "--output", str(run)),
     )
     assert done.returncode == 0, done.stderr
     assert "20/20 classifier" in done.stderr  # plain progress, one line per group
     assert "single blocks" in done.stdout
+    assert done.stdout.startswith("float: top-1 ")
+    assert "quantized: top-1 " in done.stdout
     resolved = yaml.safe_load((run / "recipe.yaml").read_text())
     assert resolved["reconstruct"]["steps"] == 2
     counted = mrecg_command("evaluate", str(run), "--data", "demo", "--json")
@@ -59,10 +62,13 @@ def test_plan_can_be_saved_and_followed(tmp_path: Path) -> None:
         str(plan_file),
         "--output",
         str(tmp_path / "run"),
+        "--evaluation-images",
+        "0",
         "--json",
     )
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)["groups"]) == 20
+    assert json.loads(done.stdout)["accuracy"] == {}
 
 
 def test_demo_in_short() -> None:
@@ -122,7 +128,8 @@ def test_own_network(tmp_path: Path) -> None:
 )
 def test_mistakes_are_one_sentence(arguments: list[str], message: str, tmp_path: Path) -> None:
     output = tmp_path / "run"
-    done = mrecg_command("quantize", *MODEL, *arguments, "--output", str(output), cwd=tmp_path)
+    quick = ["--evaluation-images", "10", "--output", str(output)]
+    done = mrecg_command("quantize", *MODEL, *arguments, *quick, cwd=tmp_path)
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr

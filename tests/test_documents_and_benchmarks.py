@@ -33,7 +33,7 @@ def test_readme_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     quantized, model = names["quantized"], names["model"]
     assert isinstance(quantized, mrecg.QuantizedModel)
     assert isinstance(model, torch.nn.Module)
-    images, _ = next(evaluation_batches("demo"))
+    images, _ = next(iter(evaluation_batches("demo")))
     assert torch.equal(quantized.model(images[:8]), model(images[:8]))
 
 

@@ -33,6 +33,7 @@ ROOMS = [
     "cli",
 ]
 ALLOWED_PACKAGES = {
+    "datasets",
     "jaxtyping",
     "mrecg",
     "numpy",

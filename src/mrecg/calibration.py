@@ -1,6 +1,7 @@
 """Whatever a caller brings as calibration images, as one checked tensor."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,22 +11,41 @@ from torch import Tensor, nn
 from mrecg.errors import DataError, ModelError
 from mrecg.recipe import Reconstruction
 
-__all__ = ["check_images", "check_weights", "gather_images"]
+__all__ = ["CalibrationImages", "check_images", "check_weights", "gather_images"]
+
+
+@dataclass(frozen=True)
+class CalibrationImages:
+    """Images that were read for calibration.
+
+    Attributes:
+        images: as many as were asked for.
+        skipped: what could not be read, with the reasons; the record of the run keeps them.
+    """
+
+    images: Float[Tensor, "n c h w"]
+    skipped: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.images)
 
 
 def gather_images(
-    calibration: Tensor | Iterable[Any], settings: Reconstruction
+    calibration: CalibrationImages | Tensor | Iterable[Any], settings: Reconstruction
 ) -> Float[Tensor, "n ..."]:
     """All calibration images in one tensor.
 
     Args:
-        calibration: a tensor of images, or an iterable of image tensors, batches, or pairs with labels.
+        calibration: from `mrecg.data.calibration_images`, a tensor of images, or an iterable of image tensors,
+            batches, or pairs with labels.
         settings: decide how few images are too few.
 
     Raises:
         DataError: no or too few images, an item that is no tensor, other shapes or types than the first,
             values that are not finite.
     """
+    if isinstance(calibration, CalibrationImages):
+        calibration = calibration.images
     if isinstance(calibration, Tensor):
         parts = [calibration]
     else:

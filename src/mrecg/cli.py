@@ -3,23 +3,24 @@
 Exit codes: 0 ok, 1 a mistake that the message explains in a sentence, 2 usage.
 """
 
+import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 import yaml
 from rich.console import Console
 
-from mrecg.errors import MrecgError, RecipeError
+from mrecg.errors import MrecgError, NoLabelsError, RecipeError
 from mrecg.presets import preset
 from mrecg.recipe import Recipe, read_recipe
-from mrecg.record import Plan
+from mrecg.record import Evaluation, Plan
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
-    from mrecg.data import Preprocessing
+    from mrecg.data import CalibrationImages, EvaluationBatches, Preprocessing
 
 __all__ = ["app", "main"]
 
@@ -29,6 +30,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+WORKERS = min(4, os.cpu_count() or 1)
 console = Console()
 error_console = Console(stderr=True)
 
@@ -44,7 +46,8 @@ Weights = Annotated[
 Data = Annotated[
     str,
     typer.Option(
-        help="demo, fashion-mnist[:FOLDER], fashion-mnist-download:FOLDER or folder:PATH."
+        help="demo, fashion-mnist[:FOLDER], fashion-mnist-download:FOLDER, imagenet:PATH, folder:PATH "
+        "or datasets:NAME_OR_PATH."
     ),
 ]
 Images = Annotated[int, typer.Option(min=1, help="How many calibration images.")]
@@ -61,6 +64,15 @@ Size = Annotated[
     int, typer.Option(min=1, help="Side of the images of a folder, cut from the centre.")
 ]
 Channels = Annotated[int, typer.Option(min=1, max=3, help="3 for colour, 1 for grey, in a folder.")]
+Crops = Annotated[
+    Literal["centre", "random"],
+    typer.Option(help="Calibrate on centre crops, or on random resized crops and flips."),
+]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that decode images.")]
+EvaluationImages = Annotated[
+    int | None,
+    typer.Option(min=0, help="Evaluate on so many images, spread evenly; 0 measures nothing."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
@@ -102,11 +114,15 @@ def quantize(
     overrides: Overrides = None,
     plan_file: Annotated[Path | None, typer.Option("--plan", help="A plan file to follow.")] = None,
     images: Images = 256,
+    crops: Crops = "centre",
+    evaluation_images: EvaluationImages = None,
     size: Size = 224,
     channels: Channels = 3,
+    workers: Workers = WORKERS,
     as_json: AsJson = False,
 ) -> None:
-    """Quantize a network and save the run."""
+    """Measure a float network, quantize it, measure it again, and save the run."""
+    from mrecg.evaluation import with_accuracy
     from mrecg.pipeline import quantize as quantize_model
     from mrecg.presentation import Reporter, show_record
     from mrecg.runs import check_free
@@ -115,10 +131,19 @@ def quantize(
     recipe = _recipe(preset_name, recipe_file, overrides)
     plan = None if plan_file is None else Plan.read(plan_file)
     model = _model(network, weights)
-    calibration = _calibration(data, images, recipe, _preprocessing(size, channels))
+    preprocessing = _preprocessing(size, channels)
+    calibration = _calibration(data, images, recipe, preprocessing, crops, workers)
+    batches = _evaluation(data, evaluation_images, preprocessing, workers)
+    # What a script reads stays alone on standard output.
+    spoken = error_console if as_json else console
+    before = None if batches is None else _measure_float(model, network, batches, spoken)
     with Reporter(error_console) as reporter:
         quantized = quantize_model(model, calibration, recipe=recipe, plan=plan, progress=reporter)
-    quantized.save(output)
+    try:
+        if batches is not None and before is not None:
+            quantized = with_accuracy(quantized, before, batches, batches.skipped)
+    finally:  # what took hours outlasts an evaluation that fails
+        quantized.save(output)
     if as_json:
         console.print_json(quantized.record.to_json())
     else:
@@ -135,8 +160,10 @@ def plan(
     overrides: Overrides = None,
     output: Annotated[Path | None, typer.Option(help="Write the plan into a JSON file.")] = None,
     images: Images = 256,
+    crops: Crops = "centre",
     size: Size = 224,
     channels: Channels = 3,
+    workers: Workers = WORKERS,
     as_json: AsJson = False,
 ) -> None:
     """Show which units would be reconstructed jointly, and why."""
@@ -145,7 +172,8 @@ def plan(
 
     recipe = _recipe(preset_name, recipe_file, overrides)
     model = _model(network, weights)
-    calibration = _calibration(data, images, recipe, _preprocessing(size, channels))
+    preprocessing = _preprocessing(size, channels)
+    calibration = _calibration(data, images, recipe, preprocessing, crops, workers)
     with Reporter(error_console) as reporter:
         found = make_model_plan(model, calibration, recipe=recipe, progress=reporter)
     if output is not None:
@@ -160,24 +188,31 @@ def plan(
 def evaluate(
     run: Annotated[Path, typer.Argument(help="The folder of a run.")],
     data: Data = "fashion-mnist",
+    evaluation_images: EvaluationImages = None,
     size: Size = 224,
     channels: Channels = 3,
+    workers: Workers = WORKERS,
     as_json: AsJson = False,
 ) -> None:
     """Count what a saved quantized model classifies correctly."""
     from mrecg.data import evaluation_batches
     from mrecg.evaluation import evaluate as count
+    from mrecg.presentation import show_accuracy, show_skipped
     from mrecg.runs import load
 
     quantized = load(run)
-    batches = evaluation_batches(data, preprocessing=_preprocessing(size, channels))
+    batches = evaluation_batches(
+        data,
+        preprocessing=_preprocessing(size, channels),
+        count=evaluation_images,
+        workers=workers,
+    )
     result = count(quantized.model, batches)
+    show_skipped(error_console, batches.skipped)
     if as_json:
         console.print_json(data=asdict(result) | {"top1": result.top1, "top5": result.top5})
     else:
-        console.print(
-            f"top-1 {result.top1:.2f} %, top-5 {result.top5:.2f} % of {result.count} images"
-        )
+        show_accuracy(console, "quantized", result)
 
 
 def _recipe(preset_name: str, recipe_file: Path | None, overrides: list[str] | None) -> Recipe:
@@ -213,11 +248,54 @@ def _preprocessing(size: int, channels: int) -> "Preprocessing":
 
 
 def _calibration(
-    data: str, images: int, recipe: Recipe, preprocessing: "Preprocessing"
-) -> "Tensor":
+    data: str,
+    images: int,
+    recipe: Recipe,
+    preprocessing: "Preprocessing",
+    crops: Crops,
+    workers: int,
+) -> "CalibrationImages":
     from mrecg.data import calibration_images
+    from mrecg.presentation import show_skipped
 
-    return calibration_images(data, images, recipe.seed, preprocessing)
+    found = calibration_images(
+        data, images, recipe.seed, preprocessing, crops=crops, workers=workers
+    )
+    show_skipped(error_console, found.skipped)
+    return found
+
+
+def _evaluation(
+    data: str, count: int | None, preprocessing: "Preprocessing", workers: int
+) -> "EvaluationBatches | None":
+    """The labelled images, or `None` and a note where there are none or none are wanted."""
+    from mrecg.data import evaluation_batches
+
+    if count == 0:
+        return None
+    try:
+        return evaluation_batches(data, preprocessing=preprocessing, count=count, workers=workers)
+    except NoLabelsError as error:
+        error_console.print(f"The accuracy is not measured: {error}", markup=False, soft_wrap=True)
+        return None
+
+
+def _measure_float(
+    model: "nn.Module", network: str, batches: "EvaluationBatches", output: Console
+) -> Evaluation:
+    """The accuracy before quantization; one that is too low means that something else is wrong."""
+    from mrecg.evaluation import below_published
+    from mrecg.evaluation import evaluate as count
+    from mrecg.presentation import show_accuracy, show_skipped
+    from mrecg.zoo import published_top1
+
+    measured = count(model.eval(), batches)
+    show_accuracy(output, "float", measured)
+    show_skipped(error_console, batches.skipped)
+    warning = below_published(measured, published_top1(network))
+    if warning is not None:
+        error_console.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
+    return measured
 
 
 def main() -> None:

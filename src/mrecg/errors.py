@@ -4,6 +4,7 @@ MrecgError
 ├── RecipeError        a recipe, preset or override that cannot be used
 │   └── PlanError      a plan that does not fit the model
 ├── DataError          images or labels that cannot be used
+│   └── NoLabelsError  images without anything to evaluate against
 ├── ModelError         a network or checkpoint that cannot be used
 │   └── CaptureError   a model that cannot be captured as a graph
 └── RunError           a run folder that cannot be read or written
@@ -17,6 +18,7 @@ __all__ = [
     "DataError",
     "ModelError",
     "MrecgError",
+    "NoLabelsError",
     "PlanError",
     "RecipeError",
     "RunError",
@@ -38,6 +40,10 @@ class PlanError(RecipeError):
 
 class DataError(MrecgError):
     """Images or labels that cannot be used."""
+
+
+class NoLabelsError(DataError):
+    """Images without anything to evaluate against."""
 
 
 class ModelError(MrecgError):

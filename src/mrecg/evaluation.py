@@ -1,40 +1,19 @@
 """Accuracy as counts."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from mrecg.calibration import check_images
 from mrecg.errors import DataError
+from mrecg.record import Evaluation
+from mrecg.runs import QuantizedModel
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["Evaluation", "below_published", "evaluate", "with_accuracy"]
 
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How many images were classified, and how many of them correctly.
-
-    Attributes:
-        count: images.
-        correct1: the label is the largest logit.
-        correct5: the label is among the five largest.
-    """
-
-    count: int
-    correct1: int
-    correct5: int
-
-    @property
-    def top1(self) -> float:
-        """Accuracy in percent."""
-        return 100 * self.correct1 / self.count
-
-    @property
-    def top5(self) -> float:
-        """Accuracy in percent when five guesses are allowed."""
-        return 100 * self.correct5 / self.count
+_TOLERANCE = 0.5
 
 
 @torch.inference_mode()
@@ -63,6 +42,48 @@ def evaluate(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]) -> Evalu
     if count == 0:
         raise DataError("There are no images to evaluate on.")
     return Evaluation(count, correct1, correct5)
+
+
+def with_accuracy(
+    quantized: QuantizedModel,
+    before: Evaluation,
+    loader: Iterable[tuple[Tensor, Tensor]],
+    skipped: tuple[str, ...] = (),
+) -> QuantizedModel:
+    """The same quantized model with its accuracy, and that of the float network, in its record.
+
+    Args:
+        quantized: is evaluated on `loader`.
+        before: the float network's accuracy on the same images.
+        loader: as for `evaluate`.
+        skipped: images that `loader` left out, added to those that the record has.
+
+    Raises:
+        DataError: as `evaluate`.
+    """
+    record = quantized.record
+    found = {
+        "accuracy": {"float": before, "quantized": evaluate(quantized.model, loader)},
+        "skipped_images": tuple(dict.fromkeys(record.skipped_images + skipped)),
+    }
+    return replace(quantized, record=record.model_copy(update=found))
+
+
+def below_published(measured: Evaluation, published: float | None) -> str | None:
+    """A warning if a float network classifies more than 0.5 points worse than published, which mostly means
+    other preprocessing or weights than it was trained with.
+
+    Args:
+        measured: of the float network.
+        published: its top-1 in percent, if known.
+    """
+    if published is None or measured.top1 >= published - _TOLERANCE:
+        return None
+    return (
+        f"The float network's top-1 of {measured.top1:.2f} % on {measured.count} images is "
+        f"{published - measured.top1:.2f} points below the published {published:.2f} %; check the weights, "
+        "the size and normalisation of the images, and the order of the classes."
+    )
 
 
 def _logits(model: nn.Module, images: Tensor, index: int) -> Tensor:

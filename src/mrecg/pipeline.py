@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mrecg.calibration import check_weights, gather_images
+from mrecg.calibration import CalibrationImages, check_weights, gather_images
 from mrecg.graph.placement import Quantizer
 from mrecg.graph.units import Unit
 from mrecg.recipe import Recipe
@@ -22,7 +22,7 @@ __all__ = ["Progress", "make_model_plan", "outline", "quantize"]
 
 def quantize(
     model: nn.Module,
-    calibration: Tensor | Iterable[Any],
+    calibration: CalibrationImages | Tensor | Iterable[Any],
     *,
     recipe: Recipe,
     plan: Plan | None = None,
@@ -33,7 +33,8 @@ def quantize(
 
     Args:
         model: takes one image tensor; it is not changed.
-        calibration: images as a tensor, or an iterable of image tensors, batches or (images, labels).
+        calibration: what `mrecg.data.calibration_images` read, images as a tensor, or an iterable of image
+            tensors, batches or (images, labels).
         recipe: from `mrecg.preset` or `mrecg.read_recipe`.
         plan: replaces the recipe's plan.
         quantizer: any PT2E quantizer, in place of the recipe's placement.
@@ -73,6 +74,7 @@ def quantize(
         ),
         left_in_float=assembly.left_in_float,
         images=len(images),
+        skipped_images=calibration.skipped if isinstance(calibration, CalibrationImages) else (),
         input_shape=tuple(images.shape[1:]),
         seconds=clock.laps,
         environment=environment(assembly.device),
@@ -82,7 +84,7 @@ def quantize(
 
 def make_model_plan(
     model: nn.Module,
-    calibration: Tensor | Iterable[Any],
+    calibration: CalibrationImages | Tensor | Iterable[Any],
     *,
     recipe: Recipe,
     progress: Report | None = None,

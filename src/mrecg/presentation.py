@@ -19,11 +19,20 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from mrecg.data import name_some
 from mrecg.demo import DemoRow
 from mrecg.pipeline import Progress
-from mrecg.record import Plan, Record, UnitRecord
+from mrecg.record import Evaluation, Plan, Record, UnitRecord
 
-__all__ = ["Reporter", "demo_as_json", "show_demo", "show_plan", "show_record"]
+__all__ = [
+    "Reporter",
+    "demo_as_json",
+    "show_accuracy",
+    "show_demo",
+    "show_plan",
+    "show_record",
+    "show_skipped",
+]
 
 _BAR_WIDTH = 30
 
@@ -132,7 +141,28 @@ def show_record(console: Console, record: Record, folder: Path) -> None:
     )
     if record.left_in_float:
         console.print(f"left in float: {', '.join(record.left_in_float)}", markup=False)
+    for name, found in record.accuracy.items():
+        show_accuracy(console, name, found)
     console.print(f"The run is in {folder}.", markup=False)
+
+
+def show_accuracy(console: Console, name: str, found: Evaluation) -> None:
+    """One line."""
+    console.print(
+        f"{name}: top-1 {found.top1:.2f} %, top-5 {found.top5:.2f} % of {found.count} images",
+        highlight=False,
+    )
+
+
+def show_skipped(console: Console, skipped: Sequence[str]) -> None:
+    """One line about the images that could not be read; nothing where there are none."""
+    if skipped:
+        console.print(
+            f"skipped {len(skipped)} unreadable images: {name_some(skipped)}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def show_plan(console: Console, plan: Plan) -> None:

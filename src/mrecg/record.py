@@ -1,6 +1,7 @@
 """What a run found out: frozen models, JSON in and out."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -9,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from mrecg.errors import RunError
 
 __all__ = [
+    "Evaluation",
     "FoundModel",
     "GroupRecord",
     "Jump",
@@ -46,6 +48,31 @@ class FoundModel(BaseModel):
             first = error.errors()[0] if isinstance(error, ValidationError) else None
             reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else str(error)
             raise RunError(f"The file {path} is no {cls.__name__.lower()}: {reason}.") from error
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How many images were classified, and how many of them correctly.
+
+    Attributes:
+        count: images.
+        correct1: the label is the largest logit.
+        correct5: the label is among the five largest.
+    """
+
+    count: int
+    correct1: int
+    correct5: int
+
+    @property
+    def top1(self) -> float:
+        """Accuracy in percent."""
+        return 100 * self.correct1 / self.count
+
+    @property
+    def top5(self) -> float:
+        """Accuracy in percent when five guesses are allowed."""
+        return 100 * self.correct5 / self.count
 
 
 class Layer(FoundModel):
@@ -226,6 +253,8 @@ class Record(FoundModel):
         units, groups, plan, quantizers, oscillation: see their classes.
         left_in_float: layers without a quantized weight.
         images: how many calibrated.
+        skipped_images: what could not be read, with the reasons.
+        accuracy: of the float and the quantized network on the same images; empty where it was not measured.
         input_shape: of one image.
         seconds: wall time by phase.
         environment: versions, device and threads.
@@ -238,6 +267,8 @@ class Record(FoundModel):
     oscillation: Oscillation
     left_in_float: tuple[str, ...]
     images: int
+    skipped_images: tuple[str, ...] = ()
+    accuracy: Mapping[Literal["float", "quantized"], Evaluation] = {}
     input_shape: tuple[int, ...]
     seconds: Mapping[str, float]
     environment: Mapping[str, Any]

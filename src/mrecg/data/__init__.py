@@ -3,86 +3,129 @@
 demo                            the packaged slice of Fashion-MNIST
 fashion-mnist[:FOLDER]          the whole of it, from Debian's folder or one with the IDX files
 fashion-mnist-download:FOLDER   the same, fetched into FOLDER through torchvision where there is a network
-folder:PATH                     image files, in class folders or flat
+imagenet:PATH                   class folders in train/ (calibration) and val/ (evaluation)
+folder:PATH                     image files, in class folders or flat; the same for calibration and evaluation
+datasets:NAME_OR_PATH           Hugging Face `datasets`: a hub name, a folder of images or Parquet files
 """
 
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal, get_args
 
-import numpy as np
-import torch
-from torch import Tensor
+from mrecg.calibration import CalibrationImages
+from mrecg.data import fashion_mnist, folders, huggingface
+from mrecg.data.loading import EvaluationBatches, Source, draw_images, name_some
+from mrecg.data.preprocessing import Crops, Preprocessing
+from mrecg.errors import DataError, NoLabelsError, did_you_mean
 
-from mrecg.data import fashion_mnist
-from mrecg.data.folders import Preprocessing, find_images, load_folder
-from mrecg.errors import DataError, did_you_mean
-
-__all__ = ["DEMO_FOLDER", "Preprocessing", "calibration_images", "evaluation_batches"]
+__all__ = [
+    "DEMO_FOLDER",
+    "CalibrationImages",
+    "Crops",
+    "EvaluationBatches",
+    "Preprocessing",
+    "calibration_images",
+    "evaluation_batches",
+    "name_some",
+]
 
 DEMO_FOLDER = Path(__file__).parent.parent / "demo" / "fashion-mnist"
 
 IMAGENET = Preprocessing()
 
-_SOURCES = ("demo", "fashion-mnist", "fashion-mnist-download", "folder")
+_NEEDS_PATH = {
+    "datasets": "datasets:uoft-cs/cifar10",
+    "fashion-mnist-download": "fashion-mnist-download:images",
+    "folder": "folder:images",
+    "imagenet": "imagenet:/data/imagenet",
+}
+_SOURCES = ("demo", "fashion-mnist", *_NEEDS_PATH)
+
+_Part = Literal["calibration", "evaluation"]
 
 
 def calibration_images(
-    source: str, count: int, seed: int, preprocessing: Preprocessing = IMAGENET
-) -> Tensor:
+    source: str,
+    count: int,
+    seed: int,
+    preprocessing: Preprocessing = IMAGENET,
+    *,
+    crops: Crops = "centre",
+    workers: int = 0,
+) -> CalibrationImages:
     """`count` images drawn without replacement from the training part of `source`.
 
+    An image that cannot be read is skipped and named, and the next one drawn takes its place.
+
+    Args:
+        source: see the module.
+        count: how many.
+        seed: of the choice and of random crops.
+        preprocessing: of image files; Fashion-MNIST has its own.
+        crops: `centre` as in evaluation, or `random` as in training: parts of random size and shape,
+            mirrored half of the time.
+        workers: processes that decode; the images do not depend on it.
+
     Raises:
-        DataError: the source is not known, cannot be read, or holds fewer images.
+        DataError: the source is not known, cannot be read, holds fewer images, or more than 1 % of
+            them cannot be read.
     """
-    kind, folder = _parse(source)
-    rng = np.random.RandomState(seed)
-    if kind == "folder":
-        files, _ = find_images(folder)
-        chosen = rng.permutation(len(files))[: _at_most(count, len(files), source)]
-        return load_folder([files[i] for i in chosen], None, preprocessing)[0]
-    images, _ = fashion_mnist.load_split("train", folder)
-    chosen = rng.permutation(len(images))[: _at_most(count, len(images), source)]
-    return images[torch.from_numpy(chosen)]
+    if crops not in get_args(Crops):
+        raise DataError(f"There are no crops '{crops}'{did_you_mean(crops, get_args(Crops))}.")
+    return draw_images(_open(source, "calibration", preprocessing), count, seed, crops, workers)
 
 
 def evaluation_batches(
-    source: str, batch_size: int = 250, preprocessing: Preprocessing = IMAGENET
-) -> Iterator[tuple[Tensor, Tensor]]:
+    source: str,
+    batch_size: int = 250,
+    preprocessing: Preprocessing = IMAGENET,
+    *,
+    count: int | None = None,
+    workers: int = 0,
+) -> EvaluationBatches:
     """Batches of images and labels of the test part of `source`; a folder is all test.
 
+    Args:
+        source: see the module.
+        batch_size: images at a time; no more than a few batches are in memory.
+        preprocessing: of image files; Fashion-MNIST has its own.
+        count: read only so many images, spread evenly over the source; by default all.
+        workers: processes that decode; the batches do not depend on it.
+
     Raises:
-        DataError: the source is not known, cannot be read, or has no labels.
+        DataError: the source is not known, cannot be read, or holds fewer images.
+        NoLabelsError: the source has no labels.
     """
-    kind, folder = _parse(source)
-    if kind == "folder":
-        files, labels = find_images(folder)
-        if labels is None:
-            raise DataError(
-                f"The folder {folder} has no class folders, so there is nothing to evaluate against."
-            )
-        for first in range(0, len(files), batch_size):
-            part = slice(first, first + batch_size)
-            yield load_folder(files[part], labels[part], preprocessing)
-    else:
-        images, targets = fashion_mnist.load_split("test", folder)
-        yield from zip(images.split(batch_size), targets.split(batch_size), strict=True)
+    opened = _open(source, "evaluation", preprocessing)
+    available = len(opened.samples)
+    if opened.samples.labels is None:
+        raise NoLabelsError(f"The source '{source}' has no labels to evaluate against.")
+    if count is not None and not 0 < count <= available:
+        raise DataError(
+            f"The source '{source}' holds {available} images for evaluation, got a request for {count}."
+        )
+    count = count or available
+    order = [position * available // count for position in range(count)]
+    return EvaluationBatches(opened, order, batch_size, workers)
 
 
-def _parse(source: str) -> tuple[str, Path]:
+def _open(source: str, part: _Part, preprocessing: Preprocessing) -> Source:
     kind, _, path = source.partition(":")
     if kind not in _SOURCES:
         raise DataError(f"There is no data source '{kind}'{did_you_mean(kind, _SOURCES)}.")
-    if kind in ("folder", "fashion-mnist-download") and not path:
-        raise DataError(f"The data source '{kind}' needs a path, such as {kind}:images.")
+    if kind in _NEEDS_PATH and not path:
+        raise DataError(f"The data source '{kind}' needs a path, such as {_NEEDS_PATH[kind]}.")
+    if kind == "imagenet":
+        split = folders.imagenet_split(Path(path), "train" if part == "calibration" else "val")
+        return Source(source, split, preprocessing)
+    if kind == "folder":
+        return Source(source, folders.find_images(Path(path)), preprocessing)
+    if kind == "datasets":
+        return Source(source, huggingface.load_part(path, part), preprocessing)
     if kind == "fashion-mnist-download":
-        return kind, fashion_mnist.download(Path(path))
-    default = {"demo": DEMO_FOLDER, "fashion-mnist": fashion_mnist.DEBIAN_FOLDER}
-    return kind, Path(path) if path else default[kind]
-
-
-def _at_most(count: int, available: int, source: str) -> int:
-    if not 0 < count <= available:
-        raise DataError(
-            f"The source '{source}' holds {available} images, got a request for {count}."
-        )
-    return count
+        folder = fashion_mnist.download(Path(path))
+    elif path:
+        folder = Path(path)
+    else:
+        folder = DEMO_FOLDER if kind == "demo" else fashion_mnist.DEBIAN_FOLDER
+    grey = fashion_mnist.read_split("train" if part == "calibration" else "test", folder)
+    return Source(source, grey, fashion_mnist.PREPROCESSING)

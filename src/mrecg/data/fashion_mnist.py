@@ -1,6 +1,8 @@
 """Fashion-MNIST (Xiao et al., 2017): 60,000 + 10,000 grey images of 28×28 pixels in ten classes."""
 
 import gzip
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -8,18 +10,57 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
+from mrecg.data.preprocessing import Preprocessing
 from mrecg.errors import DataError
 
-__all__ = ["DEBIAN_FOLDER", "MEAN", "STANDARD_DEVIATION", "download", "load_split", "normalize"]
+__all__ = [
+    "DEBIAN_FOLDER",
+    "MEAN",
+    "PREPROCESSING",
+    "STANDARD_DEVIATION",
+    "FashionMnist",
+    "download",
+    "load_split",
+    "normalize",
+    "read_split",
+]
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 MEAN = 0.2860
 STANDARD_DEVIATION = 0.3530
+PREPROCESSING = Preprocessing(28, 28, 1, (MEAN,), (STANDARD_DEVIATION,))
 
 _PREFIX = {"train": "train", "test": "t10k"}
 _IDX_UNSIGNED_BYTE = 8
+
+
+@dataclass(frozen=True)
+class FashionMnist:
+    """One split as images by position.
+
+    Attributes:
+        split: its name.
+        pixels: bytes of shape `n h w`.
+        labels: 0 to 9.
+    """
+
+    split: str
+    pixels: NDArray[np.uint8]
+    labels: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def name(self, index: int) -> str:
+        """The position in the split."""
+        return f"Fashion-MNIST {self.split} image {index}"
+
+    def load(self, index: int) -> Image.Image:
+        """The grey image."""
+        return Image.fromarray(self.pixels[index])
 
 
 def normalize(pixels: NDArray[np.uint8]) -> Float[Tensor, "n 1 h w"]:
@@ -32,6 +73,16 @@ def load_split(
     split: Literal["train", "test"], folder: Path = DEBIAN_FOLDER
 ) -> tuple[Float[Tensor, "n 1 h w"], Int[Tensor, " n"]]:
     """Normalised images and labels of one split.
+
+    Raises:
+        DataError: as `read_split`.
+    """
+    samples = read_split(split, folder)
+    return normalize(samples.pixels), torch.tensor(samples.labels)
+
+
+def read_split(split: Literal["train", "test"], folder: Path = DEBIAN_FOLDER) -> FashionMnist:
+    """One split as it was published.
 
     Args:
         split: `train` (60,000 images) or `test` (10,000).
@@ -47,7 +98,7 @@ def load_split(
         raise DataError(
             f"Fashion-MNIST in {folder} holds {len(images)} {split} images but {len(labels)} labels."
         )
-    return normalize(images), torch.from_numpy(labels.astype(np.int64))
+    return FashionMnist(split, images, labels.tolist())
 
 
 def download(folder: Path) -> Path:

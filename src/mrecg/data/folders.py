@@ -1,92 +1,113 @@
 """Images in folders: a folder per class, or a flat folder without labels."""
 
+import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
-import torch
-from jaxtyping import Float, Int
-from PIL import Image, UnidentifiedImageError
-from torch import Tensor
+from PIL import Image
 
+from mrecg.data.samples import open_image
 from mrecg.errors import DataError
 
-__all__ = ["Preprocessing", "find_images", "load_folder"]
+__all__ = ["ImageFiles", "find_images", "imagenet_split"]
 
-_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
+_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
-class Preprocessing(NamedTuple):
-    """How an image file becomes a tensor; the defaults are those of ImageNet networks.
+@dataclass(frozen=True)
+class ImageFiles:
+    """Image files and their labels.
 
     Attributes:
-        resize: length of the shorter side before cropping.
-        crop: side of the square cut out of the centre.
-        channels: 3 for colour, 1 for grey.
-        mean, deviation: per channel, of pixels between 0 and 1.
+        files: their paths; strings, because ImageNet has 1.3 million.
+        labels: positions of their class folders in sorted order, or `None` if there are none.
     """
 
-    resize: int = 256
-    crop: int = 224
-    channels: int = 3
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    deviation: tuple[float, ...] = (0.229, 0.224, 0.225)
+    files: Sequence[str]
+    labels: Sequence[int] | None
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def name(self, index: int) -> str:
+        """The path."""
+        return self.files[index]
+
+    def load(self, index: int) -> Image.Image:
+        """The decoded image.
+
+        Raises:
+            UnreadableImage: it cannot be used.
+        """
+        return open_image(Path(self.files[index]))
 
 
-def find_images(folder: Path) -> tuple[list[Path], list[int] | None]:
-    """Image files in sorted order and their labels: the position of their class folder, or `None` if there is none.
+def find_images(folder: Path) -> ImageFiles:
+    """Image files in sorted order: in class folders and the folders inside of those, or in a flat folder.
 
     Raises:
         DataError: the folder does not exist, holds no images, or has a class folder without any.
     """
-    if not folder.is_dir():
-        raise DataError(f"The image folder {folder} does not exist.")
-    classes = sorted(child for child in folder.iterdir() if child.is_dir())
+    classes = _class_folders(folder)
     if not classes:
-        files = _images_in(folder)
+        files = _images_in(folder, recursive=False)
         if not files:
-            raise DataError(
-                f"The folder {folder} holds no images ({', '.join(sorted(_SUFFIXES))})."
-            )
-        return files, None
-    files, labels = [], []
-    for label, class_folder in enumerate(classes):
-        found = _images_in(class_folder)
-        if not found:
-            raise DataError(f"The class folder {class_folder} holds no images.")
-        files += found
-        labels += [label] * len(found)
-    return files, labels
+            raise DataError(f"The folder {folder} holds no images ({', '.join(_SUFFIXES)}).")
+        return ImageFiles(files, None)
+    all_files: list[str] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        files = _images_in(folder / name, recursive=True)
+        if not files:
+            raise DataError(f"The class folder {folder / name} holds no images.")
+        all_files += files
+        labels += [label] * len(files)
+    return ImageFiles(all_files, labels)
 
 
-def load_folder(
-    files: Sequence[Path], labels: Sequence[int] | None, preprocessing: Preprocessing
-) -> tuple[Float[Tensor, "n c h w"], Int[Tensor, " n"]]:
-    """Decoded, cropped and normalised images, and their labels (−1 where there are none).
+def imagenet_split(root: Path, split: str) -> ImageFiles:
+    """The images in the class folders of `root/train` or `root/val`, which must have the same classes.
 
     Raises:
-        DataError: a file is no readable image; the message names it.
+        DataError: a folder is missing, has no class folders, an empty one, or one that the other has not.
     """
-    images = torch.stack([_load(path, preprocessing) for path in files])
-    return images, torch.tensor([-1] * len(files) if labels is None else list(labels))
+    if not root.is_dir():
+        raise DataError(f"The ImageNet folder {root} does not exist.")
+    classes = {}
+    for name in ("train", "val"):
+        if not (root / name).is_dir():
+            raise DataError(
+                f"The ImageNet folder {root} has no folder {name}/, expected train/ and val/."
+            )
+        classes[name] = _class_folders(root / name)
+        if not classes[name]:
+            raise DataError(
+                f"The folder {root / name} has no class folders; sort its images into one for each class."
+            )
+    odd = sorted(set(classes["train"]) ^ set(classes["val"]))
+    if odd:
+        there, not_there = ("train", "val") if odd[0] in classes["train"] else ("val", "train")
+        raise DataError(
+            f"The class folder '{odd[0]}' is in {root / there} but not in {root / not_there}, "
+            f"expected the same classes in both ({len(odd)} differ)."
+        )
+    return find_images(root / split)
 
 
-def _images_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
-
-
-def _load(path: Path, preprocessing: Preprocessing) -> Float[Tensor, "c h w"]:
-    resize, crop, channels, mean, deviation = preprocessing
+def _class_folders(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        raise DataError(f"The image folder {folder} does not exist.")
     try:
-        with Image.open(path) as opened:
-            image = opened.convert("L" if channels == 1 else "RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        raise DataError(f"The image {path} cannot be read: {error}.") from error
-    factor = resize / min(image.size)
-    width, height = (max(resize, round(side * factor)) for side in image.size)
-    image = image.resize((width, height), Image.Resampling.BILINEAR)
-    left, top = round((width - crop) / 2), round((height - crop) / 2)
-    image = image.crop((left, top, left + crop, top + crop))
-    pixels = torch.from_numpy(np.asarray(image, dtype=np.float32) / 255).view(crop, crop, channels)
-    return ((pixels - torch.tensor(mean)) / torch.tensor(deviation)).permute(2, 0, 1).contiguous()
+        return sorted(child.name for child in folder.iterdir() if child.is_dir())
+    except OSError as error:
+        raise DataError(f"The folder {folder} cannot be read: {error.strerror}.") from error
+
+
+def _images_in(folder: Path, recursive: bool) -> list[str]:
+    found = []
+    for root, folders, names in os.walk(folder):
+        found += [f"{root}{os.sep}{name}" for name in names if name.lower().endswith(_SUFFIXES)]
+        if not recursive:
+            folders.clear()
+    return sorted(found)

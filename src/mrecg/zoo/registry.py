@@ -12,7 +12,7 @@ from mrecg.zoo.mobilenetv2 import mobilenetv2, mobilenetv2_small
 from mrecg.zoo.regnet import RULES, regnetx, regnetx_small
 from mrecg.zoo.resnet import IMAGENET_DEPTHS, resnet, resnet18_small
 
-__all__ = ["NETWORKS", "Network", "build"]
+__all__ = ["NETWORKS", "Network", "build", "published_top1"]
 
 
 class Network(NamedTuple):
@@ -86,3 +86,8 @@ def build(name: str, num_classes: int | None = None) -> nn.Module:
     if num_classes is not None and num_classes < 1:
         raise ModelError(f"The network {name} needs at least 1 class, got {num_classes}.")
     return found.factory(num_classes or found.num_classes).eval()
+
+
+def published_top1(name: str) -> float | None:
+    """The published top-1 accuracy of the float network `name` in percent, where there is one."""
+    return NETWORKS[name].top1 if name in NETWORKS else None

@@ -1,0 +1,194 @@
+"""Reading many images: in worker processes, in a fixed order, with what cannot be read skipped and named."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mrecg.calibration import CalibrationImages
+from mrecg.data.preprocessing import Crops, Preprocessing, UnreadableImage
+from mrecg.data.samples import Samples
+from mrecg.errors import DataError
+
+__all__ = ["EvaluationBatches", "Source", "draw_images", "name_some"]
+
+_NAMED = 3
+"""How many unreadable images an error names."""
+_READ_AT_ONCE = 50
+_MOST_SKIPPED = 0.01
+
+
+@dataclass(frozen=True)
+class Source:
+    """One part of a data source.
+
+    Attributes:
+        name: what a message calls it.
+        samples: its images.
+        preprocessing: of each of them.
+    """
+
+    name: str
+    samples: Samples
+    preprocessing: Preprocessing
+
+
+class EvaluationBatches:
+    """Batches of images and labels, read anew whenever they are iterated; only a few are in memory.
+
+    Attributes:
+        skipped: the images that the last iteration could not read, with the reasons.
+    """
+
+    def __init__(self, source: Source, order: Sequence[int], batch_size: int, workers: int) -> None:
+        self.skipped: tuple[str, ...] = ()
+        self._source, self._order = source, order
+        self._batch_size, self._workers = batch_size, workers
+
+    def __iter__(self) -> Iterator[tuple[Float[Tensor, "n c h w"], Int[Tensor, " n"]]]:
+        """Batches in the order of the source.
+
+        Raises:
+            DataError: more than 1 % of the images cannot be read.
+        """
+        labels = self._source.samples.labels
+        assert labels is not None
+        tally = _Tally(self._source, len(self._order), replaced=False)
+        crop = _Crop(self._source, "centre", 0)
+        for found in _read(crop, self._order, self._batch_size, self._workers):
+            good = tally.sift(found)
+            self.skipped = tuple(tally.skipped)
+            if good:
+                images = self._source.preprocessing.normalize(_stack(good))
+                yield images, torch.tensor([labels[index] for index, _ in good])
+
+
+def draw_images(
+    source: Source, count: int, seed: int, crops: Crops, workers: int
+) -> CalibrationImages:
+    """`count` images drawn without replacement; the next in line stands in for one that cannot be read.
+
+    Raises:
+        DataError: the source holds too few images, or more than 1 % of them cannot be read.
+    """
+    available = len(source.samples)
+    if not 0 < count <= available:
+        raise DataError(
+            f"The source '{source.name}' holds {available} images, got a request for {count}."
+        )
+    line = np.random.RandomState(seed).permutation(available).tolist()
+    crop, tally = _Crop(source, crops, seed), _Tally(source, count, replaced=True)
+    side = source.preprocessing.crop
+    images = torch.empty(count, source.preprocessing.channels, side, side)
+    done = 0
+    while done < count:
+        chosen, line = line[: count - done], line[count - done :]
+        if not chosen:
+            raise DataError(
+                f"The source '{source.name}' holds {done} readable images, got a request for {count}; "
+                f"not readable: {name_some(tally.skipped)}."
+            )
+        for found in _read(crop, chosen, _READ_AT_ONCE, workers):
+            good = tally.sift(found)
+            if good:
+                images[done : done + len(good)] = source.preprocessing.normalize(_stack(good))
+                done += len(good)
+    return CalibrationImages(images, tuple(tally.skipped))
+
+
+_Found = tuple[int, NDArray[np.uint8] | str]
+"""The position of an image with its pixels, or with the reason why there are none."""
+
+
+@dataclass(frozen=True)
+class _Crop(Dataset[_Found]):
+    """What a worker process does with one image. Pixels travel as bytes: a quarter of the floats."""
+
+    source: Source
+    crops: Crops
+    seed: int
+
+    def __getitem__(self, index: int) -> _Found:
+        samples, preprocessing = self.source.samples, self.source.preprocessing
+        try:
+            image = samples.load(index)
+            if self.crops == "centre":
+                return index, preprocessing.centre(image)
+            # A generator for each image, so that neither order nor workers matter.
+            return index, preprocessing.random(image, np.random.default_rng([self.seed, index]))
+        except UnreadableImage as error:
+            return index, str(error)
+
+
+class _Tally:
+    """Sorts out what cannot be read, and stops where it is too much.
+
+    Args:
+        source: of the images.
+        wanted: how many images are to be read.
+        replaced: whether another image is read for each that is skipped.
+    """
+
+    def __init__(self, source: Source, wanted: int, replaced: bool) -> None:
+        self.skipped: list[str] = []
+        self._source, self._wanted, self._replaced = source, wanted, replaced
+
+    def sift(self, found: Sequence[_Found]) -> list[tuple[int, NDArray[np.uint8]]]:
+        """Those with pixels.
+
+        Raises:
+            DataError: the others are more than 1 % of all that are to be read.
+        """
+        good = []
+        for index, pixels in found:
+            if isinstance(pixels, str):
+                self.skipped.append(f"{self._source.samples.name(index)} ({pixels})")
+            else:
+                good.append((index, pixels))
+        read = self._wanted + (len(self.skipped) if self._replaced else 0)
+        if len(self.skipped) > _MOST_SKIPPED * read:
+            raise DataError(
+                f"More than 1 % of the {read} images to be read from '{self._source.name}' cannot be "
+                f"used: {name_some(self.skipped)}; mend or remove them."
+            )
+        return good
+
+
+def name_some(skipped: Sequence[str]) -> str:
+    """The first of the images that were skipped, and how many more there are."""
+    more = len(skipped) - _NAMED
+    return ", ".join(skipped[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _stack(good: Sequence[tuple[int, NDArray[np.uint8]]]) -> NDArray[np.uint8]:
+    return np.stack([pixels for _, pixels in good])
+
+
+def _read(
+    crop: _Crop, order: Sequence[int], batch_size: int, workers: int
+) -> Iterator[list[_Found]]:
+    """The images at these positions, in this order, `batch_size` at a time."""
+    loader: DataLoader[_Found] = DataLoader(
+        crop,
+        batch_size,
+        sampler=order,
+        num_workers=min(workers, math.ceil(len(order) / batch_size)),
+        collate_fn=list,
+        generator=torch.Generator(),  # else it would draw from the global one
+    )
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if not workers:
+            raise
+        # A worker died, mostly for want of memory.
+        raise DataError(
+            f"Reading '{crop.source.name}' failed: {str(error).splitlines()[0].rstrip('.')}; "
+            "try fewer workers."
+        ) from error

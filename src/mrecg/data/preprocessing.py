@@ -1,0 +1,149 @@
+"""From an image to the pixels that a network sees, equal to what torchvision's transforms give on PIL images."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from mrecg.errors import DataError, did_you_mean
+
+__all__ = ["Crops", "Preprocessing", "UnreadableImage", "random_box"]
+
+Crops = Literal["centre", "random"]
+Interpolation = Literal["bilinear", "bicubic"]
+
+_MOST_PIXELS = 2**27
+"""After resizing. An image one pixel wide and 60,000 high would need 12 GB otherwise."""
+_TRIES = 10
+
+
+class UnreadableImage(Exception):  # noqa: N818 -- no mistake of the caller: it is skipped and counted
+    """One image that cannot be used, with the reason."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes a tensor; the defaults are those of ImageNet networks.
+
+    Attributes:
+        resize: length of the shorter side before cropping.
+        crop: side of the square cut out.
+        channels: 3 for colour, 1 for grey.
+        mean, deviation: per channel, of pixels between 0 and 1.
+        interpolation: of the resizing, with Pillow's antialiasing.
+
+    Raises:
+        DataError: a size is not positive, channels, mean and deviation do not fit together, or the
+            interpolation is not known.
+    """
+
+    resize: int = 256
+    crop: int = 224
+    channels: int = 3
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    deviation: tuple[float, ...] = (0.229, 0.224, 0.225)
+    interpolation: Interpolation = "bilinear"
+
+    def __post_init__(self) -> None:
+        if min(self.resize, self.crop) < 1:
+            raise DataError(
+                f"Images cannot be resized to {self.resize} and cropped to {self.crop} pixels, "
+                "expected at least 1."
+            )
+        if self.channels not in (1, 3):
+            raise DataError(f"Images have 1 or 3 channels, got a request for {self.channels}.")
+        if {len(self.mean), len(self.deviation)} != {self.channels} or min(self.deviation) <= 0:
+            raise DataError(
+                f"The mean {self.mean} and the deviation {self.deviation} do not fit "
+                f"{self.channels} channels, expected one value for each and positive deviations."
+            )
+
+        known = get_args(Interpolation)
+        if self.interpolation not in known:
+            raise DataError(
+                f"There is no interpolation '{self.interpolation}'{did_you_mean(self.interpolation, known)}."
+            )
+
+    def centre(self, image: Image.Image) -> UInt8[np.ndarray, "h w c"]:
+        """The centre of the image after resizing its shorter side; black where it is smaller than the crop.
+
+        Equal to torchvision's `Resize(resize)`, `CenterCrop(crop)`.
+
+        Raises:
+            UnreadableImage: the image is so thin that resizing it would take gigabytes.
+        """
+        short, long = min(image.size), max(image.size)
+        # Truncated, not rounded, as torchvision does.
+        width, height = (
+            self.resize if side == short else int(self.resize * long / short) for side in image.size
+        )
+        if width * height > _MOST_PIXELS:
+            raise UnreadableImage(f"{image.width}×{image.height} pixels are too thin to resize")
+        resized = self._mode(image).resize((width, height), self._filter)
+        return self._pixels(
+            _cut(resized, _offset(width, self.crop), _offset(height, self.crop), self.crop)
+        )
+
+    def random(
+        self, image: Image.Image, generator: np.random.Generator
+    ) -> UInt8[np.ndarray, "h w c"]:
+        """A random part of the image, resized to the crop, and mirrored half of the time.
+
+        Equal to torchvision's `RandomResizedCrop(crop)`, `RandomHorizontalFlip()`.
+        """
+        left, top, width, height = random_box(image.width, image.height, generator)
+        part = self._mode(image).crop((left, top, left + width, top + height))
+        part = part.resize((self.crop, self.crop), self._filter)
+        if generator.random() < 0.5:
+            part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return self._pixels(part)
+
+    def normalize(self, pixels: UInt8[np.ndarray, "n h w c"]) -> Float[Tensor, "n c h w"]:
+        """Equal to torchvision's `ToTensor()`, `Normalize(mean, deviation)`."""
+        scaled = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float().div_(255)
+        mean, deviation = (torch.tensor(v).view(-1, 1, 1) for v in (self.mean, self.deviation))
+        return scaled.sub_(mean).div_(deviation)
+
+    @property
+    def _filter(self) -> Image.Resampling:
+        return Image.Resampling[self.interpolation.upper()]
+
+    def _mode(self, image: Image.Image) -> Image.Image:
+        return image.convert("L" if self.channels == 1 else "RGB")
+
+    def _pixels(self, image: Image.Image) -> NDArray[np.uint8]:
+        return np.array(image, dtype=np.uint8).reshape(self.crop, self.crop, self.channels)
+
+
+def random_box(
+    width: int, height: int, generator: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """Left, top, width and height of a random part: 8 to 100 % of the area, sides 3:4 to 4:3 (Szegedy et al., 2015).
+
+    The algorithm of torchvision's `RandomResizedCrop`: ten tries, then the largest centre part of an allowed shape.
+    """
+    narrowest, widest = 3 / 4, 4 / 3
+    for _ in range(_TRIES):
+        area = width * height * generator.uniform(0.08, 1)
+        ratio = math.exp(generator.uniform(math.log(narrowest), math.log(widest)))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            top = int(generator.integers(0, height - h + 1))
+            return int(generator.integers(0, width - w + 1)), top, w, h
+    w, h = min(width, round(height * widest)), min(height, round(width / narrowest))
+    return (width - w) // 2, (height - h) // 2, w, h
+
+
+def _offset(side: int, crop: int) -> int:
+    """Where the centre begins; negative where the image is smaller and gets a border."""
+    return round((side - crop) / 2) if side >= crop else -((crop - side) // 2)
+
+
+def _cut(image: Image.Image, left: int, top: int, side: int) -> Image.Image:
+    return image.crop((left, top, left + side, top + side))

@@ -1,0 +1,63 @@
+"""What a source of images is, and how one image is opened."""
+
+import warnings
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from PIL import Image, UnidentifiedImageError
+
+from mrecg.data.preprocessing import UnreadableImage
+
+__all__ = ["Samples", "open_image"]
+
+_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA"})
+"""Pillow's modes whose conversion to colour or grey is exact; `I;16`, `F` and CMYK are not among them."""
+
+
+@runtime_checkable
+class Samples(Protocol):
+    """Images by position; worker processes get a copy, so it must be picklable."""
+
+    @property
+    def labels(self) -> Sequence[int] | None:
+        """The class of every image, or `None` where there are none."""
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str:
+        """What a message calls the image."""
+
+    def load(self, index: int) -> Image.Image:
+        """The decoded image.
+
+        Raises:
+            UnreadableImage: it cannot be used.
+        """
+
+
+def open_image(source: Path | BytesIO) -> Image.Image:
+    """Decode an image completely.
+
+    Raises:
+        UnreadableImage: a file that is damaged, no image, suspiciously large, or of a kind whose colours
+            Pillow cannot convert faithfully (CMYK, more than 8 bits per channel).
+    """
+    try:
+        with warnings.catch_warnings():
+            # Odd metadata does not concern the pixels; a bomb does.
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(source) as image:
+                if image.mode in _MODES:
+                    decoded = image.copy()
+                    decoded.info.pop("transparency", None)  # it would warn, and changes no colour
+                    return decoded
+                mode = image.mode
+    except UnidentifiedImageError as error:
+        raise UnreadableImage("not an image") from error
+    except Exception as error:  # decoders raise anything on damaged bytes
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise UnreadableImage(reason.splitlines()[0].rstrip(".")) from error
+    raise UnreadableImage(f"mode {mode}, expected grey, palette or RGB with 8 bits per channel")
