@@ -1,6 +1,8 @@
 """Shapes in annotations are checked while the tests run, in the rooms where tensors have shapes."""
 
 import importlib
+import importlib.util
+from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
@@ -14,10 +16,25 @@ install_import_hook(
 
 
 @pytest.fixture(scope="session")
-def torchvision() -> ModuleType:
-    """torchvision, as an oracle; its definitions of networks need none of its compiled operators.
+def torchvision() -> Iterator[ModuleType]:
+    """torchvision as an oracle, where it is installed; its networks need none of its compiled operators.
 
-    PyPI's build does not import beside a CPU build of torch unless somebody declares two of them.
+    Beside a CPU build of torch, PyPI's build only imports when somebody declares two of them.
     """
-    pytest.importorskip("torchvision", exc_type=(ImportError, RuntimeError))
-    return importlib.import_module("torchvision")
+    if importlib.util.find_spec("torchvision") is None:
+        pytest.skip("torchvision is not installed")
+    try:
+        yield importlib.import_module("torchvision")
+    except RuntimeError:
+        declared = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            declared.define(f"{name}(Tensor dets, Tensor scores, float iou) -> Tensor")
+        yield importlib.import_module("torchvision")
+
+
+@pytest.fixture(scope="session")
+def timm(torchvision: ModuleType) -> ModuleType:
+    """timm as an oracle, where it is installed; it imports torchvision."""
+    if importlib.util.find_spec("timm") is None:
+        pytest.skip("timm is not installed")
+    return importlib.import_module("timm")
