@@ -192,6 +192,11 @@ def test_unknown_names_in_other_libraries(name: str, message: str) -> None:
         network(name)
 
 
+def test_unknown_name() -> None:
+    with pytest.raises(ModelError, match="did you mean 'resnet18_small'"):
+        network("resnet18_smal")
+
+
 @pytest.mark.parametrize("package", ["timm", "torchvision"])
 def test_missing_library(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
