@@ -1,4 +1,6 @@
-"""Render `docs/results.md` and the table in the README from the result files; no figure in them is typed by hand.
+"""Render `docs/results.md`, `docs/efficientnet-lite0.md` and the table in the README from the result files.
+
+No figure in them is typed by hand.
 
 python benchmarks/render_results.py
 """
@@ -13,6 +15,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
+PHOTOGRAPHS = HERE.parent / "docs" / "efficientnet-lite0.md"
 MARKS = (
     "<!-- results: written by benchmarks/render_results.py -->",
     "<!-- end of results -->",
@@ -108,12 +111,63 @@ def provenance(results: list[Result]) -> list[str]:
     return lines
 
 
-def write_readme(table: list[str]) -> None:
-    """Put a table between the README's two marks."""
-    text = README.read_text(encoding="utf-8")
+def agreement_table(results: list[Result]) -> list[str]:
+    """How far quantized networks keep the float network's answers on photographs."""
+    lines = [
+        "| bits | method | steps | agree with float (%) | mean logit difference | joined |",
+        "|---|---|---|---|---|---|",
+    ]
+    for (bits,), cells in by_key(results, "bits").items():
+        rows = by_key(cells, "method", "steps")
+        for method, steps in sorted(rows, key=lambda key: (METHODS.index(key[0]), key[1])):
+            same = rows[method, steps]
+            joins = ", ".join("+".join(group) for group in same[0]["joined"])
+            agreement = summary([cell["agreement"] for cell in same])
+            difference = statistics.mean(cell["logit_difference"] for cell in same)
+            lines.append(
+                f"| {bits} | {method} | {steps} | {agreement} | {difference:.2f} | {joins} |"
+            )
+    first = results[0]
+    lines += [
+        "",
+        f"{first['images']} calibration crops, {first['held_out']} held-out crops, batches of {first['batch_size']}; "
+        f"the float network's logits have a standard deviation of {first['logit_deviation']:.2f}.",
+    ]
+    return lines
+
+
+def photograph_table(photographs: list[Result]) -> list[str]:
+    """What the float network says about each photograph."""
+    labelled = [row for row in photographs if row["label"] is not None]
+    right = sum(row["label"] == row["class"] for row in labelled)
+    lines = [
+        f"{right} of the {len(labelled)} images of ImageNet get their label.",
+        "",
+        "| photograph | label | class | probability |",
+        "|---|---|---|---|",
+    ]
+    for row in photographs:
+        label = "" if row["label"] is None else row["label"]
+        lines.append(f"| {row['file']} | {label} | {row['class']} | {row['probability']:.2f} |")
+    return lines
+
+
+def write_between_marks(path: Path, lines: list[str]) -> None:
+    """Replace what stands between a document's two marks."""
+    text = path.read_text(encoding="utf-8")
     before, rest = text.split(MARKS[0])
     _, after = rest.split(MARKS[1])
-    README.write_text(before + "\n".join([MARKS[0], *table, MARKS[1]]) + after, encoding="utf-8")
+    path.write_text(before + "\n".join([MARKS[0], *lines, MARKS[1]]) + after, encoding="utf-8")
+
+
+def write_photographs(folder: Path) -> None:
+    """The page about EfficientNet-Lite0."""
+    float_network = json.loads((folder / "float.json").read_text())
+    name = float_network["network"]
+    results = [{"network": name, **result} for result in load(folder) if "agreement" in result]
+    lines = ["", "## Agreement", "", *agreement_table(results), "", "## The float network", ""]
+    lines += [*photograph_table(float_network["photographs"]), "", "## Where the figures come from"]
+    write_between_marks(PHOTOGRAPHS, [*lines, "", *provenance(results), ""])
 
 
 def main() -> None:
@@ -138,7 +192,9 @@ def main() -> None:
         *provenance(results),
     ]
     arguments.output.write_text("\n".join(sections) + "\n", encoding="utf-8")
-    write_readme(accuracy_table([r for r in results if r["network"] in authors["float"]], authors))
+    compared = [result for result in results if result["network"] in authors["float"]]
+    write_between_marks(README, accuracy_table(compared, authors))
+    write_photographs(HERE / "results" / "natural_images")
     print(f"{len(results)} results in {arguments.output} and {README}")
 
 

@@ -14,8 +14,8 @@ import mrecg
 from mrecg.data import DEMO_FOLDER, Preprocessing, calibration_images, evaluation_batches
 from mrecg.data.fashion_mnist import load_split
 from mrecg.data.folders import find_images
-from mrecg.errors import DataError, ModelError, NoLabelsError
-from mrecg.zoo import build, load_weights
+from mrecg.errors import DataError, NoLabelsError
+from mrecg.zoo import build
 
 
 class Fixed(nn.Module):
@@ -157,21 +157,3 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
     picture(tmp_path / "flat" / "a.png", (8, 8))
     with pytest.raises(NoLabelsError, match="has no labels to evaluate against"):
         evaluation_batches(f"folder:{tmp_path / 'flat'}")
-
-
-def test_networks_and_checkpoints(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
-    model = build("regnetx_small")
-    path = tmp_path / "weights.safetensors"
-    save_file(model.state_dict(), path)
-    other = build("regnetx_small")
-    load_weights(other, path)
-    assert all(torch.equal(v, other.state_dict()[k]) for k, v in model.state_dict().items())
-    with pytest.raises(ModelError, match=r"does not fit ResNet: 'bn1\.bias' has shape nothing"):
-        load_weights(build("resnet18_small"), path)
-    path.write_bytes(b"nothing")
-    with pytest.raises(ModelError, match="cannot be read as safetensors"):
-        load_weights(model, path)
-    with pytest.raises(ModelError, match="did you mean 'resnet18_small'"):
-        build("resnet18_smal")

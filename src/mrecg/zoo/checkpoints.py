@@ -45,7 +45,7 @@ def load_weights(model: nn.Module, path: Path, name: str | None = None) -> None:
     if differing:
         raise ModelError(
             f"The checkpoint {path} does not fit {name or type(model).__name__}: {len(differing)} of "
-            f"{len(expected)} tensors differ, "
+            f"{len(expected | state)} tensors differ, "
             + ", ".join(
                 f"'{key}' is {_described(state.get(key))} there and {_described(expected.get(key))} in the network"
                 for key in differing[:_MOST_NAMED]
