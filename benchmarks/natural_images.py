@@ -103,7 +103,7 @@ def centre(path: Path) -> Tensor:
     with Image.open(path) as image:
         side = round(0.875 * min(image.size))
         left, top = ((length - side) // 2 for length in image.size)
-        size = (NETWORKS[NETWORK].input_size,) * 2
+        size = (NETWORKS[NETWORK].preprocessing.crop,) * 2
         box = (left, top, left + side, top + side)
         return normalised(image.convert("RGB").resize(size, Image.Resampling.BICUBIC, box=box))
 
@@ -183,7 +183,7 @@ def main() -> None:
     model = network(NETWORK, packaged(*WEIGHTS)[0])
     write(arguments.output / "float.json", float_result(model))
     rng = np.random.RandomState(CROP_SEED)
-    size = NETWORKS[NETWORK].input_size
+    size = NETWORKS[NETWORK].preprocessing.crop
     calibrating, holding_out = photographs()
     calibration = crops(calibrating, arguments.images, size, rng)
     held_out = crops(holding_out, arguments.held_out, size, rng)

@@ -70,7 +70,7 @@ def accuracy(model: nn.Module, folder: Path) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    choices = sorted(name for name, network in NETWORKS.items() if network.input_size == 28)
+    choices = sorted(name for name, network in NETWORKS.items() if network.preprocessing.crop == 28)
     parser.add_argument("--network", choices=choices, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--data", type=Path, default=DEBIAN_FOLDER, help="folder of the IDX files")

@@ -1,7 +1,6 @@
 """Accuracy as counts."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -61,12 +60,10 @@ def with_accuracy(
     Raises:
         DataError: as `evaluate`.
     """
-    record = quantized.record
-    found = {
-        "accuracy": {"float": before, "quantized": evaluate(quantized.model, loader)},
-        "skipped_images": tuple(dict.fromkeys(record.skipped_images + skipped)),
-    }
-    return replace(quantized, record=record.model_copy(update=found))
+    return quantized.with_found(
+        accuracy={"float": before, "quantized": evaluate(quantized.model, loader)},
+        skipped_images=tuple(dict.fromkeys(quantized.record.skipped_images + skipped)),
+    )
 
 
 def below_published(measured: Evaluation, published: float | None) -> str | None:

@@ -89,12 +89,15 @@ def make_model_plan(
     recipe: Recipe,
     progress: Report | None = None,
 ) -> Plan:
-    """The plan that `quantize` would follow; only the rule `loss` looks at more than two images.
+    """The plan that `quantize` would follow; only the rule `loss` looks at more than the shape of two images.
 
     Raises:
         MrecgError: as `quantize`.
     """
-    images = gather_images(calibration, recipe.reconstruct)
+    tuning = recipe.reconstruct
+    if recipe.plan.join != "loss":
+        tuning = tuning.model_copy(update={"steps": 0})
+    images = gather_images(calibration, tuning)
     check_weights(model)
     assembly = assemble(model, images, recipe, None)
     return _plan(assembly, images, recipe, progress or (lambda event: None))

@@ -21,16 +21,23 @@ from rich.table import Table
 
 from mrecg.data import name_some
 from mrecg.demo import DemoRow
+from mrecg.mqbench import Experiment
 from mrecg.pipeline import Progress
 from mrecg.record import Evaluation, Plan, Record, UnitRecord
+from mrecg.reproduction import Cell, Estimate, Outcome, Row
+from mrecg.reproduction.table import COLUMNS
 
 __all__ = [
     "Reporter",
     "demo_as_json",
     "show_accuracy",
     "show_demo",
+    "show_estimates",
+    "show_notes",
+    "show_outcome",
     "show_plan",
     "show_record",
+    "show_rows",
     "show_skipped",
 ]
 
@@ -165,24 +172,79 @@ def show_skipped(console: Console, skipped: Sequence[str]) -> None:
         )
 
 
-def show_plan(console: Console, plan: Plan) -> None:
-    """Every pair of neighbours with what the rule saw."""
+def show_plan(console: Console, plan: Plan, published: frozenset[int] | None = None) -> None:
+    """Every pair of neighbours with what the rule saw, and beside it what the authors join."""
     table = Table(title=escape(plan.rule))
-    for column in ("unit", "metric", "difference to the next", "alike", "joined to the next"):
+    columns = ["unit", "metric", "difference to the next", "alike", "joined to the next"]
+    if published is not None:
+        columns.append("joined by the authors")
+    for column in columns:
         table.add_column(column)
     for position, pair in enumerate(plan.neighbours):
-        table.add_row(
+        cells = [
             pair.first,
             f"{plan.metric[position]:.4g}" if plan.metric else "",
             "" if pair.difference is None else f"{pair.difference:.4g}",
             "yes" if pair.homogeneous else "",
             "yes" if pair.joined else "",
-        )
+        ]
+        if published is not None:
+            cells.append("yes" if position in published else "")
+        table.add_row(*cells)
     if plan.neighbours:
-        last = f"{plan.metric[-1]:.4g}" if plan.metric else ""
-        table.add_row(plan.neighbours[-1].second, last, "", "", "")
+        table.add_row(plan.neighbours[-1].second, f"{plan.metric[-1]:.4g}" if plan.metric else "")
     console.print(table)
     console.print(str(plan), markup=False, highlight=False)
+
+
+def show_notes(console: Console, experiment: Experiment) -> None:
+    """What became of every key of a configuration file."""
+    table = Table(title="What the configuration became")
+    for column in ("key", "value", "here"):
+        table.add_column(column, overflow="fold")
+    for note in experiment.mapped:
+        table.add_row(escape(note.key), escape(str(note.value)), escape(note.remark))
+    for note in experiment.ignored:
+        remark = f"[yellow]ignored:[/yellow] {escape(note.remark)}"
+        table.add_row(escape(note.key), escape(str(note.value)), remark)
+    console.print(table)
+
+
+def show_outcome(console: Console, outcome: Outcome) -> None:
+    """One line for a cell that is finished, was finished before, or failed."""
+    line = f"{outcome.cell.name}: {outcome.status}"
+    if outcome.record is not None and outcome.record.accuracy:
+        line += f", {outcome.record.accuracy['quantized'].top1:.2f} %"
+    if outcome.reason:
+        line += f": {outcome.reason}"
+    style = "red" if outcome.status == "failed" else None
+    console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def show_rows(console: Console, rows: Sequence[Row]) -> None:
+    """The reproduced table."""
+    table = Table(title="ImageNet top-1 in percent")
+    for column in COLUMNS:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*row.texts())
+    console.print(table)
+
+
+def show_estimates(console: Console, estimates: Sequence[tuple[Cell, Estimate | str]]) -> None:
+    """What every cell will cost, or why it cannot run."""
+    table = Table(title="Cells to run, with time and memory to within a factor of about two")
+    for column in ("cell", "minutes", "GiB"):
+        table.add_column(column)
+    total = 0.0
+    for cell, found in estimates:
+        if isinstance(found, str):
+            table.add_row(cell.name, escape(found))
+        else:
+            total += found.seconds
+            table.add_row(cell.name, f"{found.seconds / 60:.1f}", f"{found.memory / 2**30:.1f}")
+    console.print(table)
+    console.print(f"{len(estimates)} cells, {total / 3600:.1f} hours in all", markup=False)
 
 
 def _show_losses(console: Console, runs: Sequence[Sequence[UnitRecord]]) -> None:

@@ -256,6 +256,7 @@ class Record(FoundModel):
         skipped_images: what could not be read, with the reasons.
         accuracy: of the float and the quantized network on the same images; empty where it was not measured.
         input_shape: of one image.
+        preprocessing: how image files became such images, where the command line read them.
         seconds: wall time by phase.
         environment: versions, device and threads.
     """
@@ -270,5 +271,6 @@ class Record(FoundModel):
     skipped_images: tuple[str, ...] = ()
     accuracy: Mapping[Literal["float", "quantized"], Evaluation] = {}
     input_shape: tuple[int, ...]
+    preprocessing: Mapping[str, Any] = {}
     seconds: Mapping[str, float]
     environment: Mapping[str, Any]

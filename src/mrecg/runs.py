@@ -11,7 +11,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -54,6 +54,10 @@ class QuantizedModel:
         assert isinstance(exported, fx.GraphModule)
         # The exported class forbids .eval() and .train(), which change nothing here: a plain one allows them.
         return fx.GraphModule(exported, exported.graph).eval()
+
+    def with_found(self, **found: Any) -> "QuantizedModel":
+        """The same model with more in its record."""
+        return replace(self, record=self.record.model_copy(update=found))
 
     def save(self, folder: str | Path) -> Path:
         """Write the run into a new folder, all of it or nothing.

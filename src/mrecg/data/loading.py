@@ -43,10 +43,12 @@ class EvaluationBatches:
     """Batches of images and labels, read anew whenever they are iterated; only a few are in memory.
 
     Attributes:
+        count: images, the unreadable ones included.
         skipped: the images that the last iteration could not read, with the reasons.
     """
 
     def __init__(self, source: Source, order: Sequence[int], batch_size: int, workers: int) -> None:
+        self.count = len(order)
         self.skipped: tuple[str, ...] = ()
         self._source, self._order = source, order
         self._batch_size, self._workers = batch_size, workers

@@ -1,7 +1,7 @@
 """The plan: which units are reconstructed jointly (MRECG, eq. 16)."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Protocol, runtime_checkable
 
 from mrecg.errors import PlanError, did_you_mean
@@ -9,7 +9,7 @@ from mrecg.recipe import PlanRule
 from mrecg.reconstruction.capacity import are_homogeneous, differences, module_capacity
 from mrecg.record import Layer, Neighbours, Plan
 
-__all__ = ["Plannable", "check_plan", "make_plan"]
+__all__ = ["Plannable", "check_plan", "joined_by_scheme", "make_plan"]
 
 
 @runtime_checkable
@@ -41,7 +41,8 @@ def make_plan(units: Sequence[Plannable], rule: PlanRule, losses: Sequence[float
             counts other units than the model's.
     """
     if rule.join == "scheme":
-        return _follow_scheme(units, rule.scheme)
+        joined = joined_by_scheme(rule.scheme, [unit.name for unit in units])
+        return _plan(units, joined, "scheme", (), ())
     if rule.join == "explicit":
         return _explicit(units, rule.groups)
     metric: tuple[float, ...] = ()
@@ -94,21 +95,29 @@ def _explicit(units: Sequence[Plannable], groups: Sequence[Sequence[str]]) -> Pl
     return _plan(units, chosen, "explicit", (), ())
 
 
-def _follow_scheme(units: Sequence[Plannable], sizes: Sequence[int]) -> Plan:
-    """The plan of a scheme in the authors' counting, where the stem may include the first block and the classifier the
-    last convolution, as it does in their MobileNetV2."""
+def joined_by_scheme(sizes: Sequence[int], names: Sequence[str]) -> frozenset[int]:
+    """The positions whose unit a scheme joins to the next one.
+
+    In the authors' counting the stem may include the first block, and the classifier the last convolution, as in their
+    MobileNetV2: a scheme that counts two units less than the model is read so.
+
+    Args:
+        sizes: how many units each group takes.
+        names: of the model's units.
+
+    Raises:
+        PlanError: the scheme counts other units than the model has.
+    """
     sizes = list(sizes)
-    if sizes and len(units) == sum(sizes) + 2:
+    if sizes and len(names) == sum(sizes) + 2:
         sizes[0] += 1
         sizes[-1] += 1
-    if len(units) != sum(sizes):
+    if len(names) != sum(sizes):
         raise PlanError(
-            f"The scheme counts {sum(sizes)} units, the model has {len(units)}: "
-            f"{', '.join(unit.name for unit in units)}."
+            f"The scheme counts {sum(sizes)} units, the model has {len(names)}: {', '.join(names)}."
         )
     ends = set(itertools.accumulate(sizes))
-    chosen = {position for position in range(len(units)) if position + 1 not in ends}
-    return _plan(units, chosen, "scheme", (), ())
+    return frozenset(range(len(names))) - {end - 1 for end in ends}
 
 
 def _scores(
@@ -152,7 +161,7 @@ def _group_size(chosen: set[int], position: int) -> int:
 
 def _plan(
     units: Sequence[Plannable],
-    chosen: set[int],
+    chosen: Set[int],
     rule: str,
     metric: tuple[float, ...],
     scores: tuple[float, ...],

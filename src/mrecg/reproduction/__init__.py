@@ -1,8 +1,8 @@
 """The paper's table, cell by cell, beside the published numbers."""
 
-from mrecg.reproduction.estimate import Estimate, estimate
+from mrecg.reproduction.estimate import Estimate, estimate, estimates
 from mrecg.reproduction.grid import BITS, METHODS, Cell, Grid, cells
-from mrecg.reproduction.published import NETWORKS, published_top1
+from mrecg.reproduction.published import NETWORKS, published_joins, published_top1
 from mrecg.reproduction.running import Budget, Outcome, Sources, reproduce
 from mrecg.reproduction.table import Row, as_markdown, rows
 
@@ -20,6 +20,8 @@ __all__ = [
     "as_markdown",
     "cells",
     "estimate",
+    "estimates",
+    "published_joins",
     "published_top1",
     "reproduce",
     "rows",

@@ -3,15 +3,24 @@
 import itertools
 import math
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
+from mrecg.data import evaluation_batches
+from mrecg.errors import MrecgError
 from mrecg.pipeline import outline
 from mrecg.recipe import Recipe
+from mrecg.reproduction.grid import Cell
+from mrecg.reproduction.published import find_checkpoint
+from mrecg.reproduction.running import Budget, Sources
+from mrecg.runs import is_finished
+from mrecg.zoo import build
 
-__all__ = ["Estimate", "estimate"]
+__all__ = ["Estimate", "estimate", "estimates"]
 
 _STEP = {False: 1.2, True: 1.5}
 """Quantized step ÷ float forward and backward, without and with dropping."""
@@ -55,6 +64,29 @@ def estimate(
     largest = max(2 * (first + second) for first, second in itertools.pairwise(sizes))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Estimate(seconds, _BYTES * (images * (sizes[0] + largest) + 6 * parameters))
+
+
+def estimates(
+    cells: Sequence[Cell], sources: Sources, budget: Budget, output: Path
+) -> list[tuple[Cell, Estimate | str]]:
+    """What every cell that has no run in `output` yet will cost, or why it cannot run; nothing is loaded."""
+    models: dict[str, nn.Module] = {}
+    evaluated = sources.evaluation_images or evaluation_batches(sources.data).count
+    found: list[tuple[Cell, Estimate | str]] = []
+    for cell in cells:
+        if is_finished(output / cell.name):
+            continue
+        try:
+            find_checkpoint(sources.checkpoints, cell.network)
+            if cell.network not in models:
+                models = {cell.network: build(cell.network)}
+            usual = sources.preprocessing(cell.network)
+            shape = (usual.channels, usual.crop, usual.crop)
+            images, recipe = budget.images_for(cell.network), cell.recipe(budget.overrides)
+            found.append((cell, estimate(models[cell.network], shape, images, evaluated, recipe)))
+        except MrecgError as error:
+            found.append((cell, str(error)))
+    return found
 
 
 def _seconds_per_image(model: nn.Module, images: torch.Tensor) -> tuple[float, float]:

@@ -1,12 +1,13 @@
 """What the papers publish: ImageNet top-1 in percent, the settings of each network, and their joined units."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mrecg.errors import ModelError
+from mrecg.errors import ModelError, PlanError
+from mrecg.reconstruction.granularity import joined_by_scheme
 
-__all__ = ["NETWORKS", "PaperSettings", "find_checkpoint", "published_top1"]
+__all__ = ["NETWORKS", "PaperSettings", "find_checkpoint", "published_joins", "published_top1"]
 
 
 class PaperSettings(NamedTuple):
@@ -90,6 +91,16 @@ def published_top1(network: str, bits: str, method: str) -> float | None:
         if row is not None and network in columns:
             return row[columns.index(network)]
     return None
+
+
+def published_joins(network: str, units: Sequence[str]) -> frozenset[int] | None:
+    """The positions whose unit the authors join to the next one; `None` where they publish no scheme for these units."""
+    if network not in NETWORKS:
+        return None
+    try:
+        return joined_by_scheme(NETWORKS[network].scheme, units)
+    except PlanError:
+        return None
 
 
 def find_checkpoint(folder: Path, network: str) -> Path:

@@ -1,7 +1,7 @@
 """One run folder per cell: finished cells are skipped, failed ones named, the rest goes on."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -11,6 +11,7 @@ from mrecg.data import (
     CalibrationImages,
     Crops,
     EvaluationBatches,
+    Preprocessing,
     calibration_images,
     evaluation_batches,
 )
@@ -19,11 +20,15 @@ from mrecg.evaluation import Evaluation, evaluate, with_accuracy
 from mrecg.pipeline import Progress, quantize
 from mrecg.record import Record
 from mrecg.reproduction.grid import Cell
-from mrecg.reproduction.published import NETWORKS, find_checkpoint
+from mrecg.reproduction.published import NETWORKS as PAPER
+from mrecg.reproduction.published import find_checkpoint
 from mrecg.runs import is_finished, record_of
-from mrecg.zoo import network
+from mrecg.zoo import NETWORKS, network
 
 __all__ = ["Budget", "Outcome", "Sources", "reproduce"]
+
+
+_BATCH = 50
 
 
 class Sources(NamedTuple):
@@ -35,6 +40,7 @@ class Sources(NamedTuple):
         crops: of the calibration images; the authors use random ones.
         workers: processes that decode images.
         evaluation_images: evaluate on so many only.
+        size: of the images, where it is not the network's.
     """
 
     data: str
@@ -42,6 +48,14 @@ class Sources(NamedTuple):
     crops: Crops = "random"
     workers: int = 0
     evaluation_images: int | None = None
+    size: int | None = None
+
+    def preprocessing(self, network: str) -> Preprocessing:
+        """Of the images of one network."""
+        usual = NETWORKS[network].preprocessing
+        if self.size is None:
+            return usual
+        return replace(usual, crop=self.size, resize=round(self.size * usual.resize / usual.crop))
 
 
 class Budget(NamedTuple):
@@ -54,6 +68,10 @@ class Budget(NamedTuple):
 
     images: int | None = None
     overrides: Mapping[str, Any] = {}
+
+    def images_for(self, network: str) -> int:
+        """How many images calibrate one network."""
+        return self.images or PAPER[network].images
 
 
 class Outcome(NamedTuple):
@@ -114,7 +132,13 @@ class _Shared:
 
     def batches(self) -> EvaluationBatches:
         count, workers = self.sources.evaluation_images, self.sources.workers
-        return evaluation_batches(self.sources.data, 50, count=count, workers=workers)
+        return evaluation_batches(
+            self.sources.data,
+            _BATCH,
+            self.sources.preprocessing(self.name),
+            count=count,
+            workers=workers,
+        )
 
     def float_accuracy(self) -> Evaluation:
         if self._float is None:
@@ -128,6 +152,7 @@ class _Shared:
                     self.sources.data,
                     count,
                     seed,
+                    self.sources.preprocessing(self.name),
                     crops=self.sources.crops,
                     workers=self.sources.workers,
                 )
@@ -144,12 +169,15 @@ def _run(
 ) -> Record:
     recipe = cell.recipe(budget.overrides)
     model = shared.model()
-    images = shared.calibration(budget.images or NETWORKS[cell.network].images, recipe.seed)
+    images = shared.calibration(budget.images_for(cell.network), recipe.seed)
     before = shared.float_accuracy()
     quantized = quantize(
         model, images, recipe=recipe, progress=lambda event: report(cell.name, event)
     )
     batches = shared.batches()
+    quantized = quantized.with_found(
+        preprocessing=asdict(shared.sources.preprocessing(cell.network))
+    )
     finished = with_accuracy(quantized, before, batches, batches.skipped)
     finished.save(folder)
     return finished.record

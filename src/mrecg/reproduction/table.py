@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable
 from statistics import mean, stdev
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mrecg.reproduction.published import published_top1
 from mrecg.reproduction.running import Outcome
 
-__all__ = ["Row", "as_markdown", "rows"]
+__all__ = ["COLUMNS", "Row", "as_markdown", "rows"]
 
 
 class Row(NamedTuple):
@@ -44,6 +44,11 @@ class Row(NamedTuple):
         if self.mean is None or self.published is None:
             return None
         return self.mean - self.published
+
+    def as_dict(self) -> dict[str, Any]:
+        """The row for a script."""
+        derived = {"mean": self.mean, "deviation": self.deviation, "difference": self.difference}
+        return self._asdict() | derived
 
     def texts(self) -> tuple[str, ...]:
         """Network, bits, method, float, ours, published, difference; empty where unknown."""

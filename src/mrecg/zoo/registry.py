@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from torch import nn
 
+from mrecg.data import Preprocessing
+from mrecg.data.fashion_mnist import MEAN, STANDARD_DEVIATION
 from mrecg.errors import ModelError, did_you_mean
 from mrecg.zoo.efficientnet_lite import EfficientNetLite0
 from mrecg.zoo.mobilenetv2 import mobilenetv2, mobilenetv2_small
@@ -21,18 +23,13 @@ class Network(NamedTuple):
     Attributes:
         factory: a number of classes → the network with random weights.
         num_classes: those of its published weights.
-        channels: of an image: 3 for colour, 1 for grey.
-        input_size: side of the images that it is evaluated on.
-        mean, deviation: of its images, per channel, for pixels between 0 and 1.
+        preprocessing: of the images that it is evaluated on.
         top1: published accuracy in percent of the weights that the paper's table starts from.
     """
 
     factory: Callable[[int], nn.Module]
     num_classes: int = 1000
-    channels: int = 3
-    input_size: int = 224
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    deviation: tuple[float, ...] = (0.229, 0.224, 0.225)
+    preprocessing: Preprocessing = Preprocessing()
     top1: float | None = None
 
 
@@ -56,13 +53,20 @@ _FACTORIES: dict[str, Callable[[int], nn.Module]] = {
     **{f"regnetx_{size}m": partial(regnetx, size) for size in RULES},
 }
 _FASHION_MNIST = Network(
-    resnet18_small, num_classes=10, channels=1, input_size=28, mean=(0.2860,), deviation=(0.3530,)
+    resnet18_small,
+    num_classes=10,
+    preprocessing=Preprocessing(
+        resize=28, crop=28, channels=1, mean=(MEAN,), deviation=(STANDARD_DEVIATION,)
+    ),
 )
 
 NETWORKS: dict[str, Network] = {
     **{name: Network(factory, top1=_TOP1.get(name)) for name, factory in _FACTORIES.items()},
     "efficientnet_lite0": Network(
-        EfficientNetLite0, mean=(127 / 255,) * 3, deviation=(128 / 255,) * 3
+        EfficientNetLite0,
+        preprocessing=Preprocessing(
+            mean=(127 / 255,) * 3, deviation=(128 / 255,) * 3, interpolation="bicubic"
+        ),
     ),
     "mobilenetv2_small": _FASHION_MNIST._replace(factory=mobilenetv2_small),
     "regnetx_small": _FASHION_MNIST._replace(factory=regnetx_small),

@@ -1,0 +1,5 @@
+"""`python -m mrecg.cli` is `mrecg`."""
+
+from mrecg.cli import main
+
+main()
