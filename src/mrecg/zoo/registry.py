@@ -55,8 +55,8 @@ _FACTORIES: dict[str, Callable[[int], nn.Module]] = {
     },
     **{f"regnetx_{size}m": partial(regnetx, size) for size in RULES},
 }
-_FASHION_MNIST = Network(
-    resnet18_small, num_classes=10, channels=1, input_size=28, mean=(0.2860,), deviation=(0.3530,)
+_for_fashion_mnist = partial(
+    Network, num_classes=10, channels=1, input_size=28, mean=(0.2860,), deviation=(0.3530,)
 )
 
 NETWORKS: dict[str, Network] = {
@@ -64,9 +64,9 @@ NETWORKS: dict[str, Network] = {
     "efficientnet_lite0": Network(
         EfficientNetLite0, mean=(127 / 255,) * 3, deviation=(128 / 255,) * 3
     ),
-    "mobilenetv2_small": _FASHION_MNIST._replace(factory=mobilenetv2_small),
-    "regnetx_small": _FASHION_MNIST._replace(factory=regnetx_small),
-    "resnet18_small": _FASHION_MNIST,
+    "mobilenetv2_small": _for_fashion_mnist(mobilenetv2_small),
+    "regnetx_small": _for_fashion_mnist(regnetx_small),
+    "resnet18_small": _for_fashion_mnist(resnet18_small),
 }
 
 
