@@ -198,7 +198,12 @@ def test_files_without_a_state_dict(content: object, tmp_path: Path) -> None:
             r"does not fit resnet50: \d+ of 320 tensors differ, "
             r"'layer1.0.conv1.weight' is 64x64x3x3 there and 64x64x1x1 in the network",
         ),
-        ("resnet18", "regnetx_600m", r"'stem.conv.weight' is absent there and 32x3x3x3"),
+        (
+            "resnet18",
+            "regnetx_600m",
+            r"'stem.conv.weight' is absent there and 32x3x3x3 in the network, .* "
+            r"'conv1.weight' is 64x3x7x7 there and absent in the network; check",
+        ),
     ],
 )
 def test_wrong_width_or_network(saved: str, wanted: str, message: str, tmp_path: Path) -> None:

@@ -121,6 +121,7 @@ def test_own_network(tmp_path: Path) -> None:
         (["--images", "8"], "at least 32"),
         (["--network", "resnet"], "There is no network 'resnet'"),
         (["--weights", "nothing.safetensors"], "cannot be read"),
+        (["--network", "resnet18_small"], "does not fit resnet18_small"),
         (["--data", "mnist"], "There is no data source 'mnist'"),
         (["--recipe", "nothing.yaml"], "cannot be read"),
         (["--plan", "nothing.json"], "cannot be read"),

@@ -22,7 +22,7 @@ __all__ = ["load_weights"]
 _WRAPPERS = ("model", "state_dict", "model_state", "net")
 """Names under which training scripts keep the state dict; `model_state` is pycls'."""
 _MOST_NAMED = 3
-"""How many differing tensors a message names."""
+"""How many of the network's tensors a message names, and one that only the file has."""
 
 
 def load_weights(model: nn.Module, path: Path, name: str | None = None) -> None:
@@ -45,12 +45,8 @@ def load_weights(model: nn.Module, path: Path, name: str | None = None) -> None:
     if differing:
         raise ModelError(
             f"The checkpoint {path} does not fit {name or type(model).__name__}: {len(differing)} of "
-            f"{len(expected | state)} tensors differ, "
-            + ", ".join(
-                f"'{key}' is {_described(state.get(key))} there and {_described(expected.get(key))} in the network"
-                for key in differing[:_MOST_NAMED]
-            )
-            + "; check the network's name, its width and its number of classes."
+            f"{len(expected | state)} tensors differ, {_first_of(differing, expected, state)}; "
+            "check the network's name, its width and its number of classes."
         )
     model.load_state_dict(state, strict=False)  # counters may be absent
 
@@ -110,6 +106,17 @@ def _differing(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> l
         if _described(expected.get(key)) != _described(found.get(key))
         and not (key.endswith(".num_batches_tracked") and key not in found)
     ]
+
+
+def _first_of(
+    differing: list[str], expected: Mapping[str, Tensor], found: Mapping[str, Tensor]
+) -> str:
+    named = [key for key in differing if key in expected][:_MOST_NAMED]
+    named += [key for key in differing if key not in expected][:1]
+    return ", ".join(
+        f"'{key}' is {_described(found.get(key))} there and {_described(expected.get(key))} in the network"
+        for key in named
+    )
 
 
 def _described(tensor: Tensor | None) -> str:

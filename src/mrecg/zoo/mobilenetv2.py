@@ -12,22 +12,22 @@ from torch import Tensor, nn
 
 
 class Stage(NamedTuple):
-    """One row of the paper's Table 2."""
+    """One row of the paper's Table 2, but for its stride."""
 
     expansion: int
     channels: int
     depth: int
-    stride: int
 
 
-def _stages(strides: Sequence[int]) -> list[Stage]:
-    """The paper's Table 2 with other strides."""
-    expansions, channels, depths = (
-        (1, 6, 6, 6, 6, 6, 6),
-        (16, 24, 32, 64, 96, 160, 320),
-        (1, 2, 3, 4, 3, 3, 1),
-    )
-    return [Stage(*row) for row in zip(expansions, channels, depths, strides, strict=True)]
+STAGES = (
+    Stage(1, 16, 1),
+    Stage(6, 24, 2),
+    Stage(6, 32, 3),
+    Stage(6, 64, 4),
+    Stage(6, 96, 3),
+    Stage(6, 160, 3),
+    Stage(6, 320, 1),
+)
 
 
 def _divisible(channels: float, divisor: int = 8) -> int:
@@ -90,11 +90,11 @@ class MobileNetV2(nn.Module):
         features: list[nn.Module] = [
             nn.Sequential(*_conv_bn_relu6(in_channels, channels, 3, stem_stride))
         ]
-        for stage in _stages(strides):
-            for index in range(stage.depth):
-                out_channels = _divisible(stage.channels * width)
-                stride = stage.stride if index == 0 else 1
-                features.append(InvertedResidual(channels, out_channels, stride, stage.expansion))
+        for (expansion, wanted, depth), first_stride in zip(STAGES, strides, strict=True):
+            for index in range(depth):
+                out_channels = _divisible(wanted * width)
+                stride = first_stride if index == 0 else 1
+                features.append(InvertedResidual(channels, out_channels, stride, expansion))
                 channels = out_channels
         features.append(nn.Sequential(*_conv_bn_relu6(channels, last_channels, 1, 1)))
         self.features = nn.Sequential(*features)

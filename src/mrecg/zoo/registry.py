@@ -52,8 +52,8 @@ _FACTORIES: dict[str, Callable[[int], nn.Module]] = {
     },
     **{f"regnetx_{size}m": partial(regnetx, size) for size in RULES},
 }
-_FASHION_MNIST = Network(
-    resnet18_small,
+_for_fashion_mnist = partial(
+    Network,
     num_classes=10,
     preprocessing=Preprocessing(
         resize=28, crop=28, channels=1, mean=(MEAN,), deviation=(STANDARD_DEVIATION,)
@@ -68,9 +68,9 @@ NETWORKS: dict[str, Network] = {
             mean=(127 / 255,) * 3, deviation=(128 / 255,) * 3, interpolation="bicubic"
         ),
     ),
-    "mobilenetv2_small": _FASHION_MNIST._replace(factory=mobilenetv2_small),
-    "regnetx_small": _FASHION_MNIST._replace(factory=regnetx_small),
-    "resnet18_small": _FASHION_MNIST,
+    "mobilenetv2_small": _for_fashion_mnist(mobilenetv2_small),
+    "regnetx_small": _for_fashion_mnist(regnetx_small),
+    "resnet18_small": _for_fashion_mnist(resnet18_small),
 }
 
 
