@@ -90,7 +90,7 @@ def test_cells_carry_the_settings_of_the_paper() -> None:
     assert NETWORKS["resnet50"].images == 2048
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", ["resnet18", "resnet50", "mobilenetv2_035", "regnetx_600m"])
 def test_the_published_schemes_fit_our_units(network: str) -> None:
     units = outline(build(network), torch.zeros(2, 3, 64, 64), preset("w4a4-brecq"))
     names = [unit.name for unit in units]

@@ -183,8 +183,7 @@ def _preprocessing(
         usual = replace(_plain(channels), crop=usual.crop, resize=usual.resize)
     if size is None and experiment is not None:
         return replace(usual, crop=experiment.crop, resize=experiment.resize)
-    crop = size or usual.crop
-    return replace(usual, crop=crop, resize=round(crop * usual.resize / usual.crop))
+    return usual if size is None else usual.resized(size)
 
 
 def _plain(channels: int) -> "Preprocessing":
@@ -203,13 +202,10 @@ def preprocessing_of(record: "Record", size: int | None) -> "Preprocessing":
     from mrecg.data import Preprocessing
 
     if record.preprocessing:
-        usual = Preprocessing(**record.preprocessing)
+        usual = Preprocessing.from_description(record.preprocessing)
     else:  # a run that no command made
-        crop = record.input_shape[-1]
-        usual = replace(_plain(record.input_shape[0]), crop=crop, resize=round(crop * 256 / 224))
-    if size is None:
-        return usual
-    return replace(usual, crop=size, resize=round(size * usual.resize / usual.crop))
+        usual = _plain(record.input_shape[0]).resized(record.input_shape[-1])
+    return usual if size is None else usual.resized(size)
 
 
 def measure_float(

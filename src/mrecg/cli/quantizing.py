@@ -112,7 +112,7 @@ def quantize(
         quantized = quantize_model(
             model, calibration, recipe=recipe, plan=followed, progress=reporter
         )
-    quantized = quantized.with_found(preprocessing=asdict(inputs.preprocessing))
+    quantized = quantized.with_found(preprocessing=inputs.preprocessing.described())
     try:
         if batches is not None and before is not None:
             quantized = with_accuracy(quantized, before, batches, batches.skipped)

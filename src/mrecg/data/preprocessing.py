@@ -1,8 +1,9 @@
 """From an image to the pixels that a network sees, equal to what torchvision's transforms give on PIL images."""
 
 import math
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -69,6 +70,27 @@ class Preprocessing:
             raise DataError(
                 f"There is no interpolation '{self.interpolation}'{did_you_mean(self.interpolation, known)}."
             )
+
+    def described(self) -> dict[str, Any]:
+        """The fields for a record, as JSON gives them back."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
+        }
+
+    @classmethod
+    def from_description(cls, fields: Mapping[str, Any]) -> "Preprocessing":
+        """What `described` was asked of."""
+        return cls(
+            **{
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in fields.items()
+            }
+        )
+
+    def resized(self, crop: int) -> "Preprocessing":
+        """The same for images of another side, cut from as large a part of the picture."""
+        return replace(self, crop=crop, resize=round(crop * self.resize / self.crop))
 
     def centre(self, image: Image.Image) -> UInt8[np.ndarray, "h w c"]:
         """The centre of the image after resizing its shorter side; black where it is smaller than the crop.

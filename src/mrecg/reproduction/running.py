@@ -1,7 +1,7 @@
 """One run folder per cell: finished cells are skipped, failed ones named, the rest goes on."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -53,9 +53,7 @@ class Sources(NamedTuple):
     def preprocessing(self, network: str) -> Preprocessing:
         """Of the images of one network."""
         usual = NETWORKS[network].preprocessing
-        if self.size is None:
-            return usual
-        return replace(usual, crop=self.size, resize=round(self.size * usual.resize / usual.crop))
+        return usual if self.size is None else usual.resized(self.size)
 
 
 class Budget(NamedTuple):
@@ -176,7 +174,7 @@ def _run(
     )
     batches = shared.batches()
     quantized = quantized.with_found(
-        preprocessing=asdict(shared.sources.preprocessing(cell.network))
+        preprocessing=shared.sources.preprocessing(cell.network).described()
     )
     finished = with_accuracy(quantized, before, batches, batches.skipped)
     finished.save(folder)
