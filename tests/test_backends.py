@@ -115,6 +115,8 @@ def test_a_recipe_that_the_backend_cannot_execute_is_refused() -> None:
             recipe.override({key: value})
     with pytest.raises(RecipeError, match="did you mean 'openvino'"):
         recipe.for_backend("openvin")
+    with pytest.raises(RecipeError, match="codes are logarithms"):
+        recipe.for_backend("nnie")
     with pytest.raises(RecipeError, match="cannot be float"):
         mrecg.preset("w4a4-rtn", {"placement.tensors": "all", "placement.shortcut": "float"})
 

@@ -7,7 +7,9 @@ widest that the target's integers hold; a recipe may use fewer bits of them.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["ACADEMIC", "BACKENDS", "Backend"]
+from mrecg.errors import RecipeError, did_you_mean
+
+__all__ = ["ACADEMIC", "BACKENDS", "UNSUPPORTED", "Backend", "find_backend"]
 
 ACADEMIC = "academic"
 """No target: the placement that the papers simulate, at any width, symmetry and granularity."""
@@ -54,6 +56,11 @@ def _backend(
     )
 
 
+UNSUPPORTED = {
+    "nnie": "its codes are logarithms, sixteen to an octave, and only uniform grids can be reconstructed"
+}
+"""Targets of MQBench that a recipe cannot be made for, with the reason."""
+
 BACKENDS: Mapping[str, Backend] = {
     # ±127 on both sides; an addition runs in the accumulator of the convolution before it.
     "tensorrt": _backend(
@@ -81,3 +88,18 @@ BACKENDS: Mapping[str, Backend] = {
         weights="symmetric per tensor", activations="symmetric", tensors="all", narrow=True
     ),
 }
+
+
+def find_backend(name: str) -> Backend:
+    """The target called `name`, in lower case.
+
+    Raises:
+        RecipeError: there is none, or it cannot be had; the message says which.
+    """
+    if name in UNSUPPORTED:
+        raise RecipeError(f"The backend '{name}' cannot be used: {UNSUPPORTED[name]}.")
+    if name not in BACKENDS:
+        raise RecipeError(
+            f"There is no backend '{name}'{did_you_mean(name, [ACADEMIC, *BACKENDS])}."
+        )
+    return BACKENDS[name]

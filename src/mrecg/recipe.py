@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from mrecg.backends import ACADEMIC, BACKENDS
+from mrecg.backends import ACADEMIC, find_backend
 from mrecg.configuration import read_mapping
 from mrecg.errors import RecipeError, did_you_mean
 
@@ -203,10 +203,10 @@ class Recipe(_Settings):
         name = self.placement.backend
         if name == ACADEMIC:
             return self
-        if name not in BACKENDS:
-            known = did_you_mean(name, [ACADEMIC, *BACKENDS])
-            raise ValueError(f"there is no backend '{name}'{known}")
-        backend = BACKENDS[name]
+        try:
+            backend = find_backend(name)
+        except RecipeError as error:  # pydantic reports what a validator raises only as ValueError
+            raise ValueError(str(error).removesuffix(".")) from error
         for key, wanted in backend.settings.items():
             if (found := self._setting(key)) != wanted:
                 raise ValueError(f"the backend '{name}' needs {key} = {wanted}, got {found}")
@@ -235,11 +235,7 @@ class Recipe(_Settings):
         Raises:
             RecipeError: there is no such backend.
         """
-        if name not in BACKENDS:
-            raise RecipeError(
-                f"There is no backend '{name}'{did_you_mean(name, [ACADEMIC, *BACKENDS])}."
-            )
-        backend = BACKENDS[name]
+        backend = find_backend(name)
         widest = min(backend.weight_bits, backend.activation_bits)
         widths = {
             "weight.bits": min(self.weight.bits, backend.weight_bits),

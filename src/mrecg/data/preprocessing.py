@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from mrecg.errors import DataError, did_you_mean
@@ -81,12 +82,7 @@ class Preprocessing:
     @classmethod
     def from_description(cls, fields: Mapping[str, Any]) -> "Preprocessing":
         """What `described` was asked of."""
-        return cls(
-            **{
-                name: tuple(value) if isinstance(value, list) else value
-                for name, value in fields.items()
-            }
-        )
+        return TypeAdapter(cls).validate_python(dict(fields))
 
     def resized(self, crop: int) -> "Preprocessing":
         """The same for images of another side, cut from as large a part of the picture."""

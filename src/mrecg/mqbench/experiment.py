@@ -131,6 +131,7 @@ class _Draft:
                 "name": path.stem,
                 "reconstruct.rounding_rate": 1e-3,
                 "reconstruct.activation_rate_unit": "absolute",
+                "reconstruct.weight_scale_rate": 0.0,
                 "reconstruct.batches": "fixed",
             },
         )

@@ -4,7 +4,7 @@ import ast
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mrecg.backends import ACADEMIC, BACKENDS
+from mrecg.backends import ACADEMIC, find_backend
 from mrecg.errors import RecipeError, did_you_mean
 
 __all__ = ["ADAROUND", "DEPLOYMENT", "IGNORED", "KEYS", "QCONFIG", "WIDTH"]
@@ -107,8 +107,8 @@ def _scheme(value: Any) -> Mapping[str, Any]:
 
 def _backend(value: Any) -> Mapping[str, Any]:
     name = str(value).lower()
-    if name not in (ACADEMIC, *BACKENDS):
-        raise RecipeError(f"there is no backend {value!r}{did_you_mean(name, BACKENDS)}")
+    if name != ACADEMIC:
+        find_backend(name)
     return {"backend": name}
 
 
