@@ -3,14 +3,13 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Float
 from torch import Tensor
 
 __all__ = [
     "SMALLEST_SCALE",
     "Grid",
     "Scaling",
-    "as_integers",
     "dequantize",
     "quantize",
     "scaling_for_range",
@@ -31,6 +30,15 @@ class Grid(NamedTuple):
     low: int
     high: int
     symmetric: bool
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The smallest integer type that holds the grid."""
+        for dtype in (torch.uint8, torch.int8, torch.int16):
+            bounds = torch.iinfo(dtype)
+            if bounds.min <= self.low and self.high <= bounds.max:
+                return dtype
+        return torch.int32
 
 
 class Scaling(NamedTuple):
@@ -66,12 +74,3 @@ def scaling_for_range(low: Float[Tensor, "..."], high: Float[Tensor, "..."], gri
     scale = ((high - low) / (grid.high - grid.low)).clamp(min=SMALLEST_SCALE)
     zero_point = torch.clamp(grid.low - torch.round(low / scale), grid.low, grid.high)
     return Scaling(scale, zero_point)
-
-
-def as_integers(codes: Float[Tensor, "*shape"], grid: Grid) -> Integer[Tensor, "*shape"]:
-    """Codes in the smallest integer type that holds the grid."""
-    for dtype in (torch.uint8, torch.int8, torch.int16):
-        bounds = torch.iinfo(dtype)
-        if bounds.min <= grid.low and grid.high <= bounds.max:
-            return codes.to(dtype)
-    return codes.to(torch.int32)
