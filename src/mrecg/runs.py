@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
+import mrecg.quantization  # noqa: F401 — registers the operators of a saved program
 from mrecg.errors import RunError
 from mrecg.recipe import Recipe, read_recipe
 from mrecg.record import Record
