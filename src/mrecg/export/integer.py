@@ -13,6 +13,7 @@ from mrecg.export.graphs import (
     dequantizer_of,
     only_reader,
 )
+from mrecg.export.layouts import Layout
 
 __all__ = ["divide_images_as_simulated", "integer_biases", "move_quantizers_to_layers"]
 
@@ -102,55 +103,65 @@ def _leads_to_layer(node: ir.Node) -> bool:
     return node.op_type in SOURCES
 
 
-def integer_biases(graph: ir.Graph, shifts: dict[str, int]) -> list[str]:
-    """Store biases as 32-bit integers of the accumulator's step.
+def integer_biases(graph: ir.Graph, layout: Layout) -> list[str]:
+    """Store biases as 32-bit integers.
 
     Args:
-        graph: its weights may be in any layout.
-        shifts: for each weight's codes, by how many digits the simulation's bias step is finer than s_x · s_w.
+        graph: its weights lie as `layout` says.
+        layout: in `int8` the step is the accumulator's, s_x · s_w, of which the simulation's biases are whole multiples.
+            `packed` weights are unpacked and multiplied in float, and one power of two per layer saves a scale per channel.
 
     Returns:
         Layers whose bias stays in float, because their input or weight does.
     """
     left: list[str] = []
     for node in [node for node in graph if node.op_type in LAYERS and len(node.inputs) == 3]:
-        bias = constant(node.inputs[2])
-        if bias is None or node.inputs[2].dtype != ir.DataType.FLOAT:  # type: ignore[union-attr]
+        bias, step = constant(node.inputs[2]), _accumulator_step(node)
+        if bias is None:
             continue
-        step = _accumulator_step(node, shifts)
+        if step is not None and layout == "packed":
+            step = _power_of_two_step(bias)
         codes = None if step is None else np.rint(bias / step)
-        if codes is None or not np.allclose(codes * step, bias, rtol=1e-5, atol=0):
+        if step is None or codes is None or not _is_close(codes * step, bias):
             left.append(str(node.name))
             continue
-        assert step is not None
-        name = str(node.inputs[2].name).removesuffix("_rounded")  # type: ignore[union-attr]
-        scale = add_constant(graph, f"{name}.scale", step, ir.DataType.FLOAT)
-        integers = add_constant(graph, name, codes.astype(np.int32), ir.DataType.INT32)
-        dequantize = ir.node(
-            "DequantizeLinear", [integers, scale], {"axis": 0}, name=f"{node.name}/bias"
-        )
-        dequantize.outputs[0].type, dequantize.outputs[0].shape = (
-            node.inputs[2].type,  # type: ignore[union-attr]
-            node.inputs[2].shape,  # type: ignore[union-attr]
-        )
-        dequantize.outputs[0].name = f"{name}.real"
-        graph.insert_before(node, dequantize)
-        node.replace_input_with(2, dequantize.outputs[0])
+        _store_bias(graph, node, codes.astype(np.int32), step)
     return left
 
 
-def _accumulator_step(layer: ir.Node, shifts: dict[str, int]) -> np.ndarray | None:
-    """The real value of 1 in the sum of products, for each channel."""
+def _store_bias(graph: ir.Graph, node: ir.Node, codes: np.ndarray, step: np.ndarray) -> None:
+    real = node.inputs[2]
+    assert real is not None
+    name = str(real.name).removesuffix("_rounded")
+    scale = add_constant(graph, f"{name}.scale", step, ir.DataType.FLOAT)
+    integers = add_constant(graph, name, codes, ir.DataType.INT32)
+    axis = {"axis": 0} if step.ndim else {}
+    dequantize = ir.node("DequantizeLinear", [integers, scale], axis, name=f"{node.name}/bias")
+    dequantize.outputs[0].type, dequantize.outputs[0].shape = real.type, real.shape
+    dequantize.outputs[0].name = f"{name}.real"
+    graph.insert_before(node, dequantize)
+    node.replace_input_with(2, dequantize.outputs[0])
+
+
+def _is_close(stored: np.ndarray, bias: np.ndarray) -> bool:
+    """Whether the integers are the simulation's biases, as far as 32-bit floats can tell."""
+    return np.allclose(stored, bias, rtol=1e-6, atol=1e-8 * float(np.abs(bias).max(initial=0)))
+
+
+def _power_of_two_step(bias: np.ndarray) -> np.ndarray:
+    largest = float(np.abs(bias).max(initial=0)) or 1.0
+    return np.array(2.0 ** (np.ceil(np.log2(largest)) - 30), np.float32)
+
+
+def _accumulator_step(layer: ir.Node) -> np.ndarray | None:
+    """The real value of 1 in the sum of products, for each channel; `None` where there is no such sum."""
     source, weight = dequantizer_of(layer.inputs[0]), dequantizer_of(layer.inputs[1])
     if source is None or weight is None:
         return None
     source_scale, weight_scale = constant(source.inputs[1]), constant(weight.inputs[1])
-    name = str(weight.inputs[0].name)  # type: ignore[union-attr]
-    if source_scale is None or source_scale.ndim or weight_scale is None or name not in shifts:
+    if source_scale is None or source_scale.ndim or weight_scale is None:
         return None
-    step: np.ndarray = np.float32(source_scale) * (
-        weight_scale.astype(np.float32) * np.float32(2.0 ** -shifts[name])
-    )
+    step: np.ndarray = np.float32(source_scale) * weight_scale.astype(np.float32)
     return step
 
 

@@ -11,7 +11,7 @@ from mrecg.export.graphs import add_constant, constant, dequantizer_of
 from mrecg.export.translation import container_bounds
 from mrecg.quantization.grid import container_shift
 
-__all__ = ["Layout", "lay_out_weights", "packed_types", "weight_grids"]
+__all__ = ["Layout", "lay_out_weights", "numbers", "packed_types", "weight_grids"]
 
 Layout = Literal["int8", "packed"]
 
@@ -39,15 +39,8 @@ def packed_types(grids: dict[str, tuple[int, int]]) -> set[ir.DataType]:
     return {found for grid in grids.values() if (found := _packed_type(*grid)) is not None}
 
 
-def lay_out_weights(
-    graph: ir.Graph, grids: dict[str, tuple[int, int]], layout: Layout
-) -> dict[str, int]:
-    """Put every weight's codes into the container of `layout`; their real values stay the same.
-
-    Returns:
-        For each weight's codes, by how many binary digits the simulation's bias step is finer than s_x · s_w here.
-    """
-    shifts: dict[str, int] = {}
+def lay_out_weights(graph: ir.Graph, grids: dict[str, tuple[int, int]], layout: Layout) -> None:
+    """Put every weight's codes into the container of `layout`; their real values stay the same."""
     for node in [node for node in graph if node.op_type == "DequantizeLinear"]:
         source = node.inputs[0]
         assert source is not None
@@ -60,10 +53,7 @@ def lay_out_weights(
             _store(graph, node, packed)
         elif layout == "int8" and _fits_without_zero_point(node, shift):
             _store_signed(graph, node, shift)
-            shift = 0
-        shifts[str(node.inputs[0].name)] = shift  # type: ignore[union-attr]
         _transpose_codes(graph, node)
-    return shifts
 
 
 def _packed_type(low: int, high: int) -> ir.DataType | None:
@@ -71,7 +61,7 @@ def _packed_type(low: int, high: int) -> ir.DataType | None:
     return _PACKED.get((2 if bits <= 2 else 4 if bits <= 4 else 8, low < 0))
 
 
-def _numbers(node: ir.Node) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def numbers(node: ir.Node) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Codes, scale, and zero point shaped to broadcast against the codes."""
     codes, scale, zero_point = (constant(value) for value in node.inputs)
     assert codes is not None
@@ -83,7 +73,7 @@ def _numbers(node: ir.Node) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _fits_without_zero_point(node: ir.Node, shift: int) -> bool:
-    codes, _, zero_point = _numbers(node)
+    codes, _, zero_point = numbers(node)
     centred = (codes - zero_point) << shift
     low, high = container_bounds(ir.DataType.INT8)
     return bool(centred.min() >= low and centred.max() <= high)
@@ -91,7 +81,7 @@ def _fits_without_zero_point(node: ir.Node, shift: int) -> bool:
 
 def _store_signed(graph: ir.Graph, node: ir.Node, shift: int) -> None:
     """Codes minus their zero point, moved up in the word: what every integer kernel takes."""
-    codes, scale, zero_point = _numbers(node)
+    codes, scale, zero_point = numbers(node)
     name = str(node.inputs[0].name)  # type: ignore[union-attr]
     arrays = (
         ((codes - zero_point) << shift).astype(np.int8),
@@ -102,7 +92,7 @@ def _store_signed(graph: ir.Graph, node: ir.Node, shift: int) -> None:
 
 
 def _store(graph: ir.Graph, node: ir.Node, dtype: ir.DataType) -> None:
-    codes, scale, zero_point = _numbers(node)
+    codes, scale, zero_point = numbers(node)
     narrow = dtype.numpy()
     name = str(node.inputs[0].name)  # type: ignore[union-attr]
     _replace(
