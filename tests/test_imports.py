@@ -19,6 +19,7 @@ ROOMS = [
     "reconstruction",
     "calibration",
     "runs",
+    "export",
     "pipeline",
     "evaluation",
     "data",
@@ -29,8 +30,14 @@ ROOMS = [
 ]
 ALLOWED_PACKAGES = {
     "jaxtyping",
+    "ml_dtypes",
     "mrecg",
     "numpy",
+    "onnx",
+    "onnx_ir",
+    "onnxruntime",
+    "onnxscript",
+    "openvino",
     "PIL",
     "pydantic",
     "rich",

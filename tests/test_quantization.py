@@ -170,9 +170,7 @@ def test_hard_weight_is_codes_times_scale() -> None:
     coded = quantizer.coded()
     assert coded.codes.dtype == torch.int8
     assert torch.equal(coded(), quantizer(weight))
-    assert torch.equal(
-        coded(), (coded.codes - coded.zero_point[:, None]) * coded.scale[:, None]
-    )
+    assert torch.equal(coded(), (coded.codes - coded.zero_point[:, None]) * coded.scale[:, None])
     assert coded.codes.min() >= -2
     assert coded.codes.max() <= 1
 

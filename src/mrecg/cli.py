@@ -14,7 +14,7 @@ import typer
 import yaml
 from rich.console import Console
 
-from mrecg.errors import ModelError, MrecgError, RecipeError
+from mrecg.errors import ExportError, ModelError, MrecgError, RecipeError, did_you_mean
 from mrecg.recipe import Recipe, preset, read_recipe
 from mrecg.record import Plan
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from mrecg.data import Preprocessing
+    from mrecg.export.onnx.layouts import Layout
 
 __all__ = ["app", "main"]
 
@@ -58,6 +59,10 @@ Size = Annotated[
     int, typer.Option(min=1, help="Side of the images of a folder, cut from the centre.")
 ]
 Channels = Annotated[int, typer.Option(min=1, max=3, help="3 for colour, 1 for grey, in a folder.")]
+LayoutName = Annotated[
+    str, typer.Option("--layout", help="int8 (fast everywhere) or packed (as small as the bits).")
+]
+VerifiedImages = Annotated[int, typer.Option(min=1, help="How many test images to compare on.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
@@ -175,6 +180,91 @@ def evaluate(
         console.print(
             f"top-1 {result.top1:.2f} %, top-5 {result.top5:.2f} % of {result.count} images"
         )
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    output: Annotated[Path, typer.Option(help="The new file: .onnx, or .pt2 for PyTorch.")],
+    layout: LayoutName = "int8",
+    data: Data = "fashion-mnist",
+    images: VerifiedImages = 256,
+    verified: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Run the file and compare.")
+    ] = True,
+    size: Size = 224,
+    channels: Channels = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Write a saved quantized model for a runtime, run it and prove that it computes the same."""
+    from mrecg.export.program import export_program
+    from mrecg.runs import load
+
+    layout_found = _layout(layout)
+    quantized = load(run)
+    if output.suffix == ".pt2":
+        console.print(f"The program is in {export_program(quantized, output)}.", markup=False)
+        return
+    if output.suffix != ".onnx":
+        raise ExportError(
+            f"The file {output} ends in '{output.suffix}', expected .onnx or, for PyTorch, .pt2."
+        )
+    from mrecg.export.onnx.files import export_onnx
+
+    # Images that cannot be read should not be noticed behind the export.
+    chosen = _verified_images(data, images, _preprocessing(size, channels)) if verified else None
+    export_onnx(quantized, output, layout_found, "onnxruntime" if verified else None)
+    if chosen is not None:
+        _verify(run, output, chosen, as_json)
+    else:
+        console.print(f"The model is in {output}, not verified.", markup=False)
+
+
+@app.command()
+def verify(
+    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    file: Annotated[Path, typer.Argument(help="The file that was exported from it.")],
+    data: Data = "fashion-mnist",
+    images: VerifiedImages = 256,
+    size: Size = 224,
+    channels: Channels = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Run an exported file, compare it with the simulation, and time it against float."""
+    _verify(run, file, _verified_images(data, images, _preprocessing(size, channels)), as_json)
+
+
+def _verify(run: Path, file: Path, images: "Tensor", as_json: bool) -> None:
+    from mrecg.export.onnx.verification import verify_onnx
+    from mrecg.presentation import show_verification
+    from mrecg.runs import load, save_verification
+
+    result = verify_onnx(load(run), file, images)
+    save_verification(run, result)
+    if as_json:
+        console.print_json(result.to_json())
+    else:
+        show_verification(console, result, file)
+
+
+def _verified_images(data: str, count: int, preprocessing: "Preprocessing") -> "Tensor":
+    """The first test images."""
+    import torch
+
+    from mrecg.data import evaluation_batches
+
+    found: list[Tensor] = []
+    for batch, _ in evaluation_batches(data, preprocessing=preprocessing):
+        found.append(batch)
+        if sum(map(len, found)) >= count:
+            break
+    return torch.cat(found)[:count]
+
+
+def _layout(name: str) -> "Layout":
+    if name not in ("int8", "packed"):
+        raise ExportError(f"There is no layout '{name}'{did_you_mean(name, ('int8', 'packed'))}.")
+    return name  # type: ignore[return-value]
 
 
 def _recipe(preset_name: str, recipe_file: Path | None, overrides: list[str] | None) -> Recipe:

@@ -7,8 +7,8 @@ import onnx_ir as ir
 import torch
 from torch.export import ExportedProgram
 
-from mrecg.export.graphs import add_constant, constant, dequantizer_of
-from mrecg.export.translation import container_bounds
+from mrecg.export.onnx.graphs import add_constant, constant
+from mrecg.export.onnx.translation import container_bounds
 from mrecg.quantization.grid import container_shift
 
 __all__ = ["Layout", "lay_out_weights", "numbers", "packed_types", "weight_grids"]
@@ -51,7 +51,7 @@ def lay_out_weights(graph: ir.Graph, grids: dict[str, tuple[int, int]], layout: 
         packed = _packed_type(low, high) if layout == "packed" else None
         if packed is not None:
             _store(graph, node, packed)
-        elif layout == "int8" and _fits_without_zero_point(node, shift):
+        elif _fits_without_zero_point(node, shift):
             _store_signed(graph, node, shift)
         _transpose_codes(graph, node)
 
@@ -82,7 +82,7 @@ def _fits_without_zero_point(node: ir.Node, shift: int) -> bool:
 def _store_signed(graph: ir.Graph, node: ir.Node, shift: int) -> None:
     """Codes minus their zero point, moved up in the word: what every integer kernel takes."""
     codes, scale, zero_point = numbers(node)
-    name = str(node.inputs[0].name)  # type: ignore[union-attr]
+    name = str(node.inputs[0].name)
     arrays = (
         ((codes - zero_point) << shift).astype(np.int8),
         scale * np.float32(2.0**-shift),
@@ -94,7 +94,7 @@ def _store_signed(graph: ir.Graph, node: ir.Node, shift: int) -> None:
 def _store(graph: ir.Graph, node: ir.Node, dtype: ir.DataType) -> None:
     codes, scale, zero_point = numbers(node)
     narrow = dtype.numpy()
-    name = str(node.inputs[0].name)  # type: ignore[union-attr]
+    name = str(node.inputs[0].name)
     _replace(
         graph, node, name, (codes.astype(narrow), scale, zero_point.flatten().astype(narrow)), dtype
     )
@@ -120,15 +120,13 @@ def _replace(
 
 def _transpose_codes(graph: ir.Graph, node: ir.Node) -> None:
     """Turn a matrix before it is dequantized: integer kernels look for the quantizer right at the product."""
-    for use in list(node.outputs[0].uses()):
-        turn = use.node
+    for turn in {use.node: None for use in node.outputs[0].uses()}:
         codes = constant(node.inputs[0])
         if turn.op_type != "Transpose" or codes is None or codes.ndim != 2:
             continue
         source = node.inputs[0]
         assert source is not None
         assert source.dtype is not None
-        assert dequantizer_of(node.outputs[0]) is node
         turned = add_constant(graph, f"{source.name}.transposed", codes.T, source.dtype)
         axis = 1 - node.attributes["axis"].as_int()
         fresh = ir.node(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from mrecg.export.translation import container_bounds
+from mrecg.export.onnx.translation import container_bounds
 
 __all__ = ["ActivationStep", "add_constant", "constant", "dequantizer_of", "only_reader"]
 
@@ -14,7 +14,8 @@ def constant(value: ir.Value | None) -> np.ndarray | None:
     """The array that a value holds in every run, or `None`."""
     if value is None or value.const_value is None:
         return None
-    return value.const_value.numpy()
+    array: np.ndarray = value.const_value.numpy()
+    return array
 
 
 def add_constant(graph: ir.Graph, name: str, array: np.ndarray, dtype: ir.DataType) -> ir.Value:
@@ -64,7 +65,7 @@ class ActivationStep:
         scale, zero_point = constant(node.inputs[1]), constant(node.inputs[2])
         assert scale is not None
         assert zero_point is not None
-        dtype = node.inputs[2].dtype  # type: ignore[union-attr]
+        dtype = node.inputs[2].dtype
         assert dtype is not None
         return cls(node, np.float32(scale), int(zero_point), dtype)
 

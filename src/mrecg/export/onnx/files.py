@@ -2,20 +2,21 @@
 
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch.export import ExportedProgram
 
 from mrecg.errors import ExportError
-from mrecg.export.graphs import add_constant, constant, dequantizer_of
-from mrecg.export.integer import (
+from mrecg.export.onnx.graphs import add_constant, constant
+from mrecg.export.onnx.integer import (
     divide_images_as_simulated,
     integer_biases,
     move_quantizers_to_layers,
 )
-from mrecg.export.layouts import Layout, lay_out_weights, packed_types, weight_grids
-from mrecg.export.runtimes import Runtime
-from mrecg.export.translation import translate
+from mrecg.export.onnx.layouts import Layout, lay_out_weights, numbers, packed_types, weight_grids
+from mrecg.export.onnx.runtimes import Runtime, can_load, describe
+from mrecg.export.onnx.translation import translate
 from mrecg.runs import QuantizedModel
 
 __all__ = ["export_onnx", "float_model"]
@@ -59,7 +60,7 @@ def export_onnx(
     graph = model.graph
     lay_out_weights(graph, grids, layout)
     move_quantizers_to_layers(graph)
-    integer_biases(graph, layout)
+    integer_biases(graph)
     divide_images_as_simulated(graph)
     _write(model, opset, target)
     return target
@@ -90,17 +91,13 @@ def _before_quantizer(dequantize: ir.Node) -> ir.Value:
     return node.inputs[0]
 
 
-def _real(node: ir.Node):  # type: ignore[no-untyped-def]
-    from mrecg.export.layouts import numbers
-
-    codes, scale, zero_point = numbers(node)
-    shape = [-1 if size > 1 else 1 for size in zero_point.shape]
-    return ((codes - zero_point) * scale.reshape(shape)).astype("float32")
+def _real(dequantize: ir.Node) -> np.ndarray:
+    codes, scale, zero_point = numbers(dequantize)
+    real: np.ndarray = (codes - zero_point) * scale.reshape(zero_point.shape)
+    return real.astype(np.float32)
 
 
 def _check_loadable(types: set[ir.DataType], runtime: Runtime) -> None:
-    from mrecg.export.runtimes import can_load, describe
-
     refused = sorted(kind.name for kind in types if not can_load(runtime, kind))
     if refused:
         raise ExportError(

@@ -12,9 +12,9 @@ from torch import Tensor, fx
 
 from mrecg.calibration import check_images
 from mrecg.errors import ExportError, VerificationError
-from mrecg.export.files import float_model
-from mrecg.export.layouts import weight_grids
-from mrecg.export.runtimes import (
+from mrecg.export.onnx.files import float_model
+from mrecg.export.onnx.layouts import weight_grids
+from mrecg.export.onnx.runtimes import (
     Run,
     Runtime,
     describe,
@@ -22,7 +22,7 @@ from mrecg.export.runtimes import (
     interleaved_seconds,
     open_file,
 )
-from mrecg.export.tracing import Replay, Rounding, expose_codes, output_step
+from mrecg.export.onnx.tracing import Replay, Rounding, expose_codes, output_step
 from mrecg.record import RuntimeRecord, Verification
 from mrecg.runs import QuantizedModel
 

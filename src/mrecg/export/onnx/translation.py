@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import ml_dtypes
 import onnx_ir as ir
 import torch
 from onnxscript import opset21 as op
@@ -56,14 +57,8 @@ def translate(program: ExportedProgram, opset: int) -> ir.Model:
 
 def container_bounds(dtype: ir.DataType) -> tuple[int, int]:
     """The smallest and the largest value of an integer type."""
-    bounds = ml_iinfo(dtype)
+    bounds = ml_dtypes.iinfo(dtype.numpy())
     return int(bounds.min), int(bounds.max)
-
-
-def ml_iinfo(dtype: ir.DataType) -> Any:
-    import ml_dtypes
-
-    return ml_dtypes.iinfo(dtype.numpy())
 
 
 def source_module(node: ir.Node) -> str:

@@ -6,14 +6,13 @@ None changes a value: rounding keeps order, so a quantizer may move before whate
 import numpy as np
 import onnx_ir as ir
 
-from mrecg.export.graphs import (
+from mrecg.export.onnx.graphs import (
     ActivationStep,
     add_constant,
     constant,
     dequantizer_of,
     only_reader,
 )
-from mrecg.export.layouts import Layout
 
 __all__ = ["divide_images_as_simulated", "integer_biases", "move_quantizers_to_layers"]
 
@@ -77,7 +76,9 @@ def _repeat_before_moving(step: ActivationStep) -> ir.Node | None:
     graph, value = mover.graph, mover.inputs[0]
     assert graph is not None
     assert value is not None
-    quantize = ir.node("QuantizeLinear", [value, *step.node.inputs[1:]], name=f"{mover.name}/before")
+    quantize = ir.node(
+        "QuantizeLinear", [value, *step.node.inputs[1:]], name=f"{mover.name}/before"
+    )
     codes = quantize.outputs[0]
     codes.type, codes.shape = ir.TensorType(step.dtype), value.shape
     codes.name = f"{value.name}_codes"
@@ -103,24 +104,21 @@ def _leads_to_layer(node: ir.Node) -> bool:
     return node.op_type in SOURCES
 
 
-def integer_biases(graph: ir.Graph, layout: Layout) -> list[str]:
+def integer_biases(graph: ir.Graph) -> list[str]:
     """Store biases as 32-bit integers.
 
-    Args:
-        graph: its weights lie as `layout` says.
-        layout: in `int8` the step is the accumulator's, s_x · s_w, of which the simulation's biases are whole multiples.
-            `packed` weights are unpacked and multiplied in float, and one power of two per layer saves a scale per channel.
+    Beside a weight in 8-bit words the step is the accumulator's, s_x · s_w, of which the simulation's biases are whole
+    multiples. Packed weights are multiplied in float: there one power of two per layer saves a scale per channel.
 
     Returns:
         Layers whose bias stays in float, because their input or weight does.
     """
     left: list[str] = []
     for node in [node for node in graph if node.op_type in LAYERS and len(node.inputs) == 3]:
-        bias, step = constant(node.inputs[2]), _accumulator_step(node)
+        bias = constant(node.inputs[2])
         if bias is None:
             continue
-        if step is not None and layout == "packed":
-            step = _power_of_two_step(bias)
+        step = _bias_step(node, bias)
         codes = None if step is None else np.rint(bias / step)
         if step is None or codes is None or not _is_close(codes * step, bias):
             left.append(str(node.name))
@@ -148,16 +146,14 @@ def _is_close(stored: np.ndarray, bias: np.ndarray) -> bool:
     return np.allclose(stored, bias, rtol=1e-6, atol=1e-8 * float(np.abs(bias).max(initial=0)))
 
 
-def _power_of_two_step(bias: np.ndarray) -> np.ndarray:
-    largest = float(np.abs(bias).max(initial=0)) or 1.0
-    return np.array(2.0 ** (np.ceil(np.log2(largest)) - 30), np.float32)
-
-
-def _accumulator_step(layer: ir.Node) -> np.ndarray | None:
-    """The real value of 1 in the sum of products, for each channel; `None` where there is no such sum."""
+def _bias_step(layer: ir.Node, bias: np.ndarray) -> np.ndarray | None:
+    """The real value of 1 in the stored bias; `None` where input or weight are float."""
     source, weight = dequantizer_of(layer.inputs[0]), dequantizer_of(layer.inputs[1])
     if source is None or weight is None:
         return None
+    if weight.inputs[0].dtype not in (ir.DataType.INT8, ir.DataType.UINT8):
+        largest = float(np.abs(bias).max(initial=0)) or 1.0
+        return np.array(2.0 ** (np.ceil(np.log2(largest)) - 30), np.float32)
     source_scale, weight_scale = constant(source.inputs[1]), constant(weight.inputs[1])
     if source_scale is None or source_scale.ndim or weight_scale is None:
         return None
@@ -177,7 +173,7 @@ def divide_images_as_simulated(graph: ir.Graph) -> None:
             continue
         step = ActivationStep.of(node)
         inverse = add_constant(
-            graph, f"{node.name}.inverse", np.float32(1) / step.scale, ir.DataType.FLOAT
+            graph, f"{node.name}.inverse", np.array(1 / step.scale), ir.DataType.FLOAT
         )
         one = add_constant(graph, "one", np.array(1, np.float32), ir.DataType.FLOAT)
         scaled = ir.node("Mul", [value, inverse], name=f"{node.name}/scale")

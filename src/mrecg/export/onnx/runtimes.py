@@ -1,5 +1,6 @@
 """The programs that run a file: ONNX Runtime, and OpenVINO where it is installed."""
 
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
@@ -15,7 +16,14 @@ import onnx_ir as ir
 from mrecg.errors import ExportError
 from mrecg.export.requirements import is_installed
 
-__all__ = ["Runtime", "can_load", "describe", "installed_runtimes", "interleaved_seconds", "open_file"]
+__all__ = [
+    "Runtime",
+    "can_load",
+    "describe",
+    "installed_runtimes",
+    "interleaved_seconds",
+    "open_file",
+]
 
 Runtime = Literal["onnxruntime", "openvino"]
 Run = Callable[[np.ndarray], list[np.ndarray]]
@@ -34,9 +42,7 @@ def describe(runtime: Runtime) -> str:
     return f"{_NAMES[runtime]} {version(runtime).split('-')[0]}"
 
 
-def open_file(
-    runtime: Runtime, path: Path, threads: int = 1, optimized: Path | None = None
-) -> Run:
+def open_file(runtime: Runtime, path: Path, threads: int = 1, optimized: Path | None = None) -> Run:
     """Load a file.
 
     Args:
@@ -52,14 +58,14 @@ def open_file(
     try:
         return opener(path, threads, optimized)
     except Exception as error:  # runtimes document no narrower class
-        reason = str(error).strip().splitlines()[-1][:300] if str(error).strip() else "no reason given"
+        reason = (
+            str(error).strip().splitlines()[-1][:300] if str(error).strip() else "no reason given"
+        )
         raise ExportError(f"{describe(runtime)} cannot load {path}: {reason}") from error
 
 
 def can_load(runtime: Runtime, weights: ir.DataType) -> bool:
     """Whether a runtime can load weights of a type, tried on a tiny file."""
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "probe.onnx"
         onnx.save(_probe(weights), path)
