@@ -35,7 +35,9 @@ def unpack(
     """
     width, count = (high - low).bit_length(), int(np.prod(shape))
     if packed.dtype != torch.uint8 or packed.numel() != -(-count * width // 8):
-        raise ValueError(f"{packed.numel()} elements of {packed.dtype} hold no {count} codes of {width} bits")
+        raise ValueError(
+            f"{packed.numel()} elements of {packed.dtype} hold no {count} codes of {width} bits"
+        )
     bits = np.unpackbits(packed.numpy(), count=count * width, bitorder="little")
     offsets = bits.reshape(count, width).astype(np.int64) @ (1 << np.arange(width))
     return torch.from_numpy(offsets + low).to(dtype).reshape(shape)

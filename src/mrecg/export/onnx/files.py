@@ -25,7 +25,6 @@ OPSET = 21
 """The first that knows 4-bit integers."""
 OPSET_OF_2_BITS = 25
 _IR_VERSIONS = {OPSET: 10, OPSET_OF_2_BITS: 13}
-_TWO_BITS = {ir.DataType.INT2, ir.DataType.UINT2}
 
 
 def export_onnx(
@@ -55,7 +54,7 @@ def export_onnx(
     narrow = packed_types(grids) if layout == "packed" else set()
     if runtime is not None:
         _check_loadable(narrow, runtime)
-    opset = OPSET_OF_2_BITS if narrow & _TWO_BITS else OPSET
+    opset = OPSET_OF_2_BITS if ir.DataType.INT2 in narrow else OPSET
     model = translate(quantized.program, opset)
     graph = model.graph
     lay_out_weights(graph, grids, layout)

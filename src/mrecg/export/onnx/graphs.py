@@ -20,7 +20,7 @@ def constant(value: ir.Value | None) -> np.ndarray | None:
 
 def add_constant(graph: ir.Graph, name: str, array: np.ndarray, dtype: ir.DataType) -> ir.Value:
     """A new initializer; one of that name and those contents is used again."""
-    tensor = ir.Tensor(np.ascontiguousarray(array), dtype=dtype, name=name)
+    tensor = ir.Tensor(np.asarray(array, order="C"), dtype=dtype, name=name)
     base, again = name, 1
     while name in graph.initializers:
         held = graph.initializers[name].const_value

@@ -16,7 +16,7 @@ __all__ = ["Layout", "lay_out_weights", "numbers", "packed_types", "weight_grids
 Layout = Literal["int8", "packed"]
 
 _PACKED = {
-    (2, False): ir.DataType.UINT2,
+    (2, False): ir.DataType.INT2,  # moved by 2: ONNX Runtime 1.32 loads no Gemm of UINT2
     (2, True): ir.DataType.INT2,
     (4, False): ir.DataType.UINT4,
     (4, True): ir.DataType.INT4,
@@ -50,7 +50,7 @@ def lay_out_weights(graph: ir.Graph, grids: dict[str, tuple[int, int]], layout: 
         shift = container_shift(low, high)
         packed = _packed_type(low, high) if layout == "packed" else None
         if packed is not None:
-            _store(graph, node, packed)
+            _store(graph, node, packed, low)
         elif _fits_without_zero_point(node, shift):
             _store_signed(graph, node, shift)
         _transpose_codes(graph, node)
@@ -91,8 +91,10 @@ def _store_signed(graph: ir.Graph, node: ir.Node, shift: int) -> None:
     _replace(graph, node, name, arrays, ir.DataType.INT8)
 
 
-def _store(graph: ir.Graph, node: ir.Node, dtype: ir.DataType) -> None:
+def _store(graph: ir.Graph, node: ir.Node, dtype: ir.DataType, low: int) -> None:
     codes, scale, zero_point = numbers(node)
+    moved = container_bounds(dtype)[0] if low == 0 else 0
+    codes, zero_point = codes + moved, zero_point + moved
     narrow = dtype.numpy()
     name = str(node.inputs[0].name)
     _replace(

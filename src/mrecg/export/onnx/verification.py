@@ -1,7 +1,7 @@
 """`verify_onnx`: the proof that a file computes what was simulated, and what it costs to run."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +31,8 @@ __all__ = ["ideal_bytes", "verify_onnx"]
 IMAGES_AT_ONCE = 100
 LARGEST_DISTANCE = 1.0
 """In steps: a code further than this from the simulated number is a mistake, whatever the order of additions."""
-FLOAT_LAYERS = ("Conv", "ConvTranspose", "FusedConv", "FusedGemm", "FusedMatMul", "Gemm", "MatMul")
-INTEGER_LAYERS = ("ConvInteger", "MatMulIntegerToFloat", "QGemm", "QLinearConv", "QLinearMatMul")
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+INTEGER_LAYERS = ("MatMulIntegerToFloat", "QGemm", "QLinearConv", "QLinearMatMul")
 
 
 def verify_onnx(
@@ -47,7 +47,7 @@ def verify_onnx(
         quantized: the simulation.
         path: of a file that `export_onnx` wrote from it.
         images: to compare on.
-        repeats: timed runs of one image, in turns with the float network's.
+        repeats: timed runs of one image, in turns with the float network's; 0 times nothing.
 
     Raises:
         VerificationError: a code is further than one step from the simulated number, or an output further than one
@@ -65,10 +65,12 @@ def verify_onnx(
         run = open_file("onnxruntime", file, optimized=folder / "optimized.onnx")
         simulated, same_codes, traced, roundings = _replay(model, file, images, folder)
         _refuse_parting(file, roundings, same_codes, traced, step)
-        float_model(quantized.program, folder / "float.onnx")
-        integer, in_float = _layers(folder / "optimized.onnx")
+        integer, in_float = _layers(file, folder / "optimized.onnx")
+        float_file = folder / "float.onnx" if repeats else None
+        if float_file is not None:
+            float_model(quantized.program, float_file)
         runtimes = tuple(
-            _check_runtime(runtime, file, folder / "float.onnx", images, simulated, step, repeats)
+            _check_runtime(runtime, file, float_file, images, simulated, step, repeats)
             for runtime in installed_runtimes()
         )
     ours = _in_batches(run, images)
@@ -142,7 +144,7 @@ def _refuse_parting(
 def _check_runtime(
     runtime: Runtime,
     file: Path,
-    float_file: Path,
+    float_file: Path | None,
     images: Tensor,
     simulated: np.ndarray,
     step: float,
@@ -150,20 +152,21 @@ def _check_runtime(
 ) -> RuntimeRecord:
     """Agreement and speed on one runtime; one that cannot load the file says so."""
     try:
-        runs = [open_file(runtime, file), open_file(runtime, float_file)]
+        run = open_file(runtime, file)
     except ExportError as error:
         return RuntimeRecord(name=describe(runtime), problem=str(error))
-    ours = _in_batches(runs[0], images)
-    mine, plain = interleaved_seconds(runs, images[:1].numpy(), repeats)
-    return RuntimeRecord(
+    ours = _in_batches(run, images)
+    record = RuntimeRecord(
         name=describe(runtime),
         top1_agreement=_agreement(ours, simulated),
         largest_difference=float(np.abs(ours - simulated).max()) / step,
-        seconds=mine[0],
-        spread=mine[1],
-        float_seconds=plain[0],
-        float_spread=plain[1],
     )
+    if float_file is None:
+        return record
+    runs = [run, open_file(runtime, float_file)]
+    (mine, spread), (plain, float_spread) = interleaved_seconds(runs, images[:1].numpy(), repeats)
+    times = {"seconds": mine, "spread": spread}
+    return record.model_copy(update=times | {"float_seconds": plain, "float_spread": float_spread})
 
 
 def _in_batches(run: Run, images: Tensor) -> np.ndarray:
@@ -175,11 +178,17 @@ def _agreement(a: np.ndarray, b: np.ndarray) -> float:
     return 100 * float((a.argmax(-1) == b.argmax(-1)).mean())
 
 
-def _layers(optimized: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The layers that ONNX Runtime computes in integers, and in float; by the modules' names."""
-    found: Mapping[bool, dict[str, None]] = {True: {}, False: {}}
-    for node in onnx.load(optimized, load_external_data=False).graph.node:
-        if node.op_type in (*FLOAT_LAYERS, *INTEGER_LAYERS):
-            name = node.name.rsplit("/", 1)[0]
-            found[node.op_type in INTEGER_LAYERS][name] = None
-    return tuple(found[True]), tuple(found[False])
+def _layers(file: Path, optimized: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The layers that ONNX Runtime computes in integers, and in float; by the modules' names.
+
+    Integer nodes keep the name of what they come from, with an ending; float ones may lose it.
+    """
+    layers = [node.name for node in onnx.load(file).graph.node if node.op_type in LAYERS]
+    fused = {
+        node.name.rsplit("_token_", 1)[0]
+        for node in onnx.load(optimized).graph.node
+        if node.op_type in INTEGER_LAYERS
+    }
+    integer = dict.fromkeys(name.rsplit("/", 1)[0] for name in layers if name in fused)
+    in_float = dict.fromkeys(name.rsplit("/", 1)[0] for name in layers if name not in fused)
+    return tuple(integer), tuple(in_float)
