@@ -9,34 +9,19 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 import mrecg
 import toys
+from export import IntegerPlacement
 from mrecg.errors import ExportError
 from mrecg.export import requirements
 from mrecg.export.onnx import files
 from mrecg.export.onnx.runtimes import open_file
 from mrecg.export.onnx.verification import ideal_bytes
-from mrecg.graph.papers import PaperPlacement
-from mrecg.graph.placement import QuantizationAnnotation, Quantizer
+from mrecg.graph.placement import Quantizer
 from mrecg.quantization.packing import pack, unpack
 from mrecg.runs import QuantizedModel
-
-
-class IntegerPlacement(PaperPlacement):
-    """As a runtime wants it: the operands of additions are quantized, too."""
-
-    def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
-        super().annotate(model)
-        for node in model.graph.nodes:
-            if node.target is torch.ops.aten.add.Tensor:
-                for source in node.all_input_nodes:
-                    annotation = source.meta.setdefault(
-                        "quantization_annotation", QuantizationAnnotation(_annotated=True)
-                    )
-                    annotation.output_qspec = self._activation_spec(self.bits["activation"])
-        return model
 
 
 def quantized_toy(
@@ -46,19 +31,9 @@ def quantized_toy(
     return mrecg.quantize(toys.make(toy), toys.images(32), recipe=recipe, quantizer=quantizer)
 
 
-def integer_placement(recipe: mrecg.Recipe) -> IntegerPlacement:
-    return IntegerPlacement(
-        recipe.placement,
-        {"weight": recipe.weight.bits, "activation": recipe.activation.bits},
-        {"weight": True, "activation": False},
-    )
-
-
 def vendor(name: str) -> Quantizer:
-    import torchao.quantization.pt2e.quantizer as vendors
     from torchao.quantization.pt2e.quantizer import arm_inductor_quantizer, x86_inductor_quantizer
 
-    del vendors
     module = {"x86": x86_inductor_quantizer, "arm": arm_inductor_quantizer}[name]
     kind = module.X86InductorQuantizer if name == "x86" else module.ArmInductorQuantizer
     configuration = getattr(module, f"get_default_{name}_inductor_quantization_config")()
@@ -129,7 +104,7 @@ def test_integer_convolutions_everywhere(tmp_path: Path) -> None:
     """Bounds of ReLUs become bounds of codes, quantizers move before the pooling."""
     recipe = mrecg.preset("w4a4-rtn")
     for toy in ("chain", "residual"):
-        quantized = quantized_toy(toy, quantizer=integer_placement(recipe))
+        quantized = quantized_toy(toy, quantizer=IntegerPlacement.of(recipe))
         path = mrecg.export_onnx(quantized, tmp_path / f"{toy}.onnx")
         result = mrecg.verify_onnx(quantized, path, toys.images(50), repeats=0)
         allowed = {"stage.three.b"} if toy == "residual" else set()  # its sum is averaged in float
@@ -185,7 +160,7 @@ def test_a_layout_that_the_runtime_cannot_load(
 ) -> None:
     quantized, path = quantized_toy("chain", "w2a4-rtn"), tmp_path / "model.onnx"
     monkeypatch.setattr(files, "can_load", lambda runtime, kind: kind != ir.DataType.INT2)
-    with pytest.raises(ExportError, match="cannot load INT2 weights.*use the layout 'int8'"):
+    with pytest.raises(ExportError, match=r"cannot load INT2 weights.*use the layout 'int8'"):
         mrecg.export_onnx(quantized, path, "packed")
     assert not path.exists()
     mrecg.export_onnx(quantized, path, "packed", runtime=None)
