@@ -93,7 +93,9 @@ def test_every_width(bits: str, symmetric: bool, layout: files.Layout, tmp_path:
         if tensor.name.endswith(".weight") or tensor.name.endswith("weight.codes")
     }
     names = {onnx.TensorProto.DataType.Name(kind) for kind in types}
-    assert names <= {f"INT{width}", f"UINT{width}"}
+    in_gemm = {"INT4", "UINT4"} if width == 2 else set()
+    assert names - in_gemm
+    assert names - in_gemm <= {f"INT{width}", f"UINT{width}"}
     assert model.opset_import[0].version == (25 if width == 2 else 21)
     biases = [t for t in model.graph.initializer if t.name.endswith("bias")]
     assert biases
@@ -155,12 +157,29 @@ def test_a_channel_without_weights_keeps_its_bias(tmp_path: Path) -> None:
     assert float(quantized.program.state_dict["0.bias_rounded"][1]) == pytest.approx(3)
 
 
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_layers_without_bias(bits: int, tmp_path: Path) -> None:
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3, bias=False),
+        nn.ReLU(),
+        nn.Conv2d(4, 4, 3, bias=False),
+        nn.Flatten(),
+        nn.Linear(64, 5, bias=False),
+    )
+    recipe = mrecg.preset(f"w{bits}a8-rtn", {"placement.first_last": "same"})
+    quantized = mrecg.quantize(model, toys.images(32), recipe=recipe)
+    for layout in ("int8", "packed"):
+        path = mrecg.export_onnx(quantized, tmp_path / f"{layout}.onnx", layout)  # type: ignore[arg-type]
+        result = mrecg.verify_onnx(quantized, path, toys.images(50), repeats=0)
+        assert result.largest_distance < 0.51
+
+
 def test_a_layout_that_the_runtime_cannot_load(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quantized, path = quantized_toy("chain", "w2a4-rtn"), tmp_path / "model.onnx"
-    monkeypatch.setattr(files, "can_load", lambda runtime, kind: kind != ir.DataType.INT2)
-    with pytest.raises(ExportError, match=r"cannot load INT2 weights.*use the layout 'int8'"):
+    monkeypatch.setattr(files, "can_load", lambda runtime, kind: kind != ir.DataType.UINT2)
+    with pytest.raises(ExportError, match=r"cannot load UINT2 weights.*use the layout 'int8'"):
         mrecg.export_onnx(quantized, path, "packed")
     assert not path.exists()
     mrecg.export_onnx(quantized, path, "packed", runtime=None)

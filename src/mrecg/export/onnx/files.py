@@ -24,6 +24,7 @@ __all__ = ["export_onnx", "float_model"]
 OPSET = 21
 """The first that knows 4-bit integers."""
 OPSET_OF_2_BITS = 25
+_TWO_BITS = {ir.DataType.INT2, ir.DataType.UINT2}
 _IR_VERSIONS = {OPSET: 10, OPSET_OF_2_BITS: 13}
 
 
@@ -54,7 +55,7 @@ def export_onnx(
     narrow = packed_types(grids) if layout == "packed" else set()
     if runtime is not None:
         _check_loadable(narrow, runtime)
-    opset = OPSET_OF_2_BITS if ir.DataType.INT2 in narrow else OPSET
+    opset = OPSET_OF_2_BITS if narrow & _TWO_BITS else OPSET
     model = translate(quantized.program, opset)
     graph = model.graph
     lay_out_weights(graph, grids, layout)

@@ -20,6 +20,7 @@ LAYERS = ("Conv", "ConvTranspose", "Gemm")
 SOURCES = (*LAYERS, "MatMul", "Add")
 """What a runtime computes in integers when a quantizer follows at once."""
 BOUNDING = ("Relu", "Clip")
+_WORDS = (ir.DataType.INT8, ir.DataType.UINT8)
 MOVING = ("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze")
 """What picks or moves elements without making new numbers."""
 
@@ -108,14 +109,17 @@ def integer_biases(graph: ir.Graph) -> list[str]:
     """Store biases as 32-bit integers.
 
     Beside a weight in 8-bit words the step is the accumulator's, s_x · s_w, of which the simulation's biases are whole
-    multiples. Packed weights are multiplied in float: there one power of two per layer saves a scale per channel.
+    multiples. Packed weights are multiplied in float: there one power of two per layer saves a scale per channel, and a
+    layer without bias gets zeros, or ONNX Runtime 1.32 takes its weight for an 8-bit one and refuses it.
 
     Returns:
         Layers whose bias stays in float, because their input or weight does.
     """
     left: list[str] = []
-    for node in [node for node in graph if node.op_type in LAYERS and len(node.inputs) == 3]:
-        bias = constant(node.inputs[2])
+    for node in [node for node in graph if node.op_type in LAYERS]:
+        if len(node.inputs) == 2 and _has_packed_weight(node):
+            _add_zero_bias(graph, node)
+        bias = constant(node.inputs[2]) if len(node.inputs) == 3 else None
         if bias is None:
             continue
         step = _bias_step(node, bias)
@@ -125,6 +129,21 @@ def integer_biases(graph: ir.Graph) -> list[str]:
             continue
         _store_bias(graph, node, codes.astype(np.int32), step)
     return left
+
+
+def _has_packed_weight(layer: ir.Node) -> bool:
+    weight = dequantizer_of(layer.inputs[1])
+    return weight is not None and weight.inputs[0].dtype not in _WORDS
+
+
+def _add_zero_bias(graph: ir.Graph, layer: ir.Node) -> None:
+    scale = constant(dequantizer_of(layer.inputs[1]).inputs[1])  # type: ignore[union-attr]
+    assert scale is not None
+    zeros = np.zeros_like(scale)
+    layer.resize_inputs(3)
+    layer.replace_input_with(
+        2, add_constant(graph, f"{layer.name}/no_bias", zeros, ir.DataType.FLOAT)
+    )
 
 
 def _store_bias(graph: ir.Graph, node: ir.Node, codes: np.ndarray, step: np.ndarray) -> None:
@@ -151,7 +170,7 @@ def _bias_step(layer: ir.Node, bias: np.ndarray) -> np.ndarray | None:
     source, weight = dequantizer_of(layer.inputs[0]), dequantizer_of(layer.inputs[1])
     if source is None or weight is None:
         return None
-    if weight.inputs[0].dtype not in (ir.DataType.INT8, ir.DataType.UINT8):
+    if _has_packed_weight(layer):
         largest = float(np.abs(bias).max(initial=0)) or 1.0
         return np.array(2.0 ** (np.ceil(np.log2(largest)) - 30), np.float32)
     source_scale, weight_scale = constant(source.inputs[1]), constant(weight.inputs[1])

@@ -16,11 +16,13 @@ __all__ = ["Layout", "lay_out_weights", "numbers", "packed_types", "weight_grids
 Layout = Literal["int8", "packed"]
 
 _PACKED = {
-    (2, False): ir.DataType.INT2,  # moved by 2: ONNX Runtime 1.32 loads no Gemm of UINT2
+    (2, False): ir.DataType.UINT2,
     (2, True): ir.DataType.INT2,
     (4, False): ir.DataType.UINT4,
     (4, True): ir.DataType.INT4,
 }
+_IN_GEMM = {ir.DataType.UINT2: ir.DataType.UINT4, ir.DataType.INT2: ir.DataType.INT4}
+"""ONNX Runtime 1.32 takes 2-bit weights of a Gemm for 8-bit ones and then refuses them."""
 
 
 def weight_grids(program: ExportedProgram) -> dict[str, tuple[int, int]]:
@@ -49,8 +51,10 @@ def lay_out_weights(graph: ir.Graph, grids: dict[str, tuple[int, int]], layout: 
         low, high = grids[source.name]
         shift = container_shift(low, high)
         packed = _packed_type(low, high) if layout == "packed" else None
+        if any(use.node.op_type == "Gemm" for use in node.outputs[0].uses()):
+            packed = _IN_GEMM.get(packed, packed)
         if packed is not None:
-            _store(graph, node, packed, low)
+            _store(graph, node, packed)
         elif _fits_without_zero_point(node, shift):
             _store_signed(graph, node, shift)
         _transpose_codes(graph, node)
@@ -91,10 +95,8 @@ def _store_signed(graph: ir.Graph, node: ir.Node, shift: int) -> None:
     _replace(graph, node, name, arrays, ir.DataType.INT8)
 
 
-def _store(graph: ir.Graph, node: ir.Node, dtype: ir.DataType, low: int) -> None:
+def _store(graph: ir.Graph, node: ir.Node, dtype: ir.DataType) -> None:
     codes, scale, zero_point = numbers(node)
-    moved = container_bounds(dtype)[0] if low == 0 else 0
-    codes, zero_point = codes + moved, zero_point + moved
     narrow = dtype.numpy()
     name = str(node.inputs[0].name)
     _replace(

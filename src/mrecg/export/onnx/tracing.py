@@ -91,11 +91,11 @@ class Replay(fx.Interpreter):
             return result
         given = torch.from_numpy(self._codes[reader]).view(result.shape)
         (x, scale, zero_point, low, high, *_), _ = self.fetch_args_kwargs_from_env(n)
-        exact = (x.double() / scale + zero_point).clamp(low, high)
+        exact = (x / scale + zero_point).clamp(low, high)
         source = n.args[0]
         assert isinstance(source, fx.Node)
         found = self.roundings.setdefault(n.name, Rounding(module_path(source) or source.name))
-        found.distance = max(found.distance, float((given.double() - exact).abs().max()))
+        found.distance = max(found.distance, float((given - exact).abs().max()))
         found.different += int((given != result).sum())
         found.codes += given.numel()
         return given.to(result.dtype)
