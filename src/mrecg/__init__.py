@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Any
 from mrecg.errors import MrecgError
 from mrecg.presets import preset
 from mrecg.recipe import Recipe, read_recipe
-from mrecg.record import Plan, Record
+from mrecg.record import Plan, Record, Verification
 
 if TYPE_CHECKING:
     from mrecg.evaluation import Evaluation, evaluate
+    from mrecg.export.onnx.files import export_onnx
+    from mrecg.export.onnx.verification import verify_onnx
+    from mrecg.export.program import export_program
     from mrecg.pipeline import Progress, make_model_plan, quantize
     from mrecg.runs import QuantizedModel, load
 
@@ -21,12 +24,16 @@ __all__ = [
     "QuantizedModel",
     "Recipe",
     "Record",
+    "Verification",
     "evaluate",
+    "export_onnx",
+    "export_program",
     "load",
     "make_model_plan",
     "preset",
     "quantize",
     "read_recipe",
+    "verify_onnx",
 ]
 
 __version__ = "0.1.0"
@@ -34,6 +41,9 @@ __version__ = "0.1.0"
 _NEEDS_TORCH = {
     "Evaluation": "mrecg.evaluation",
     "evaluate": "mrecg.evaluation",
+    "export_onnx": "mrecg.export.onnx.files",
+    "export_program": "mrecg.export.program",
+    "verify_onnx": "mrecg.export.onnx.verification",
     "Progress": "mrecg.pipeline",
     "make_model_plan": "mrecg.pipeline",
     "quantize": "mrecg.pipeline",

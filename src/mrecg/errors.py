@@ -7,7 +7,9 @@ MrecgError
 │   └── NoLabelsError  images without anything to evaluate against
 ├── ModelError         a network or checkpoint that cannot be used
 │   └── CaptureError   a model that cannot be captured as a graph
-└── RunError           a run folder that cannot be read or written
+├── RunError           a run folder that cannot be read or written
+└── ExportError        a model that cannot be written for a runtime
+    └── VerificationError  a file that computes something else than the simulation
 """
 
 from collections.abc import Iterable
@@ -16,12 +18,14 @@ from difflib import get_close_matches
 __all__ = [
     "CaptureError",
     "DataError",
+    "ExportError",
     "ModelError",
     "MrecgError",
     "NoLabelsError",
     "PlanError",
     "RecipeError",
     "RunError",
+    "VerificationError",
     "did_you_mean",
 ]
 
@@ -56,6 +60,14 @@ class CaptureError(ModelError):
 
 class RunError(MrecgError):
     """A run folder that cannot be read or written."""
+
+
+class ExportError(MrecgError):
+    """A model that cannot be written for a runtime."""
+
+
+class VerificationError(ExportError):
+    """A file that computes something else than the simulation."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -4,10 +4,10 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from mrecg.calibration import CalibrationImages, check_weights, gather_images
+from mrecg.graph.capture import export_frozen
 from mrecg.graph.placement import Quantizer
 from mrecg.graph.units import Unit
 from mrecg.recipe import Recipe
@@ -60,9 +60,7 @@ def quantize(
     clock.lap("reconstruction")
     quantizers = assembly.describe()
     finished = assembly.frozen()
-    program = torch.export.export(
-        finished, (images[:2].to(assembly.device),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
-    )
+    program = export_frozen(finished, images[:2].to(assembly.device))
     clock.lap("freeze")
     record = Record(
         units=units,

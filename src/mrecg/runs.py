@@ -2,8 +2,9 @@
 
 recipe.yaml        every setting, defaults included
 record.json        units, plan, losses, timings, versions
-model.safetensors  integer codes, scales, zero points, and what stays in float
-graph.pt2          the structure, as torch.export writes it, without tensors
+model.safetensors  integer codes packed to their bits, scales, zero points, and what stays in float
+*.verification.json  what running an exported file of that name showed
+graph.pt2          the structure, as torch.export writes it, without tensors, compressed
 """
 
 import contextlib
@@ -16,7 +17,7 @@ from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile
 
 import torch
 from safetensors import SafetensorError
@@ -24,13 +25,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
+import mrecg.quantization  # noqa: F401 — registers the operators of a saved program
 from mrecg.errors import RunError
+from mrecg.quantization.packing import pack, unpack
 from mrecg.recipe import Recipe, read_recipe
-from mrecg.record import Record
+from mrecg.record import Record, Verification
 
-__all__ = ["QuantizedModel", "check_free", "environment", "load"]
+__all__ = ["QuantizedModel", "check_free", "environment", "load", "save_verification"]
 
 RECIPE, RECORD, TENSORS, GRAPH = "recipe.yaml", "record.json", "model.safetensors", "graph.pt2"
+VERIFICATION = "verification.json"
 
 
 @dataclass(frozen=True)
@@ -73,9 +77,10 @@ class QuantizedModel:
                 draft = Path(scratch) / "run"
                 draft.mkdir()
                 (draft / RECIPE).write_text(self.recipe.to_yaml(), encoding="utf-8")
-                save_file(_contiguous(self.program.state_dict), draft / TENSORS)
+                save_file(_packed(self.program, self.record), draft / TENSORS)
                 with _without_tensors(self.program) as structure:
                     torch.export.save(structure, draft / GRAPH)
+                _compress(draft / GRAPH)
                 (draft / RECORD).write_text(self.record.to_json(), encoding="utf-8")
                 if target.exists():
                     target.rmdir()
@@ -138,10 +143,27 @@ def load(folder: str | Path) -> QuantizedModel:
         raise RunError(
             f"The run in {source} is damaged: {TENSORS} and {GRAPH} disagree on '{odd}'."
         )
+    try:
+        tensors |= _unpacked(tensors, program, record)
+    except ValueError as error:
+        raise RunError(f"The run in {source} is damaged: {error}.") from error
     program.state_dict.update(
         {name: _as(program.state_dict[name], tensor) for name, tensor in tensors.items()}
     )
     return QuantizedModel(program, record, recipe)
+
+
+def save_verification(folder: Path, result: Verification) -> None:
+    """Keep what verifying a file showed beside the run that it was exported from.
+
+    Raises:
+        RunError: the folder cannot be written.
+    """
+    path = folder / f"{result.file}.{VERIFICATION}"
+    try:
+        path.write_text(result.to_json(), encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"The file {path} cannot be written: {error.strerror}.") from error
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -164,9 +186,47 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _grids(record: Record) -> dict[str, tuple[int, int]]:
+    """The smallest and the largest code of what holds codes: every weight's, and its zero points."""
+    found: dict[str, tuple[int, int]] = {}
+    for quantizer in record.quantizers:
+        if quantizer.kind == "weight":
+            owner, _, attribute = quantizer.tensor.rpartition(".")
+            prefix = f"{owner}." if owner else ""
+            for buffer in ("codes", "zero_point"):
+                name = f"{prefix}quantized_{attribute}.{buffer}"
+                found[name] = (quantizer.low, quantizer.high)
+    return found
+
+
+def _packed(program: ExportedProgram, record: Record) -> dict[str, Tensor]:
     # A clone each: safetensors refuses tensors that share memory.
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    state = program.state_dict.items()
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state}
+    packed = {name: pack(tensors[name], *grid) for name, grid in _grids(record).items()}
+    return tensors | packed
+
+
+def _unpacked(
+    tensors: Mapping[str, Tensor], program: ExportedProgram, record: Record
+) -> dict[str, Tensor]:
+    names = program.graph_signature.inputs_to_buffers
+    traced = {
+        names[node.name]: node.meta["val"] for node in program.graph.nodes if node.name in names
+    }
+    return {
+        name: unpack(tensors[name], *grid, tuple(traced[name].shape), traced[name].dtype)
+        for name, grid in _grids(record).items()
+    }
+
+
+def _compress(archive: Path) -> None:
+    """Deflate the archive that torch.export writes without compression: it is text, mostly."""
+    with ZipFile(archive) as source:
+        entries = [(name, source.read(name)) for name in source.namelist()]
+    with ZipFile(archive, "w", ZIP_DEFLATED) as target:
+        for name, content in entries:
+            target.writestr(name, content)
 
 
 @contextlib.contextmanager

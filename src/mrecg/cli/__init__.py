@@ -3,11 +3,11 @@
 Exit codes: 0 ok, 1 a mistake that the message explains in a sentence, 2 usage.
 """
 
-from mrecg.cli import quantizing, reproducing
+from mrecg.cli import exporting, quantizing, reproducing
 from mrecg.cli.consoles import app, error_console
 from mrecg.errors import MrecgError
 
-__all__ = ["app", "main", "quantizing", "reproducing"]
+__all__ = ["app", "exporting", "main", "quantizing", "reproducing"]
 
 
 def main() -> None:

@@ -8,10 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, fx, nn
 from torch._ops import OpOverload
+from torch.export import ExportedProgram
 
 from mrecg.errors import CaptureError
 
-__all__ = ["capture", "module_path"]
+__all__ = ["capture", "export_frozen", "module_path"]
 
 
 def capture(model: nn.Module, example: Float[Tensor, "n ..."]) -> fx.GraphModule:
@@ -42,6 +43,23 @@ def capture(model: nn.Module, example: Float[Tensor, "n ..."]) -> fx.GraphModule
     _make_functional(graph_module.graph)
     graph_module.recompile()
     return graph_module
+
+
+def export_frozen(frozen: fx.GraphModule, example: Float[Tensor, "n ..."]) -> ExportedProgram:
+    """The finished graph as a program whose operators still name the modules that they come from.
+
+    Args:
+        frozen: from `placement.freeze`.
+        example: at least two inputs, on the device of the graph.
+    """
+    program = torch.export.export(
+        frozen, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
+    )
+    for node in program.graph.nodes:
+        for key in ("stack_trace", "torch_fn", "custom"):  # of mrecg's own files and of the tracer
+            node.meta.pop(key, None)
+    program.example_inputs = None  # a caller's images
+    return program
 
 
 def module_path(node: fx.Node) -> str:

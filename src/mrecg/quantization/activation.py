@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from mrecg.quantization.grid import SMALLEST_SCALE, Grid, Scaling
@@ -76,24 +76,25 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 class StepQuantizer(nn.Module):
-    """An activation quantizer as a quantized model ships it: fixed numbers.
+    """An activation quantizer as a quantized model ships it: PT2E's two operators with fixed numbers.
 
     Attributes:
-        scale: the step, a scalar.
-        zero_point: the code of 0, a scalar; the forward pass holds it in its limits.
+        scale: the step.
+        zero_point: the code of 0.
+        grid: the integers that a code may take.
     """
-
-    scale: Float[Tensor, ""]
-    zero_point: Integer[Tensor, ""]
 
     def __init__(self, scaling: Scaling, grid: Grid) -> None:
         super().__init__()
-        self.limits = limits(scaling, grid)
-        self.register_buffer("scale", scaling.scale)
-        self.register_buffer("zero_point", scaling.zero_point.to(torch.int32))
+        self.scale, self.zero_point, self.grid = float(scaling.scale), int(scaling.zero_point), grid
 
     def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        return _snap(x, self.scale, self.limits)
+        numbers = (self.scale, self.zero_point, self.grid.low, self.grid.high, self.grid.dtype)
+        codes = torch.ops.quantized_decomposed.quantize_per_tensor.default(x, *numbers)
+        result: Tensor = torch.ops.quantized_decomposed.dequantize_per_tensor.default(
+            codes, *numbers
+        )
+        return result
 
 
 class ActivationQuantizer(nn.Module):
@@ -164,4 +165,5 @@ def limits(scaling: Scaling, grid: Grid) -> tuple[float, float]:
 
 
 def _snap(x: Tensor, scale: Tensor, bounds: tuple[float, float]) -> Tensor:
-    return torch.clamp(torch.round(x / scale), *bounds) * scale
+    # By the reciprocal, as PT2E's operators do: the finished model rounds every tie the same way.
+    return torch.clamp(torch.round(x * (1 / scale)), *bounds) * scale

@@ -3,14 +3,15 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Float
 from torch import Tensor
 
 __all__ = [
     "SMALLEST_SCALE",
     "Grid",
     "Scaling",
-    "as_integers",
+    "bias_step",
+    "container_shift",
     "dequantize",
     "quantize",
     "scaling_for_range",
@@ -31,6 +32,15 @@ class Grid(NamedTuple):
     low: int
     high: int
     symmetric: bool
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The smallest integer type that holds the grid."""
+        for dtype in (torch.uint8, torch.int8, torch.int16):
+            bounds = torch.iinfo(dtype)
+            if bounds.min <= self.low and self.high <= bounds.max:
+                return dtype
+        return torch.int32
 
 
 class Scaling(NamedTuple):
@@ -68,10 +78,16 @@ def scaling_for_range(low: Float[Tensor, "..."], high: Float[Tensor, "..."], gri
     return Scaling(scale, zero_point)
 
 
-def as_integers(codes: Float[Tensor, "*shape"], grid: Grid) -> Integer[Tensor, "*shape"]:
-    """Codes in the smallest integer type that holds the grid."""
-    for dtype in (torch.uint8, torch.int8, torch.int16):
-        bounds = torch.iinfo(dtype)
-        if bounds.min <= grid.low and grid.high <= bounds.max:
-            return codes.to(dtype)
-    return codes.to(torch.int32)
+def container_shift(low: int, high: int) -> int:
+    """By how many binary digits the codes of a narrow weight grid may be moved up inside an 8-bit word.
+
+    Up to 7 bits are used: products of such weights with 8-bit activations never saturate, on any CPU.
+    """
+    return max(0, 6 - (high - low).bit_length())
+
+
+def bias_step(
+    activation_scale: Float[Tensor, ""], weight_scale: Float[Tensor, " channels"], grid: Grid
+) -> Float[Tensor, " channels"]:
+    """What 1 in a 32-bit accumulator is worth, with the weight's codes moved up in their 8-bit words."""
+    return activation_scale * (weight_scale * 2.0 ** -container_shift(grid.low, grid.high))

@@ -10,7 +10,6 @@ from mrecg.quantization.grid import (
     SMALLEST_SCALE,
     Grid,
     Scaling,
-    as_integers,
     dequantize,
     quantize,
 )
@@ -120,26 +119,35 @@ def rounding_penalty(h: Float[Tensor, "..."], beta: float) -> Float[Tensor, ""]:
 
 
 class CodedWeight(nn.Module):
-    """A weight as integer codes: what a quantized model ships.
+    """A weight as integer codes: what a quantized model ships. PT2E's operator gives its real values.
 
     Attributes:
         codes: integers within the grid, in the shape of the weight.
-        scale: real value of one code step; broadcasts against `codes`.
-        zero_point: the code of 0; broadcasts against `codes`.
+        scale: real value of one code step, for each channel along `axis`.
+        zero_point: the code of 0, likewise.
+        axis: that the channels are on; a weight with one range for all repeats it along axis 0.
+        grid: the integers that a code may take.
     """
 
     codes: Integer[Tensor, "..."]
-    scale: Float[Tensor, "..."]
-    zero_point: Integer[Tensor, "..."]
+    scale: Float[Tensor, " channels"]
+    zero_point: Integer[Tensor, " channels"]
 
-    def __init__(self, codes: Integer[Tensor, "..."], scaling: Scaling) -> None:
+    def __init__(self, codes: Float[Tensor, "..."], scaling: Scaling, grid: Grid) -> None:
         super().__init__()
-        self.register_buffer("codes", codes)
-        self.register_buffer("scale", scaling.scale)
-        self.register_buffer("zero_point", scaling.zero_point.to(torch.int32))
+        per_channel = [axis for axis, size in enumerate(scaling.scale.shape) if size > 1]
+        self.axis, self.grid = per_channel[0] if per_channel else 0, grid
+        channels = codes.shape[self.axis]
+        self.register_buffer("codes", codes.to(grid.dtype))
+        self.register_buffer("scale", scaling.scale.flatten().expand(channels).clone())
+        zero_point = scaling.zero_point.flatten().expand(channels)
+        self.register_buffer("zero_point", zero_point.to(torch.int32))
 
     def forward(self) -> Float[Tensor, "..."]:
-        return dequantize(self.codes.to(self.scale.dtype), Scaling(self.scale, self.zero_point))
+        weight: Tensor = torch.ops.quantized_decomposed.dequantize_per_channel.default(
+            self.codes, self.scale, self.zero_point, self.axis, *self.grid[:2], self.grid.dtype
+        )
+        return weight
 
 
 class WeightQuantizer(nn.Module):
@@ -201,7 +209,7 @@ class WeightQuantizer(nn.Module):
 
     def coded(self) -> CodedWeight:
         """The result, without the float weight."""
-        return CodedWeight(as_integers(self.codes, self.grid), self.scaling)
+        return CodedWeight(self.codes, self.scaling, self.grid)
 
 
 def beta_at(progress: float, warm_up: float, beta: tuple[float, float]) -> float | None:

@@ -1,6 +1,6 @@
 """A model taken apart: its graph with quantizers, and the chain of units that share them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -17,6 +17,7 @@ from mrecg.graph.units import Chain, Unit, cut
 from mrecg.quantization.activation import ActivationQuantizer
 from mrecg.quantization.rounding import WeightQuantizer
 from mrecg.recipe import Recipe
+from mrecg.reconstruction.biases import IntegerBias, make_integer_biases
 from mrecg.reconstruction.quantizers import make_activation, make_weight
 from mrecg.record import QuantizerRecord
 
@@ -33,6 +34,7 @@ class Assembly:
         chain: its units, which share the graph's modules.
         device: where its parameters are.
         left_in_float: layers whose weight has no quantizer.
+        biases: those that integer hardware adds to a sum of codes, by the layer's node.
     """
 
     graph: fx.GraphModule
@@ -40,6 +42,7 @@ class Assembly:
     chain: Chain
     device: torch.device
     left_in_float: tuple[str, ...]
+    biases: Mapping[str, IntegerBias]
 
     def weights(self, units: Sequence[Unit]) -> dict[str, tuple[WeightQuantizer, Tensor]]:
         """The weight quantizers of some units, with their float weights."""
@@ -75,6 +78,11 @@ class Assembly:
             assert isinstance(module, ActivationQuantizer)
             found[name] = module
         return found
+
+    def biases_of(self, units: Sequence[Unit]) -> list[IntegerBias]:
+        """The integer biases of some units."""
+        nodes = (node.name for unit in units for node in unit.quantized.graph.nodes)
+        return [self.biases[name] for name in nodes if name in self.biases]
 
     def describe(self) -> tuple[QuantizerRecord, ...]:
         """The quantizers as they are now."""
@@ -144,7 +152,8 @@ def assemble(
     quantized = {reader for q in quantizers if q.is_weight for reader in q.readers}
     layers = dict.fromkeys(layer_name(node) for node in layers_of(graph.graph))
     left_in_float = tuple(name for name in layers if name not in quantized)
-    return Assembly(graph, quantizers, chain, device, left_in_float)
+    biases = make_integer_biases(graph, chain.units)
+    return Assembly(graph, quantizers, chain, device, left_in_float, biases)
 
 
 def _check_patterns(patterns: Sequence[str], quantizers: Sequence[PlacedQuantizer]) -> None:

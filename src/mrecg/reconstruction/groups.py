@@ -15,6 +15,7 @@ from mrecg.quantization.ranges import Sample
 from mrecg.quantization.rounding import WeightQuantizer
 from mrecg.recipe import Recipe
 from mrecg.reconstruction.assembly import Assembly
+from mrecg.reconstruction.biases import IntegerBias
 from mrecg.reconstruction.quantizers import calibrate
 from mrecg.reconstruction.stream import Stream, Values
 from mrecg.reconstruction.tune import Tuned, tune
@@ -85,6 +86,7 @@ def reconstruct(
         tuned = Tuned(first_loss=nearest[-1], last_loss=nearest[-1], undecided=0, roundings=0)
         if recipe.reconstruct.steps and start.can_learn:
             tuned = _tune(assembly, stream, members, inputs, recipe, event, report)
+            start.round_biases()
             learned = stream.run_quantized(members)
             losses = _losses(stream.plain, learned, members)
             if losses[-1] <= nearest[-1]:
@@ -107,6 +109,7 @@ class _Start:
 
     weights: Sequence[tuple[WeightQuantizer, Tensor]]
     activations: Sequence[tuple[ActivationQuantizer, Scaling | None]]
+    biases: Sequence[IntegerBias]
 
     @classmethod
     def calibrated(
@@ -119,7 +122,10 @@ class _Start:
             for name, quantizer in assembly.activations([unit]).items():
                 calibrate(quantizer, samples[name], recipe.activation)
         activations = [(one, one.scaling) for one in assembly.activations(members).values()]
-        start = cls(list(assembly.weights(members).values()), activations)
+        biases = assembly.biases_of(members)
+        for bias in biases:
+            bias.make_room()
+        start = cls(list(assembly.weights(members).values()), activations, biases)
         start.restore()
         return start
 
@@ -133,6 +139,12 @@ class _Start:
             quantizer.round_to_nearest(weight)
         for activation, scaling in self.activations:
             activation.scaling = scaling
+        self.round_biases()
+
+    def round_biases(self) -> None:
+        """To whole accumulator steps; after every change of a scale."""
+        for bias in self.biases:
+            bias.fit()
 
 
 def _tune(

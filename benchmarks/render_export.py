@@ -1,0 +1,134 @@
+"""Render `docs/export.md` from the result files of `export.py`; no figure in it is typed by hand.
+
+python benchmarks/render_export.py
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+Result = dict[str, Any]
+HEADER = """# Exported files
+
+Written by `benchmarks/render_export.py` from the files in `benchmarks/results/export`, each of which names its commit,
+machine and versions. Made by `python benchmarks/export.py` (the packaged network, the 2,000 packaged test images) and
+`python benchmarks/export.py --speed` (ResNet-18 at 224², random weights). Everything is rounded to nearest: what a file
+computes does not depend on how its roundings were chosen.
+
+- *papers*: the papers' placement, asymmetric weights; a convolution whose result is added to a shortcut has no quantizer
+  behind it and stays in float. *integer*: operands of additions are quantized, too, weights are symmetric.
+- *ties*: codes that the file and the simulation round to different sides, given the same codes before; such a number lies
+  between two codes to the last digit, and programs that add floats in different order differ there.
+- *top-1 agreement* and *difference* are ties apart: with the file's codes behind every quantizer of the simulation. In
+  brackets: ties included, from the images to the logits.
+- *difference* is the largest of a logit in output steps. One output step is what one step of one input code of the last
+  layer changes in a logit at most.
+- *ideal* is codes and zero points in their bits, scales and all else in 32 bits.
+"""
+
+
+def load(folder: Path) -> list[Result]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+
+
+def equality_table(results: list[Result]) -> list[str]:
+    lines = [
+        "| network | bits | placement | layout | images | top-1 agreement | difference | ties | layers in integers |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        found = result["verification"]
+        runtime = found["runtimes"][0]
+        integer, total = len(found["integer_layers"]), len(found["float_layers"])
+        row = (
+            *(result[key] for key in ("network", "bits", "placement", "layout")),
+            found["images"],
+            f"{found['top1_agreement_ties_apart']:.2f} % ({found['top1_agreement']:.2f} %)",
+            f"{found['largest_difference']:.4f} ({runtime['largest_difference']:.2g})",
+            f"{found['different_codes']} of {found['codes']:.1e}",
+            f"{integer} of {integer + total}",
+        )
+        lines.append("| " + " | ".join(map(str, row)) + " |")
+    return lines
+
+
+def size_table(results: list[Result]) -> list[str]:
+    lines = [
+        "| network | bits | layout | file | ideal | file / ideal | run folder | tensors of it / ideal |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        if result["placement"] != "papers" and result["network"] != "resnet18":
+            continue
+        found, folder = result["verification"], result["run_folder"]
+        ideal = found["ideal_bytes"]
+        row = (
+            *(result[key] for key in ("network", "bits", "layout")),
+            f"{found['file_bytes'] / 1e3:.0f} kB",
+            f"{ideal / 1e3:.0f} kB",
+            f"{found['file_bytes'] / ideal:.3f}",
+            f"{sum(folder.values()) / 1e3:.0f} kB",
+            f"{folder['model.safetensors'] / ideal:.3f}",
+        )
+        lines.append("| " + " | ".join(map(str, row)) + " |")
+    return lines
+
+
+def speed_table(results: list[Result]) -> list[str]:
+    lines = [
+        "| network | bits | layout | runtime | one image | float | times as fast | largest difference, ties included |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        if result["placement"] != "integer":
+            continue
+        for runtime in result["verification"]["runtimes"]:
+            row = [*(result[key] for key in ("network", "bits", "layout")), runtime["name"]]
+            if runtime["seconds"] is None:
+                row += ["cannot load it", "", "", ""]
+            else:
+                ratio = runtime["float_seconds"] / runtime["seconds"]
+                row += [
+                    f"{1e3 * runtime['seconds']:.2f} ± {1e3 * runtime['spread']:.2f} ms",
+                    f"{1e3 * runtime['float_seconds']:.2f} ± {1e3 * runtime['float_spread']:.2f} ms",
+                    f"{ratio:.2f}",
+                    f"{runtime['largest_difference']:.3g} steps",
+                ]
+            lines.append("| " + " | ".join(row) + " |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, default=HERE / "results" / "export")
+    parser.add_argument("--output", type=Path, default=HERE.parent / "docs" / "export.md")
+    arguments = parser.parse_args()
+    results = load(arguments.results)
+    if not results:
+        raise SystemExit(f"There are no results in {arguments.results}; run benchmarks/export.py.")
+    commits = sorted({result["commit"] for result in results})
+    machines = sorted(
+        {
+            f"{e['machine']}, torch {e['torch']}, onnx {e['onnx']}, onnxruntime {e['onnxruntime']}"
+            for e in (result["environment"] for result in results)
+        }
+    )
+    sections = [
+        HEADER,
+        "## The file computes what was simulated\n",
+        *equality_table(results),
+        "\n## Size\n",
+        *size_table(results),
+        "\n## Speed, one thread\n",
+        "Median ± interquartile range of runs taken in turns with the float network's; the machine was shared.\n",
+        *speed_table(results),
+        f"\nCommits: {', '.join(commits)}. Machines: {'; '.join(machines)}.",
+    ]
+    arguments.output.write_text("\n".join(sections) + "\n", encoding="utf-8")
+    print(f"{len(results)} results in {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()

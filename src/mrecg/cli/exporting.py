@@ -1,0 +1,112 @@
+"""Commands for what is deployed: export a run, verify the file."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from mrecg.cli.consoles import app, console
+from mrecg.cli.inputs import preprocessing_of
+from mrecg.cli.options import WORKERS, AsJson, Data, Size, Workers
+from mrecg.errors import ExportError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mrecg.runs import QuantizedModel
+
+__all__ = ["export", "verify"]
+
+LayoutName = Annotated[
+    Literal["int8", "packed"],
+    typer.Option("--layout", help="int8 (fast everywhere) or packed (as small as the bits)."),
+]
+VerifiedImages = Annotated[int, typer.Option(min=1, help="How many test images to compare on.")]
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    output: Annotated[Path, typer.Option(help="The new file: .onnx, or .pt2 for PyTorch.")],
+    layout: LayoutName = "int8",
+    data: Data = None,
+    images: VerifiedImages = 256,
+    verified: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Run the file and compare.")
+    ] = True,
+    size: Size = None,
+    workers: Workers = WORKERS,
+    as_json: AsJson = False,
+) -> None:
+    """Write a saved quantized model for a runtime, run it and prove that it computes the same."""
+    from mrecg.export.program import export_program
+    from mrecg.runs import load
+
+    quantized = load(run)
+    if output.suffix == ".pt2":
+        console.print(f"The program is in {export_program(quantized, output)}.", markup=False)
+        return
+    if output.suffix != ".onnx":
+        raise ExportError(
+            f"The file {output} ends in '{output.suffix}', expected .onnx or, for PyTorch, .pt2."
+        )
+    from mrecg.export.onnx.files import export_onnx
+
+    # Images that cannot be read should not be noticed behind the export.
+    chosen = _verified_images(quantized, data, images, size, workers) if verified else None
+    export_onnx(quantized, output, layout, "onnxruntime" if verified else None)
+    if chosen is not None:
+        _verify(run, quantized, output, chosen, as_json)
+    else:
+        console.print(f"The model is in {output}, not verified.", markup=False)
+
+
+@app.command()
+def verify(
+    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    file: Annotated[Path, typer.Argument(help="The file that was exported from it.")],
+    data: Data = None,
+    images: VerifiedImages = 256,
+    size: Size = None,
+    workers: Workers = WORKERS,
+    as_json: AsJson = False,
+) -> None:
+    """Run an exported file, compare it with the simulation, and time it against float."""
+    from mrecg.runs import load
+
+    quantized = load(run)
+    chosen = _verified_images(quantized, data, images, size, workers)
+    _verify(run, quantized, file, chosen, as_json)
+
+
+def _verify(
+    run: Path, quantized: "QuantizedModel", file: Path, images: "Tensor", as_json: bool
+) -> None:
+    from mrecg.export.onnx.verification import verify_onnx
+    from mrecg.presentation import show_verification
+    from mrecg.runs import save_verification
+
+    result = verify_onnx(quantized, file, images)
+    save_verification(run, result)
+    if as_json:
+        console.print_json(result.to_json())
+    else:
+        show_verification(console, result, file)
+
+
+def _verified_images(
+    quantized: "QuantizedModel", data: str | None, count: int, size: int | None, workers: int
+) -> "Tensor":
+    """The first test images."""
+    import torch
+
+    from mrecg.data import evaluation_batches
+
+    preprocessing = preprocessing_of(quantized.record, size)
+    source = data or "fashion-mnist"
+    found: list[Tensor] = []
+    for batch, _ in evaluation_batches(source, preprocessing=preprocessing, workers=workers):
+        found.append(batch)
+        if sum(map(len, found)) >= count:
+            break
+    return torch.cat(found)[:count]

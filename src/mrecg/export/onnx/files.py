@@ -1,0 +1,128 @@
+"""Quantized models as files for ONNX Runtime and its like."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+from torch.export import ExportedProgram
+
+from mrecg.errors import ExportError
+from mrecg.export.onnx.graphs import add_constant, constant
+from mrecg.export.onnx.integer import (
+    divide_images_as_simulated,
+    integer_biases,
+    move_quantizers_to_layers,
+)
+from mrecg.export.onnx.layouts import Layout, lay_out_weights, numbers, packed_types, weight_grids
+from mrecg.export.onnx.runtimes import Runtime, can_load, describe
+from mrecg.export.onnx.translation import translate
+from mrecg.runs import QuantizedModel
+
+__all__ = ["export_onnx", "float_model"]
+
+OPSET = 21
+"""The first that knows 4-bit integers."""
+OPSET_OF_2_BITS = 25
+_TWO_BITS = {ir.DataType.INT2, ir.DataType.UINT2}
+_IR_VERSIONS = {OPSET: 10, OPSET_OF_2_BITS: 13}
+
+
+def export_onnx(
+    quantized: QuantizedModel,
+    path: str | Path,
+    layout: Layout = "int8",
+    runtime: Runtime | None = "onnxruntime",
+) -> Path:
+    """Write a quantized model as an ONNX file with QuantizeLinear and DequantizeLinear nodes.
+
+    The batch is dynamic, batch norm is folded, nodes keep the names of the original modules. What the file computes is
+    what `quantized.model` computes, up to numbers that lie between two codes to the last digit.
+
+    Args:
+        quantized: from `mrecg.quantize` or `mrecg.load`.
+        path: of the new file; an old one is replaced.
+        layout: `int8` keeps weights of any width in 8-bit words and biases in 32-bit integers, which runtimes compute
+            with as they are; `packed` stores weights in 4 or 2 bits (3 bits travel in 4), which runtimes unpack.
+        runtime: must be able to load the file; `None` asks nobody.
+
+    Raises:
+        ExportError: a package is missing, an operator has no counterpart in ONNX, the runtime cannot load the layout
+            (nothing is written then), or the file cannot be written.
+    """
+    target = Path(path)
+    grids = weight_grids(quantized.program)
+    narrow = packed_types(grids) if layout == "packed" else set()
+    if runtime is not None:
+        _check_loadable(narrow, runtime)
+    opset = OPSET_OF_2_BITS if narrow & _TWO_BITS else OPSET
+    model = translate(quantized.program, opset)
+    graph = model.graph
+    lay_out_weights(graph, grids, layout)
+    move_quantizers_to_layers(graph)
+    integer_biases(graph)
+    divide_images_as_simulated(graph)
+    _write(model, opset, target)
+    return target
+
+
+def float_model(program: ExportedProgram, path: Path) -> None:
+    """Write the same network without quantizers: what its speed is compared with."""
+    model = translate(program, OPSET)
+    graph = model.graph
+    for node in [node for node in graph if node.op_type == "DequantizeLinear"]:
+        codes = constant(node.inputs[0])
+        value = node.outputs[0]
+        if codes is None:
+            real = _before_quantizer(node)
+        else:
+            real = add_constant(graph, f"{value.name}.float", _real(node), ir.DataType.FLOAT)
+        ir.convenience.replace_all_uses_with(value, real, replace_graph_outputs=True)
+    _write(model, OPSET, path)
+
+
+def _before_quantizer(dequantize: ir.Node) -> ir.Value:
+    node: ir.Node | None = dequantize
+    while node is not None and node.op_type != "QuantizeLinear":
+        value = node.inputs[0]
+        node = None if value is None else value.producer()
+    assert node is not None
+    assert node.inputs[0] is not None
+    return node.inputs[0]
+
+
+def _real(dequantize: ir.Node) -> np.ndarray:
+    codes, scale, zero_point = numbers(dequantize)
+    real: np.ndarray = (codes - zero_point) * scale.reshape(zero_point.shape)
+    return real.astype(np.float32)
+
+
+def _check_loadable(types: set[ir.DataType], runtime: Runtime) -> None:
+    refused = sorted(kind.name for kind in types if not can_load(runtime, kind))
+    if refused:
+        raise ExportError(
+            f"{describe(runtime)} cannot load {' and '.join(refused)} weights, which the layout 'packed' uses here; "
+            "use the layout 'int8', or ask for no check by a runtime to write the file for another one."
+        )
+
+
+def _write(model: ir.Model, opset: int, path: Path) -> None:
+    """Without what the exporter noted for itself: a small network would be half notes."""
+    RemoveUnusedNodesPass()(model)
+    for node in model.graph:
+        node.metadata_props.clear()
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.type = value.shape = None  # runtimes infer them
+                value.metadata_props.clear()
+    for value in model.graph.initializers.values():
+        value.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    model.metadata_props.clear()
+    model.producer_name, model.producer_version = "mrecg", None
+    model.ir_version = _IR_VERSIONS[opset]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        ir.save(model, path)
+    except OSError as error:
+        raise ExportError(f"The file {path} cannot be written: {error.strerror}.") from error

@@ -1,0 +1,114 @@
+"""Reading and changing an ONNX graph: constants, readers, quantizers."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from mrecg.export.onnx.translation import container_bounds
+
+__all__ = ["ActivationStep", "add_constant", "constant", "dequantizer_of", "only_reader"]
+
+
+def constant(value: ir.Value | None) -> np.ndarray | None:
+    """The array that a value holds in every run, or `None`."""
+    if value is None or value.const_value is None:
+        return None
+    array: np.ndarray = value.const_value.numpy()
+    return array
+
+
+def add_constant(graph: ir.Graph, name: str, array: np.ndarray, dtype: ir.DataType) -> ir.Value:
+    """A new initializer; one of that name and those contents is used again."""
+    tensor = ir.Tensor(np.asarray(array, order="C"), dtype=dtype, name=name)
+    base, again = name, 1
+    while name in graph.initializers:
+        held = graph.initializers[name].const_value
+        if held is not None and held.dtype == dtype and np.array_equal(held.numpy(), array):
+            return graph.initializers[name]
+        again += 1
+        name = tensor.name = f"{base}_{again}"
+    value = ir.Value(name=name, type=ir.TensorType(dtype), shape=tensor.shape, const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def only_reader(value: ir.Value) -> ir.Node | None:
+    """The node that alone reads a value, or `None`; a result of the graph has the caller as reader."""
+    uses = list(value.uses())
+    return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
+
+
+def dequantizer_of(value: ir.Value | None) -> ir.Node | None:
+    """The DequantizeLinear that makes a value, or `None`."""
+    producer = None if value is None else value.producer()
+    return producer if producer is not None and producer.op_type == "DequantizeLinear" else None
+
+
+@dataclass(frozen=True)
+class ActivationStep:
+    """A QuantizeLinear node and what bounds its codes.
+
+    Attributes:
+        node: the QuantizeLinear.
+        scale, zero_point: its numbers.
+        dtype: the container of the codes.
+    """
+
+    node: ir.Node
+    scale: np.float32
+    zero_point: int
+    dtype: ir.DataType
+
+    @classmethod
+    def of(cls, node: ir.Node) -> "ActivationStep":
+        scale, zero_point = constant(node.inputs[1]), constant(node.inputs[2])
+        assert scale is not None
+        assert zero_point is not None
+        dtype = node.inputs[2].dtype
+        assert dtype is not None
+        return cls(node, np.float32(scale), int(zero_point), dtype)
+
+    @property
+    def clip(self) -> ir.Node | None:
+        """The Clip of the codes, where their range is narrower than their container."""
+        reader = only_reader(self.node.outputs[0])
+        return reader if reader is not None and reader.op_type == "Clip" else None
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The smallest and the largest code."""
+        if self.clip is None:
+            return container_bounds(self.dtype)
+        low, high = (constant(value) for value in self.clip.inputs[1:3])
+        assert low is not None
+        assert high is not None
+        return int(low), int(high)
+
+    def code_of(self, x: float) -> int:
+        """The code of one number, by the arithmetic of the simulation."""
+        low, high = self.bounds
+        code = np.rint(np.float32(x) * (np.float32(1) / self.scale)) + self.zero_point
+        return int(np.clip(code, low, high))
+
+    def narrow(self, low: int, high: int) -> None:
+        """Make the codes saturate at `low` and `high`."""
+        graph, codes = self.node.graph, self.node.outputs[0]
+        assert graph is not None
+        old = self.clip
+        if old is not None:
+            ir.convenience.replace_all_uses_with(old.outputs[0], codes, replace_graph_outputs=True)
+            graph.remove(old, safe=True)
+        if (low, high) == container_bounds(self.dtype):
+            return
+        numpy_type = self.dtype.numpy()
+        ends = [
+            add_constant(graph, f"code_{end}", np.array(end, numpy_type), self.dtype)
+            for end in (low, high)
+        ]
+        clip = ir.node("Clip", [codes, *ends], name=f"{self.node.name}/saturate")
+        clip.outputs[0].type, clip.outputs[0].shape = codes.type, codes.shape
+        clip.outputs[0].name = f"{codes.name}_saturated"
+        ir.convenience.replace_all_uses_with(codes, clip.outputs[0], replace_graph_outputs=True)
+        clip.replace_input_with(0, codes)
+        graph.insert_after(self.node, clip)

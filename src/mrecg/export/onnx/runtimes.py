@@ -1,0 +1,140 @@
+"""The programs that run a file: ONNX Runtime, and OpenVINO where it is installed."""
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Literal
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from mrecg.errors import ExportError
+from mrecg.export.requirements import is_installed
+
+__all__ = [
+    "Runtime",
+    "can_load",
+    "describe",
+    "installed_runtimes",
+    "interleaved_seconds",
+    "open_file",
+]
+
+Runtime = Literal["onnxruntime", "openvino"]
+Run = Callable[[np.ndarray], list[np.ndarray]]
+"""Images to the outputs of a file."""
+
+_NAMES: Mapping[Runtime, str] = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+
+
+def installed_runtimes() -> list[Runtime]:
+    """The runtimes that are there; ONNX Runtime first."""
+    return [runtime for runtime in _NAMES if is_installed(runtime)]
+
+
+def describe(runtime: Runtime) -> str:
+    """Name and version."""
+    return f"{_NAMES[runtime]} {version(runtime).split('-')[0]}"
+
+
+def open_file(runtime: Runtime, path: Path, threads: int = 1, optimized: Path | None = None) -> Run:
+    """Load a file.
+
+    Args:
+        runtime: what runs it.
+        path: the file.
+        threads: of one run.
+        optimized: where ONNX Runtime writes the graph that it runs.
+
+    Raises:
+        ExportError: the runtime cannot load the file.
+    """
+    opener = _open_onnxruntime if runtime == "onnxruntime" else _open_openvino
+    try:
+        return opener(path, threads, optimized)
+    except Exception as error:  # runtimes document no narrower class
+        reason = (
+            str(error).strip().splitlines()[-1][:300] if str(error).strip() else "no reason given"
+        )
+        raise ExportError(f"{describe(runtime)} cannot load {path}: {reason}") from error
+
+
+def can_load(runtime: Runtime, weights: ir.DataType) -> bool:
+    """Whether a runtime can load weights of a type, tried on a tiny file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "probe.onnx"
+        onnx.save(_probe(weights), path)
+        try:
+            open_file(runtime, path)
+        except ExportError:
+            return False
+    return True
+
+
+def interleaved_seconds(
+    runs: Sequence[Run], images: np.ndarray, repeats: int
+) -> list[tuple[float, float]]:
+    """Median and interquartile range of several runs, taken in turns so that all see the same machine."""
+    for run in runs:
+        run(images)
+    seconds: list[list[float]] = [[] for _ in runs]
+    for _ in range(repeats):
+        for run, taken in zip(runs, seconds, strict=True):
+            started = time.perf_counter()
+            run(images)
+            taken.append(time.perf_counter() - started)
+    found = []
+    for taken in seconds:
+        low, _, high = quantiles(taken, n=4)
+        found.append((median(taken), high - low))
+    return found
+
+
+def _open_onnxruntime(path: Path, threads: int, optimized: Path | None) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda images: list(session.run(None, {name: images}))
+
+
+def _open_openvino(path: Path, threads: int, optimized: Path | None) -> Run:
+    import openvino
+
+    core = openvino.Core()
+    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+    model = core.compile_model(core.read_model(path), "CPU", settings)
+    return lambda images: [np.array(value) for value in model(images).values()]
+
+
+def _probe(weights: ir.DataType) -> onnx.ModelProto:
+    codes = np.zeros((1, 1, 1, 1), weights.numpy())
+    constants = [
+        onnx.numpy_helper.from_array(codes, "codes"),
+        onnx.numpy_helper.from_array(np.ones(1, np.float32), "scale"),
+        onnx.numpy_helper.from_array(codes.reshape(1), "zero"),
+    ]
+    nodes = [
+        onnx.helper.make_node("DequantizeLinear", ["codes", "scale", "zero"], ["weight"], axis=0),
+        onnx.helper.make_node("Conv", ["x", "weight"], ["y"]),
+    ]
+    shapes = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", 1, 4, 4])
+        for name in ("x", "y")
+    ]
+    narrow = ml_dtypes.iinfo(weights.numpy()).bits < 4
+    return onnx.helper.make_model(
+        onnx.helper.make_graph(nodes, "probe", shapes[:1], shapes[1:], constants),
+        opset_imports=[onnx.helper.make_opsetid("", 25 if narrow else 21)],
+        ir_version=13 if narrow else 10,
+    )

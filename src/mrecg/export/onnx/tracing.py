@@ -1,0 +1,129 @@
+"""File against simulation, layer by layer on the same codes.
+
+Two programs that add floats in different order round a number that lies between two codes to different sides now and
+then; what follows differs, too, and no layer is to blame. So the simulation is given the file's codes behind every
+quantizer: what is left is each layer's own difference.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, fx
+
+from mrecg.graph.capture import module_path
+
+__all__ = ["Replay", "Rounding", "expose_codes", "output_step"]
+
+_QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
+_DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_channel.default
+
+
+def expose_codes(path: Path, target: Path) -> dict[str, str]:
+    """Write a copy of a file that also gives the codes of every activation.
+
+    Returns:
+        The name of the output with the codes, by the node of the simulation that dequantizes them.
+    """
+    model = onnx.load(path)
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    exposed: dict[str, str] = {}
+    for node in model.graph.node:
+        if node.op_type != "DequantizeLinear" or node.input[0] in types:
+            continue
+        codes = node.input[0]
+        if codes not in exposed.values():
+            info = onnx.helper.make_tensor_value_info(codes, types[node.input[2]], None)
+            model.graph.output.append(info)
+        exposed[node.output[0]] = codes
+    onnx.save(model, target)
+    return exposed
+
+
+@dataclass
+class Rounding:
+    """How one quantizer of the file rounded, against the simulation given the same codes before it.
+
+    Attributes:
+        layer: whose result is rounded.
+        distance: the largest distance of a code to the simulated number, in steps; ½ is perfect.
+        different: how many codes are not the simulation's.
+        codes: how many there are.
+    """
+
+    layer: str
+    distance: float = 0.0
+    different: int = 0
+    codes: int = 0
+
+
+class Replay(fx.Interpreter):
+    """The simulation with the file's codes behind every quantizer.
+
+    Args:
+        model: of the quantized model.
+
+    Attributes:
+        roundings: by the quantizer's node, in graph order.
+    """
+
+    def __init__(self, model: fx.GraphModule) -> None:
+        super().__init__(model, garbage_collect_values=True)
+        self.roundings: dict[str, Rounding] = {}
+        self._codes: Mapping[str, np.ndarray] = {}
+
+    def outputs(self, images: Tensor, codes: Mapping[str, np.ndarray]) -> tuple[Tensor, ...]:
+        """The model's outputs for `images`, given the codes by the node that dequantizes them."""
+        self._codes = codes
+        result = self.run(images)
+        return tuple(result) if isinstance(result, tuple | list) else (result,)
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if n.target is not _QUANTIZE:
+            return result
+        reader = next((user.name for user in n.users if user.name in self._codes), None)
+        if reader is None:
+            return result
+        given = torch.from_numpy(self._codes[reader]).view(result.shape)
+        (x, scale, zero_point, low, high, *_), _ = self.fetch_args_kwargs_from_env(n)
+        exact = (x / scale + zero_point).clamp(low, high)
+        source = n.args[0]
+        assert isinstance(source, fx.Node)
+        found = self.roundings.setdefault(n.name, Rounding(module_path(source) or source.name))
+        found.distance = max(found.distance, float((given - exact).abs().max()))
+        found.different += int((given != result).sum())
+        found.codes += given.numel()
+        return given.to(result.dtype)
+
+
+def output_step(model: fx.GraphModule) -> float:
+    """What one step of one input code of the last layer changes in the output at most.
+
+    Models without a quantized layer count in steps of the float type.
+    """
+    steps: list[float] = []
+    for node in model.graph.nodes:
+        source, weight = (*node.args, None, None)[:2]
+        if not isinstance(source, fx.Node) or not isinstance(weight, fx.Node):
+            continue
+        if weight.target is not _DEQUANTIZE or not source.name.startswith("dequantize_per_tensor"):
+            continue
+        codes, scales, zero_points, axis = (
+            _attribute(model, argument) for argument in weight.args[:4]
+        )
+        shape = [-1 if dim == axis else 1 for dim in range(codes.ndim)]
+        real = (codes.int() - zero_points.view(shape)) * scales.view(shape)
+        steps.append(float(source.args[1]) * float(real.abs().max()))  # type: ignore[arg-type]
+    return steps[-1] if steps and steps[-1] > 0 else torch.finfo(torch.float32).eps
+
+
+def _attribute(model: fx.GraphModule, argument: Any) -> Any:
+    if not isinstance(argument, fx.Node):
+        return argument
+    owner, _, name = str(argument.target).rpartition(".")
+    return getattr(model.get_submodule(owner), name)

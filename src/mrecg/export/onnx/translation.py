@@ -1,0 +1,122 @@
+"""From a finished program to an ONNX graph with explicit QuantizeLinear and DequantizeLinear nodes.
+
+Only the float operators are torch.onnx's business. Quantizers are written here, from the numbers in our own program.
+"""
+
+import logging
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import ml_dtypes
+import onnx_ir as ir
+import torch
+from onnxscript import opset21 as op
+from torch.export import ExportedProgram
+
+from mrecg.errors import ExportError
+
+__all__ = ["container_bounds", "source_module", "translate"]
+
+_quantized = torch.ops.quantized_decomposed
+
+
+def translate(program: ExportedProgram, opset: int) -> ir.Model:
+    """An ONNX model of `program`; nodes and weights are named after the original modules.
+
+    Raises:
+        ExportError: an operator has no counterpart in ONNX.
+    """
+    table: dict[Callable[..., Any], Callable[..., Any]] = {
+        _quantized.quantize_per_tensor.default: _quantize,
+        _quantized.dequantize_per_tensor.default: _dequantize,
+        _quantized.dequantize_per_channel.default: _dequantize_channels,
+    }
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's exporter warns about its own internals
+            exported = torch.onnx.export(
+                program,
+                opset_version=opset,
+                custom_translation_table=table,
+                optimize=True,
+                verbose=False,
+                dynamo=True,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise ExportError(f"The model cannot be written as ONNX: {_reason(error)}.") from error
+    finally:
+        logger.setLevel(level)
+    assert exported is not None
+    _name_nodes(exported.model)
+    return exported.model
+
+
+def container_bounds(dtype: ir.DataType) -> tuple[int, int]:
+    """The smallest and the largest value of an integer type."""
+    bounds = ml_dtypes.iinfo(dtype.numpy())
+    return int(bounds.min), int(bounds.max)
+
+
+def source_module(node: ir.Node) -> str:
+    """The path of the original module whose forward made `node`; `""` is the model itself."""
+    scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes")
+    if not scopes:
+        return ""
+    *modules, _ = [part.strip(" '\"") for part in scopes.strip("[]").split(",")]
+    return modules[-1] if modules else ""
+
+
+def _quantize(x: Any, scale: float, zero_point: int, low: int, high: int, dtype: int) -> Any:
+    """Codes that saturate at their own range, also where their container is wider."""
+    codes = op.QuantizeLinear(x, _number(scale), _number(zero_point, dtype))
+    if (low, high) == container_bounds(ir.DataType(dtype)):
+        return codes
+    return op.Clip(codes, _number(low, dtype), _number(high, dtype))
+
+
+def _dequantize(
+    codes: Any, scale: float, zero_point: int, low: int, high: int, dtype: int, out_dtype: int = -1
+) -> Any:
+    return op.DequantizeLinear(codes, _number(scale), _number(zero_point, dtype))
+
+
+def _dequantize_channels(
+    codes: Any,
+    scales: Any,
+    zero_points: Any,
+    axis: int,
+    low: int,
+    high: int,
+    dtype: int,
+    out_dtype: int = -1,
+) -> Any:
+    return op.DequantizeLinear(codes, scales, op.Cast(zero_points, to=dtype), axis=axis)
+
+
+def _number(value: float, dtype: int = ir.DataType.FLOAT) -> Any:
+    array = ir.tensor(value, dtype=ir.DataType(dtype))
+    return op.Constant(value=ir.to_proto(array))
+
+
+def _name_nodes(model: ir.Model) -> None:
+    """`features.3.conv.1/Conv` instead of `node_conv2d_7`."""
+    taken: set[str] = set()
+    for node in model.graph:
+        base = "/".join(part for part in (source_module(node), node.op_type) if part)
+        name, again = base, 1
+        while name in taken:
+            again += 1
+            name = f"{base}_{again}"
+        taken.add(name)
+        node.name = name
+
+
+def _reason(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__).rstrip(".")[:300]

@@ -1,0 +1,194 @@
+"""`verify_onnx`: the proof that a file computes what was simulated, and what it costs to run."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from jaxtyping import Float
+from torch import Tensor, fx
+
+from mrecg.calibration import check_images
+from mrecg.errors import ExportError, VerificationError
+from mrecg.export.onnx.files import float_model
+from mrecg.export.onnx.layouts import weight_grids
+from mrecg.export.onnx.runtimes import (
+    Run,
+    Runtime,
+    describe,
+    installed_runtimes,
+    interleaved_seconds,
+    open_file,
+)
+from mrecg.export.onnx.tracing import Replay, Rounding, expose_codes, output_step
+from mrecg.record import RuntimeRecord, Verification
+from mrecg.runs import QuantizedModel
+
+__all__ = ["ideal_bytes", "verify_onnx"]
+
+IMAGES_AT_ONCE = 100
+LARGEST_DISTANCE = 1.0
+"""In steps: a code further than this from the simulated number is a mistake, whatever the order of additions."""
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+INTEGER_LAYERS = ("MatMulIntegerToFloat", "QGemm", "QLinearConv", "QLinearMatMul")
+
+
+def verify_onnx(
+    quantized: QuantizedModel,
+    path: str | Path,
+    images: Float[Tensor, "n ..."],
+    repeats: int = 20,
+) -> Verification:
+    """Run a file and compare it with the simulation, then time it against the float network.
+
+    Args:
+        quantized: the simulation.
+        path: of a file that `export_onnx` wrote from it.
+        images: to compare on.
+        repeats: timed runs of one image, in turns with the float network's; 0 times nothing.
+
+    Raises:
+        VerificationError: a code is further than one step from the simulated number, or an output further than one
+            output step; the message names the first layer where they part.
+        ExportError: a package is missing, or ONNX Runtime cannot load the file.
+        DataError: images that the model cannot take.
+    """
+    file = Path(path)
+    check_images(images, "the images to verify with")
+    model = quantized.model
+    assert isinstance(model, fx.GraphModule)
+    step = output_step(model)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        run = open_file("onnxruntime", file, optimized=folder / "optimized.onnx")
+        simulated, same_codes, traced, roundings = _replay(model, file, images, folder)
+        _refuse_parting(file, roundings, same_codes, traced, step)
+        integer, in_float = _layers(file, folder / "optimized.onnx")
+        float_file = folder / "float.onnx" if repeats else None
+        if float_file is not None:
+            float_model(quantized.program, float_file)
+        runtimes = tuple(
+            _check_runtime(runtime, file, float_file, images, simulated, step, repeats)
+            for runtime in installed_runtimes()
+        )
+    ours = _in_batches(run, images)
+    return Verification(
+        file=file.name,
+        images=len(images),
+        top1_agreement=_agreement(ours, simulated),
+        top1_agreement_ties_apart=_agreement(traced, same_codes),
+        largest_difference=float(np.abs(traced - same_codes).max()) / step,
+        largest_distance=max((one.distance for one in roundings), default=0.0),
+        different_codes=sum(one.different for one in roundings),
+        codes=sum(one.codes for one in roundings),
+        output_step=step,
+        integer_layers=integer,
+        float_layers=in_float,
+        file_bytes=file.stat().st_size,
+        ideal_bytes=ideal_bytes(quantized),
+        runtimes=runtimes,
+    )
+
+
+def ideal_bytes(quantized: QuantizedModel) -> int:
+    """Codes and zero points in their bits, scales and everything else in 32."""
+    bits = {}
+    for name, (low, high) in weight_grids(quantized.program).items():
+        width = (high - low).bit_length()
+        bits[name] = bits[name.removesuffix("codes") + "zero_point"] = width
+    state = quantized.program.state_dict
+    return sum(-(-tensor.numel() * bits.get(name, 32) // 8) for name, tensor in state.items())
+
+
+def _replay(
+    model: fx.GraphModule, file: Path, images: Tensor, folder: Path
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[Rounding]]:
+    """Outputs of the simulation, of the simulation on the file's codes, and of the file; and how it rounded."""
+    exposed = expose_codes(file, folder / "exposed.onnx")
+    run = open_file("onnxruntime", folder / "exposed.onnx")
+    names = [value.name for value in onnx.load(folder / "exposed.onnx").graph.output]
+    replay = Replay(model)
+    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    with torch.inference_mode():
+        for batch in images.split(IMAGES_AT_ONCE):
+            values = dict(zip(names, run(batch.numpy()), strict=True))
+            codes = {node: values[name] for node, name in exposed.items()}
+            same = replay.outputs(batch, codes)[0].numpy()
+            alone = model(batch)
+            alone = alone[0] if isinstance(alone, tuple | list) else alone
+            parts.append((alone.numpy(), same, values[names[0]]))
+    simulated, same_codes, traced = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return simulated, same_codes, traced, list(replay.roundings.values())
+
+
+def _refuse_parting(
+    file: Path, roundings: Sequence[Rounding], simulated: np.ndarray, ours: np.ndarray, step: float
+) -> None:
+    for one in roundings:
+        if not one.distance <= LARGEST_DISTANCE:
+            raise VerificationError(
+                f"The file {file} parts from the simulation at '{one.layer}': given the same inputs, a code is "
+                f"{one.distance:.2f} steps from the simulated number, expected at most {LARGEST_DISTANCE:g}; "
+                "export the run again, and report it if that does not help."
+            )
+    difference = float(np.abs(simulated - ours).max())
+    if not difference <= step:
+        raise VerificationError(
+            f"The file {file} parts from the simulation at its output: given the same inputs to the last layers, "
+            f"an output differs by {difference / step:.2f} steps, expected at most 1; export the run again."
+        )
+
+
+def _check_runtime(
+    runtime: Runtime,
+    file: Path,
+    float_file: Path | None,
+    images: Tensor,
+    simulated: np.ndarray,
+    step: float,
+    repeats: int,
+) -> RuntimeRecord:
+    """Agreement and speed on one runtime; one that cannot load the file says so."""
+    try:
+        run = open_file(runtime, file)
+    except ExportError as error:
+        return RuntimeRecord(name=describe(runtime), problem=str(error))
+    ours = _in_batches(run, images)
+    record = RuntimeRecord(
+        name=describe(runtime),
+        top1_agreement=_agreement(ours, simulated),
+        largest_difference=float(np.abs(ours - simulated).max()) / step,
+    )
+    if float_file is None:
+        return record
+    runs = [run, open_file(runtime, float_file)]
+    (mine, spread), (plain, float_spread) = interleaved_seconds(runs, images[:1].numpy(), repeats)
+    times = {"seconds": mine, "spread": spread}
+    return record.model_copy(update=times | {"float_seconds": plain, "float_spread": float_spread})
+
+
+def _in_batches(run: Run, images: Tensor) -> np.ndarray:
+    return np.concatenate([run(batch.numpy())[0] for batch in images.split(IMAGES_AT_ONCE)])
+
+
+def _agreement(a: np.ndarray, b: np.ndarray) -> float:
+    """In how many percent of the rows the largest entry is at the same place."""
+    return 100 * float((a.argmax(-1) == b.argmax(-1)).mean())
+
+
+def _layers(file: Path, optimized: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The layers that ONNX Runtime computes in integers, and in float; by the modules' names.
+
+    Integer nodes keep the name of what they come from, with an ending; float ones may lose it.
+    """
+    layers = [node.name for node in onnx.load(file).graph.node if node.op_type in LAYERS]
+    fused = {
+        node.name.rsplit("_token_", 1)[0]
+        for node in onnx.load(optimized).graph.node
+        if node.op_type in INTEGER_LAYERS
+    }
+    integer = dict.fromkeys(name.rsplit("/", 1)[0] for name in layers if name in fused)
+    in_float = dict.fromkeys(name.rsplit("/", 1)[0] for name in layers if name not in fused)
+    return tuple(integer), tuple(in_float)

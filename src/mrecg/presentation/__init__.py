@@ -1,0 +1,28 @@
+"""What a terminal shows: progress, tables, the loss along the network."""
+
+from mrecg.presentation.exports import show_verification
+from mrecg.presentation.paper import show_estimates, show_notes, show_outcome, show_rows
+from mrecg.presentation.progress import Reporter
+from mrecg.presentation.results import (
+    demo_as_json,
+    show_accuracy,
+    show_demo,
+    show_plan,
+    show_record,
+    show_skipped,
+)
+
+__all__ = [
+    "Reporter",
+    "demo_as_json",
+    "show_accuracy",
+    "show_demo",
+    "show_estimates",
+    "show_notes",
+    "show_outcome",
+    "show_plan",
+    "show_record",
+    "show_rows",
+    "show_skipped",
+    "show_verification",
+]

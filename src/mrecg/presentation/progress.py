@@ -1,0 +1,73 @@
+"""What goes on, while it goes on."""
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import (
+    Progress as Bars,
+)
+
+from mrecg.pipeline import Progress
+
+__all__ = ["Reporter"]
+
+
+class Reporter:
+    """Progress bars on a terminal, one plain line per finished group elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._tasks: dict[str, TaskID] = {}
+        self._bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[detail]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+
+    def __call__(self, event: Progress) -> None:
+        self.named("", event)
+
+    def named(self, name: str, event: Progress) -> None:
+        """Show `event` under the name of a run."""
+        label = f"{name} {event.phase}".strip()
+        units = " + ".join(event.group)
+        per_group = max(1, event.steps)
+        if self._console.is_terminal:
+            if label not in self._tasks:
+                total = event.groups * per_group
+                self._tasks[label] = self._bars.add_task(label, total=total, detail="")
+            done = event.index * per_group + (event.step if event.steps else 1)
+            detail = f"{units}: loss {event.loss:.4g}"
+            self._bars.update(self._tasks[label], completed=done, detail=escape(detail))
+        elif event.finished:
+            self._console.print(
+                f"{label}: {event.index + 1}/{event.groups} {units}: loss {event.loss:.4g}",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
