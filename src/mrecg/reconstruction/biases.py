@@ -40,22 +40,23 @@ class IntegerBias:
 
     def make_room(self) -> None:
         """Widen the steps of channels whose weights are so small that 32 bits could not hold the bias."""
-        scaling = self.weight.scaling
-        shortage = self.source.abs() / (LARGEST_BIAS * self._step())
+        scaling = self.weight.calibrated
+        shortage = self.source.abs() / (LARGEST_BIAS * self._step(scaling))
         if scaling.scale.numel() == self.source.numel() and bool((shortage > 1).any()):
             factor = shortage.clamp(min=1).view_as(scaling.scale)
-            self.weight.scaling = Scaling(scaling.scale * factor, scaling.zero_point)
+            if self.weight.fixed_scale:  # a power of two stays one
+                factor = torch.exp2(torch.log2(factor).ceil())
+            self.weight.calibrated = Scaling(scaling.scale * factor, scaling.zero_point)
 
     @torch.no_grad()
     def fit(self) -> None:
         """Round to whole steps at the present scales."""
-        step = self._step()
+        step = self._step(self.weight.scaling)
         self.rounded.copy_(torch.round(self.source / step) * step)
 
-    def _step(self) -> Tensor:
+    def _step(self, weight: Scaling) -> Tensor:
         assert self.activation.scaling is not None, "calibrate before rounding biases"
-        weight = self.weight
-        return bias_step(self.activation.scaling.scale, weight.scaling.scale.flatten(), weight.grid)
+        return bias_step(self.activation.scaling.scale, weight.scale.flatten(), self.weight.grid)
 
 
 def make_integer_biases(placed: fx.GraphModule, units: Sequence[Unit]) -> dict[str, IntegerBias]:
