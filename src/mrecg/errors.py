@@ -6,7 +6,8 @@ MrecgError
 ├── DataError          images or labels that cannot be used
 ├── ModelError         a network or checkpoint that cannot be used
 │   └── CaptureError   a model that cannot be captured as a graph
-└── RunError           a run folder that cannot be read or written
+├── RunError           a run folder that cannot be read or written
+└── StorageError       memory or disk that is not enough, or a budget that cannot be read
 """
 
 from collections.abc import Iterable
@@ -20,6 +21,7 @@ __all__ = [
     "PlanError",
     "RecipeError",
     "RunError",
+    "StorageError",
     "did_you_mean",
 ]
 
@@ -50,6 +52,10 @@ class CaptureError(ModelError):
 
 class RunError(MrecgError):
     """A run folder that cannot be read or written."""
+
+
+class StorageError(MrecgError):
+    """Memory or disk that is not enough, or a budget that cannot be read."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

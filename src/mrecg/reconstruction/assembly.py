@@ -23,6 +23,10 @@ from mrecg.record import QuantizerRecord
 __all__ = ["Assembly", "assemble"]
 
 
+IMAGE_BITS = 8
+"""Width from which on the step of the network's input stays as calibrated."""
+
+
 @dataclass(frozen=True)
 class Assembly:
     """A model with quantizers, cut into units.
@@ -76,6 +80,20 @@ class Assembly:
             found[name] = module
         return found
 
+    def learned_activations(self, units: Sequence[Unit]) -> dict[str, ActivationQuantizer]:
+        """Those of `activations` whose step is worth learning.
+
+        The images' at 8 bits or more is not: its error is a thousandth of the others', and learning it needs the
+        gradient of the images, which doubles the cost of the first unit.
+        """
+        images = {
+            placed.name
+            for placed in self.quantizers
+            if placed.tensor == self.chain.input and placed.request.bits >= IMAGE_BITS
+        }
+        found = self.activations(units)
+        return {name: quantizer for name, quantizer in found.items() if name not in images}
+
     def describe(self) -> tuple[QuantizerRecord, ...]:
         """The quantizers as they are now."""
         described = []
@@ -104,7 +122,9 @@ class Assembly:
             results[placed.name] = (
                 module.coded() if isinstance(module, WeightQuantizer) else module.fixed()
             )
-        return freeze(self.graph, self.quantizers, results)
+        finished = freeze(self.graph, self.quantizers, results)
+        # The layout that a file restores: with another one, the same numbers may add up to other last bits.
+        return finished.to(memory_format=torch.contiguous_format)
 
     def _quantizer(self, placed: PlacedQuantizer) -> WeightQuantizer | ActivationQuantizer:
         module = self.graph.get_submodule(placed.name)
@@ -134,7 +154,8 @@ def assemble(
     device = torch.device("cpu") if parameter is None else parameter.device
     placement = quantizer or RecipePlacement(recipe.placement, recipe.weight, recipe.activation)
     graph, quantizers = place(
-        capture(model, images[:2].to(device)),
+        # Convolutions are fastest channels last, above all depthwise ones.
+        capture(model, images[:2].to(device)).to(memory_format=torch.channels_last),
         placement,
         make_weight=lambda request, weight: make_weight(request, weight, recipe.weight),
         make_activation=lambda request: make_activation(request, recipe.activation),

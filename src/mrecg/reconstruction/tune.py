@@ -9,8 +9,8 @@ from torch import Tensor
 
 from mrecg.graph.units import Unit
 from mrecg.quantization.activation import ActivationQuantizer, RandomMask
-from mrecg.quantization.losses import reconstruction_loss
-from mrecg.quantization.rounding import WeightQuantizer, beta_at, rounding_penalty
+from mrecg.quantization.losses import loss_and_slopes
+from mrecg.quantization.rounding import Penalty, WeightQuantizer, beta_at
 from mrecg.recipe import Reconstruction
 from mrecg.reconstruction.stream import Values, run_units
 
@@ -69,7 +69,6 @@ def tune(
     targets: Values,
     settings: Reconstruction,
     seed: int,
-    device: torch.device,
     report: Callable[[int, float], None],
 ) -> Tuned:
     """Learn the rounding of `weights` and the steps of `activations` so that the units give `targets`.
@@ -83,7 +82,6 @@ def tune(
         targets: the group's outputs in the float network.
         settings: steps, rates, penalty, dropping.
         seed: of batches and dropping.
-        device: where the units run; the values may lie elsewhere.
         report: called now and then with the step and its loss.
     """
     mask = None
@@ -99,32 +97,26 @@ def tune(
         ],
         fused=True,
     )
+    learned = [*logits, *steps]
     batches = _batches(len(next(iter(targets.values()))), settings, seed)
     losses: list[Tensor] = []
     for step in range(settings.steps):
         progress = step / settings.steps
         optimizer.param_groups[1]["lr"] = activation_rate(settings) * _cosine(progress)
         chosen = next(batches)
-        inputs = _mixed(plain, quantized, chosen, mask, device)
-        made = run_units(units, inputs)
-        loss = torch.stack(
-            [
-                reconstruction_loss(made[name], target[chosen].to(device))
-                for name, target in targets.items()
-            ]
-        ).sum()
         beta = beta_at(progress, settings.warm_up, settings.beta)
-        objective = loss
-        if beta is not None and logits:
-            soft = [quantizer.soft for quantizer, _ in weights.values()]
-            penalties = [rounding_penalty(h, beta) for h in soft if h is not None]
-            objective = loss + settings.penalty * torch.stack(penalties).sum()
-        optimizer.zero_grad()
-        objective.backward()
+        penalty = None if beta is None else Penalty(settings.penalty, beta)
+        for quantizer, _ in weights.values():
+            quantizer.soften(penalty)
+        made = run_units(units, _mixed(plain, quantized, chosen, mask))
+        outputs = [made[name] for name in targets]
+        loss, slopes = loss_and_slopes(outputs, [value.batch(chosen) for value in targets.values()])
+        _backward(outputs, slopes, learned)
         optimizer.step()
-        losses.append(loss.detach())
+        optimizer.zero_grad()
+        losses.append(loss)
         if (step + 1) % max(1, settings.steps // REPORTS_PER_GROUP) == 0:
-            report(step + 1, float(losses[-1]))
+            report(step + 1, float(loss))
     for activation in activations.values():
         activation.stop_learning()
     undecided = sum(quantizer.stop_learning() for quantizer, _ in weights.values())
@@ -135,6 +127,12 @@ def tune(
         undecided=undecided,
         roundings=sum(variable.numel() for variable in logits),
     )
+
+
+def _backward(outputs: Sequence[Tensor], slopes: Sequence[Tensor], learned: list[Tensor]) -> None:
+    """Gradients of what is learned, and of nothing else; an output may depend on none of it."""
+    pairs = [pair for pair in zip(outputs, slopes, strict=True) if pair[0].requires_grad]
+    torch.autograd.backward(*zip(*pairs, strict=True), inputs=learned)
 
 
 def _cosine(progress: float) -> float:
@@ -157,13 +155,15 @@ def _batches(images: int, settings: Reconstruction, seed: int) -> Iterator[Tenso
 
 
 def _mixed(
-    plain: Values, quantized: Values, chosen: Tensor, mask: RandomMask | None, device: torch.device
-) -> Values:
+    plain: Values, quantized: Values, chosen: Tensor, mask: RandomMask | None
+) -> dict[str, Tensor]:
     """The group's inputs for one batch; QDrop takes each element from either network."""
-    inputs = {name: values[chosen].to(device) for name, values in quantized.items()}
+    inputs = {name: values.batch(chosen) for name, values in quantized.items()}
     if mask is None:
         return inputs
     return {
-        name: torch.lerp(plain[name][chosen].to(device), value, mask.like(value))
+        name: value
+        if plain[name] is quantized[name]
+        else plain[name].batch(chosen).lerp_(value, mask.like(value))
         for name, value in inputs.items()
     }
