@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from accuracy import commit
 
 import mrecg
@@ -55,14 +56,11 @@ class FloatStep:
             weight.requires_grad_(True)
         everything = torch.arange(len(next(iter(targets.values()))))
         self.inputs = [
-            plain[name]
-            .batch(everything)
-            .contiguous()
-            .requires_grad_(name != assembly.chain.input)
+            _as_given(plain[name].batch(everything)).requires_grad_(name != assembly.chain.input)
             for name in unit.inputs
         ]
         self.positions = [unit.outputs.index(name) for name in targets]
-        self.targets = [target.batch(everything).contiguous() for target in targets.values()]
+        self.targets = [_as_given(target.batch(everything)) for target in targets.values()]
 
     def __call__(self) -> None:
         outputs = self.unit(*self.inputs)
@@ -70,6 +68,10 @@ class FloatStep:
         torch.stack([reconstruction_loss(outputs[i], target) for i, target in pairs]).sum().backward()
         for tensor in (*self.weights, *self.inputs):
             tensor.grad = None
+
+
+def _as_given(values: Tensor) -> Tensor:
+    return torch.empty(values.shape).copy_(values)
 
 
 def measure_unit(

@@ -95,7 +95,7 @@ class StepQuantizer(nn.Module):
         self.register_buffer("zero_point", scaling.zero_point.to(torch.int32))
 
     def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        return _snap(x, self.scale, self.limits)
+        return torch.clamp(torch.round(x / self.scale), *self.limits) * self.scale
 
 
 class ActivationQuantizer(nn.Module):
@@ -125,7 +125,9 @@ class ActivationQuantizer(nn.Module):
     def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         assert self.scaling is not None, "calibrate before the first forward pass"
         if self.factor is None:
-            return _snap(x, self.scaling.scale, self._limits)
+            # In one tensor of the strides of x: they tell a convolution the layout of grey images.
+            codes = torch.div(x, self.scaling.scale, out=torch.empty_like(x)).round_()
+            return codes.clamp_(*self._limits).mul_(self.scaling.scale)
         keep = None if self._mask is None else self._mask.like(x)
         quantized: Tensor = _FakeQuantize.apply(x, self._scale(), *self._limits, keep)  # type: ignore[no-untyped-call]
         return quantized
@@ -173,7 +175,3 @@ def limits(scaling: Scaling, grid: Grid) -> tuple[float, float]:
     """The range of `code − zero_point`; clipping there saves adding the zero point and taking it off again."""
     zero_point = float(scaling.zero_point)
     return grid.low - zero_point, grid.high - zero_point
-
-
-def _snap(x: Tensor, scale: Tensor, bounds: tuple[float, float]) -> Tensor:
-    return torch.clamp(torch.round(x / scale), *bounds) * scale

@@ -179,7 +179,9 @@ class Storage:
 
     def wrap(self, images: Float[Tensor, "n ..."]) -> Stored:
         """The caller's images where they are, not counted."""
-        return _InMemory(images.contiguous().flatten(1), images.shape[1:], False, self._device)
+        # With one channel both layouts are one, and only the right strides tell a convolution so.
+        grey = images.shape[1] == 1
+        return _InMemory(images.contiguous().flatten(1), images.shape[1:], grey, self._device)
 
     def allocate(self, images: int, shape: Sequence[int]) -> Stored:
         """Room for one value of all images.
