@@ -65,7 +65,9 @@ class FloatStep:
     def __call__(self) -> None:
         outputs = self.unit(*self.inputs)
         pairs = zip(self.positions, self.targets, strict=True)
-        torch.stack([reconstruction_loss(outputs[i], target) for i, target in pairs]).sum().backward()
+        torch.stack(
+            [reconstruction_loss(outputs[i], target) for i, target in pairs]
+        ).sum().backward()
         for tensor in (*self.weights, *self.inputs):
             tensor.grad = None
 
@@ -127,9 +129,7 @@ def measure(network: str, side: int, method: str, batch: int) -> dict[str, Any]:
     units = []
     for unit in assembly.chain.units:
         quantized, plain = measure_unit(assembly, stream, unit, recipe)
-        units.append(
-            {"unit": unit.name, "quantized_ms": 1e3 * quantized, "float_ms": 1e3 * plain}
-        )
+        units.append({"unit": unit.name, "quantized_ms": 1e3 * quantized, "float_ms": 1e3 * plain})
     return {
         "network": network,
         "side": side,

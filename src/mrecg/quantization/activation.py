@@ -50,24 +50,25 @@ class _FakeQuantize(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, scale: Tensor, lowest: float, highest: float, keep: Tensor | None
     ) -> Tensor:
-        ratio = x / scale
-        if keep is not None:
-            ratio.mul_(keep)
-        codes = torch.round(ratio).clamp_(lowest, highest)
-        ctx.save_for_backward(ratio, codes)
         ctx.range = (lowest - 0.5, highest + 0.5)
+        ratio = x / scale
         if keep is None:
-            return codes * scale
+            quantized = torch.round(ratio).clamp_(lowest, highest).mul_(scale)
+            ctx.save_for_backward(ratio, quantized, scale)
+            return quantized
+        ratio.mul_(keep)
+        codes = torch.round(ratio).clamp_(lowest, highest)
+        ctx.save_for_backward(ratio, codes, None)
         change = codes - ratio
         return torch.addcmul(x, change, scale, out=change)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
-        ratio, codes = ctx.saved_tensors
+        ratio, codes, scale = ctx.saved_tensors  # in units of `scale`, if that is there
         passed = torch.ops.aten.hardtanh_backward(gradient, ratio, *ctx.range)
-        step = _dot(gradient, codes) - _dot(passed, ratio) if ctx.needs_input_grad[1] else None
-        return passed, step, None, None, None
+        sum_of_codes = _dot(gradient, codes) if scale is None else _dot(gradient, codes) / scale
+        return passed, sum_of_codes - _dot(passed, ratio), None, None, None
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
@@ -126,7 +127,7 @@ class ActivationQuantizer(nn.Module):
         assert self.scaling is not None, "calibrate before the first forward pass"
         if self.factor is None:
             # In one tensor of the strides of x: they tell a convolution the layout of grey images.
-            codes = torch.div(x, self.scaling.scale, out=torch.empty_like(x)).round_()
+            codes = torch.div(x.detach(), self.scaling.scale, out=torch.empty_like(x)).round_()
             return codes.clamp_(*self._limits).mul_(self.scaling.scale)
         keep = None if self._mask is None else self._mask.like(x)
         quantized: Tensor = _FakeQuantize.apply(x, self._scale(), *self._limits, keep)  # type: ignore[no-untyped-call]

@@ -85,7 +85,9 @@ class Stored(ABC):
 class _InMemory(Stored):
     """Rows in the memory of the device or of the host; from the latter batches travel while the device computes."""
 
-    def __init__(self, rows: Tensor, shape: Sequence[int], channels_last: bool, device: torch.device) -> None:
+    def __init__(
+        self, rows: Tensor, shape: Sequence[int], channels_last: bool, device: torch.device
+    ) -> None:
         super().__init__(len(rows), shape, channels_last, device)
         self._rows = rows
         self._pinned = device.type == "cuda" and not rows.is_cuda
