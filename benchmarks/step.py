@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from accuracy import commit
 
 import mrecg
+from accuracy import commit
 from mrecg.graph.units import Unit
 from mrecg.quantization.losses import reconstruction_loss
 from mrecg.quantization.ranges import Sample

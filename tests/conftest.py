@@ -4,7 +4,6 @@ import importlib
 from types import ModuleType
 
 import pytest
-import torch
 from jaxtyping import install_import_hook
 
 install_import_hook(

@@ -115,9 +115,22 @@ def test_sample_keeps_the_extremes_of_all_batches() -> None:
     for seed in range(5):
         batch = normal(100, seed=seed)
         batch[37] = 10.0 * seed
-        sample.add(batch)
-    assert float(sample.values().max()) == 40.0
-    assert sample.values().shape[1] <= 2 + 5 * 11
+        sample.add(batch, images=1)
+    assert float(sample.high) == 40.0
+    assert sample.rows().shape == (5, 10)
+
+
+def test_a_sample_does_not_depend_on_batches() -> None:
+    x = normal(12, 3, 20, 20).contiguous(memory_format=torch.channels_last)
+    rows = []
+    for size in (12, 4, 5):
+        sample = Sample()
+        for batch in x.split(size):
+            sample.add(batch, len(batch))
+        rows.append(sample.rows())
+    assert rows[0].shape == (12, 1024)
+    assert torch.equal(rows[0], rows[1])
+    assert torch.equal(rows[0], rows[2])
 
 
 @pytest.mark.parametrize("beta", [None, 2.0, 7.5, 20.0])

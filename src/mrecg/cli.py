@@ -3,6 +3,10 @@
 Exit codes: 0 ok, 1 a mistake that the message explains in a sentence, 2 usage.
 """
 
+import contextlib
+import os
+import re
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +15,7 @@ import typer
 import yaml
 from rich.console import Console
 
-from mrecg.errors import MrecgError, RecipeError
+from mrecg.errors import MrecgError, RecipeError, StorageError
 from mrecg.presets import preset
 from mrecg.recipe import Recipe, read_recipe
 from mrecg.record import Plan
@@ -61,6 +65,10 @@ Size = Annotated[
     int, typer.Option(min=1, help="Side of the images of a folder, cut from the centre.")
 ]
 Channels = Annotated[int, typer.Option(min=1, max=3, help="3 for colour, 1 for grey, in a folder.")]
+Memory = Annotated[
+    str | None,
+    typer.Option(help="Memory for calibration values, such as 4GiB; the rest lies in files."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
@@ -104,21 +112,33 @@ def quantize(
     images: Images = 256,
     size: Size = 224,
     channels: Channels = 3,
+    memory: Memory = None,
     as_json: AsJson = False,
 ) -> None:
     """Quantize a network and save the run."""
+    from mrecg.distributed import is_first
     from mrecg.pipeline import quantize as quantize_model
     from mrecg.presentation import Reporter, show_record
     from mrecg.runs import check_free
 
     check_free(output)
+    budget = _bytes(memory)
     recipe = _recipe(preset_name, recipe_file, overrides)
     plan = None if plan_file is None else Plan.read(plan_file)
     model = _model(network, weights)
     calibration = _calibration(data, images, recipe, _preprocessing(size, channels))
     with Reporter(error_console) as reporter:
-        quantized = quantize_model(model, calibration, recipe=recipe, plan=plan, progress=reporter)
-    quantized.save(output)
+        quantized = quantize_model(
+            model,
+            calibration,
+            recipe=recipe,
+            plan=plan,
+            progress=reporter,
+            memory=budget,
+            announce=reporter.announce,
+        )
+    if is_first():
+        quantized.save(output)
     if as_json:
         console.print_json(quantized.record.to_json())
     else:
@@ -166,12 +186,13 @@ def evaluate(
 ) -> None:
     """Count what a saved quantized model classifies correctly."""
     from mrecg.data import evaluation_batches
+    from mrecg.distributed import local_device
     from mrecg.evaluation import evaluate as count
     from mrecg.runs import load
 
     quantized = load(run)
     batches = evaluation_batches(data, preprocessing=_preprocessing(size, channels))
-    result = count(quantized.model, batches)
+    result = count(quantized.model.to(local_device()), batches)
     if as_json:
         console.print_json(data=asdict(result) | {"top1": result.top1, "top5": result.top5})
     else:
@@ -196,9 +217,10 @@ def _recipe(preset_name: str, recipe_file: Path | None, overrides: list[str] | N
 
 
 def _model(name: str, weights: Path | None) -> "nn.Module":
+    from mrecg.distributed import local_device
     from mrecg.zoo import has_own_factory, network
 
-    model = network(name, weights)
+    model = network(name, weights).to(local_device())
     if weights is None and not has_own_factory(name):
         error_console.print(f"warning: {name} has random weights; give --weights", style="yellow")
     return model
@@ -220,10 +242,39 @@ def _calibration(
     return calibration_images(data, images, recipe.seed, preprocessing)
 
 
+def _bytes(size: str | None) -> int | None:
+    if size is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", size.strip(), re.IGNORECASE)
+    if found is None:
+        raise StorageError(
+            f"The memory budget '{size}' cannot be read, expected a size such as 4GiB."
+        )
+    number, prefix, binary = found.groups()
+    return int(float(number) * (1024 if binary else 1000) ** " KMGT".index(prefix.upper() or " "))
+
+
+@contextlib.contextmanager
+def _processes() -> Iterator[None]:
+    """Join what `torchrun` started; only the first process speaks, except about mistakes."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    from mrecg.distributed import is_first, session
+
+    with session():
+        console.quiet = error_console.quiet = not is_first()
+        try:
+            yield
+        finally:
+            console.quiet = error_console.quiet = False
+
+
 def main() -> None:
     """Run the command line; what mrecg raises on purpose becomes a sentence and exit code 1."""
     try:
-        app()
+        with _processes():
+            app()
     except MrecgError as error:
         error_console.print(
             f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True

@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.table import Table
 
 from mrecg.demo import DemoRow
-from mrecg.pipeline import Progress
+from mrecg.pipeline import Estimate, Progress
 from mrecg.record import Plan, Record, UnitRecord
 
 __all__ = ["Reporter", "demo_as_json", "show_demo", "show_plan", "show_record"]
@@ -59,6 +59,15 @@ class Reporter:
     def __call__(self, event: Progress) -> None:
         self.named("", event)
 
+    def announce(self, estimate: Estimate) -> None:
+        """One line about memory and time before the start."""
+        files = f" and {_size(estimate.files)} of files" if estimate.files else ""
+        self._console.print(
+            f"about {_size(estimate.memory)} of memory{files} beside the model and the images, "
+            f"about {estimate.seconds / 60:.0f} minutes",
+            highlight=False,
+        )
+
     def named(self, name: str, event: Progress) -> None:
         """Show `event` under the name of a run."""
         label = f"{name} {event.phase}".strip()
@@ -78,6 +87,10 @@ class Reporter:
                 highlight=False,
                 soft_wrap=True,
             )
+
+
+def _size(number: float) -> str:
+    return f"{number / 2**20:.0f} MiB" if number < 2**30 else f"{number / 2**30:.1f} GiB"
 
 
 def show_demo(console: Console, rows: Sequence[DemoRow], folder: Path | None) -> None:

@@ -124,7 +124,7 @@ class Assembly:
             )
         finished = freeze(self.graph, self.quantizers, results)
         # The layout that a file restores: with another one, the same numbers may add up to other last bits.
-        return finished.to(memory_format=torch.contiguous_format)
+        return laid_out(finished, torch.contiguous_format)
 
     def _quantizer(self, placed: PlacedQuantizer) -> WeightQuantizer | ActivationQuantizer:
         module = self.graph.get_submodule(placed.name)
@@ -155,7 +155,7 @@ def assemble(
     placement = quantizer or RecipePlacement(recipe.placement, recipe.weight, recipe.activation)
     graph, quantizers = place(
         # Convolutions are fastest channels last, above all depthwise ones.
-        capture(model, images[:2].to(device)).to(memory_format=torch.channels_last),
+        laid_out(capture(model, images[:2].to(device)), torch.channels_last),
         placement,
         make_weight=lambda request, weight: make_weight(request, weight, recipe.weight),
         make_activation=lambda request: make_activation(request, recipe.activation),
@@ -166,6 +166,12 @@ def assemble(
     layers = dict.fromkeys(layer_name(node) for node in layers_of(graph.graph))
     left_in_float = tuple(name for name in layers if name not in quantized)
     return Assembly(graph, quantizers, chain, device, left_in_float)
+
+
+def laid_out(module: fx.GraphModule, layout: torch.memory_format) -> fx.GraphModule:
+    """The module itself, its four-dimensional tensors in another memory layout."""
+    module.to(memory_format=layout)  # type: ignore[call-overload]
+    return module
 
 
 def _check_patterns(patterns: Sequence[str], quantizers: Sequence[PlacedQuantizer]) -> None:

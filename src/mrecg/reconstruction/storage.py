@@ -149,7 +149,7 @@ class _OnDisk(Stored):
         data = _bytes(rows)
         self._file.seek(first * self._row_bytes)
         while data:
-            data = data[self._file.readinto(data) :]  # type: ignore[attr-defined]
+            data = data[self._file.readinto(data) :]
         return rows
 
     def _empty(self, rows: int) -> Tensor:
@@ -178,6 +178,15 @@ class Storage:
         self._limit = limit
         self._dtype = torch.float16 if half else torch.float32
         self._places: dict[int, tuple[Place, int]] = {}
+
+    @property
+    def bytes_per_element(self) -> int:
+        """Of a stored value."""
+        return self._dtype.itemsize
+
+    def overflow(self, size: int) -> int:
+        """How many of `size` bytes would exceed the limit."""
+        return 0 if self._limit is None else max(0, size - self._limit)
 
     def wrap(self, images: Float[Tensor, "n ..."]) -> Stored:
         """The caller's images where they are, not counted."""
@@ -226,7 +235,7 @@ def _narrowed(rows: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _bytes(rows: Tensor) -> memoryview:
-    return memoryview(rows.numpy()).cast("B")
+    return memoryview(rows.numpy().data).cast("B")
 
 
 def _no_room(error: OSError) -> StorageError:

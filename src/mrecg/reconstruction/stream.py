@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, fx
+from torch import Tensor
 
+from mrecg import distributed
 from mrecg.graph.extraction import traced_value
 from mrecg.graph.units import Chain, Unit
 from mrecg.quantization.losses import reconstruction_loss, signal_power
@@ -49,7 +50,7 @@ class Stream:
 
     Args:
         chain: the units.
-        images: the calibration images.
+        images: the calibration images of this process.
         device: where the units run.
         storage: where values lie; without limits when absent.
 
@@ -57,7 +58,7 @@ class Stream:
         plain: values of the float network.
         quantized: values behind quantized units.
         passes: how often each unit ran over all images, to show that the cost is linear.
-        power: of each unit's outputs in the float network.
+        power: of each unit's outputs in the float network, over the images of all processes.
     """
 
     def __init__(
@@ -98,12 +99,12 @@ class Stream:
                 self._write(self.plain, name, first, result)
                 power += float(signal_power(result)) * len(result)
             for name, tensor in zip(unit.activations, results[len(unit.outputs) :], strict=True):
-                samples[name].add(tensor)
-        self.power[unit.name] = power / self._images
+                samples[name].add(tensor, last - first)
+        (self.power[unit.name],) = distributed.average([power / self._images])
 
     @torch.no_grad()
     def run_quantized(self, units: Sequence[Unit], keep: bool) -> list[float]:
-        """Run quantized units on quantized values; the reconstruction loss of each, over all of its outputs.
+        """Run quantized units on quantized values; the reconstruction loss of each, over all outputs and processes.
 
         Args:
             units: neighbours.
@@ -121,7 +122,7 @@ class Stream:
             if keep:
                 for name in self._lasting(units):
                     self._write(self.quantized, name, first, made[name])
-        return [loss / self._images for loss in losses]
+        return distributed.average([loss / self._images for loss in losses])
 
     def forget(self, units: Sequence[Unit]) -> None:
         """Free what no unit after `units` reads."""

@@ -1,5 +1,6 @@
 """One group's optimisation: learn how its weights round and how wide its activation steps are."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mrecg import distributed
 from mrecg.graph.units import Unit
 from mrecg.quantization.activation import ActivationQuantizer, RandomMask
 from mrecg.quantization.losses import loss_and_slopes
@@ -24,6 +26,7 @@ ACTIVATION_REACH = 0.5
 """Rate × steps: with the cosine decay, a step can change by a quarter of itself."""
 LARGEST_ACTIVATION_RATE = 5e-3
 REPORTS_PER_GROUP = 20
+_SEEDS_APART = 1_000_003
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,9 @@ def tune(
     """
     mask = None
     if settings.keep_quantized_probability < 1:
-        mask = RandomMask(settings.keep_quantized_probability, seed)
+        # Every process draws masks of its own, for images of its own.
+        own_seed = seed + _SEEDS_APART * distributed.rank()
+        mask = RandomMask(settings.keep_quantized_probability, own_seed)
     logits = [quantizer.start_learning(weight).logits for quantizer, weight in weights.values()]
     relative = settings.activation_rate_unit == "relative"
     steps = [quantizer.start_learning(mask, relative) for quantizer in activations.values()]
@@ -112,6 +117,7 @@ def tune(
         outputs = [made[name] for name in targets]
         loss, slopes = loss_and_slopes(outputs, [value.batch(chosen) for value in targets.values()])
         _backward(outputs, slopes, learned)
+        distributed.average_gradients(learned)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss)
@@ -120,19 +126,26 @@ def tune(
     for activation in activations.values():
         activation.stop_learning()
     undecided = sum(quantizer.stop_learning() for quantizer, _ in weights.values())
-    tail = losses[-max(1, settings.steps // 10) :]
+    tail = torch.stack(losses[-max(1, settings.steps // 10) :]).mean()
+    first_loss, last_loss = distributed.average([float(losses[0]), float(tail)])
     return Tuned(
-        first_loss=float(losses[0]),
-        last_loss=float(torch.stack(tail).mean()),
+        first_loss=first_loss,
+        last_loss=last_loss,
         undecided=undecided,
         roundings=sum(variable.numel() for variable in logits),
     )
 
 
-def _backward(outputs: Sequence[Tensor], slopes: Sequence[Tensor], learned: list[Tensor]) -> None:
+def _backward(
+    outputs: Sequence[Tensor], slopes: Sequence[Tensor], learned: Sequence[Tensor]
+) -> None:
     """Gradients of what is learned, and of nothing else; an output may depend on none of it."""
-    pairs = [pair for pair in zip(outputs, slopes, strict=True) if pair[0].requires_grad]
-    torch.autograd.backward(*zip(*pairs, strict=True), inputs=learned)
+    depends = [output.requires_grad for output in outputs]
+    torch.autograd.backward(
+        list(itertools.compress(outputs, depends)),
+        list(itertools.compress(slopes, depends)),
+        inputs=list(learned),
+    )
 
 
 def _cosine(progress: float) -> float:
@@ -140,9 +153,9 @@ def _cosine(progress: float) -> float:
 
 
 def _batches(images: int, settings: Reconstruction, seed: int) -> Iterator[Tensor]:
-    """Indices of one batch after the other: reshuffled every epoch, or always the same ones in random order."""
+    """Indices of one batch of this process after the other: reshuffled every epoch, or always the same in random order."""
     generator = torch.Generator().manual_seed(seed)
-    size = min(settings.batch_size, images)
+    size = min(distributed.share_of_batch(settings.batch_size), images)
     fixed = torch.arange(images)
     while True:
         if settings.batches == "fixed":
