@@ -10,38 +10,50 @@ import torch
 
 import mrecg
 from mrecg import distributed
-from mrecg.demo import DEMO_NETWORK
 from mrecg.errors import DataError, RecipeError
 
-WEIGHTS = Path(mrecg.__file__).parent / "demo" / f"{DEMO_NETWORK}.safetensors"
-COMMON = ["--network", DEMO_NETWORK, "--weights", str(WEIGHTS), "--data", "demo", "--images", "64"]
-LEARNED = ["reconstruct.steps=40", "reconstruct.batch_size=32", "reconstruct.batches=fixed"]
+NETWORK = """
+import torch
+from torch import nn
+
+def block(channels):
+    return nn.Sequential(nn.Conv2d(channels, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU())
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(block(1), block(8), block(8), nn.Flatten(), nn.Linear(128, 10)).eval()
+"""
+LEARNED = ["reconstruct.steps=60", "reconstruct.batch_size=32", "reconstruct.batches=fixed"]
 
 
 def quantize(
-    processes: int, output: Path, preset: str, *settings: str
-) -> tuple[mrecg.QuantizedModel, subprocess.CompletedProcess[str]]:
+    folder: Path, processes: int, preset: str, *settings: str
+) -> tuple[mrecg.QuantizedModel, str]:
+    """The run, and what its processes wrote to stderr."""
+    (folder / "mine.py").write_text(NETWORK)
     launcher = [sys.executable]
     if processes > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone"]
         launcher += [f"--nproc-per-node={processes}"]
-    overrides = [word for setting in settings for word in ("--set", setting)]
-    command = [*launcher, "-m", "mrecg.cli", "quantize", *COMMON, "--preset", preset, *overrides]
+    arguments = ["--network", "mine:net", "--data", "demo", "--images", "64", "--preset", preset]
+    arguments += [word for setting in settings for word in ("--set", setting)]
+    output = f"run-{processes}"
     done = subprocess.run(
-        [*command, "--output", str(output)],
+        [*launcher, "-m", "mrecg.cli", "quantize", *arguments, "--output", output],
         capture_output=True,
         text=True,
         check=False,
+        cwd=folder,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
-    return mrecg.load(output), done
+    return mrecg.load(folder / output), done.stderr
 
 
 def test_ranges_and_roundings_to_nearest_are_equal_bit_for_bit(tmp_path: Path) -> None:
-    alone, _ = quantize(1, tmp_path / "alone", "w4a4-rtn")
-    shared, done = quantize(2, tmp_path / "shared", "w4a4-rtn")
-    assert done.stderr.count("20/20 classifier") == 1  # one process speaks
+    alone, _ = quantize(tmp_path, 1, "w4a4-rtn")
+    shared, written = quantize(tmp_path, 2, "w4a4-rtn")
+    assert written.count("4/4 4") == 1  # one process speaks
     assert shared.record.images == 64
     tensors, expected = shared.program.state_dict, alone.program.state_dict
     assert set(tensors) == set(expected)
@@ -51,14 +63,13 @@ def test_ranges_and_roundings_to_nearest_are_equal_bit_for_bit(tmp_path: Path) -
 
 
 def test_learned_losses_agree(tmp_path: Path) -> None:
-    """Fixed batches hold the same images: only the order of sums differs, which may turn an undecided rounding."""
-    alone, _ = quantize(1, tmp_path / "alone", "w2a4-brecq", *LEARNED)
-    shared, _ = quantize(2, tmp_path / "shared", "w2a4-brecq", *LEARNED)
-    assert shared.record.groups[0].first_loss == pytest.approx(
-        alone.record.groups[0].first_loss, rel=1e-4
-    )
+    """Fixed batches hold the same images: only the order of sums differs, which Adam magnifies where slopes vanish."""
+    alone, _ = quantize(tmp_path, 1, "w2a4-brecq", *LEARNED)
+    shared, _ = quantize(tmp_path, 2, "w2a4-brecq", *LEARNED)
+    first = [run.record.groups[0].first_loss for run in (shared, alone)]
+    assert first[0] == pytest.approx(first[1], rel=1e-5)
     for ours, theirs in zip(shared.record.units, alone.record.units, strict=True):
-        assert ours.relative_loss == pytest.approx(theirs.relative_loss, rel=0.1)
+        assert ours.relative_loss == pytest.approx(theirs.relative_loss, rel=1e-2)
 
 
 def test_a_single_process_needs_no_others() -> None:

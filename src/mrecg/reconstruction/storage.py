@@ -2,6 +2,7 @@
 
 import math
 import tempfile
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Literal, final
@@ -126,6 +127,7 @@ class _OnDisk(Stored):
             self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (closed with the value)
         except OSError as error:
             raise _no_room(error) from error
+        weakref.finalize(self, self._file.close)
 
     def _gather(self, chosen: Tensor) -> Tensor:
         rows = self._empty(len(chosen))
