@@ -12,6 +12,7 @@ import mrecg
 SOURCE = Path(mrecg.__file__).parent
 ROOMS = [
     "errors",
+    "distributed",
     "configuration",
     "backends",
     "recipe",

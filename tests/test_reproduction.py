@@ -9,8 +9,8 @@ import torch
 
 import mrecg
 from mrecg.errors import ModelError, RecipeError
-from mrecg.pipeline import outline
 from mrecg.presets import preset
+from mrecg.reconstruction.assembly import assemble
 from mrecg.reproduction import (
     BITS,
     METHODS,
@@ -92,8 +92,8 @@ def test_cells_carry_the_settings_of_the_paper() -> None:
 
 @pytest.mark.parametrize("network", ["resnet18", "resnet50", "mobilenetv2_035", "regnetx_600m"])
 def test_the_published_schemes_fit_our_units(network: str) -> None:
-    units = outline(build(network), torch.zeros(2, 3, 64, 64), preset("w4a4-brecq"))
-    names = [unit.name for unit in units]
+    assembly = assemble(build(network), torch.zeros(2, 3, 64, 64), preset("w4a4-brecq"), None)
+    names = [unit.name for unit in assembly.chain.units]
     joined = published_joins(network, names)
     assert joined is not None
     groups: list[list[str]] = []

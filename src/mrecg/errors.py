@@ -8,8 +8,9 @@ MrecgError
 ├── ModelError         a network or checkpoint that cannot be used
 │   └── CaptureError   a model that cannot be captured as a graph
 ├── RunError           a run folder that cannot be read or written
-└── ExportError        a model that cannot be written for a runtime
-    └── VerificationError  a file that computes something else than the simulation
+├── ExportError        a model that cannot be written for a runtime
+│   └── VerificationError  a file that computes something else than the simulation
+└── StorageError       memory or disk that is not enough, or a budget that cannot be read
 """
 
 from collections.abc import Iterable
@@ -25,6 +26,7 @@ __all__ = [
     "PlanError",
     "RecipeError",
     "RunError",
+    "StorageError",
     "VerificationError",
     "did_you_mean",
 ]
@@ -68,6 +70,10 @@ class ExportError(MrecgError):
 
 class VerificationError(ExportError):
     """A file that computes something else than the simulation."""
+
+
+class StorageError(MrecgError):
+    """Memory or disk that is not enough, or a budget that cannot be read."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from mrecg import distributed
 from mrecg.calibration import check_images
 from mrecg.errors import DataError
 from mrecg.record import Evaluation
@@ -21,7 +22,8 @@ def evaluate(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]) -> Evalu
 
     Args:
         model: images to logits; a tuple of outputs counts by its first. Put it in evaluation mode before.
-        loader: batches of images and labels, such as a DataLoader.
+        loader: batches of images and labels, such as a DataLoader; processes that share a run bring equal ones, and
+            each counts its part.
 
     Raises:
         DataError: no images, images that the model cannot take, or labels that the model has no logit for.
@@ -29,7 +31,7 @@ def evaluate(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]) -> Evalu
     parameter = next(iter([*model.parameters(), *model.buffers()]), None)
     device = torch.device("cpu") if parameter is None else parameter.device
     count = correct1 = correct5 = 0
-    for index, (images, labels) in enumerate(loader):
+    for index, (images, labels) in distributed.share_of_items(enumerate(loader)):
         check_images(images, f"batch {index}")
         logits = _logits(model, images.to(device), index)
         _check_labels(labels, len(images), logits.shape[1], index)
@@ -38,6 +40,7 @@ def evaluate(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]) -> Evalu
         count += len(images)
         correct1 += int(hits[:, 0].sum())
         correct5 += int(hits.sum())
+    count, correct1, correct5 = map(int, distributed.total([count, correct1, correct5]))
     if count == 0:
         raise DataError("There are no images to evaluate on.")
     return Evaluation(count, correct1, correct5)

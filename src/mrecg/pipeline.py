@@ -1,23 +1,29 @@
 """The whole method, from top to bottom."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
+from mrecg import distributed
 from mrecg.calibration import CalibrationImages, check_weights, gather_images
 from mrecg.graph.capture import export_frozen
 from mrecg.graph.placement import Quantizer
-from mrecg.graph.units import Unit
 from mrecg.recipe import Recipe
 from mrecg.reconstruction.assembly import Assembly, assemble
+from mrecg.reconstruction.estimate import Estimate, estimate
 from mrecg.reconstruction.granularity import check_plan, make_plan
 from mrecg.reconstruction.groups import Progress, Report, reconstruct
+from mrecg.reconstruction.storage import Storage
 from mrecg.record import Oscillation, Plan, Record
 from mrecg.runs import QuantizedModel, environment
 
-__all__ = ["Progress", "make_model_plan", "outline", "quantize"]
+__all__ = ["Estimate", "Progress", "foresee", "make_model_plan", "quantize"]
+
+_PROBED = 8
+"""Images that the estimate of time runs on."""
 
 
 def quantize(
@@ -28,6 +34,8 @@ def quantize(
     plan: Plan | None = None,
     quantizer: Quantizer | None = None,
     progress: Report | None = None,
+    memory: int | None = None,
+    announce: Callable[[Estimate], None] | None = None,
 ) -> QuantizedModel:
     """Quantize `model` after training.
 
@@ -39,6 +47,8 @@ def quantize(
         plan: replaces the recipe's plan.
         quantizer: any PT2E quantizer, in place of the recipe's placement.
         progress: called with what is going on.
+        memory: bytes that the calibration values may take; the rest lies in temporary files. `None` is no limit.
+        announce: called with an estimate of memory and time before the reconstruction starts.
 
     Returns:
         The quantized model with its record.
@@ -48,19 +58,24 @@ def quantize(
     """
     clock = _Clock()
     report = progress or (lambda event: None)
-    images = gather_images(calibration, recipe.reconstruct)
+    everything = gather_images(calibration, recipe.reconstruct)
+    images = distributed.share_of_images(everything)
+    distributed.share_of_batch(recipe.reconstruct.batch_size)
     check_weights(model)
-    assembly = assemble(model, images, recipe, quantizer)
+    assembly = assemble(model, everything, recipe, quantizer)
+    storage = Storage(assembly.device, memory, recipe.reconstruct.cache == "float16")
     clock.lap("capture")
     if plan is None:
-        plan = _plan(assembly, images, recipe, report)
+        plan = _plan(assembly, images, recipe, report, storage)
     plan = check_plan(plan, assembly.chain.units)
     clock.lap("plan")
-    units, groups = reconstruct(assembly, images, recipe, plan, "tune", report)
+    if announce is not None:
+        announce(estimate(assembly, images[:_PROBED], len(images), recipe, plan, storage))
+    units, groups = reconstruct(assembly, images, recipe, plan, "tune", report, storage)
     clock.lap("reconstruction")
     quantizers = assembly.describe()
     finished = assembly.frozen()
-    program = export_frozen(finished, images[:2].to(assembly.device))
+    program = export_frozen(finished, everything[:2].to(assembly.device))
     clock.lap("freeze")
     record = Record(
         units=units,
@@ -71,7 +86,7 @@ def quantize(
             [unit.name for unit in units], [unit.relative_loss for unit in units]
         ),
         left_in_float=assembly.left_in_float,
-        images=len(images),
+        images=len(everything),
         skipped_images=calibration.skipped if isinstance(calibration, CalibrationImages) else (),
         input_shape=tuple(images.shape[1:]),
         seconds=clock.laps,
@@ -95,27 +110,36 @@ def make_model_plan(
     tuning = recipe.reconstruct
     if recipe.plan.join != "loss":
         tuning = tuning.model_copy(update={"steps": 0})
-    images = gather_images(calibration, tuning)
+    everything = gather_images(calibration, tuning)
+    images = distributed.share_of_images(everything)
     check_weights(model)
-    assembly = assemble(model, images, recipe, None)
-    return _plan(assembly, images, recipe, progress or (lambda event: None))
+    assembly = assemble(model, everything, recipe, None)
+    report = progress or (lambda event: None)
+    return _plan(assembly, images, recipe, report, Storage(assembly.device))
 
 
-def outline(model: nn.Module, images: Tensor, recipe: Recipe) -> tuple[Unit, ...]:
-    """The units that `quantize` would cut a model into, without calibrating anything.
+def foresee(model: nn.Module, probe: Tensor, count: int, recipe: Recipe) -> Estimate:
+    """What quantizing will take, without calibrating anything; joined units count as single ones.
 
     Args:
         model: is not changed.
-        images: at least two, of the right shape; their values do not matter.
-        recipe: decides placement and granularity.
+        probe: two images of the right shape, or a few more; their values do not matter.
+        count: how many images will calibrate.
+        recipe: steps, batch size and plan.
 
     Raises:
         MrecgError: the model cannot be captured.
     """
-    return tuple(assemble(model, images, recipe, None).chain.units)
+    assembly = assemble(model, probe, recipe, None)
+    single = Plan(groups=tuple((unit.name,) for unit in assembly.chain.units))
+    found = estimate(assembly, probe, count, recipe, single, Storage(assembly.device))
+    runs = 1 + recipe.plan.loss_steps if recipe.plan.join == "loss" else 1
+    return replace(found, seconds=runs * found.seconds)
 
 
-def _plan(assembly: Assembly, images: Tensor, recipe: Recipe, report: Report) -> Plan:
+def _plan(
+    assembly: Assembly, images: Tensor, recipe: Recipe, report: Report, storage: Storage
+) -> Plan:
     """The recipe's plan; the metric `loss` takes a shorter run without joining first."""
     rule, units = recipe.plan, assembly.chain.units
     losses: Sequence[float] = ()
@@ -123,7 +147,7 @@ def _plan(assembly: Assembly, images: Tensor, recipe: Recipe, report: Report) ->
         steps = round(recipe.reconstruct.steps * rule.loss_steps)
         short = recipe.override({"reconstruct.steps": steps})
         single = Plan(groups=tuple((unit.name,) for unit in units))
-        records, _ = reconstruct(assembly, images, short, single, "plan", report)
+        records, _ = reconstruct(assembly, images, short, single, "plan", report, storage)
         losses = [unit.loss for unit in records]
     return make_plan(units, rule, losses)
 

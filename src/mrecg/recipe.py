@@ -169,6 +169,7 @@ class Reconstruction(_Settings):
         warm_up: fraction of the steps without penalty.
         beta: exponent of the penalty, from its first to its last value.
         keep_quantized_probability: 1 is BRECQ; below, each activation stays float with the rest (QDrop).
+        cache: precision of the stored inputs and targets; `float16` halves memory and rounds them to 11 bits.
         batches: `reshuffled` every epoch, or the authors' `fixed` ones.
         exclude: shell patterns of the layers whose weights stay rounded to nearest.
     """
@@ -183,6 +184,7 @@ class Reconstruction(_Settings):
     warm_up: float = Field(default=0.2, ge=0, lt=1)
     beta: tuple[float, float] = (20.0, 2.0)
     keep_quantized_probability: float = Field(default=1.0, gt=0, le=1)
+    cache: Literal["float32", "float16"] = "float32"
     batches: Literal["reshuffled", "fixed"] = "reshuffled"
     exclude: tuple[str, ...] = ()
 

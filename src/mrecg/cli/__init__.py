@@ -3,17 +3,38 @@
 Exit codes: 0 ok, 1 a mistake that the message explains in a sentence, 2 usage.
 """
 
+import contextlib
+import os
+from collections.abc import Iterator
+
 from mrecg.cli import exporting, quantizing, reproducing
-from mrecg.cli.consoles import app, error_console
+from mrecg.cli.consoles import app, console, error_console
 from mrecg.errors import MrecgError
 
 __all__ = ["app", "exporting", "main", "quantizing", "reproducing"]
 
 
+@contextlib.contextmanager
+def _processes() -> Iterator[None]:
+    """Join what `torchrun` started; only the first process speaks, except about mistakes."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    from mrecg.distributed import is_first, session
+
+    with session():
+        console.quiet = error_console.quiet = not is_first()
+        try:
+            yield
+        finally:
+            console.quiet = error_console.quiet = False
+
+
 def main() -> None:
     """Run the command line; what mrecg raises on purpose becomes a sentence and exit code 1."""
     try:
-        app()
+        with _processes():
+            app()
     except MrecgError as error:
         error_console.print(
             f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True

@@ -1,5 +1,6 @@
 """From options and configuration files to recipes, networks and images."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import yaml
 
 from mrecg.cli.consoles import error_console
-from mrecg.errors import NoLabelsError, RecipeError
+from mrecg.errors import NoLabelsError, RecipeError, StorageError
 from mrecg.mqbench import Experiment
 from mrecg.presets import preset
 from mrecg.recipe import Recipe, read_recipe
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from mrecg.data import CalibrationImages, EvaluationBatches, Preprocessing
     from mrecg.record import Evaluation, Record
 
-__all__ = ["Inputs", "changes_of", "measure_float", "preprocessing_of", "recipe_from"]
+__all__ = ["Inputs", "bytes_of", "changes_of", "measure_float", "preprocessing_of", "recipe_from"]
 
 _IMAGES = 256
 
@@ -68,6 +69,23 @@ def recipe_from(
     if backend is not None:
         recipe = recipe.for_backend(backend)
     return recipe.override(changes_of(overrides))
+
+
+def bytes_of(size: str | None) -> int | None:
+    """A size such as 4GiB in bytes.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    if size is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", size.strip(), re.IGNORECASE)
+    if found is None:
+        raise StorageError(
+            f"The memory budget '{size}' cannot be read, expected a size such as 4GiB."
+        )
+    number, prefix, binary = found.groups()
+    return int(float(number) * (1024 if binary else 1000) ** " KMGT".index(prefix.upper() or " "))
 
 
 class Inputs(NamedTuple):
@@ -122,9 +140,10 @@ class Inputs(NamedTuple):
 
     def model(self, needs_weights: bool = True) -> "nn.Module":
         """The float network, with a warning when its weights are random and that matters."""
+        from mrecg.distributed import local_device
         from mrecg.zoo import has_own_factory, network
 
-        model = network(self.network, self.weights, self.num_classes)
+        model = network(self.network, self.weights, self.num_classes).to(local_device())
         if needs_weights and self.weights is None and not has_own_factory(self.network):
             error_console.print(
                 f"warning: {self.network} has random weights; give --weights", style="yellow"

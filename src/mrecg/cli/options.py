@@ -16,6 +16,7 @@ __all__ = [
     "Data",
     "EvaluationImages",
     "Images",
+    "Memory",
     "Network",
     "Overrides",
     "PresetName",
@@ -79,6 +80,10 @@ Crops = Annotated[
     typer.Option(
         help="Calibrate on centre crops (the default), or on random resized crops and flips."
     ),
+]
+Memory = Annotated[
+    str | None,
+    typer.Option(help="Memory for calibration values, such as 4GiB; the rest lies in files."),
 ]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that decode images.")]
 EvaluationImages = Annotated[

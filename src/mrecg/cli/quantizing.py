@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from mrecg.cli.consoles import app, console, error_console
-from mrecg.cli.inputs import Inputs, measure_float, preprocessing_of, recipe_from
+from mrecg.cli.inputs import Inputs, bytes_of, measure_float, preprocessing_of, recipe_from
 from mrecg.cli.options import (
     WORKERS,
     AsJson,
@@ -18,6 +18,7 @@ from mrecg.cli.options import (
     Data,
     EvaluationImages,
     Images,
+    Memory,
     Network,
     Overrides,
     PresetName,
@@ -77,15 +78,18 @@ def quantize(
     size: Size = None,
     channels: Channels = None,
     workers: Workers = WORKERS,
+    memory: Memory = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a float network, quantize it, measure it again, and save the run."""
+    from mrecg.distributed import is_first
     from mrecg.evaluation import with_accuracy
     from mrecg.pipeline import quantize as quantize_model
     from mrecg.presentation import Reporter, show_notes, show_record
     from mrecg.runs import check_free
 
     check_free(output)
+    allowed = bytes_of(memory)
     experiment = None if config is None else read_experiment(config)
     if experiment is not None:
         show_notes(error_console, experiment)
@@ -110,14 +114,21 @@ def quantize(
     before = None if batches is None else measure_float(model, inputs.network, batches, spoken)
     with Reporter(error_console) as reporter:
         quantized = quantize_model(
-            model, calibration, recipe=recipe, plan=followed, progress=reporter
+            model,
+            calibration,
+            recipe=recipe,
+            plan=followed,
+            progress=reporter,
+            memory=allowed,
+            announce=reporter.announce,
         )
     quantized = quantized.with_found(preprocessing=inputs.preprocessing.described())
     try:
         if batches is not None and before is not None:
             quantized = with_accuracy(quantized, before, batches, batches.skipped)
     finally:  # what took hours outlasts an evaluation that fails
-        quantized.save(output)
+        if is_first():
+            quantized.save(output)
     if as_json:
         console.print_json(quantized.record.to_json())
     else:
@@ -194,6 +205,7 @@ def evaluate(
 ) -> None:
     """Count what a saved quantized model classifies correctly."""
     from mrecg.data import evaluation_batches
+    from mrecg.distributed import local_device
     from mrecg.evaluation import evaluate as count
     from mrecg.presentation import show_accuracy, show_skipped
     from mrecg.runs import load
@@ -205,7 +217,7 @@ def evaluate(
         count=evaluation_images,
         workers=workers,
     )
-    result = count(quantized.model, batches)
+    result = count(quantized.model.to(local_device()), batches)
     show_skipped(error_console, batches.skipped)
     if as_json:
         console.print_json(data=asdict(result) | {"top1": result.top1, "top5": result.top5})

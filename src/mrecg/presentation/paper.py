@@ -7,7 +7,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from mrecg.mqbench import Experiment
-from mrecg.reproduction import Cell, Estimate, Outcome, Row
+from mrecg.pipeline import Estimate
+from mrecg.reproduction import Cell, Outcome, Row
 from mrecg.reproduction.table import COLUMNS
 
 __all__ = ["show_estimates", "show_notes", "show_outcome", "show_rows"]

@@ -16,7 +16,7 @@ from rich.progress import (
     Progress as Bars,
 )
 
-from mrecg.pipeline import Progress
+from mrecg.pipeline import Estimate, Progress
 
 __all__ = ["Reporter"]
 
@@ -52,6 +52,15 @@ class Reporter:
     def __call__(self, event: Progress) -> None:
         self.named("", event)
 
+    def announce(self, estimate: Estimate) -> None:
+        """One line about memory and time before the start."""
+        files = f" and {_size(estimate.files)} of files" if estimate.files else ""
+        self._console.print(
+            f"about {_size(estimate.memory)} of memory{files} beside the model and the images, "
+            f"about {estimate.seconds / 60:.0f} minutes",
+            highlight=False,
+        )
+
     def named(self, name: str, event: Progress) -> None:
         """Show `event` under the name of a run."""
         label = f"{name} {event.phase}".strip()
@@ -71,3 +80,7 @@ class Reporter:
                 highlight=False,
                 soft_wrap=True,
             )
+
+
+def _size(number: float) -> str:
+    return f"{number / 2**20:.0f} MiB" if number < 2**30 else f"{number / 2**30:.1f} GiB"

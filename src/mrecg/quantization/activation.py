@@ -41,31 +41,34 @@ class _FakeQuantize(torch.autograd.Function):
     """Quantize and dequantize; straight-through for x, LSQ's gradient for the step.
 
     With t = x/s and c = clip(⌊t⌉, low − z, high − z): ∂/∂x is 1 inside the range, ∂/∂s is c − t inside and c
-    outside (Esser et al., ICLR 2020, eq. 3). Where `keep` is 0 the element passes as float. Every line is one
-    vectorised pass over memory: these passes, not the convolutions, decide how long a step takes.
+    outside (Esser et al., ICLR 2020, eq. 3). Where `keep` is 0 the element passes as float: setting t = 0 there,
+    which is a point of the grid, makes that of the same formulas, since then c = 0 and x + s (c − t) = x. Every line
+    is one vectorised pass over memory: these passes, not the convolutions, decide how long a step takes.
     """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, scale: Tensor, lowest: float, highest: float, keep: Tensor | None
     ) -> Tensor:
-        ratio = x / scale
-        codes = torch.round(ratio).clamp_(lowest, highest)
-        ctx.save_for_backward(ratio, codes, keep)
         ctx.range = (lowest - 0.5, highest + 0.5)
-        quantized = codes * scale
-        return quantized if keep is None else torch.lerp(x, quantized, keep)
+        ratio = x / scale
+        if keep is None:
+            quantized = torch.round(ratio).clamp_(lowest, highest).mul_(scale)
+            ctx.save_for_backward(ratio, quantized, scale)
+            return quantized
+        ratio.mul_(keep)
+        codes = torch.round(ratio).clamp_(lowest, highest)
+        ctx.save_for_backward(ratio, codes, None)
+        change = codes - ratio
+        return torch.addcmul(x, change, scale, out=change)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
-        ratio, codes, keep = ctx.saved_tensors
-        kept = gradient if keep is None else gradient * keep
-        passed = torch.ops.aten.hardtanh_backward(kept, ratio, *ctx.range)
-        step = _dot(kept, codes) - _dot(passed, ratio)
-        if keep is not None:
-            passed = passed.add_(gradient).sub_(kept)  # exact: `passed` is 0 or `kept`
-        return passed, step, None, None, None
+        ratio, codes, scale = ctx.saved_tensors  # in units of `scale`, if that is there
+        passed = torch.ops.aten.hardtanh_backward(gradient, ratio, *ctx.range)
+        sum_of_codes = _dot(gradient, codes) if scale is None else _dot(gradient, codes) / scale
+        return passed, sum_of_codes - _dot(passed, ratio), None, None, None
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
@@ -123,12 +126,25 @@ class ActivationQuantizer(nn.Module):
 
     def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         assert self.scaling is not None, "calibrate before the first forward pass"
-        bounds = limits(self.scaling, self.grid)
         if self.factor is None:
-            return _snap(x, self.scaling.scale, bounds)
+            # By the reciprocal, as PT2E's operators do: the finished model rounds every tie the same way. In one
+            # tensor of the strides of x: they tell a convolution the layout of grey images.
+            codes = torch.mul(x.detach(), 1 / self.scaling.scale, out=torch.empty_like(x)).round_()
+            return codes.clamp_(*self._limits).mul_(self.scaling.scale)
         keep = None if self._mask is None else self._mask.like(x)
-        quantized: Tensor = _FakeQuantize.apply(x, self._scale(), *bounds, keep)  # type: ignore[no-untyped-call]
+        quantized: Tensor = _FakeQuantize.apply(x, self._scale(), *self._limits, keep)  # type: ignore[no-untyped-call]
         return quantized
+
+    @property
+    def scaling(self) -> Scaling | None:
+        return self._scaling
+
+    @scaling.setter
+    def scaling(self, scaling: Scaling | None) -> None:
+        self._scaling = scaling
+        if scaling is not None:
+            # Numbers, read once: every read of a tensor makes the host wait for an accelerator.
+            self._limits = limits(scaling, self.grid)
 
     def start_learning(self, mask: RandomMask | None, relative: bool = True) -> nn.Parameter:
         """Make the step learnable, in units of itself or absolutely; where `mask` is 0, the tensor stays float."""
@@ -162,8 +178,3 @@ def limits(scaling: Scaling, grid: Grid) -> tuple[float, float]:
     """The range of `code − zero_point`; clipping there saves adding the zero point and taking it off again."""
     zero_point = float(scaling.zero_point)
     return grid.low - zero_point, grid.high - zero_point
-
-
-def _snap(x: Tensor, scale: Tensor, bounds: tuple[float, float]) -> Tensor:
-    # By the reciprocal, as PT2E's operators do: the finished model rounds every tie the same way.
-    return torch.clamp(torch.round(x * (1 / scale)), *bounds) * scale

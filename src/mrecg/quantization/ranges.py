@@ -35,32 +35,40 @@ _ELEMENTS_AT_ONCE = 1 << 22
 
 
 class Sample:
-    """Values of one tensor over many batches, condensed to extremes and an even subsample.
+    """Values of one tensor over many images, condensed to extremes and a subsample.
+
+    Of every image the same positions are kept, so that it does not matter how images come in batches.
 
     Args:
-        limit: how many values of each batch are kept at most.
+        limit: how many values of each image are kept at most.
+
+    Attributes:
+        low, high: the extremes, or 0 if that lies outside of them.
     """
 
-    def __init__(self, limit: int = 1 << 16) -> None:
+    def __init__(self, limit: int = 1 << 10) -> None:
         self.limit = limit
         self.low = torch.tensor(0.0)
         self.high = torch.tensor(0.0)
         self._parts: list[Tensor] = []
 
-    def add(self, values: Float[Tensor, "..."]) -> None:
-        """Take one batch into account."""
-        flat = values.detach().flatten()
-        low, high = torch.aminmax(flat)
+    def add(self, values: Float[Tensor, "..."], images: int) -> None:
+        """Take the values of some images into account; a tensor that does not start with them counts as one image."""
+        if values.ndim == 4:
+            values = values.permute(0, 2, 3, 1)  # the order in memory, so that nothing is copied
+        rows = values.detach().reshape(images if len(values) % images == 0 else 1, -1)
+        low, high = torch.aminmax(rows)
         self.low = torch.minimum(self.low.to(low.device), low)
         self.high = torch.maximum(self.high.to(high.device), high)
-        # An odd stride does not stay on one column of the feature map.
-        stride = -(-flat.numel() // self.limit) | 1
-        self._parts.append(flat[::stride].clone())
+        if rows.shape[1] > self.limit:
+            generator = torch.Generator().manual_seed(rows.shape[1])
+            kept = torch.randint(rows.shape[1], (self.limit,), generator=generator)
+            rows = rows.index_select(1, kept.to(rows.device))
+        self._parts.append(rows.clone())
 
-    def values(self) -> Float[Tensor, "1 n"]:
-        """Extremes and subsample, as one channel."""
-        ends = torch.stack([self.low, self.high])
-        return torch.cat([ends, *self._parts]).unsqueeze(0)
+    def rows(self) -> Float[Tensor, "images k"]:
+        """The subsample, image by image."""
+        return torch.cat(self._parts)
 
 
 def find_scaling(

@@ -24,6 +24,10 @@ from mrecg.record import QuantizerRecord
 __all__ = ["Assembly", "assemble"]
 
 
+IMAGE_BITS = 8
+"""Width from which on the step of the network's input stays as calibrated."""
+
+
 @dataclass(frozen=True)
 class Assembly:
     """A model with quantizers, cut into units.
@@ -84,6 +88,20 @@ class Assembly:
         nodes = (node.name for unit in units for node in unit.quantized.graph.nodes)
         return [self.biases[name] for name in nodes if name in self.biases]
 
+    def learned_activations(self, units: Sequence[Unit]) -> dict[str, ActivationQuantizer]:
+        """Those of `activations` whose step is worth learning.
+
+        The images' at 8 bits or more is not: its error is a thousandth of the others', and learning it needs the
+        gradient of the images, which doubles the cost of the first unit.
+        """
+        images = {
+            placed.name
+            for placed in self.quantizers
+            if placed.tensor == self.chain.input and placed.request.bits >= IMAGE_BITS
+        }
+        found = self.activations(units)
+        return {name: quantizer for name, quantizer in found.items() if name not in images}
+
     def describe(self) -> tuple[QuantizerRecord, ...]:
         """The quantizers as they are now."""
         described = []
@@ -112,7 +130,9 @@ class Assembly:
             results[placed.name] = (
                 module.coded() if isinstance(module, WeightQuantizer) else module.fixed()
             )
-        return freeze(self.graph, self.quantizers, results)
+        finished = freeze(self.graph, self.quantizers, results)
+        # The layout that a file restores: with another one, the same numbers may add up to other last bits.
+        return laid_out(finished, torch.contiguous_format)
 
     def _quantizer(self, placed: PlacedQuantizer) -> WeightQuantizer | ActivationQuantizer:
         module = self.graph.get_submodule(placed.name)
@@ -142,7 +162,8 @@ def assemble(
     device = torch.device("cpu") if parameter is None else parameter.device
     placement = quantizer or RecipePlacement(recipe.placement, recipe.weight, recipe.activation)
     graph, quantizers = place(
-        capture(model, images[:2].to(device)),
+        # Convolutions are fastest channels last, above all depthwise ones.
+        laid_out(capture(model, images[:2].to(device)), torch.channels_last),
         placement,
         make_weight=lambda request, weight: make_weight(request, weight, recipe.weight),
         make_activation=lambda request: make_activation(request, recipe.activation),
@@ -154,6 +175,12 @@ def assemble(
     left_in_float = tuple(name for name in layers if name not in quantized)
     biases = make_integer_biases(graph, chain.units)
     return Assembly(graph, quantizers, chain, device, left_in_float, biases)
+
+
+def laid_out(module: fx.GraphModule, layout: torch.memory_format) -> fx.GraphModule:
+    """The module itself, its four-dimensional tensors in another memory layout."""
+    module.to(memory_format=layout)  # type: ignore[call-overload]
+    return module
 
 
 def _check_patterns(patterns: Sequence[str], quantizers: Sequence[PlacedQuantizer]) -> None:

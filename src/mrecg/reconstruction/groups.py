@@ -1,7 +1,7 @@
 """Group by group along the chain: calibrate, tune, accept or roll back, carry the images on."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from jaxtyping import Float
@@ -10,14 +10,14 @@ from torch import Tensor
 from mrecg.graph.units import Unit
 from mrecg.quantization.activation import ActivationQuantizer
 from mrecg.quantization.grid import Scaling
-from mrecg.quantization.losses import reconstruction_loss, signal_power
 from mrecg.quantization.ranges import Sample
 from mrecg.quantization.rounding import WeightQuantizer
 from mrecg.recipe import Recipe
 from mrecg.reconstruction.assembly import Assembly
 from mrecg.reconstruction.biases import IntegerBias
 from mrecg.reconstruction.quantizers import calibrate
-from mrecg.reconstruction.stream import Stream, Values
+from mrecg.reconstruction.storage import Storage
+from mrecg.reconstruction.stream import Stream
 from mrecg.reconstruction.tune import Tuned, tune
 from mrecg.record import GroupRecord, Plan, UnitRecord
 
@@ -59,6 +59,7 @@ def reconstruct(
     plan: Plan,
     phase: str,
     report: Report,
+    storage: Storage | None = None,
 ) -> tuple[tuple[UnitRecord, ...], tuple[GroupRecord, ...]]:
     """Reconstruct every group of a plan; the assembly's quantizers hold the result.
 
@@ -69,8 +70,9 @@ def reconstruct(
         plan: fits the assembly.
         phase: passed on to `report`.
         report: called with what is going on.
+        storage: where values lie between the groups; without limits when absent.
     """
-    stream = Stream(assembly.chain, images, assembly.device)
+    stream = Stream(assembly.chain, images, assembly.device, storage)
     units: list[UnitRecord] = []
     groups: list[GroupRecord] = []
     for index, names in enumerate(plan.groups):
@@ -78,24 +80,32 @@ def reconstruct(
         members = assembly.chain.units[len(units) : len(units) + len(names)]
         inputs = stream.inputs(members)
         start = _Start.calibrated(assembly, stream, members, recipe)
-        made = stream.run_quantized(members)
-        nearest = losses = _losses(stream.plain, made, members)
+        weights = assembly.learned_weights(members, recipe.reconstruct.exclude)
+        activations = assembly.learned_activations(members)
+        learns = recipe.reconstruct.steps > 0 and bool(weights or activations)
+        nearest = losses = stream.run_quantized(members, keep=not learns)
         event = Progress(
             phase, names, index, len(plan.groups), 0, recipe.reconstruct.steps, nearest[-1]
         )
         tuned = Tuned(first_loss=nearest[-1], last_loss=nearest[-1], undecided=0, roundings=0)
-        if recipe.reconstruct.steps and start.can_learn:
-            tuned = _tune(assembly, stream, members, inputs, recipe, event, report)
+        if learns:
+            tuned = tune(
+                members,
+                weights,
+                activations,
+                *inputs,
+                stream.targets(members),
+                recipe.reconstruct,
+                recipe.seed + index,
+                lambda step, loss, event=event: report(replace(event, step=step, loss=loss)),  # type: ignore[misc]
+            )
             start.round_biases()
-            learned = stream.run_quantized(members)
-            losses = _losses(stream.plain, learned, members)
-            if losses[-1] <= nearest[-1]:
-                made = learned
-            else:
-                losses, tuned = nearest, replace(tuned, accepted=False)
+            losses = stream.run_quantized(members, keep=True)
+            if losses[-1] > nearest[-1]:
+                tuned = replace(tuned, accepted=False)
                 start.restore()
-        stream.quantized.update(made)
-        units += _unit_records(members, index, losses, nearest, stream.plain)
+                losses = stream.run_quantized(members, keep=True)
+        units += _unit_records(members, index, losses, nearest, stream.power)
         seconds = time.perf_counter() - started
         groups.append(_group_record(names, recipe.reconstruct.steps, tuned, seconds))
         report(replace(event, step=event.steps, loss=losses[-1], finished=True))
@@ -129,11 +139,6 @@ class _Start:
         start.restore()
         return start
 
-    @property
-    def can_learn(self) -> bool:
-        """Whether anything in the group is quantized."""
-        return bool(self.weights or self.activations)
-
     def restore(self) -> None:
         for quantizer, weight in self.weights:
             quantizer.round_to_nearest(weight)
@@ -147,48 +152,15 @@ class _Start:
             bias.fit()
 
 
-def _tune(
-    assembly: Assembly,
-    stream: Stream,
-    members: Sequence[Unit],
-    inputs: tuple[Values, Values],
-    recipe: Recipe,
-    event: Progress,
-    report: Report,
-) -> Tuned:
-    plain, quantized = inputs
-    return tune(
-        members,
-        assembly.learned_weights(members, recipe.reconstruct.exclude),
-        assembly.activations(members),
-        plain,
-        quantized,
-        stream.targets(members),
-        recipe.reconstruct,
-        recipe.seed + event.index,
-        assembly.device,
-        lambda step, loss: report(replace(event, step=step, loss=loss)),
-    )
-
-
-def _losses(plain: Values, quantized: Values, members: Sequence[Unit]) -> list[float]:
-    """Reconstruction loss of every unit, over all of its outputs."""
-    return [
-        sum(float(reconstruction_loss(quantized[name], plain[name])) for name in unit.outputs)
-        for unit in members
-    ]
-
-
 def _unit_records(
     members: Sequence[Unit],
     group: int,
     losses: Sequence[float],
     nearest: Sequence[float],
-    plain: Values,
+    powers: Mapping[str, float],
 ) -> list[UnitRecord]:
     records = []
     for unit, loss, nearest_loss in zip(members, losses, nearest, strict=True):
-        power = sum(float(signal_power(plain[name])) for name in unit.outputs)
         records.append(
             UnitRecord(
                 name=unit.name,
@@ -196,7 +168,7 @@ def _unit_records(
                 shape=unit.shape,
                 group=group,
                 loss=loss,
-                relative_loss=loss / max(power, _SMALLEST_POWER),
+                relative_loss=loss / max(powers[unit.name], _SMALLEST_POWER),
                 nearest_loss=nearest_loss,
             )
         )

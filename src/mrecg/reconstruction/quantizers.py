@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from mrecg import distributed
 from mrecg.graph.placement import QuantizerRequest
 from mrecg.quantization.activation import ActivationQuantizer
 from mrecg.quantization.grid import Grid, Scaling
@@ -42,9 +43,11 @@ def make_activation(request: QuantizerRequest, settings: ActivationSettings) -> 
 
 
 def calibrate(quantizer: ActivationQuantizer, sample: Sample, settings: ActivationSettings) -> None:
-    """Give an activation quantizer its range, unless the placement fixes it."""
+    """Give an activation quantizer its range, unless the placement fixes it; several processes find the same."""
     if quantizer.fixed_scaling is None:
-        found = find_scaling(sample.values(), quantizer.grid, settings, ACTIVATION_SHRINKAGE)
+        ends = torch.stack(distributed.extremes(sample.low, sample.high))
+        values = torch.cat([ends, distributed.gather_rows(sample.rows()).flatten()]).unsqueeze(0)
+        found = find_scaling(values, quantizer.grid, settings, ACTIVATION_SHRINKAGE)
         quantizer.scaling = Scaling(found.scale[0], found.zero_point[0])
 
 

@@ -1,23 +1,31 @@
 """Float and quantized values of the calibration images, carried forward once per unit."""
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, fx
+from torch import Tensor
 
+from mrecg import distributed
+from mrecg.graph.extraction import traced_value
 from mrecg.graph.units import Chain, Unit
+from mrecg.quantization.losses import reconstruction_loss, signal_power
 from mrecg.quantization.ranges import Sample
+from mrecg.reconstruction.storage import Storage, Stored
 
-__all__ = ["Stream", "Values", "run_units"]
+__all__ = ["Stream", "Values", "images_at_once", "run_units"]
 
-Values = dict[str, Tensor]
-"""Named values of the calibration images; the first axis is the image."""
+Values = Mapping[str, Stored]
+"""Named values of the calibration images."""
 
-_IMAGES_AT_ONCE = 64
+_MOST_IMAGES_AT_ONCE = 64
+_LARGEST_TENSOR = 1 << 26
+"""Bytes of the largest tensor that a unit makes in a forward pass, a handful of which live at a time."""
 
 
-def run_units(units: Sequence[Unit], values: Mapping[str, Tensor]) -> Values:
+def run_units(units: Sequence[Unit], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Run quantized units one after the other; returns what they were given and what they made."""
     known = dict(values)
     for unit in units:
@@ -26,26 +34,48 @@ def run_units(units: Sequence[Unit], values: Mapping[str, Tensor]) -> Values:
     return known
 
 
+def images_at_once(unit: Unit) -> int:
+    """Images in one forward pass of a unit, so that its largest tensor stays within bounds."""
+    sizes = [
+        math.prod(value.shape[1:]) * 4
+        for node in unit.plain.graph.nodes
+        if isinstance(value := traced_value(node), Tensor) and value.ndim > 1
+        if node.op != "get_attr"
+    ]
+    return max(1, min(_MOST_IMAGES_AT_ONCE, _LARGEST_TENSOR // int(max(sizes, default=1))))
+
+
 class Stream:
     """What the units still ahead will read, from the float network and from the network quantized so far.
 
     Args:
         chain: the units.
-        images: the calibration images; values stay on their device.
+        images: the calibration images of this process.
         device: where the units run.
+        storage: where values lie; without limits when absent.
 
     Attributes:
         plain: values of the float network.
         quantized: values behind quantized units.
         passes: how often each unit ran over all images, to show that the cost is linear.
+        power: of each unit's outputs in the float network, over the images of all processes.
     """
 
-    def __init__(self, chain: Chain, images: Float[Tensor, "n ..."], device: torch.device) -> None:
-        self.plain: Values = {chain.input: images}
-        self.quantized: Values = {chain.input: images}
+    def __init__(
+        self,
+        chain: Chain,
+        images: Float[Tensor, "n ..."],
+        device: torch.device,
+        storage: Storage | None = None,
+    ) -> None:
+        self._storage = storage or Storage(device)
+        source = self._storage.wrap(images)
+        self.plain: dict[str, Stored] = {chain.input: source}
+        self.quantized: dict[str, Stored] = {chain.input: source}
         self.passes: dict[str, int] = {}
+        self.power: dict[str, float] = {}
         self._chain = chain
-        self._device = device
+        self._images = len(images)
 
     def inputs(self, units: Sequence[Unit]) -> tuple[Values, Values]:
         """What neighbouring units read from before them: in the float and in the quantized network."""
@@ -55,47 +85,68 @@ class Stream:
 
     def targets(self, units: Sequence[Unit]) -> Values:
         """What neighbouring units make for those after them, or as the model's result, in the float network."""
-        last = self._chain.units.index(units[-1])
-        names = [name for unit in units for name in unit.outputs]
-        return {n: self.plain[n] for n in names if self._chain.last_reader.get(n, -1) > last}
+        return {name: self.plain[name] for name in self._lasting(units)}
 
+    @torch.no_grad()
     def advance_plain(self, unit: Unit, samples: Mapping[str, Sample]) -> None:
         """Run the float unit; `samples` see the tensors that its activation quantizers read."""
-
-        def observe(results: Sequence[Tensor]) -> None:
+        self._count([unit])
+        power = 0.0
+        for first, last in self._portions([unit]):
+            batch = [self.plain[name].portion(first, last) for name in unit.inputs]
+            results = unit.plain(*batch)
+            for name, result in zip(unit.outputs, results, strict=False):
+                self._write(self.plain, name, first, result)
+                power += float(signal_power(result)) * len(result)
             for name, tensor in zip(unit.activations, results[len(unit.outputs) :], strict=True):
-                samples[name].add(tensor)
+                samples[name].add(tensor, last - first)
+        (self.power[unit.name],) = distributed.average([power / self._images])
 
-        self.plain.update(self._run(unit, unit.plain, self.plain, observe))
+    @torch.no_grad()
+    def run_quantized(self, units: Sequence[Unit], keep: bool) -> list[float]:
+        """Run quantized units on quantized values; the reconstruction loss of each, over all outputs and processes.
 
-    def run_quantized(self, units: Sequence[Unit]) -> Values:
-        """What the quantized units make of the quantized values, which stay as they are."""
-        known = dict(self.quantized)
-        for unit in units:
-            known.update(self._run(unit, unit.quantized, known, lambda results: None))
-        return {name: known[name] for unit in units for name in unit.outputs}
+        Args:
+            units: neighbours.
+            keep: whether the units after them will read the result.
+        """
+        self._count(units)
+        inputs = list(self.inputs(units)[1])
+        losses = [0.0] * len(units)
+        for first, last in self._portions(units):
+            made = run_units(units, {n: self.quantized[n].portion(first, last) for n in inputs})
+            for index, unit in enumerate(units):
+                for name in unit.outputs:
+                    target = self.plain[name].portion(first, last)
+                    losses[index] += float(reconstruction_loss(made[name], target)) * len(target)
+            if keep:
+                for name in self._lasting(units):
+                    self._write(self.quantized, name, first, made[name])
+        return distributed.average([loss / self._images for loss in losses])
 
     def forget(self, units: Sequence[Unit]) -> None:
         """Free what no unit after `units` reads."""
         last = self._chain.units.index(units[-1])
         for values in (self.plain, self.quantized):
             for name in [n for n in values if self._chain.last_reader.get(n, -1) <= last]:
-                del values[name]
+                self._storage.release(values.pop(name))
 
-    @torch.no_grad()
-    def _run(
-        self,
-        unit: Unit,
-        module: fx.GraphModule,
-        values: Values,
-        observe: Callable[[Sequence[Tensor]], None],
-    ) -> Values:
-        self.passes[unit.name] = self.passes.get(unit.name, 0) + 1
-        parts: list[list[Tensor]] = [[] for _ in unit.outputs]
-        inputs = [values[name].split(_IMAGES_AT_ONCE) for name in unit.inputs]
-        for batch in zip(*inputs, strict=True):
-            results = module(*[tensor.to(self._device) for tensor in batch])
-            observe(results)
-            for part, result in zip(parts, results, strict=False):
-                part.append(result.to(batch[0].device))
-        return {name: torch.cat(part) for name, part in zip(unit.outputs, parts, strict=True)}
+    def _lasting(self, units: Sequence[Unit]) -> list[str]:
+        """Outputs of neighbouring units that are read after them."""
+        last = self._chain.units.index(units[-1])
+        names = [name for unit in units for name in unit.outputs]
+        return [name for name in names if self._chain.last_reader.get(name, -1) > last]
+
+    def _write(self, values: dict[str, Stored], name: str, first: int, result: Tensor) -> None:
+        if name not in values:
+            values[name] = self._storage.allocate(self._images, result.shape[1:])
+        values[name].write(first, result)
+
+    def _portions(self, units: Sequence[Unit]) -> list[tuple[int, int]]:
+        size = min(map(images_at_once, units))
+        bounds = [*range(0, self._images, size), self._images]
+        return list(itertools.pairwise(bounds))
+
+    def _count(self, units: Sequence[Unit]) -> None:
+        for unit in units:
+            self.passes[unit.name] = self.passes.get(unit.name, 0) + 1

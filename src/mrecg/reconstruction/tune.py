@@ -1,5 +1,6 @@
 """One group's optimisation: learn how its weights round and how wide its activation steps are."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mrecg import distributed
 from mrecg.graph.units import Unit
 from mrecg.quantization.activation import ActivationQuantizer, RandomMask
-from mrecg.quantization.losses import reconstruction_loss
-from mrecg.quantization.rounding import WeightQuantizer, beta_at, rounding_penalty
+from mrecg.quantization.losses import loss_and_slopes
+from mrecg.quantization.rounding import Penalty, WeightQuantizer, beta_at
 from mrecg.recipe import Reconstruction
 from mrecg.reconstruction.stream import Values, run_units
 
@@ -27,6 +29,7 @@ WEIGHT_SCALE_REACH = 1.5
 """Rate × steps of the weight scales."""
 LARGEST_WEIGHT_SCALE_RATE = 1e-2
 REPORTS_PER_GROUP = 20
+_SEEDS_APART = 1_000_003
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,6 @@ def tune(
     targets: Values,
     settings: Reconstruction,
     seed: int,
-    device: torch.device,
     report: Callable[[int, float], None],
 ) -> Tuned:
     """Learn the rounding of `weights` and the steps of `activations` so that the units give `targets`.
@@ -93,28 +95,31 @@ def tune(
         targets: the group's outputs in the float network.
         settings: steps, rates, penalty, dropping.
         seed: of batches and dropping.
-        device: where the units run; the values may lie elsewhere.
         report: called now and then with the step and its loss.
     """
     mask = None
     if settings.keep_quantized_probability < 1:
-        mask = RandomMask(settings.keep_quantized_probability, seed)
+        # Every process draws masks of its own, for images of its own.
+        own_seed = seed + _SEEDS_APART * distributed.rank()
+        mask = RandomMask(settings.keep_quantized_probability, own_seed)
     roundings = [quantizer.start_learning(weight) for quantizer, weight in weights.values()]
+    logits = [rounding.logits for rounding in roundings]
     factors = [
         rounding.factor
         for rounding, (quantizer, _) in zip(roundings, weights.values(), strict=True)
-        if not quantizer.fixed_scale
+        if not quantizer.fixed_scale and weight_scale_rate(settings)
     ]
     relative = settings.activation_rate_unit == "relative"
     steps = [quantizer.start_learning(mask, relative) for quantizer in activations.values()]
     optimizer = torch.optim.Adam(
         [
-            {"params": [each.logits for each in roundings], "lr": rounding_rate(settings)},
+            {"params": logits, "lr": rounding_rate(settings)},
             {"params": steps, "lr": activation_rate(settings)},
             {"params": factors, "lr": weight_scale_rate(settings)},
         ],
         fused=True,
     )
+    learned = [*logits, *steps, *factors]
     batches = _batches(len(next(iter(targets.values()))), settings, seed)
     losses: list[Tensor] = []
     for step in range(settings.steps):
@@ -122,35 +127,42 @@ def tune(
         optimizer.param_groups[1]["lr"] = activation_rate(settings) * _cosine(progress)
         optimizer.param_groups[2]["lr"] = weight_scale_rate(settings) * _cosine(progress)
         chosen = next(batches)
-        inputs = _mixed(plain, quantized, chosen, mask, device)
-        made = run_units(units, inputs)
-        loss = torch.stack(
-            [
-                reconstruction_loss(made[name], target[chosen].to(device))
-                for name, target in targets.items()
-            ]
-        ).sum()
         beta = beta_at(progress, settings.warm_up, settings.beta)
-        objective = loss
-        if beta is not None and roundings:
-            soft = [quantizer.soft for quantizer, _ in weights.values()]
-            penalties = [rounding_penalty(h, beta) for h in soft if h is not None]
-            objective = loss + settings.penalty * torch.stack(penalties).sum()
-        optimizer.zero_grad()
-        objective.backward()
+        penalty = None if beta is None else Penalty(settings.penalty, beta)
+        for quantizer, _ in weights.values():
+            quantizer.soften(penalty)
+        made = run_units(units, _mixed(plain, quantized, chosen, mask))
+        outputs = [made[name] for name in targets]
+        loss, slopes = loss_and_slopes(outputs, [value.batch(chosen) for value in targets.values()])
+        _backward(outputs, slopes, learned)
+        distributed.average_gradients(learned)
         optimizer.step()
-        losses.append(loss.detach())
+        optimizer.zero_grad()
+        losses.append(loss)
         if (step + 1) % max(1, settings.steps // REPORTS_PER_GROUP) == 0:
-            report(step + 1, float(losses[-1]))
+            report(step + 1, float(loss))
     for activation in activations.values():
         activation.stop_learning()
     undecided = sum(quantizer.stop_learning() for quantizer, _ in weights.values())
-    tail = losses[-max(1, settings.steps // 10) :]
+    tail = torch.stack(losses[-max(1, settings.steps // 10) :]).mean()
+    first_loss, last_loss = distributed.average([float(losses[0]), float(tail)])
     return Tuned(
-        first_loss=float(losses[0]),
-        last_loss=float(torch.stack(tail).mean()),
+        first_loss=first_loss,
+        last_loss=last_loss,
         undecided=undecided,
-        roundings=sum(each.logits.numel() for each in roundings),
+        roundings=sum(variable.numel() for variable in logits),
+    )
+
+
+def _backward(
+    outputs: Sequence[Tensor], slopes: Sequence[Tensor], learned: Sequence[Tensor]
+) -> None:
+    """Gradients of what is learned, and of nothing else; an output may depend on none of it."""
+    depends = [output.requires_grad for output in outputs]
+    torch.autograd.backward(
+        list(itertools.compress(outputs, depends)),
+        list(itertools.compress(slopes, depends)),
+        inputs=list(learned),
     )
 
 
@@ -159,9 +171,9 @@ def _cosine(progress: float) -> float:
 
 
 def _batches(images: int, settings: Reconstruction, seed: int) -> Iterator[Tensor]:
-    """Indices of one batch after the other: reshuffled every epoch, or always the same ones in random order."""
+    """Indices of one batch of this process after the other: reshuffled every epoch, or always the same in random order."""
     generator = torch.Generator().manual_seed(seed)
-    size = min(settings.batch_size, images)
+    size = min(distributed.share_of_batch(settings.batch_size), images)
     fixed = torch.arange(images)
     while True:
         if settings.batches == "fixed":
@@ -174,13 +186,15 @@ def _batches(images: int, settings: Reconstruction, seed: int) -> Iterator[Tenso
 
 
 def _mixed(
-    plain: Values, quantized: Values, chosen: Tensor, mask: RandomMask | None, device: torch.device
-) -> Values:
+    plain: Values, quantized: Values, chosen: Tensor, mask: RandomMask | None
+) -> dict[str, Tensor]:
     """The group's inputs for one batch; QDrop takes each element from either network."""
-    inputs = {name: values[chosen].to(device) for name, values in quantized.items()}
+    inputs = {name: values.batch(chosen) for name, values in quantized.items()}
     if mask is None:
         return inputs
     return {
-        name: torch.lerp(plain[name][chosen].to(device), value, mask.like(value))
+        name: value
+        if plain[name] is quantized[name]
+        else plain[name].batch(chosen).lerp_(value, mask.like(value))
         for name, value in inputs.items()
     }

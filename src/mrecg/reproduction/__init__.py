@@ -1,6 +1,6 @@
 """The paper's table, cell by cell, beside the published numbers."""
 
-from mrecg.reproduction.estimate import Estimate, estimate, estimates
+from mrecg.reproduction.estimates import estimates
 from mrecg.reproduction.grid import BITS, METHODS, Cell, Grid, cells
 from mrecg.reproduction.published import NETWORKS, published_joins, published_top1
 from mrecg.reproduction.running import Budget, Outcome, Sources, reproduce
@@ -12,14 +12,12 @@ __all__ = [
     "NETWORKS",
     "Budget",
     "Cell",
-    "Estimate",
     "Grid",
     "Outcome",
     "Row",
     "Sources",
     "as_markdown",
     "cells",
-    "estimate",
     "estimates",
     "published_joins",
     "published_top1",

@@ -1,0 +1,166 @@
+"""One tuning step against a plain float forward and backward of the same unit, unit by unit, interleaved.
+
+    python benchmarks/step.py
+    python benchmarks/step.py --networks resnet18@224 --batch 8 --methods qdrop
+
+The quantized step is everything that happens per step: batch, forward, penalty, backward, optimiser. The float step is
+what training the float unit takes: forward, loss, and gradients of its weights and of its input (of the images: none).
+"""
+
+import argparse
+import copy
+import json
+import platform
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import mrecg
+from accuracy import commit
+from mrecg.graph.units import Unit
+from mrecg.quantization.losses import reconstruction_loss
+from mrecg.quantization.ranges import Sample
+from mrecg.reconstruction.assembly import Assembly, assemble
+from mrecg.reconstruction.quantizers import calibrate
+from mrecg.reconstruction.stream import Stream, Values
+from mrecg.reconstruction.tune import tune
+from mrecg.runs import environment
+from mrecg.zoo import NETWORKS, build
+
+HERE = Path(__file__).parent
+NETWORKS_AT = (
+    "resnet18_small@28",
+    "mobilenetv2_small@28",
+    "regnetx_small@28",
+    "resnet18@224",
+    "mobilenetv2_100@224",
+)
+METHODS = ("brecq", "qdrop")
+STEPS = 20
+"""`tune` reports every step of a run this short, so that a float step can follow each."""
+WARM_UP = 5
+"""Steps that are not counted; the penalty sets in after four."""
+
+
+class FloatStep:
+    """Forward, loss and backward of a float unit in torch's default memory layout."""
+
+    def __init__(self, assembly: Assembly, unit: Unit, plain: Values, targets: Values) -> None:
+        self.unit = copy.deepcopy(unit.plain).to(memory_format=torch.contiguous_format)
+        self.weights = [self.unit.get_parameter(name) for name in unit.weights.values()]
+        for weight in self.weights:
+            weight.requires_grad_(True)
+        everything = torch.arange(len(next(iter(targets.values()))))
+        self.inputs = [
+            _as_given(plain[name].batch(everything)).requires_grad_(name != assembly.chain.input)
+            for name in unit.inputs
+        ]
+        self.positions = [unit.outputs.index(name) for name in targets]
+        self.targets = [_as_given(target.batch(everything)) for target in targets.values()]
+
+    def __call__(self) -> None:
+        outputs = self.unit(*self.inputs)
+        pairs = zip(self.positions, self.targets, strict=True)
+        torch.stack(
+            [reconstruction_loss(outputs[i], target) for i, target in pairs]
+        ).sum().backward()
+        for tensor in (*self.weights, *self.inputs):
+            tensor.grad = None
+
+
+def _as_given(values: Tensor) -> Tensor:
+    return torch.empty(values.shape).copy_(values)
+
+
+def measure_unit(
+    assembly: Assembly, stream: Stream, unit: Unit, recipe: mrecg.Recipe
+) -> tuple[float, float]:
+    """Median seconds of the quantized and of the float step."""
+    plain, quantized = stream.inputs([unit])
+    samples = {name: Sample() for name in unit.activations}
+    stream.advance_plain(unit, samples)
+    activations = assembly.activations([unit])
+    for name, quantizer in activations.items():
+        calibrate(quantizer, samples[name], recipe.activation)
+    targets = stream.targets([unit])
+    float_step = FloatStep(assembly, unit, plain, targets)
+    ours: list[float] = []
+    floats: list[float] = []
+    last = time.process_time()
+
+    def between(step: int, loss: float) -> None:
+        nonlocal last
+        middle = time.process_time()
+        ours.append(middle - last)
+        float_step()
+        last = time.process_time()
+        floats.append(last - middle)
+
+    tune(
+        [unit],
+        assembly.weights([unit]),
+        assembly.learned_activations([unit]),
+        plain,
+        quantized,
+        targets,
+        recipe.reconstruct,
+        recipe.seed,
+        between,
+    )
+    stream.run_quantized([unit], keep=True)
+    stream.forget([unit])
+    return statistics.median(ours[WARM_UP:]), statistics.median(floats[WARM_UP:])
+
+
+def measure(network: str, side: int, method: str, batch: int) -> dict[str, Any]:
+    """Both steps of every unit; images and weights are random, which changes no timing."""
+    generator = torch.Generator().manual_seed(0)
+    channels = NETWORKS[network].channels
+    images = torch.randn(batch, channels, side, side, generator=generator)
+    settings = {"reconstruct.steps": STEPS, "reconstruct.batch_size": batch}
+    recipe = mrecg.preset(f"w2a4-{method}", settings)
+    torch.manual_seed(0)
+    assembly = assemble(build(network), images, recipe, None)
+    stream = Stream(assembly.chain, images, assembly.device)
+    units = []
+    for unit in assembly.chain.units:
+        quantized, plain = measure_unit(assembly, stream, unit, recipe)
+        units.append({"unit": unit.name, "quantized_ms": 1e3 * quantized, "float_ms": 1e3 * plain})
+    return {
+        "network": network,
+        "side": side,
+        "method": method,
+        "batch": batch,
+        "ratio": statistics.geometric_mean(u["quantized_ms"] / u["float_ms"] for u in units),
+        "units": units,
+        "commit": commit(),
+        "environment": environment(assembly.device) | {"processor": platform.processor()},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS_AT), metavar="NAME@SIDE")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--batch", type=int, help="images per step: 32, or 8 at 224²")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--output", type=Path, default=HERE / "results" / "performance")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    for place in arguments.networks:
+        network, side = place.split("@")
+        batch = arguments.batch or (32 if int(side) < 64 else 8)
+        for method in arguments.methods:
+            result = measure(network, int(side), method, batch)
+            path = arguments.output / f"step-{network}-{side}-{method}.json"
+            path.write_text(json.dumps(result, indent=1) + "\n")
+            print(f"{place} {method}: {result['ratio']:.2f} × the float step", flush=True)
+
+
+if __name__ == "__main__":
+    main()

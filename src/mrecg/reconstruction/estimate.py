@@ -1,0 +1,144 @@
+"""What a reconstruction will take, before it starts."""
+
+import itertools
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mrecg.graph.extraction import traced_value
+from mrecg.graph.units import Chain, Unit
+from mrecg.recipe import Recipe
+from mrecg.reconstruction.assembly import Assembly
+from mrecg.reconstruction.storage import Storage
+from mrecg.record import Plan
+
+__all__ = ["Estimate", "estimate"]
+
+_STEP_PER_FORWARD = 4.0
+"""Cost of a tuning step in forward passes of as many images: forward, twice as much backward, and the rest."""
+_KEPT_PER_ELEMENT = 3
+"""Tensors of an activation's size that a tuning step keeps for its backward pass."""
+_KEPT_PER_WEIGHT = 12
+"""The same for a weight: logits, their gradient, two moments, and what rounding needs."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will take, in this process.
+
+    Attributes:
+        values: bytes of the calibration values that are held at once at most.
+        files: how many of them exceed the memory budget and lie in files.
+        working: bytes that a tuning step takes at most.
+        seconds: of the reconstruction; a guess from one forward pass.
+    """
+
+    values: int
+    files: int
+    working: int
+    seconds: float
+
+    @property
+    def memory(self) -> int:
+        """Bytes of memory beside the model and the images."""
+        return self.values - self.files + self.working
+
+
+def estimate(
+    assembly: Assembly,
+    probe: Float[Tensor, "n ..."],
+    count: int,
+    recipe: Recipe,
+    plan: Plan,
+    storage: Storage,
+) -> Estimate:
+    """Estimate a reconstruction by `plan`.
+
+    Args:
+        assembly: the model; its quantizers are not used.
+        probe: a few images of the right shape, whose values do not matter.
+        count: how many images this process calibrates on.
+        recipe: steps, batch size and the precision of stored values.
+        plan: fits the assembly.
+        storage: knows the budget.
+    """
+    chain = assembly.chain
+    batch = min(recipe.reconstruct.batch_size, count)
+    seconds = _forward_seconds(assembly, probe)
+    per_pass = seconds * count
+    per_step = seconds * batch * _STEP_PER_FORWARD
+    values = storage.bytes_per_element * count * _most_elements(chain, plan)
+    return Estimate(
+        values=values,
+        files=storage.overflow(values),
+        working=max(_working(members, batch) for members in _members(chain, plan)),
+        seconds=3 * per_pass + recipe.reconstruct.steps * per_step,
+    )
+
+
+def _members(chain: Chain, plan: Plan) -> list[tuple[Unit, ...]]:
+    ends = [0, *itertools.accumulate(map(len, plan.groups))]
+    return [chain.units[first:last] for first, last in itertools.pairwise(ends)]
+
+
+def _most_elements(chain: Chain, plan: Plan) -> int:
+    """Elements per image of the largest set of values that the stream holds, in both networks."""
+    plain: dict[str, int] = {}
+    quantized: dict[str, int] = {}
+    most = done = 0
+    for members in _members(chain, plan):
+        done += len(members)
+        made = {name: size for unit in members for name, size in _outputs(unit).items()}
+        plain |= made
+        quantized |= {n: s for n, s in made.items() if chain.last_reader.get(n, -1) >= done}
+        most = max(most, sum(plain.values()) + sum(quantized.values()))
+        for values in (plain, quantized):
+            for name in [n for n in values if chain.last_reader.get(n, -1) < done]:
+                del values[name]
+    return most
+
+
+def _outputs(unit: Unit) -> dict[str, int]:
+    result = next(node for node in unit.quantized.graph.nodes if node.op == "output")
+    return {
+        name: _elements(traced_value(node))
+        for name, node in zip(unit.outputs, result.all_input_nodes, strict=False)
+    }
+
+
+def _elements(value: object) -> int:
+    return int(math.prod(value.shape[1:])) if isinstance(value, Tensor) else 0
+
+
+def _working(members: Sequence[Unit], batch: int) -> int:
+    """Bytes of a tuning step, which remembers all activations of the group."""
+    nodes = [n for unit in members for n in unit.plain.graph.nodes if n.op == "call_function"]
+    activations = _KEPT_PER_ELEMENT * batch * sum(_elements(traced_value(node)) for node in nodes)
+    weights = sum(layer.parameters for unit in members for layer in unit.layers)
+    return 4 * (activations + _KEPT_PER_WEIGHT * weights)
+
+
+@torch.no_grad()
+def _forward_seconds(assembly: Assembly, images: Tensor) -> float:
+    """Of the float network, per image."""
+    inputs = images.to(assembly.device, memory_format=torch.channels_last)
+    started = 0.0
+    for _ in range(2):  # the first pass warms up
+        started = time.perf_counter()
+        _run_plain(assembly.chain, inputs)
+        if assembly.device.type == "cuda":
+            torch.cuda.synchronize(assembly.device)
+    return (time.perf_counter() - started) / len(images)
+
+
+def _run_plain(chain: Chain, images: Tensor) -> None:
+    values = {chain.input: images}
+    for position, unit in enumerate(chain.units):
+        results = unit.plain(*[values[name] for name in unit.inputs])
+        values |= dict(zip(unit.outputs, results, strict=False))
+        values = {n: v for n, v in values.items() if chain.last_reader.get(n, -1) > position}

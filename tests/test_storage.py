@@ -1,0 +1,140 @@
+"""Where calibration values lie must not decide a result, and nothing may stay behind."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import mrecg
+import toys
+from mrecg.errors import StorageError
+from mrecg.pipeline import Estimate
+from mrecg.reconstruction import storage as room
+from mrecg.reconstruction.storage import Storage
+
+CPU = torch.device("cpu")
+SHAPES = [(3, 5, 4), (1, 6, 6), (7, 8), (10,)]
+
+
+def values(*shape: int) -> Tensor:
+    return torch.randn(9, *shape, generator=torch.Generator().manual_seed(0)) * 1000
+
+
+@pytest.mark.parametrize("limit", [None, 0], ids=["memory", "file"])
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_what_is_stored_comes_back(
+    shape: tuple[int, ...],
+    half: bool,
+    limit: int | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(room.tempfile, "tempdir", str(tmp_path))
+    stored, x = Storage(CPU, limit, half).allocate(9, shape), values(*shape)
+    for first in (0, 4, 8):
+        stored.write(first, x[first : first + 4])
+    expected = x.half().float() if half else x
+    assert torch.equal(torch.cat(list(stored.portions(4))), expected)
+    chosen = torch.tensor([5, 0, 5])
+    batch = stored.batch(chosen)
+    assert torch.equal(batch, expected[chosen])
+    batch.zero_()  # the caller's own
+    assert torch.equal(stored.portion(5, 6), expected[5:6])
+    if len(shape) == 3:
+        assert batch.stride()[1] == 1
+    assert len(stored) == 9
+    assert not list(tmp_path.iterdir())  # the file has no name
+
+
+def test_half_precision_saturates() -> None:
+    stored = Storage(CPU, half=True).allocate(1, (2,))
+    stored.write(0, torch.tensor([[1e9, -1e9]]))
+    assert torch.equal(stored.portion(0, 1), torch.tensor([[65504.0, -65504.0]]))
+
+
+def test_the_budget_is_filled_and_given_back() -> None:
+    storage = Storage(CPU, limit=1000)
+    first, second = storage.allocate(10, (20,)), storage.allocate(10, (10,))
+    assert storage.held == {"device": 0, "host": 800, "file": 400}
+    storage.release(first)
+    third = storage.allocate(5, (10,))
+    assert storage.held == {"device": 0, "host": 200, "file": 400}
+    for stored in (second, third, third):
+        storage.release(stored)
+    assert not any(storage.held.values())
+    assert storage.most == {"device": 0, "host": 800, "file": 400}
+
+
+@pytest.mark.parametrize(
+    ("free", "limit", "expected"), [(1 << 20, 0, "device"), (1500, 900, "host"), (1500, 0, "file")]
+)
+def test_an_accelerator_comes_first(
+    free: int, limit: int, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, free))
+    assert Storage(torch.device("cuda", 0), limit)._place(800) == expected
+
+
+def test_a_full_disk_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(room.tempfile, "TemporaryFile", full)
+    with pytest.raises(StorageError, match="No space left on device; set TMPDIR"):
+        Storage(CPU, 0).allocate(4, (4,))
+
+
+def test_files_give_the_same_bits() -> None:
+    recipe = mrecg.preset("w2a4-qdrop-mrecg", {"reconstruct.steps": 8, "reconstruct.batch_size": 8})
+    model, x, announced = toys.make("residual"), toys.images(32), list[Estimate]()
+    results = [
+        mrecg.quantize(model, x, recipe=recipe, memory=memory, announce=announced.append)
+        for memory in (None, 20_000)
+    ]
+    assert torch.equal(results[0].model(x), results[1].model(x))
+    assert announced[0].files == 0
+    assert announced[1].files == announced[0].values - 20_000
+    half = mrecg.quantize(model, x, recipe=recipe.override({"reconstruct.cache": "float16"}))
+    assert not torch.equal(half.model(x), results[0].model(x))
+    assert half.record.units[0].loss == pytest.approx(results[0].record.units[0].loss, rel=0.05)
+
+
+def test_the_estimate_counts_every_value_that_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Storage] = []
+    original = Storage.__init__
+
+    def remember(self: Storage, *arguments: object) -> None:
+        original(self, *arguments)  # type: ignore[arg-type]
+        seen.append(self)
+
+    monkeypatch.setattr(Storage, "__init__", remember)
+    for toy in ("residual", "dense", "two-outputs"):
+        announced: list[Estimate] = []
+        recipe = mrecg.preset("w4a4-brecq", {"reconstruct.steps": 2, "reconstruct.batch_size": 8})
+        mrecg.quantize(toys.make(toy), toys.images(16), recipe=recipe, announce=announced.append)
+        assert announced[0].values == seen[-1].most["host"]
+        assert announced[0].memory > announced[0].values
+        assert not seen[-1].held["device"]
+
+
+@pytest.mark.parametrize("size", ["4 parsecs", "-1GiB", "GiB"])
+def test_a_budget_that_cannot_be_read(size: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mrecg.cli", "quantize", "--network", "resnet18_small"]
+    command += [f"--memory={size}", "--output", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
+    assert done.returncode == 1
+    assert "cannot be read, expected a size such as 4GiB" in done.stderr
+
+
+def test_budgets() -> None:
+    from mrecg.cli import _bytes
+
+    assert _bytes(None) is None
+    assert _bytes("4GiB") == 4 * 2**30
+    assert _bytes("1.5 MB") == 1_500_000
+    assert _bytes("100") == 100
