@@ -211,6 +211,9 @@ def test_the_command_prints_a_row_per_cell(tmp_path: Path) -> None:
     assert not (tmp_path / "table").exists()
     done = mrecg_command(*arguments)
     assert done.returncode == 0, done.stderr
+    assert (
+        done.stderr.count("points below the published") == 3
+    )  # random weights are worse than 71.01 %
     for name in ("resnet18", "mobilenetv2_050", "regnetx_600m"):
         assert any(name in line and "w2a4" in line for line in done.stdout.splitlines())
     assert (tmp_path / "table" / "table.md").read_text().count("qdrop-scheme") == 3

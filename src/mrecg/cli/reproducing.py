@@ -1,8 +1,9 @@
 """Commands around the paper: its configuration files and its table."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +12,9 @@ from mrecg.cli.inputs import changes_of, recipe_from
 from mrecg.cli.options import WORKERS, AsJson, Backend, Overrides, Workers
 from mrecg.errors import MrecgError, RecipeError
 from mrecg.mqbench import is_mqbench, read_experiment
+
+if TYPE_CHECKING:
+    from mrecg.reproduction import Outcome
 
 __all__ = ["recipe", "reproduce"]
 
@@ -104,6 +108,7 @@ def reproduce(
         for outcome in reproduction.reproduce(cells, sources, budget, output, reporter.named):
             show_outcome(error_console, outcome)
             outcomes.append(outcome)
+            _warn_once(outcomes)
     rows = reproduction.rows(outcomes)
     (output / "table.md").write_text(reproduction.as_markdown(rows), encoding="utf-8")
     if as_json:
@@ -114,6 +119,22 @@ def reproduce(
     if failed:
         raise MrecgError(
             f"{len(failed)} of {len(cells)} cells failed: {', '.join(failed)}; run the command again to repeat them."
+        )
+
+
+def _warn_once(outcomes: Sequence["Outcome"]) -> None:
+    """Of a float network that is worse than published, when its first cell is finished."""
+    from mrecg.evaluation import below_published
+    from mrecg.zoo import published_top1
+
+    *before, last = outcomes
+    if last.record is None or any(o.cell.network == last.cell.network for o in before):
+        return
+    measured = last.record.accuracy.get("float")
+    found = measured and below_published(measured, published_top1(last.cell.network))
+    if found:
+        error_console.print(
+            f"warning: {last.cell.network}: {found}", style="yellow", markup=False, soft_wrap=True
         )
 
 
