@@ -1,17 +1,20 @@
 """A file that computes something else is found out, and the first layer where it parts is named."""
 
+import io
 from pathlib import Path
 
 import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from rich.console import Console
 
 import mrecg
 import toys
 from mrecg.errors import DataError, ExportError, VerificationError
 from mrecg.export.onnx.verification import ideal_bytes
-from mrecg.record import Verification
+from mrecg.presentation import show_verification
+from mrecg.record import RuntimeRecord, Verification
 from mrecg.runs import QuantizedModel
 from test_cli import MODEL, mrecg_command
 
@@ -70,6 +73,18 @@ def test_what_is_found(quantized: QuantizedModel, path: Path) -> None:
     assert Verification.model_validate_json(result.to_json()) == result
     with pytest.raises(ValueError, match="frozen"):
         result.images = 3
+
+
+def test_what_a_terminal_shows(quantized: QuantizedModel, path: Path) -> None:
+    console = Console(record=True, width=500, file=io.StringIO())
+    result = mrecg.verify_onnx(quantized, path, toys.images(10), repeats=2)
+    failed = RuntimeRecord(name="Another 1.0", problem="cannot load it")
+    both = result.model_copy(update={"runtimes": (result.runtimes[0], failed)})
+    show_verification(console, both, path)
+    text = console.export_text()
+    assert "computes the simulation: on 10 images top-1 agrees for" in text
+    assert "times as fast" in text
+    assert "Another 1.0: cannot load it" in text
 
 
 def result_quantizers(quantized: QuantizedModel) -> list[str]:
