@@ -12,9 +12,9 @@ from rich.console import Console
 import mrecg
 import toys
 from mrecg.errors import DataError, ExportError, VerificationError
+from mrecg.export.findings import RuntimeRecord, Verification
 from mrecg.export.onnx.verification import ideal_bytes
 from mrecg.presentation import show_verification
-from mrecg.record import RuntimeRecord, Verification
 from mrecg.runs import QuantizedModel
 from test_cli import MODEL, mrecg_command
 

@@ -235,9 +235,10 @@ def verify(
 
 
 def _verify(run: Path, file: Path, images: "Tensor", as_json: bool) -> None:
+    from mrecg.export.findings import save_verification
     from mrecg.export.onnx.verification import verify_onnx
     from mrecg.presentation import show_verification
-    from mrecg.runs import load, save_verification
+    from mrecg.runs import load
 
     result = verify_onnx(load(run), file, images)
     save_verification(run, result)

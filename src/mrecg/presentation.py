@@ -20,8 +20,9 @@ from rich.progress import (
 from rich.table import Table
 
 from mrecg.demo import DemoRow
+from mrecg.export.findings import RuntimeRecord, Verification
 from mrecg.pipeline import Progress
-from mrecg.record import Plan, Record, RuntimeRecord, UnitRecord, Verification
+from mrecg.record import Plan, Record, UnitRecord
 
 __all__ = ["Reporter", "demo_as_json", "show_demo", "show_plan", "show_record", "show_verification"]
 
