@@ -20,6 +20,9 @@ bench: .venv/ready
 	$(BIN)/pytest -m slow
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/render_results.py
+	$(BIN)/python benchmarks/export.py
+	$(BIN)/python benchmarks/export.py --speed
+	$(BIN)/python benchmarks/render_export.py
 
 format: .venv/ready
 	$(BIN)/ruff format .

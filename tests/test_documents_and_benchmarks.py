@@ -58,6 +58,16 @@ def test_accuracy_benchmark_in_short(tmp_path: Path) -> None:
     assert cell["environment"]["torch"] == torch.__version__
 
 
+def test_export_benchmark_in_short(tmp_path: Path) -> None:
+    results, page = tmp_path / "results", tmp_path / "export.md"
+    arguments = ["--bits", "w4a4", "--placements", "integer", "--layouts", "packed"]
+    arguments += ["--images", "20", "--repeats", "2", "--output", str(results)]
+    assert script("export.py", *arguments) == "mobilenetv2_small-w4a4-integer-packed.json\n"
+    assert script("export.py", *arguments) == ""  # finished cells are skipped
+    script("render_export.py", "--results", str(results), "--output", str(page))
+    assert "| mobilenetv2_small | w4a4 | integer | packed | 20 | 100.00 %" in page.read_text()
+
+
 def test_training_in_short(tmp_path: Path) -> None:
     arguments = ["--network", "regnetx_small", "--data", str(DEMO_FOLDER), "--epochs", "1"]
     script("train_float.py", *arguments, "--output", str(tmp_path))

@@ -9,7 +9,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 import mrecg
 import toys
@@ -220,13 +220,23 @@ def test_program_is_read_without_mrecg(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_inductor_lowers_the_program() -> None:
-    from torch._inductor import config
+    """Every layer becomes an integer kernel of oneDNN."""
+    from torchao.quantization.pt2e.lowering import lower_pt2e_quantized_to_x86
 
-    quantized = quantized_toy("chain", "w8a8-rtn", quantizer=vendor("x86"))
-    images = toys.images(8)
-    with torch.no_grad(), config.patch(freezing=True):
-        lowered = torch.compile(quantized.model)(images)
-    torch.testing.assert_close(lowered, quantized.model(images), rtol=0.05, atol=0.05)
+    quantized, images = quantized_toy("residual", "w8a8-rtn", vendor("x86")), toys.images(8)
+    with torch.no_grad():
+        lowered = lower_pt2e_quantized_to_x86(quantized.model, (images,))
+        expected, got = quantized.model(images), lowered(images)
+    kernels = Counter(str(node.target).split(".")[1] for node in layer_calls(lowered))
+    convolutions = sum(isinstance(module, nn.Conv2d) for module in toys.make("residual").modules())
+    assert sum(n for name, n in kernels.items() if name.startswith("qconv")) == convolutions
+    assert sum(n for name, n in kernels.items() if name.startswith("qlinear")) == 1
+    torch.testing.assert_close(got, expected, rtol=0.02, atol=0.02 * float(expected.abs().max()))
+
+
+def layer_calls(lowered: nn.Module) -> list[fx.Node]:
+    assert isinstance(lowered, fx.GraphModule)
+    return [node for node in lowered.graph.nodes if str(node.target).startswith("onednn.")]
 
 
 @pytest.mark.parametrize("low", [0, -4])

@@ -1,18 +1,20 @@
 """A file that computes something else is found out, and the first layer where it parts is named."""
 
-import json
+import io
 from pathlib import Path
 
 import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from rich.console import Console
 
 import mrecg
 import toys
 from mrecg.errors import DataError, ExportError, VerificationError
+from mrecg.export.findings import RuntimeRecord, Verification
 from mrecg.export.onnx.verification import ideal_bytes
-from mrecg.record import Verification
+from mrecg.presentation import show_verification
 from mrecg.runs import QuantizedModel
 from test_cli import MODEL, mrecg_command
 
@@ -73,6 +75,18 @@ def test_what_is_found(quantized: QuantizedModel, path: Path) -> None:
         result.images = 3
 
 
+def test_what_a_terminal_shows(quantized: QuantizedModel, path: Path) -> None:
+    console = Console(record=True, width=500, file=io.StringIO())
+    result = mrecg.verify_onnx(quantized, path, toys.images(10), repeats=2)
+    failed = RuntimeRecord(name="Another 1.0", problem="cannot load it")
+    both = result.model_copy(update={"runtimes": (result.runtimes[0], failed)})
+    show_verification(console, both, path)
+    text = console.export_text()
+    assert "computes the simulation: on 10 images top-1 agrees for" in text
+    assert "times as fast" in text
+    assert "Another 1.0: cannot load it" in text
+
+
 def result_quantizers(quantized: QuantizedModel) -> list[str]:
     operator = torch.ops.quantized_decomposed.quantize_per_tensor.default
     return [node.name for node in quantized.program.graph.nodes if node.target is operator]
@@ -106,13 +120,12 @@ def test_export_and_verify_on_the_command_line(tmp_path: Path) -> None:
     arguments = ["--preset", "w4a4-rtn", "--images", "16", "--output", str(run)]
     assert mrecg_command("quantize", *MODEL, *arguments).returncode == 0
     shown = ["--data", "demo", "--images", "20"]
-    done = mrecg_command("export", str(run), "--output", str(file), *shown)
+    done = mrecg_command("export", str(run), "--output", str(file), *shown, "--json")
     assert done.returncode == 0, done.stderr
-    assert "computes the simulation: on 20 images top-1 agrees for 100.00 %" in done.stdout
-    assert "times as fast" in done.stdout
-    found = mrecg_command("verify", str(run), str(file), *shown, "--json")
-    result = json.loads(found.stdout)
-    assert result == json.loads((run / "model.onnx.verification.json").read_text())
+    result = Verification.model_validate_json(done.stdout)
+    assert result.images == 20
+    assert result.top1_agreement_ties_apart == 100
+    assert result == Verification.read(run / "model.onnx.verification.json")
     assert mrecg.load(run).model is not None  # what was added does not disturb the run
     change(file, "classifier.weight.scale", 3)
     parted = mrecg_command("verify", str(run), str(file), *shown)

@@ -4,9 +4,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from mrecg.errors import MrecgError
+from mrecg.export.findings import Verification
 from mrecg.presets import preset
 from mrecg.recipe import Recipe, read_recipe
-from mrecg.record import Plan, Record, Verification
+from mrecg.record import Plan, Record
 
 if TYPE_CHECKING:
     from mrecg.evaluation import Evaluation, evaluate

@@ -20,9 +20,7 @@ __all__ = [
     "Plan",
     "QuantizerRecord",
     "Record",
-    "RuntimeRecord",
     "UnitRecord",
-    "Verification",
 ]
 
 
@@ -276,71 +274,3 @@ class Record(FoundModel):
     preprocessing: Mapping[str, Any] = {}
     seconds: Mapping[str, float]
     environment: Mapping[str, Any]
-
-
-class RuntimeRecord(FoundModel):
-    """A file on one runtime, one thread.
-
-    Attributes:
-        name: with version.
-        problem: why it cannot load the file; then there is nothing else.
-        top1_agreement: percent of the images whose largest logit is the simulation's.
-        largest_difference: of an output to the simulation's, in output steps. A number between two codes that was
-            rounded to the other side is in it, with all that follows from it.
-        seconds, spread: median and interquartile range for one image.
-        float_seconds, float_spread: the same of the float network, measured in turns with it.
-    """
-
-    name: str
-    problem: str | None = None
-    top1_agreement: float | None = None
-    largest_difference: float | None = None
-    seconds: float | None = None
-    spread: float | None = None
-    float_seconds: float | None = None
-    float_spread: float | None = None
-
-    @property
-    def speed(self) -> float | None:
-        """How many times as fast as the float network."""
-        if self.seconds is None or self.float_seconds is None:
-            return None
-        return self.float_seconds / self.seconds
-
-
-class Verification(FoundModel):
-    """A file against the simulation.
-
-    "Ties apart" is with the file's codes behind every quantizer of the simulation: a number that lies between two
-    codes may round to either side, and what follows from it is no difference of any layer.
-
-    Attributes:
-        file: its name.
-        images: how many were compared.
-        top1_agreement: percent of the images whose largest logit is the same, ties included.
-        top1_agreement_ties_apart: the same, ties apart.
-        largest_difference: of an output, ties apart, in output steps.
-        largest_distance: of a code to the simulated number, ties apart, in steps of its quantizer; ½ is perfect.
-        different_codes: codes that are not the simulation's, ties apart: the ties.
-        codes: that were compared.
-        output_step: what one step of one input code of the last layer changes in an output at most.
-        integer_layers, float_layers: what ONNX Runtime computes in integers and what in float.
-        file_bytes: its size.
-        ideal_bytes: codes and zero points in their bits, scales and everything else in 32 bits.
-        runtimes: agreement and speed on each.
-    """
-
-    file: str
-    images: int
-    top1_agreement: float
-    top1_agreement_ties_apart: float
-    largest_difference: float
-    largest_distance: float
-    different_codes: int
-    codes: int
-    output_step: float
-    integer_layers: tuple[str, ...]
-    float_layers: tuple[str, ...]
-    file_bytes: int
-    ideal_bytes: int
-    runtimes: tuple[RuntimeRecord, ...]

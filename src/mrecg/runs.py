@@ -29,12 +29,11 @@ import mrecg.quantization  # noqa: F401 — registers the operators of a saved p
 from mrecg.errors import RunError
 from mrecg.quantization.packing import pack, unpack
 from mrecg.recipe import Recipe, read_recipe
-from mrecg.record import Record, Verification
+from mrecg.record import Record
 
-__all__ = ["QuantizedModel", "check_free", "environment", "load", "save_verification"]
+__all__ = ["QuantizedModel", "check_free", "environment", "load"]
 
 RECIPE, RECORD, TENSORS, GRAPH = "recipe.yaml", "record.json", "model.safetensors", "graph.pt2"
-VERIFICATION = "verification.json"
 
 
 @dataclass(frozen=True)
@@ -151,19 +150,6 @@ def load(folder: str | Path) -> QuantizedModel:
         {name: _as(program.state_dict[name], tensor) for name, tensor in tensors.items()}
     )
     return QuantizedModel(program, record, recipe)
-
-
-def save_verification(folder: Path, result: Verification) -> None:
-    """Keep what verifying a file showed beside the run that it was exported from.
-
-    Raises:
-        RunError: the folder cannot be written.
-    """
-    path = folder / f"{result.file}.{VERIFICATION}"
-    try:
-        path.write_text(result.to_json(), encoding="utf-8")
-    except OSError as error:
-        raise RunError(f"The file {path} cannot be written: {error.strerror}.") from error
 
 
 def environment(device: torch.device) -> dict[str, Any]:

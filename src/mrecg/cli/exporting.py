@@ -82,9 +82,9 @@ def verify(
 def _verify(
     run: Path, quantized: "QuantizedModel", file: Path, images: "Tensor", as_json: bool
 ) -> None:
+    from mrecg.export.findings import save_verification
     from mrecg.export.onnx.verification import verify_onnx
     from mrecg.presentation import show_verification
-    from mrecg.runs import save_verification
 
     result = verify_onnx(quantized, file, images)
     save_verification(run, result)

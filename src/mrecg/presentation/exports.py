@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mrecg.record import RuntimeRecord, Verification
+from mrecg.export.findings import RuntimeRecord, Verification
 
 __all__ = ["show_verification"]
 

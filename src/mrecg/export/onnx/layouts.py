@@ -53,10 +53,11 @@ def lay_out_weights(graph: ir.Graph, grids: dict[str, tuple[int, int]], layout: 
         packed = _packed_type(low, high) if layout == "packed" else None
         if any(use.node.op_type == "Gemm" for use in node.outputs[0].uses()):
             packed = _IN_GEMM.get(packed, packed)
-        if packed is not None:
-            _store(graph, node, packed)
-        elif _fits_without_zero_point(node, shift):
+        if packed is None and _fits_without_zero_point(node, shift):
             _store_signed(graph, node, shift)
+        else:
+            assert source.dtype is not None
+            _store(graph, node, packed or source.dtype)
         _transpose_codes(graph, node)
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx
 
 from mrecg.graph.capture import module_path
+from mrecg.graph.layers import LAYER_OPERATORS
 
 __all__ = ["Replay", "Rounding", "expose_codes", "output_step"]
 
@@ -92,13 +93,19 @@ class Replay(fx.Interpreter):
         given = torch.from_numpy(self._codes[reader]).view(result.shape)
         (x, scale, zero_point, low, high, *_), _ = self.fetch_args_kwargs_from_env(n)
         exact = (x / scale + zero_point).clamp(low, high)
-        source = n.args[0]
-        assert isinstance(source, fx.Node)
-        found = self.roundings.setdefault(n.name, Rounding(module_path(source) or source.name))
+        found = self.roundings.setdefault(n.name, Rounding(_layer_before(n)))
         found.distance = max(found.distance, float((given - exact).abs().max()))
         found.different += int((given != result).sum())
         found.codes += given.numel()
         return given.to(result.dtype)
+
+
+def _layer_before(quantize: fx.Node) -> str:
+    """The module of the layer whose result is rounded, or of the last operator that takes several values."""
+    node = quantize.all_input_nodes[0]
+    while node.target not in LAYER_OPERATORS and len(node.all_input_nodes) == 1:
+        node = node.all_input_nodes[0]
+    return module_path(node) or node.name
 
 
 def output_step(model: fx.GraphModule) -> float:

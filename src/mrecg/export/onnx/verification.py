@@ -12,6 +12,7 @@ from torch import Tensor, fx
 
 from mrecg.calibration import check_images
 from mrecg.errors import ExportError, VerificationError
+from mrecg.export.findings import RuntimeRecord, Verification
 from mrecg.export.onnx.files import float_model
 from mrecg.export.onnx.layouts import weight_grids
 from mrecg.export.onnx.runtimes import (
@@ -23,7 +24,6 @@ from mrecg.export.onnx.runtimes import (
     open_file,
 )
 from mrecg.export.onnx.tracing import Replay, Rounding, expose_codes, output_step
-from mrecg.record import RuntimeRecord, Verification
 from mrecg.runs import QuantizedModel
 
 __all__ = ["ideal_bytes", "verify_onnx"]
