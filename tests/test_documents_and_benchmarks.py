@@ -12,6 +12,7 @@ import torch
 
 import mrecg
 import mrecg.zoo
+import toys
 from mrecg.data import DEMO_FOLDER, evaluation_batches
 from mrecg.demo import run_demo
 
@@ -66,6 +67,26 @@ def test_step_benchmark_in_short(tmp_path: Path) -> None:
         assert len(result["units"]) == 10
         assert all(unit["float_ms"] > 0 for unit in result["units"])
         assert 0 < result["ratio"] < 100
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"), [("channels-last", "w2a4-brecq"), ("hand-written-gradients", "w2a4-qdrop")]
+)
+def test_what_makes_a_step_fast_changes_no_result(
+    name: str, preset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within float noise: the same losses after a few steps. (Masks follow the memory layout, so no QDrop there.)"""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    ablations = importlib.import_module("ablations")
+    settings = {"reconstruct.steps": 10, "reconstruct.batch_size": 8}
+    recipe = mrecg.preset(preset, settings)
+    losses = []
+    for taken_away in (None, name):
+        with ablations.without(taken_away):
+            record = mrecg.quantize(toys.make("residual"), toys.images(32), recipe=recipe).record
+        losses.append([group.last_loss for group in record.groups])
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    assert losses[0] != losses[1]
 
 
 def test_pipeline_benchmark_in_short(tmp_path: Path) -> None:
