@@ -19,6 +19,7 @@ check: .venv/ready
 bench: .venv/ready
 	$(BIN)/pytest -m slow
 	$(BIN)/python benchmarks/accuracy.py
+	for name in step pipeline scaling memory; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 	$(BIN)/python benchmarks/render_results.py
 	$(BIN)/python benchmarks/export.py
 	$(BIN)/python benchmarks/export.py --speed

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 import mrecg
+from ablations import ABLATIONS, without
 from accuracy import commit
 from mrecg.graph.units import Unit
 from mrecg.quantization.losses import reconstruction_loss
@@ -147,6 +148,7 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS_AT), metavar="NAME@SIDE")
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--batch", type=int, help="images per step: 32, or 8 at 224²")
+    parser.add_argument("--without", choices=ABLATIONS, help="take away what makes it fast")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=HERE / "results" / "performance")
     arguments = parser.parse_args()
@@ -156,10 +158,13 @@ def main() -> None:
         network, side = place.split("@")
         batch = arguments.batch or (32 if int(side) < 64 else 8)
         for method in arguments.methods:
-            result = measure(network, int(side), method, batch)
-            path = arguments.output / f"step-{network}-{side}-{method}.json"
+            with without(arguments.without):
+                result = measure(network, int(side), method, batch)
+            result["without"] = arguments.without
+            suffix = f"-without-{arguments.without}" if arguments.without else ""
+            path = arguments.output / f"step-{network}-{side}-{method}{suffix}.json"
             path.write_text(json.dumps(result, indent=1) + "\n")
-            print(f"{place} {method}: {result['ratio']:.2f} × the float step", flush=True)
+            print(f"{place} {method}{suffix}: {result['ratio']:.2f} × the float step", flush=True)
 
 
 if __name__ == "__main__":

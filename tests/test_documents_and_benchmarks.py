@@ -1,5 +1,6 @@
 """The README's example and short forms of the benchmarks run as written."""
 
+import importlib
 import importlib.util
 import json
 import re
@@ -12,6 +13,7 @@ import torch
 
 import mrecg
 import mrecg.zoo
+import toys
 from mrecg.data import DEMO_FOLDER, evaluation_batches
 from mrecg.demo import run_demo
 
@@ -66,6 +68,63 @@ def test_export_benchmark_in_short(tmp_path: Path) -> None:
     assert script("export.py", *arguments) == ""  # finished cells are skipped
     script("render_export.py", "--results", str(results), "--output", str(page))
     assert "| mobilenetv2_small | w4a4 | integer | packed | 20 | 100.00 %" in page.read_text()
+
+
+def test_step_benchmark_in_short(tmp_path: Path) -> None:
+    arguments = ["--networks", "resnet18_small@8", "--batch", "4", "--output", str(tmp_path)]
+    script("step.py", *arguments)
+    for method in ("brecq", "qdrop"):
+        result = json.loads((tmp_path / f"step-resnet18_small-8-{method}.json").read_text())
+        assert len(result["units"]) == 10
+        assert all(unit["float_ms"] > 0 for unit in result["units"])
+        assert 0 < result["ratio"] < 100
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"), [("channels-last", "w2a4-brecq"), ("hand-written-gradients", "w2a4-qdrop")]
+)
+def test_what_makes_a_step_fast_changes_no_result(
+    name: str, preset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within float noise: the same losses after a few steps. (Masks follow the memory layout, so no QDrop there.)"""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    ablations = importlib.import_module("ablations")
+    settings = {"reconstruct.steps": 10, "reconstruct.batch_size": 8}
+    recipe = mrecg.preset(preset, settings)
+    losses = []
+    for taken_away in (None, name):
+        with ablations.without(taken_away):
+            record = mrecg.quantize(toys.make("residual"), toys.images(32), recipe=recipe).record
+        losses.append([group.last_loss for group in record.groups])
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    assert losses[0] != losses[1]
+
+
+def test_pipeline_benchmark_in_short(tmp_path: Path) -> None:
+    arguments = ["--networks", "resnet18_small", "--methods", "qdrop", "--steps", "2"]
+    script("pipeline.py", *arguments, "--images", "32", "--output", str(tmp_path))
+    seconds = json.loads((tmp_path / "pipeline-resnet18_small-qdrop.json").read_text())["seconds"]
+    assert {"ranges", "tuning", "float pass", "quantized passes", "evaluation"} <= set(seconds)
+    assert min(seconds.values()) > 0
+
+
+def test_memory_benchmark_in_short(tmp_path: Path) -> None:
+    arguments = ["--network", "resnet18_small", "--side", "28", "--images", "32"]
+    script("memory.py", *arguments, "--memory", "1MiB", "--output", str(tmp_path))
+    result = json.loads((tmp_path / "memory-resnet18_small-28-32.json").read_text())
+    assert result["estimate_files_gib"] > 0
+    assert result["before_gib"] <= result["peak_gib"] < 3
+
+
+def test_work_grows_linearly_with_units_and_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Per unit: once in float, twice quantized, a third time where tuning was rolled back, and the steps."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    scaling = importlib.import_module("scaling")
+    steps, batch = 4, 16
+    for units, images in [(2, 32), (4, 32), (8, 32), (4, 64), (4, 128)]:
+        found = scaling.image_forwards(units, images, steps, batch)
+        least = units * (3 * images + steps * batch)
+        assert least <= found <= least + units * images
 
 
 def test_training_in_short(tmp_path: Path) -> None:

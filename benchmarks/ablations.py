@@ -1,0 +1,80 @@
+"""What makes a tuning step fast, each taken away by itself: the same results, the slow way."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from mrecg.quantization import activation, rounding
+from mrecg.reconstruction import assembly, storage
+
+__all__ = ["ABLATIONS", "without"]
+
+
+def _composed_quantizer(
+    x: Tensor, scale: Tensor, lowest: float, highest: float, keep: Tensor | None
+) -> Tensor:
+    """LSQ's fake quantizer of differentiable operators."""
+    ratio = x / scale
+    rounded = ratio + (ratio.round() - ratio).detach()
+    quantized = rounded.clamp(lowest, highest) * scale
+    return quantized if keep is None else torch.lerp(x, quantized, keep)
+
+
+def _composed_rounding(
+    self: rounding.LearnedRounding, penalty: rounding.Penalty | None = None
+) -> Tensor:
+    """AdaRound of differentiable operators, the penalty's slope included."""
+    h = torch.clamp(torch.sigmoid(self.logits) * 1.2 - 0.1, 0, 1)
+    soft = torch.clamp(self.floor + h, self.lowest, self.highest) * self.scaling.scale
+    if penalty is None:
+        return soft
+    value = penalty.strength * (1 - (2 * h - 1).abs().pow(penalty.beta)).sum()
+    return _WithPenalty.apply(soft, value)
+
+
+class _WithPenalty(torch.autograd.Function):
+    """Passes `soft` and lets the penalty receive a slope of one, as if it were added to the objective."""
+
+    @staticmethod
+    def forward(ctx: Any, soft: Tensor, penalty: Tensor) -> Tensor:
+        return soft.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        return gradients[0], torch.ones((), device=gradients[0].device)
+
+
+def _plain_write(self: storage.Stored, first: int, values: Tensor) -> None:
+    self._put(first, values.detach().reshape(len(values), self._row))
+
+
+def _plain_unfolded(self: storage.Stored, rows: Tensor) -> Tensor:
+    return rows.to(self._device, torch.float32).view(-1, *self.shape[1:])
+
+
+ABLATIONS: dict[str, list[tuple[object, str, object]]] = {
+    "channels-last": [
+        (assembly, "laid_out", lambda module, layout: module),
+        (storage.Stored, "write", _plain_write),
+        (storage.Stored, "_unfolded", _plain_unfolded),
+    ],
+    "hand-written-gradients": [
+        (activation._FakeQuantize, "apply", _composed_quantizer),
+        (rounding.LearnedRounding, "forward", _composed_rounding),
+    ],
+    "calibrated-image-step": [(assembly, "IMAGE_BITS", 99)],
+}
+"""By name: what is replaced, and by what."""
+
+
+@contextlib.contextmanager
+def without(name: str | None) -> Iterator[None]:
+    """Take one of them away."""
+    with contextlib.ExitStack() as stack:
+        for owner, attribute, replacement in ABLATIONS[name] if name else []:
+            stack.enter_context(mock.patch.object(owner, attribute, replacement))
+        yield

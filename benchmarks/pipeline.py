@@ -1,0 +1,112 @@
+"""Where the seconds of a run go, phase by phase, as fractions of the run.
+
+    python benchmarks/pipeline.py
+    python benchmarks/pipeline.py --networks resnet18_small --steps 20 --images 64
+
+CPU seconds of one thread, since the machine may be shared. Images and weights are random, which changes no timing.
+"""
+
+import argparse
+import contextlib
+import functools
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+import mrecg
+from accuracy import commit
+from mrecg.reconstruction import groups
+from mrecg.reconstruction.stream import Stream
+from mrecg.zoo import NETWORKS, build
+
+HERE = Path(__file__).parent
+PHASES = {
+    "ranges": (groups, "calibrate"),
+    "tuning": (groups, "tune"),
+    "float pass": (Stream, "advance_plain"),
+    "quantized passes": (Stream, "run_quantized"),
+}
+"""What is timed inside the reconstruction; the rest of it is `other`."""
+
+
+@contextlib.contextmanager
+def timed(seconds: dict[str, float]) -> Iterator[None]:
+    """Add up the seconds of every phase."""
+
+    def wrapped(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def call(*arguments: Any, **options: Any) -> Any:
+            started = time.process_time()
+            try:
+                return function(*arguments, **options)
+            finally:
+                seconds[name] += time.process_time() - started
+
+        return call
+
+    with contextlib.ExitStack() as stack:
+        for name, (owner, attribute) in PHASES.items():
+            replacement = wrapped(name, getattr(owner, attribute))
+            stack.enter_context(mock.patch.object(owner, attribute, replacement))
+        yield
+
+
+def measure(network: str, method: str, steps: int, count: int) -> dict[str, Any]:
+    """One run and the evaluation of as many images as it was calibrated with."""
+    known = NETWORKS[network]
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(
+        count, known.channels, known.input_size, known.input_size, generator=generator
+    )
+    recipe = mrecg.preset(f"w2a4-{method}", {"reconstruct.steps": steps})
+    torch.manual_seed(0)
+    model = build(network)
+    seconds: dict[str, float] = defaultdict(float)
+    started = time.process_time()
+    with timed(seconds):
+        quantized = mrecg.quantize(model, images, recipe=recipe)
+    finished = time.process_time()
+    labels = torch.zeros(count, dtype=torch.long)
+    mrecg.evaluate(quantized.model, zip(images.split(64), labels.split(64), strict=True))
+    seconds["other"] = finished - started - sum(seconds.values())
+    seconds["evaluation"] = time.process_time() - finished
+    return {
+        "network": network,
+        "method": method,
+        "steps": steps,
+        "images": count,
+        "seconds": seconds,
+        "commit": commit(),
+        "environment": quantized.record.environment,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--networks", nargs="+", default=["resnet18_small", "mobilenetv2_small"])
+    parser.add_argument("--methods", nargs="+", default=["brecq", "qdrop"])
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--output", type=Path, default=HERE / "results" / "performance")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    for network in arguments.networks:
+        for method in arguments.methods:
+            result = measure(network, method, arguments.steps, arguments.images)
+            path = arguments.output / f"pipeline-{network}-{method}.json"
+            path.write_text(json.dumps(result, indent=1) + "\n")
+            total = sum(result["seconds"].values())
+            parts = {name: f"{value / total:.1%}" for name, value in result["seconds"].items()}
+            print(f"{network} {method}: {total:.0f} s, {parts}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
