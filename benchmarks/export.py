@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from mrecg.graph.papers import PaperPlacement
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 import mrecg
 import mrecg.zoo
@@ -24,32 +23,11 @@ from mrecg.data import calibration_images, evaluation_batches
 from mrecg.demo import DEMO_NETWORK, demo_network
 from mrecg.export.onnx.layouts import Layout
 from mrecg.export.onnx.verification import ideal_bytes
-from mrecg.graph.placement import QuantizationAnnotation
 from mrecg.runs import QuantizedModel
 
 HERE = Path(__file__).parent
 BITS = ("w8a8", "w4a8", "w4a4", "w3a3", "w2a4", "w2a2")
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
-
-
-class IntegerPlacement(PaperPlacement):
-    """The papers' placement, and the operands of additions quantized, so that every convolution runs in integers."""
-
-    @classmethod
-    def of(cls, recipe: mrecg.Recipe) -> "IntegerPlacement":
-        bits = {"weight": recipe.weight.bits, "activation": recipe.activation.bits}
-        return cls(recipe.placement, bits, {"weight": True, "activation": False})
-
-    def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
-        super().annotate(model)
-        additions = (node for node in model.graph.nodes if node.target is torch.ops.aten.add.Tensor)
-        for source in (source for node in additions for source in node.all_input_nodes):
-            annotation = source.meta.setdefault(
-                "quantization_annotation", QuantizationAnnotation(_annotated=True)
-            )
-            if annotation.output_qspec is None:
-                annotation.output_qspec = self._activation_spec(self.bits["activation"])
-        return model
 
 
 class Cell(NamedTuple):
@@ -68,8 +46,9 @@ class Cell(NamedTuple):
 def quantize(cell: Cell, model: nn.Module, images: Tensor) -> QuantizedModel:
     """To nearest: what a file computes does not depend on how its roundings were chosen."""
     recipe = mrecg.preset(f"{cell.bits}-rtn")
-    integer = IntegerPlacement.of(recipe) if cell.placement == "integer" else None
-    return mrecg.quantize(model, images, recipe=recipe, quantizer=integer)
+    if cell.placement == "integer":
+        recipe = recipe.for_backend("onnxruntime")
+    return mrecg.quantize(model, images, recipe=recipe)
 
 
 def run_cell(

@@ -106,7 +106,7 @@ def test_a_recipe_that_the_backend_cannot_execute_is_refused() -> None:
     assert recipe.weight.bits == 4  # fewer bits than the target's containers hold are fine
     for key, value, message in [
         ("weight.symmetric", False, "needs weight.symmetric = True, got False"),
-        ("placement.tensors", "layers", "needs placement.tensors = operands"),
+        ("placement.tensors", "layers", "needs placement.tensors = fused-operands"),
         ("activation.bits", 16, "at most 8 bits, got 16"),
         ("placement.backend", "tensort", "did you mean 'tensorrt'"),
         ("placement.overrides", [{"layers": "*", "weight_bits": 16}], "at most 8 bits, got 16"),

@@ -1,6 +1,6 @@
-"""What a deployment target can execute: the constraints of MQBench's backends, as settings of a recipe.
+"""What a deployment target can execute: runtimes of today and the backends of MQBench, as settings of a recipe.
 
-Source: the parameter table and the quantizers of MQBench (`prepare_by_platform`, `custom_quantizer`). Widths are the
+Source of the latter: the parameter table and the quantizers of MQBench (`prepare_by_platform`, `custom_quantizer`). Widths are the
 widest that the target's integers hold; a recipe may use fewer bits of them.
 """
 
@@ -46,7 +46,7 @@ def _backend(
             "weight.narrow": narrow,
             "weight.power_of_two": power_of_two,
             "activation.symmetric": activations == "symmetric",
-            "activation.narrow": narrow,
+            "activation.narrow": narrow and activations == "symmetric",
             "activation.power_of_two": power_of_two,
             "activation.unsigned": unsigned,
             "placement.per_channel_weights": weights.endswith("per channel"),
@@ -62,15 +62,28 @@ UNSUPPORTED = {
 """Targets of MQBench that a recipe cannot be made for, with the reason."""
 
 BACKENDS: Mapping[str, Backend] = {
+    "onnxruntime": _backend(
+        weights="symmetric per channel", activations="affine", tensors="operands"
+    ),
+    # Before VNNI the product of x86 saturates at 8 × 8 bits.
+    "onnxruntime_avx2": _backend(
+        weights="symmetric per channel", activations="affine", tensors="operands", bits=(7, 8)
+    ),
+    "xnnpack": _backend(
+        weights="symmetric per channel", activations="affine", tensors="all", narrow=True
+    ),
     # ±127 on both sides; an addition runs in the accumulator of the convolution before it.
     "tensorrt": _backend(
-        weights="symmetric per channel", activations="symmetric", tensors="operands", narrow=True
+        weights="symmetric per channel",
+        activations="symmetric",
+        tensors="fused-operands",
+        narrow=True,
     ),
     # Weights use 7 of their 8 bits: the product of AVX2 and AVX-512 without VNNI saturates beyond.
     "openvino": _backend(
         weights="symmetric per channel",
         activations="symmetric",
-        tensors="operands",
+        tensors="fused-operands",
         bits=(7, 8),
         unsigned=True,
     ),

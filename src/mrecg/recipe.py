@@ -102,8 +102,8 @@ class Placement(_Settings):
     Attributes:
         backend: `academic`, the papers' simulation, or a target of `mrecg.backends` that the settings must suit.
         tensors: what `layers` (convolutions and linear layers) read, as in the papers; the `operands` of additions,
-            products, pooling and resizing too, but for an addend that a layer adds up in its accumulator; or `all`:
-            these, that addend, and what they return.
+            products, pooling and resizing too; `fused-operands`, the same but for an addend that a layer adds up in
+            its accumulator; or `all`: operands, and what all of these return.
         first_last: `qdrop` (first and last layer at `first_last_bits`, the first layer's output already at
             the low width), `brecq` (the input of the second layer too) or `same` (no exception). The two
             conventions differ by points: never mix them in a table.
@@ -114,7 +114,7 @@ class Placement(_Settings):
     """
 
     backend: str = ACADEMIC
-    tensors: Literal["layers", "operands", "all"] = "layers"
+    tensors: Literal["layers", "fused-operands", "operands", "all"] = "layers"
     first_last: Literal["qdrop", "brecq", "same"] = "qdrop"
     first_last_bits: Bits = 8
     shortcut: Literal["quantized", "float"] = "quantized"

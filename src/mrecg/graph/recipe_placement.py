@@ -75,7 +75,7 @@ class RecipePlacement(Quantizer):
         """Widths of the tensors that are quantized although no layer reads them."""
         if self.settings.tensors == "layers":
             return {}
-        found = operands(graph, fuse_additions=self.settings.tensors == "operands")
+        found = operands(graph, fuse_additions=self.settings.tensors == "fused-operands")
         if self.settings.tensors == "all":
             found += results(graph)
         returned = graph.output_node().all_input_nodes
