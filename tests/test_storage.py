@@ -132,9 +132,9 @@ def test_a_budget_that_cannot_be_read(size: str, tmp_path: Path) -> None:
 
 
 def test_budgets() -> None:
-    from mrecg.cli import _bytes
+    from mrecg.cli.inputs import bytes_of
 
-    assert _bytes(None) is None
-    assert _bytes("4GiB") == 4 * 2**30
-    assert _bytes("1.5 MB") == 1_500_000
-    assert _bytes("100") == 100
+    assert bytes_of(None) is None
+    assert bytes_of("4GiB") == 4 * 2**30
+    assert bytes_of("1.5 MB") == 1_500_000
+    assert bytes_of("100") == 100

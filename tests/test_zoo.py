@@ -60,7 +60,7 @@ def test_parameters_and_multiply_adds_are_the_published_ones(name: str) -> None:
     parameters, multiply_adds = PUBLISHED[name]
     with torch.device("meta"):
         model = build(name)
-        image = torch.empty(1, NETWORKS[name].channels, 224, 224)
+        image = torch.empty(1, NETWORKS[name].preprocessing.channels, 224, 224)
     with FlopCounterMode(display=False) as counter:
         assert model(image).shape == (1, 1000)
     counted = sum(parameter.numel() for parameter in model.parameters())
@@ -69,7 +69,9 @@ def test_parameters_and_multiply_adds_are_the_published_ones(name: str) -> None:
 
 
 def test_every_imagenet_network_is_checked() -> None:
-    assert set(PUBLISHED) == {name for name, facts in NETWORKS.items() if facts.input_size == 224}
+    assert set(PUBLISHED) == {
+        name for name, facts in NETWORKS.items() if facts.preprocessing.crop == 224
+    }
 
 
 def test_the_papers_networks_carry_its_float_accuracies() -> None:

@@ -164,7 +164,7 @@ class Reconstruction(_Settings):
         rounding_rate: Adam's rate for the rounding variables; `auto` scales it with the budget.
         activation_rate: the same for the activation steps; it decays to 0 by a cosine.
         activation_rate_unit: whether that rate is a fraction of each step, or `absolute` as in the papers' code.
-        weight_scale_rate: the same for the weight scales, as a fraction of each (Genie); 0 keeps them as calibrated.
+        weight_scale_rate: the same for the weight ranges, in code steps (Genie); 0 keeps them as calibrated.
         penalty: weight λ of the rounding penalty, against a loss that is summed over channels.
         warm_up: fraction of the steps without penalty.
         beta: exponent of the penalty, from its first to its last value.

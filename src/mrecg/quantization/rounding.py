@@ -83,14 +83,15 @@ class Penalty(NamedTuple):
 
 
 class LearnedRounding(nn.Module):
-    """`W_q = f·s · (clip(⌊W/s⌋ + h(V) + z, low, high) − z)`, with V so that h(V) starts at the fraction of W/s.
+    """`W_q = s' · (clip(⌊W/s⌋ + h(V) + z, low, high) − z)`, with V so that h(V) starts at the fraction of W/s.
 
     Source: AdaRound, eq. 22–24; learning the scale while the integer base ⌊W/s⌋ stays is Genie's (Jeon et al.,
     CVPR 2023).
 
     Attributes:
         logits: V, one per weight.
-        factor: f, one per scale, 1 at first.
+        growth: of the range in code steps, one per scale, 0 at first: `s' = s · (1 + growth / (high − low))`. So a
+            rate suits every width: at 8 bits a scale that is off by a percent would cost more than the rounding.
     """
 
     def __init__(self, weight: Float[Tensor, "..."], scaling: Scaling, grid: Grid) -> None:
@@ -106,12 +107,13 @@ class LearnedRounding(nn.Module):
         fraction = (ratio - self.floor).clamp(1e-4, 1 - 1e-4)
         stretched = (fraction - GAMMA) / (ZETA - GAMMA)
         self.logits = nn.Parameter(torch.log(stretched / (1 - stretched)))
-        self.factor = nn.Parameter(torch.ones_like(scaling.scale))
+        self.growth = nn.Parameter(torch.zeros_like(scaling.scale))
+        self._steps = grid.high - grid.low
 
     def forward(self, penalty: Penalty | None = None) -> Float[Tensor, "..."]:
         """The softly rounded weight; its backward pass adds the slope of `penalty` to the gradient."""
         soft: Tensor = _SoftRounding.apply(self.logits, self._base, self._span, penalty)  # type: ignore[no-untyped-call]
-        return soft * self.factor
+        return soft * self._factor()
 
     @torch.no_grad()
     def decide(self) -> tuple[Float[Tensor, "..."], Scaling, int]:
@@ -122,12 +124,15 @@ class LearnedRounding(nn.Module):
         h = stretched_sigmoid(self.logits)
         undecided = self._has_choice() & ((h - 0.5).abs() < 0.5 - UNDECIDED_MARGIN)
         rounded = (self.floor + (h >= 0.5)).clamp(self.lowest, self.highest)
-        scale = (self.scaling.scale * self.factor).clamp(min=SMALLEST_SCALE)
+        scale = (self.scaling.scale * self._factor()).clamp(min=SMALLEST_SCALE)
         return (
             rounded + self.scaling.zero_point,
             Scaling(scale, self.scaling.zero_point),
             int(undecided.sum()),
         )
+
+    def _factor(self) -> Float[Tensor, "..."]:
+        return 1 + self.growth / self._steps
 
     def _has_choice(self) -> Bool[Tensor, "..."]:
         return (self.floor >= self.lowest) & (self.floor < self.highest)

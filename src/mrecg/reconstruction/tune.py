@@ -25,9 +25,9 @@ LARGEST_ROUNDING_RATE = 5e-2
 ACTIVATION_REACH = 0.5
 """Rate × steps: with the cosine decay, a step can change by a quarter of itself."""
 LARGEST_ACTIVATION_RATE = 5e-3
-WEIGHT_SCALE_REACH = 1.5
-"""Rate × steps of the weight scales."""
-LARGEST_WEIGHT_SCALE_RATE = 1e-2
+WEIGHT_SCALE_REACH = 4.5
+"""Rate × steps of the weight ranges, in code steps."""
+LARGEST_WEIGHT_SCALE_RATE = 3e-2
 REPORTS_PER_GROUP = 20
 _SEEDS_APART = 1_000_003
 
@@ -66,7 +66,7 @@ def activation_rate(settings: Reconstruction) -> float:
 
 
 def weight_scale_rate(settings: Reconstruction) -> float:
-    """Adam's rate for the factors of the weight scales, scaled with the budget."""
+    """Adam's rate for the growth of the weight ranges, scaled with the budget."""
     if settings.weight_scale_rate != "auto":
         return settings.weight_scale_rate
     return min(LARGEST_WEIGHT_SCALE_RATE, WEIGHT_SCALE_REACH / settings.steps)
@@ -104,8 +104,8 @@ def tune(
         mask = RandomMask(settings.keep_quantized_probability, own_seed)
     roundings = [quantizer.start_learning(weight) for quantizer, weight in weights.values()]
     logits = [rounding.logits for rounding in roundings]
-    factors = [
-        rounding.factor
+    growths = [
+        rounding.growth
         for rounding, (quantizer, _) in zip(roundings, weights.values(), strict=True)
         if not quantizer.fixed_scale and weight_scale_rate(settings)
     ]
@@ -115,11 +115,11 @@ def tune(
         [
             {"params": logits, "lr": rounding_rate(settings)},
             {"params": steps, "lr": activation_rate(settings)},
-            {"params": factors, "lr": weight_scale_rate(settings)},
+            {"params": growths, "lr": weight_scale_rate(settings)},
         ],
         fused=True,
     )
-    learned = [*logits, *steps, *factors]
+    learned = [*logits, *steps, *growths]
     batches = _batches(len(next(iter(targets.values()))), settings, seed)
     losses: list[Tensor] = []
     for step in range(settings.steps):
