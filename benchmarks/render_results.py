@@ -1,4 +1,4 @@
-"""Render `docs/results.md` and the table in the README from the result files; no figure in them is typed by hand.
+"""Render `docs/results.md`, `docs/performance.md` and the table in the README from the result files; no figure in them is typed by hand.
 
 python benchmarks/render_results.py
 """
@@ -10,6 +10,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from performance_tables import render_performance
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
@@ -139,6 +141,9 @@ def main() -> None:
     ]
     arguments.output.write_text("\n".join(sections) + "\n", encoding="utf-8")
     write_readme(accuracy_table([r for r in results if r["network"] in authors["float"]], authors))
+    page = HERE.parent / "docs" / "performance.md"
+    measured = render_performance(HERE / "results" / "performance", page)
+    print(f"{measured} results in {page}")
     print(f"{len(results)} results in {arguments.output} and {README}")
 
 
