@@ -1,5 +1,6 @@
 """Activations on a grid with a learned step (LSQ), part of them left in float while tuning (QDrop)."""
 
+import random
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ class RandomMask:
     def __init__(self, keep_probability: float, seed: int) -> None:
         self.keep_probability = keep_probability
         self._generator = torch.Generator().manual_seed(seed)
+        self._offsets = random.Random(seed)
         self._pool = torch.empty(0)
 
     def like(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -31,8 +33,7 @@ class RandomMask:
         if len(self._pool) < 2 * x.numel() or self._pool.device != x.device:
             drawn = torch.rand(max(1 << 20, 4 * x.numel()), generator=self._generator)
             self._pool = (drawn < self.keep_probability).to(x.device, x.dtype)
-        most = len(self._pool) - x.numel()
-        offset = int(torch.randint(most, (), generator=self._generator))
+        offset = self._offsets.randrange(len(self._pool) - x.numel())
         # A slice has strides beyond its own elements; the layout of a fresh tensor never has.
         return self._pool.as_strided(x.shape, torch.empty_like(x).stride(), offset)
 
