@@ -32,7 +32,8 @@ Whole runs, as fractions of the run; `evaluation` is of as many images as were c
 """
 SCALING = """## Growth
 
-Images that a unit runs forward, counted: the same for every unit, and proportional to images (plus 4 steps of 16).
+Images that a unit runs forward, counted: three times all images, a fourth time where tuning was rolled back, and here 4
+steps of 16. It does not grow with the number of units, so that the whole run grows with it linearly.
 """
 MEMORY = """## Memory
 
