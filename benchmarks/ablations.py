@@ -15,9 +15,16 @@ __all__ = ["ABLATIONS", "without"]
 
 
 def _composed_quantizer(
-    x: Tensor, scale: Tensor, lowest: float, highest: float, keep: Tensor | None
+    x: Tensor,
+    factor: Tensor,
+    scale: Tensor,
+    unit: Tensor,
+    lowest: float,
+    highest: float,
+    keep: Tensor | None,
 ) -> Tensor:
     """LSQ's fake quantizer of differentiable operators."""
+    scale = unit * factor
     ratio = x / scale
     rounded = ratio + (ratio.round() - ratio).detach()
     quantized = rounded.clamp(lowest, highest) * scale

@@ -1,4 +1,4 @@
-"""Render `docs/results.md`, `docs/efficientnet-lite0.md` and the table in the README from the result files.
+"""Render `docs/results.md`, `docs/performance.md`, `docs/efficientnet-lite0.md` and the table in the README.
 
 No figure in them is typed by hand.
 
@@ -12,6 +12,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from performance_tables import render_performance
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
@@ -195,6 +197,9 @@ def main() -> None:
     compared = [result for result in results if result["network"] in authors["float"]]
     write_between_marks(README, accuracy_table(compared, authors))
     write_photographs(HERE / "results" / "natural_images")
+    page = HERE.parent / "docs" / "performance.md"
+    measured = render_performance(HERE / "results" / "performance", page)
+    print(f"{measured} results in {page}")
     print(f"{len(results)} results in {arguments.output} and {README}")
 
 

@@ -1,15 +1,19 @@
 """Two processes under `torchrun`: what is equal to a single one bit for bit, and how close the rest is."""
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import mrecg
 from mrecg import distributed
+from mrecg.cli import app
 from mrecg.errors import DataError, RecipeError
 
 NETWORK = """
@@ -26,33 +30,49 @@ def net():
 LEARNED = ["reconstruct.steps=60", "reconstruct.batch_size=32", "reconstruct.batches=fixed"]
 
 
-def quantize(
-    folder: Path, processes: int, preset: str, *settings: str
-) -> tuple[mrecg.QuantizedModel, str]:
-    """The run, and what its processes wrote to stderr."""
-    (folder / "mine.py").write_text(NETWORK)
-    launcher = [sys.executable]
-    if processes > 1:
-        launcher += ["-m", "torch.distributed.run", "--standalone"]
-        launcher += [f"--nproc-per-node={processes}"]
-    arguments = ["--network", "mine:net", "--data", "demo", "--images", "64", "--preset", preset]
-    arguments += [word for setting in settings for word in ("--set", setting)]
-    output = f"run-{processes}"
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """With the network, as the working directory; this process computes like one of `torchrun`."""
+    (tmp_path / "mine.py").write_text(NETWORK)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield tmp_path
+    torch.set_num_threads(threads)
+    sys.modules.pop("mine", None)
+
+
+def command(processes: int, *arguments: str) -> tuple[str, str]:
+    """What `mrecg` writes, in this process or in several under `torchrun`."""
+    if processes == 1:
+        result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+        assert result.exit_code == 0
+        return result.stdout, result.stderr
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     done = subprocess.run(
-        [*launcher, "-m", "mrecg.cli", "quantize", *arguments, "--output", output],
+        [*launcher, f"--nproc-per-node={processes}", "-m", "mrecg.cli", *arguments],
         capture_output=True,
         text=True,
         check=False,
-        cwd=folder,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
-    return mrecg.load(folder / output), done.stderr
+    return done.stdout, done.stderr
 
 
-def test_ranges_and_roundings_to_nearest_are_equal_bit_for_bit(tmp_path: Path) -> None:
-    alone, _ = quantize(tmp_path, 1, "w4a4-rtn")
-    shared, written = quantize(tmp_path, 2, "w4a4-rtn")
+def quantize(processes: int, preset: str, *settings: str) -> tuple[mrecg.QuantizedModel, str]:
+    """The run, and what its processes wrote to stderr."""
+    arguments = ["--network", "mine:net", "--data", "demo", "--images", "64", "--preset", preset]
+    arguments += [word for setting in settings for word in ("--set", setting)]
+    output = f"run-{processes}"
+    _, written = command(processes, "quantize", *arguments, "--output", output)
+    return mrecg.load(output), written
+
+
+def test_ranges_and_roundings_to_nearest_are_equal_bit_for_bit(folder: Path) -> None:
+    alone, _ = quantize(1, "w4a4-rtn")
+    shared, written = quantize(2, "w4a4-rtn")
     assert written.count("4/4 4") == 1  # one process speaks
     assert shared.record.images == 64
     tensors, expected = shared.program.state_dict, alone.program.state_dict
@@ -60,12 +80,14 @@ def test_ranges_and_roundings_to_nearest_are_equal_bit_for_bit(tmp_path: Path) -
     assert all(torch.equal(tensors[name], expected[name]) for name in expected)
     losses = [unit.loss for unit in shared.record.units]
     assert losses == pytest.approx([unit.loss for unit in alone.record.units], rel=1e-4)
+    evaluate = ("evaluate", "run-1", "--data", "demo", "--json")
+    assert json.loads(command(2, *evaluate)[0]) == json.loads(command(1, *evaluate)[0])
 
 
-def test_learned_losses_agree(tmp_path: Path) -> None:
+def test_learned_losses_agree(folder: Path) -> None:
     """Fixed batches hold the same images: only the order of sums differs, which Adam magnifies where slopes vanish."""
-    alone, _ = quantize(tmp_path, 1, "w2a4-brecq", *LEARNED)
-    shared, _ = quantize(tmp_path, 2, "w2a4-brecq", *LEARNED)
+    alone, _ = quantize(1, "w2a4-brecq", *LEARNED)
+    shared, _ = quantize(2, "w2a4-brecq", *LEARNED)
     first = [run.record.groups[0].first_loss for run in (shared, alone)]
     assert first[0] == pytest.approx(first[1], rel=1e-5)
     for ours, theirs in zip(shared.record.units, alone.record.units, strict=True):

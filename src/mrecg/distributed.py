@@ -61,7 +61,7 @@ def local_device() -> torch.device:
 @contextlib.contextmanager
 def session() -> Iterator[None]:
     """Join the processes that `torchrun` started, if it did, for as long as the context lasts."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _is_shared():
+    if not (dist.is_available() and dist.is_torchelastic_launched()) or _is_shared():
         yield
         return
     device = local_device()

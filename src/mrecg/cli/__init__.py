@@ -17,7 +17,7 @@ __all__ = ["app", "exporting", "main", "quantizing", "reproducing"]
 @contextlib.contextmanager
 def _processes() -> Iterator[None]:
     """Join what `torchrun` started; only the first process speaks, except about mistakes."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if "TORCHELASTIC_RUN_ID" not in os.environ:  # asked here so that torch need not be imported
         yield
         return
     from mrecg.distributed import is_first, session

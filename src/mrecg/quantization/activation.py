@@ -1,5 +1,6 @@
 """Activations on a grid with a learned step (LSQ), part of them left in float while tuning (QDrop)."""
 
+import random
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ class RandomMask:
     def __init__(self, keep_probability: float, seed: int) -> None:
         self.keep_probability = keep_probability
         self._generator = torch.Generator().manual_seed(seed)
+        self._offsets = random.Random(seed)
         self._pool = torch.empty(0)
 
     def like(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -31,8 +33,7 @@ class RandomMask:
         if len(self._pool) < 2 * x.numel() or self._pool.device != x.device:
             drawn = torch.rand(max(1 << 20, 4 * x.numel()), generator=self._generator)
             self._pool = (drawn < self.keep_probability).to(x.device, x.dtype)
-        most = len(self._pool) - x.numel()
-        offset = int(torch.randint(most, (), generator=self._generator))
+        offset = self._offsets.randrange(len(self._pool) - x.numel())
         # A slice has strides beyond its own elements; the layout of a fresh tensor never has.
         return self._pool.as_strided(x.shape, torch.empty_like(x).stride(), offset)
 
@@ -41,34 +42,42 @@ class _FakeQuantize(torch.autograd.Function):
     """Quantize and dequantize; straight-through for x, LSQ's gradient for the step.
 
     With t = x/s and c = clip(⌊t⌉, low − z, high − z): ∂/∂x is 1 inside the range, ∂/∂s is c − t inside and c
-    outside (Esser et al., ICLR 2020, eq. 3). Where `keep` is 0 the element passes as float: setting t = 0 there,
-    which is a point of the grid, makes that of the same formulas, since then c = 0 and x + s (c − t) = x. Every line
-    is one vectorised pass over memory: these passes, not the convolutions, decide how long a step takes.
+    outside (Esser et al., ICLR 2020, eq. 3); s is `unit · factor`, of which the factor is learned. Where `keep` is 0
+    the element passes as float: setting t = 0 there, which is a point of the grid, makes that of the same formulas,
+    since then c = 0 and x + s (c − t) = x. Every line is one vectorised pass over memory: these passes, not the
+    convolutions, decide how long a step takes.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, scale: Tensor, lowest: float, highest: float, keep: Tensor | None
+        ctx: Any,
+        x: Tensor,
+        factor: Tensor,
+        scale: Tensor,
+        unit: Tensor,
+        lowest: float,
+        highest: float,
+        keep: Tensor | None,
     ) -> Tensor:
         ctx.range = (lowest - 0.5, highest + 0.5)
         ratio = x / scale
         if keep is None:
             quantized = torch.round(ratio).clamp_(lowest, highest).mul_(scale)
-            ctx.save_for_backward(ratio, quantized, scale)
+            ctx.save_for_backward(ratio, quantized, unit, scale)
             return quantized
         ratio.mul_(keep)
         codes = torch.round(ratio).clamp_(lowest, highest)
-        ctx.save_for_backward(ratio, codes, None)
+        ctx.save_for_backward(ratio, codes, unit, None)
         change = codes - ratio
         return torch.addcmul(x, change, scale, out=change)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
-        ratio, codes, scale = ctx.saved_tensors  # in units of `scale`, if that is there
+        ratio, codes, unit, scale = ctx.saved_tensors  # codes in units of `scale`, if that is there
         passed = torch.ops.aten.hardtanh_backward(gradient, ratio, *ctx.range)
         sum_of_codes = _dot(gradient, codes) if scale is None else _dot(gradient, codes) / scale
-        return passed, sum_of_codes - _dot(passed, ratio), None, None, None
+        return passed, (sum_of_codes - _dot(passed, ratio)) * unit, *[None] * 5
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
@@ -132,7 +141,9 @@ class ActivationQuantizer(nn.Module):
             codes = torch.mul(x.detach(), 1 / self.scaling.scale, out=torch.empty_like(x)).round_()
             return codes.clamp_(*self._limits).mul_(self.scaling.scale)
         keep = None if self._mask is None else self._mask.like(x)
-        quantized: Tensor = _FakeQuantize.apply(x, self._scale(), *self._limits, keep)  # type: ignore[no-untyped-call]
+        quantized: Tensor = _FakeQuantize.apply(  # type: ignore[no-untyped-call]
+            x, self.factor, self._scale(), self._unit, *self._limits, keep
+        )
         return quantized
 
     @property
@@ -157,16 +168,15 @@ class ActivationQuantizer(nn.Module):
     def stop_learning(self) -> None:
         """Fix the step; from here on everything is quantized."""
         assert self.scaling is not None, "not calibrated"
-        self.scaling = Scaling(self._scale().detach(), self.scaling.zero_point)
+        self.scaling = Scaling(self._scale(), self.scaling.zero_point)
         self.factor = self._mask = None
 
+    @torch.no_grad()
     def _scale(self) -> Tensor:
+        """The scale by the factor as it is; what holds it in its bounds passes gradients straight through."""
         assert self.factor is not None, "not learning"
-        scale = (self._unit * self.factor).clamp(min=SMALLEST_SCALE)
-        if not self.power_of_two:
-            return scale
-        nearest = torch.exp2(torch.log2(scale.detach()).round())
-        return scale + (nearest - scale).detach()  # straight through
+        scale = (self._unit * self.factor).clamp_(min=SMALLEST_SCALE)
+        return torch.exp2(torch.log2(scale).round()) if self.power_of_two else scale
 
     def fixed(self) -> StepQuantizer:
         """The result."""

@@ -1,0 +1,127 @@
+"""The tables of `docs/performance.md`, from the files in `benchmarks/results/performance`."""
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+__all__ = ["render_performance"]
+
+Result = dict[str, Any]
+HEADER = """# Performance
+
+Written by `benchmarks/render_results.py` from the files in `benchmarks/results/performance`, which `make bench` makes and
+which name commit, versions and machine. Times are CPU seconds of one thread, medians of steps that take turns with the
+float steps they are compared with, in one process: the machine was shared, so only ratios mean something.
+"""
+STEP = """## The step
+
+A tuning step (batch, forward, penalty, backward, optimiser) ÷ forward, loss and backward of the same float unit in
+torch's default layout; geometric mean over the units. Batches of 32, or 8 at 224². The float backward computes the
+gradients of weights and input, but not of images.
+"""
+ABLATION = """## What makes the step fast
+
+The same ratio with one thing taken away (`benchmarks/step.py --without`): feature maps and weights *channels last*;
+*hand-written gradients* of fake quantization, soft rounding and penalty; the images' 8-bit step *calibrated, not
+learned*. `tests/test_documents_and_benchmarks.py` checks that the first two change results by no more than float noise.
+"""
+PIPELINE = """## Where the seconds go
+
+Whole runs, as fractions of the run; `evaluation` is of as many images as were calibrated with.
+"""
+SCALING = """## Growth
+
+Images that a unit runs forward, counted: three times all images, a fourth time where tuning was rolled back, and here 4
+steps of 16. It does not grow with the number of units, so that the whole run grows with it linearly.
+"""
+MEMORY = """## Memory
+
+Resident memory of the process at its peak. The budget is for values of calibration images; files are read, not mapped,
+so they do not count. The rest is torch, the images themselves and the tuning step.
+"""
+
+
+def _load(folder: Path, kind: str) -> list[Result]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob(f"{kind}*.json"))]
+
+
+def _table(columns: list[str], rows: list[list[str]]) -> list[str]:
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    return [*lines, *("| " + " | ".join(row) + " |" for row in rows), ""]
+
+
+def _steps(results: list[Result]) -> list[str]:
+    rows = []
+    for found in (result for result in results if not result["without"]):
+        ratios = [unit["quantized_ms"] / unit["float_ms"] for unit in found["units"]]
+        total = sum(u["quantized_ms"] for u in found["units"]) / sum(
+            u["float_ms"] for u in found["units"]
+        )
+        name = f"{found['network']}, {found['side']}²"
+        spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+        rows.append([name, found["method"], f"{found['ratio']:.2f}", spread, f"{total:.2f}"])
+    for method in ("brecq", "qdrop"):
+        ratios = [r["ratio"] for r in results if r["method"] == method and not r["without"]]
+        if ratios:
+            rows.append(["all", method, f"**{statistics.geometric_mean(ratios):.2f}**", "", ""])
+    return _table(["network", "method", "ratio", "units from … to", "sum of the units"], rows)
+
+
+def _ablations(results: list[Result]) -> list[str]:
+    full = {(r["network"], r["side"], r["method"]): r["ratio"] for r in results if not r["without"]}
+    rows = [
+        [r["network"], r["method"], r["without"], f"{r['ratio']:.2f}", f"{full[key]:.2f}"]
+        for r in results
+        if r["without"] and (key := (r["network"], r["side"], r["method"])) in full
+    ]
+    return _table(["network", "method", "taken away", "ratio without", "with"], rows)
+
+
+def _pipelines(results: list[Result]) -> list[str]:
+    phases = list(results[0]["seconds"]) if results else []
+    rows = []
+    for found in results:
+        total = sum(found["seconds"].values())
+        shares = [f"{found['seconds'][phase] / total:.1%}" for phase in phases]
+        run = f"{found['steps']} steps, {found['images']} images"
+        rows.append([found["network"], found["method"], run, f"{total:.0f}", *shares])
+    return _table(["network", "method", "run", "seconds", *phases], rows)
+
+
+def _scaling(results: list[Result]) -> list[str]:
+    cells = [cell for result in results for cell in result["cells"]]
+    rows = [
+        [str(c["units"]), str(c["images"]), f"{c['image_forwards'] / c['units']:.0f}"]
+        for c in cells
+    ]
+    return _table(["units", "images", "images run forward, per unit"], rows)
+
+
+def _memory(results: list[Result]) -> list[str]:
+    rows = [
+        [
+            f"{r['network']}, {r['side']}², {r['images']} images",
+            r["budget"],
+            f"{r['peak_gib']:.2f} GiB",
+            f"{r['before_gib']:.2f} GiB",
+            f"{r['estimate_memory_gib']:.2f} GiB, {r['estimate_files_gib']:.2f} GiB",
+        ]
+        for r in results
+    ]
+    columns = ["run", "budget", "peak", "before the run", "estimate: memory, files"]
+    return _table(columns, rows)
+
+
+def render_performance(folder: Path, output: Path) -> int:
+    """Write the page; returns how many results there are."""
+    steps = _load(folder, "step")
+    pipelines, scaling = _load(folder, "pipeline"), _load(folder, "scaling")
+    memory = _load(folder, "memory")
+    everything = [*steps, *pipelines, *scaling, *memory]
+    commits = sorted({result["commit"] for result in everything})
+    sections = [HEADER, STEP, *_steps(steps), ABLATION, *_ablations(steps)]
+    sections += [PIPELINE, *_pipelines(pipelines), SCALING, *_scaling(scaling)]
+    sections += [MEMORY, *_memory(memory), f"Commits: {', '.join(commits)}."]
+    output.write_text("\n".join(sections) + "\n", encoding="utf-8")
+    return len(everything)
