@@ -17,7 +17,7 @@ float steps they are compared with, in one process: the machine was shared, so o
 STEP = """## The step
 
 A tuning step (batch, forward, penalty, backward, optimiser) ÷ forward, loss and backward of the same float unit in
-torch's default layout; geometric mean over the units. Batches of 32, or 8 at 224². The float backward computes the
+torch's default layout; geometric mean over the units. Batches of 32, or 16 at 224². The float backward computes the
 gradients of weights and input, but not of images.
 """
 ABLATION = """## What makes the step fast

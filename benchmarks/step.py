@@ -147,7 +147,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS_AT), metavar="NAME@SIDE")
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
-    parser.add_argument("--batch", type=int, help="images per step: 32, or 8 at 224²")
+    parser.add_argument("--batch", type=int, help="images per step: 32, or 16 at 224²")
     parser.add_argument("--without", choices=ABLATIONS, help="take away what makes it fast")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=HERE / "results" / "performance")
@@ -156,7 +156,7 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     for place in arguments.networks:
         network, side = place.split("@")
-        batch = arguments.batch or (32 if int(side) < 64 else 8)
+        batch = arguments.batch or (32 if int(side) < 64 else 16)
         for method in arguments.methods:
             with without(arguments.without):
                 result = measure(network, int(side), method, batch)
