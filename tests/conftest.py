@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
+import torch
 from jaxtyping import install_import_hook
 
 install_import_hook(
