@@ -13,7 +13,7 @@ Result = dict[str, Any]
 HEADER = """# What is covered, and what is not
 
 Written by `benchmarks/render_coverage.py`; the table comes from the files in `benchmarks/results/coverage`, made by
-`python benchmarks/coverage.py`. Each model has random weights and goes the whole way: captured, cut into units,
+`python benchmarks/coverage.py`. Each model has random weights, batch norms that fit the images, and goes the whole way: captured, cut into units,
 reconstructed (two steps of QDrop for each unit, W4A8, the placement for ONNX Runtime), exported in the layout `int8`, run in
 ONNX Runtime and compared with the simulation.
 
