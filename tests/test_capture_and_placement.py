@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional
 from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
     X86InductorQuantizer,
     get_default_x86_inductor_quantization_config,
@@ -14,6 +15,7 @@ import mrecg
 import toys
 from mrecg.errors import CaptureError, RecipeError
 from mrecg.graph.capture import capture, module_path
+from mrecg.graph.layers import layer_name, layers_of
 from mrecg.graph.placement import PlacedQuantizer, place
 from mrecg.graph.recipe_placement import RecipePlacement
 from mrecg.recipe import ActivationSettings, LayerOverride, Placement, TensorSettings
@@ -206,3 +208,69 @@ def test_a_fixed_grid_is_kept() -> None:
     request = QuantizerRequest(0, 255, False, None, fixed=(1 / 256, 0))
     quantizer = make_activation(request, ActivationSettings(bits=8))
     torch.testing.assert_close(quantizer(torch.tensor([0.5])), torch.tensor([0.5]))
+
+
+class _Standardized(nn.Conv2d):
+    """Weight standardization, as in the normalizer-free networks: the weight is computed in the forward pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = self.weight.reshape(1, self.out_channels, -1)
+        weight = functional.batch_norm(flat, None, None, training=True).reshape_as(self.weight)
+        return functional.conv2d(x, weight, self.bias, padding=1)
+
+
+class _Masked(nn.Module):
+    """Writes a mask piece by piece, as shifted windows do, into a tensor that is asked of an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = x.new_zeros((8, 8))
+        mask[0:4, 2:] = 1
+        mask[4:, :3] = 2
+        return self.conv(x) + mask.unsqueeze(0).masked_fill(mask != 1, -3.0)
+
+
+def test_weights_computed_from_parameters_are_quantized_like_others() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(_Standardized(2, 4, 3), nn.ReLU(), _Standardized(4, 4, 3)).eval()
+    before = copy.deepcopy(model.state_dict())
+    captured = capture(model, toys.images(2))
+    assert [layer_name(layer) for layer in layers_of(captured.graph)] == ["0", "2"]
+    assert torch.equal(captured(toys.images()), model(toys.images()))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    record = mrecg.quantize(model, toys.images(), recipe=mrecg.preset("w8a8-rtn")).record
+    assert record.left_in_float == ()
+    assert [unit.name for unit in record.units] == ["0", "2"]
+
+
+def test_a_mask_written_piece_by_piece_is_a_constant() -> None:
+    model = _Masked().eval()
+    captured = capture(model, toys.images(2))
+    assert torch.equal(captured(toys.images(5)), model(toys.images(5)))
+
+
+class _Lambda(nn.Module):
+    """A three-dimensional convolution and one whose weight the images decide; neither can be quantized."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 4, 3, padding=1)
+        self.position = nn.Conv3d(1, 4, (3, 3, 3), padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        weight = y.mean((0, 2, 3), keepdim=True).view(1, 4, 1, 1)
+        return functional.conv2d(y, weight) + self.position(y.unsqueeze(1)).mean((1, 2)).unsqueeze(
+            1
+        )
+
+
+def test_convolutions_that_cannot_be_quantized_are_listed() -> None:
+    torch.manual_seed(0)
+    recipe = mrecg.preset("w8a8-rtn")
+    record = mrecg.quantize(_Lambda().eval(), toys.images(), recipe=recipe).record
+    assert record.left_in_float == ("the model itself", "position")
+    assert [unit.name for unit in record.units] == ["conv"]

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -68,6 +69,39 @@ def test_export_benchmark_in_short(tmp_path: Path) -> None:
     assert script("export.py", *arguments) == ""  # finished cells are skipped
     script("render_export.py", "--results", str(results), "--output", str(page))
     assert "| mobilenetv2_small | w4a4 | integer | packed | 20 | 100.00 %" in page.read_text()
+
+
+def test_coverage_benchmark_in_short(
+    tmp_path: Path, timm: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process: torchvision may import in no other."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    coverage, render = map(importlib.import_module, ("coverage", "render_coverage"))
+    recipe = mrecg.preset("w4a8-rtn").for_backend("onnxruntime")
+    images = torch.randn(4, 3, 64, 64)
+    torch.manual_seed(0)
+    found = coverage.examine(timm.create_model("test_efficientnet").eval(), images, recipe)
+    assert found.verified, found.problem
+    assert (found.units, found.layers, found.left_in_float) == (8, 18, ())
+    images = torch.randn(4, 2, 8, 8)
+    failed = coverage.examine(toys.BranchOnData().eval(), images, recipe)
+    assert (failed.captured, failed.units, failed.verified) == (False, 0, False)
+    rest = {"family": "toy", "shape": images.shape}
+    rows = render.table(
+        [{"network": n, **rest, **vars(f)} for n, f in (("a", found), ("b", failed))]
+    )
+    assert "| toy | a | 8 | 8 | 18 | 0 | ✓ | ✓ | ✓ |" in rows[2]
+    assert "| toy | b | 8 | 0 | 0 | 0 | ✗ | ✗ | ✗ |" in rows[3]
+
+
+def test_coverage_benchmark_writes_a_file_per_model(tmp_path: Path) -> None:
+    results, page = tmp_path / "results", tmp_path / "limits.md"
+    arguments = ["mobilenetv2_035@32", "--preset", "w4a8-rtn", "--images", "4"]
+    arguments += ["--output", str(results)]
+    assert script("coverage.py", *arguments) == "mobilenetv2_035: verified\n"
+    assert script("coverage.py", *arguments) == ""  # finished models are skipped
+    script("render_coverage.py", "--results", str(results), "--output", str(page))
+    assert "Captured 1 of 1 (100.0 %)" in page.read_text()
 
 
 def test_step_benchmark_in_short(tmp_path: Path) -> None:

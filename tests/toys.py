@@ -171,6 +171,33 @@ class VisionTransformer(nn.Module):
         return self.head(self.norm(x)[:, 0])
 
 
+class Windows(nn.Module):
+    """Blocks that work on all windows of all images as one batch, between convolutions on images."""
+
+    class Block(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.up = nn.Linear(width, 2 * width)
+            self.down = nn.Linear(2 * width, width)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.down(functional.gelu(self.up(x))).reshape(x.shape[0], -1, x.shape[2])
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 4, 3, padding=1)
+        self.blocks = nn.Sequential(self.Block(4), self.Block(4))
+        self.out = nn.Conv2d(4, 4, 1)
+        self.fc = nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        windows = x.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 4, 5, 1).reshape(-1, 16, 4)
+        windows = self.blocks(windows).reshape(x.shape[0], 64, 4)
+        x = self.out(windows.transpose(1, 2).reshape(x.shape))
+        return self.fc(x.mean((2, 3)))
+
+
 class TwoOutputs(nn.Module):
     """An auxiliary classifier in the middle."""
 
@@ -246,6 +273,7 @@ TOYS: dict[str, type[nn.Module]] = {
     "shared": Shared,
     "two-outputs": TwoOutputs,
     "vit": VisionTransformer,
+    "windows": Windows,
 }
 
 

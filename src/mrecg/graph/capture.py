@@ -11,6 +11,7 @@ from torch._ops import OpOverload
 from torch.export import ExportedProgram
 
 from mrecg.errors import CaptureError
+from mrecg.graph.folding import fold_computed_weights, fold_written_constants
 
 __all__ = ["capture", "export_frozen", "module_path"]
 
@@ -40,7 +41,9 @@ def capture(model: nn.Module, example: Float[Tensor, "n ..."]) -> fx.GraphModule
     if not isinstance(graph_module, fx.GraphModule):
         raise CaptureError(f"torch.export gave a {type(graph_module).__name__}, expected a graph.")
     _drop_inference_no_ops(graph_module.graph)
+    fold_written_constants(graph_module)
     _make_functional(graph_module.graph)
+    fold_computed_weights(graph_module)
     graph_module.recompile()
     return graph_module
 

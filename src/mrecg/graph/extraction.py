@@ -1,5 +1,6 @@
 """One unit as graphs of its own, with and without quantizers."""
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -58,9 +59,12 @@ def holds_tensors(node: fx.Node) -> bool:
 
 
 def can_be_stored(node: fx.Node) -> bool:
-    """Whether a value is one tensor whose first axis is the batch."""
+    """Whether a value is one tensor whose first axis is the batch, not a multiple of it such as all windows."""
     value = traced_value(node)
-    return isinstance(value, Tensor) and value.ndim > 0 and isinstance(value.shape[0], SymInt)
+    if not isinstance(value, Tensor) or value.ndim == 0:
+        return False
+    length = value.shape[0]
+    return isinstance(length, SymInt) and length.node.expr.is_Symbol
 
 
 def extract(
@@ -184,9 +188,7 @@ class _Writer:
             self.made[node] = self.copy(node.all_input_nodes[0], skip)
             return self.made[node]
         if node.target is torch.ops.aten.sym_size.int and node.args[0] not in self.made:
-            # The only size that is not a number is the batch, which every input starts with.
-            batch_of = next(iter(self.made.values()))
-            self.made[node] = self.graph.call_function(torch.ops.aten.sym_size.int, (batch_of, 0))
+            self.made[node] = self._multiple_of_batch(node)
             return self.made[node]
         for source in node.all_input_nodes:
             self.copy(source, skip)
@@ -194,3 +196,11 @@ class _Writer:
         if node.op == "call_module":
             self.modules.append(str(node.target))
         return self.made[node]
+
+    def _multiple_of_batch(self, size: fx.Node) -> fx.Node:
+        """The only sizes that are no numbers are the batch, which every input starts with, and its multiples."""
+        expression = size.meta["val"].node.expr
+        times = int(expression.subs(dict.fromkeys(expression.free_symbols, 1)))
+        batch_of = next(iter(self.made.values()))
+        batch = self.graph.call_function(torch.ops.aten.sym_size.int, (batch_of, 0))
+        return batch if times == 1 else self.graph.call_function(operator.mul, (batch, times))

@@ -3,7 +3,14 @@
 import torch
 from torch import fx
 
-__all__ = ["LAYER_OPERATORS", "TRANSPOSED_OPERATORS", "data_nodes", "layer_name", "layers_of"]
+__all__ = [
+    "CONVOLUTIONS_AND_PRODUCTS",
+    "LAYER_OPERATORS",
+    "TRANSPOSED_OPERATORS",
+    "data_nodes",
+    "layer_name",
+    "layers_of",
+]
 
 LAYER_OPERATORS = frozenset(
     {
@@ -14,6 +21,14 @@ LAYER_OPERATORS = frozenset(
         torch.ops.aten.linear.default,
     }
 )
+CONVOLUTIONS_AND_PRODUCTS = LAYER_OPERATORS | {
+    torch.ops.aten.conv1d.padding,
+    torch.ops.aten.conv3d.default,
+    torch.ops.aten.conv3d.padding,
+    torch.ops.aten.conv_transpose1d.default,
+    torch.ops.aten.conv_transpose3d.input,
+}
+"""What has a weight, quantizable or not."""
 TRANSPOSED_OPERATORS = frozenset({torch.ops.aten.conv_transpose2d.input})
 """Layers whose weight has its output channels on axis 1."""
 

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, fx, nn
 
 from mrecg.errors import RecipeError
-from mrecg.graph.capture import capture
-from mrecg.graph.layers import layer_name, layers_of
+from mrecg.graph.capture import capture, module_path
+from mrecg.graph.layers import CONVOLUTIONS_AND_PRODUCTS, layer_name, layers_of
 from mrecg.graph.placement import PlacedQuantizer, Quantizer, freeze, place
 from mrecg.graph.recipe_placement import RecipePlacement
 from mrecg.graph.units import Chain, Unit, cut
@@ -37,7 +37,7 @@ class Assembly:
         quantizers: its quantizers, in order.
         chain: its units, which share the graph's modules.
         device: where its parameters are.
-        left_in_float: layers whose weight has no quantizer.
+        left_in_float: convolutions and linear layers whose weight has no quantizer.
         biases: those that integer hardware adds to a sum of codes, by the layer's node.
     """
 
@@ -170,8 +170,13 @@ def assemble(
     )
     _check_patterns(recipe.reconstruct.exclude, quantizers)
     chain = cut(graph, quantizers, model, recipe.plan.granularity)
+    quantizable = frozenset(layers_of(graph.graph))
     quantized = {reader for q in quantizers if q.is_weight for reader in q.readers}
-    layers = dict.fromkeys(layer_name(node) for node in layers_of(graph.graph))
+    layers = dict.fromkeys(
+        layer_name(node) if node in quantizable else module_path(node) or "the model itself"
+        for node in graph.graph.nodes
+        if node.target in CONVOLUTIONS_AND_PRODUCTS
+    )
     left_in_float = tuple(name for name in layers if name not in quantized)
     biases = make_integer_biases(graph, chain.units)
     return Assembly(graph, quantizers, chain, device, left_in_float, biases)
@@ -179,7 +184,9 @@ def assemble(
 
 def laid_out(module: fx.GraphModule, layout: torch.memory_format) -> fx.GraphModule:
     """The module itself, its four-dimensional tensors in another memory layout."""
-    module.to(memory_format=layout)  # type: ignore[call-overload]
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.contiguous(memory_format=layout)
     return module
 
 

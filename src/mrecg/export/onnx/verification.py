@@ -31,6 +31,8 @@ __all__ = ["ideal_bytes", "verify_onnx"]
 IMAGES_AT_ONCE = 100
 LARGEST_DISTANCE = 1.0
 """In steps: a code further than this from the simulated number is a mistake, whatever the order of additions."""
+FLOAT_STEPS = 8
+"""An output step is at least so many last digits of the largest output: sums of floats resolve no less."""
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 INTEGER_LAYERS = ("MatMulIntegerToFloat", "QGemm", "QLinearConv", "QLinearMatMul")
 
@@ -64,6 +66,7 @@ def verify_onnx(
         folder = Path(scratch)
         run = open_file("onnxruntime", file, optimized=folder / "optimized.onnx")
         simulated, same_codes, traced, roundings = _replay(model, file, images, folder)
+        step = max(step, FLOAT_STEPS * float(np.spacing(np.abs(same_codes).max())))
         _refuse_parting(file, roundings, same_codes, traced, step)
         integer, in_float = _layers(file, folder / "optimized.onnx")
         float_file = folder / "float.onnx" if repeats else None
