@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
+import mrecg
 import toys
 from mrecg.graph.capture import capture
 from mrecg.graph.placement import place
@@ -111,3 +112,19 @@ def test_two_outputs_live_to_the_end() -> None:
     chain, _ = chain_of(toys.make("two-outputs"), toys.images())
     assert len(chain.outputs) == 2
     assert all(chain.last_reader[name] == len(chain.units) for name in chain.outputs)
+
+
+def test_a_fixed_filter_is_a_layer_like_others() -> None:
+    """Anti-aliased pooling convolves with a buffer."""
+
+    class Blur(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("filter", torch.full((4, 1, 2, 2), 0.25))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.conv2d(x, self.filter, stride=2, groups=4)
+
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), Blur()).eval()
+    recipe = mrecg.preset("w4a4-brecq", {"reconstruct.steps": 2, "reconstruct.batch_size": 4})
+    assert mrecg.quantize(model, toys.images(), recipe=recipe).record.left_in_float == ()

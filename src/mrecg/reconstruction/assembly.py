@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from operator import attrgetter
 
 import torch
 from jaxtyping import Float
@@ -55,7 +56,7 @@ class Assembly:
             for name, parameter in unit.weights.items():
                 module = self.graph.get_submodule(name)
                 assert isinstance(module, WeightQuantizer)
-                found[name] = (module, self.graph.get_parameter(parameter))
+                found[name] = (module, attrgetter(parameter)(self.graph))  # may be a fixed filter
         return found
 
     def learned_weights(
