@@ -16,7 +16,7 @@ import torch
 
 import mrecg
 from accuracy import commit
-from mrecg.cli import _bytes
+from mrecg.cli.inputs import bytes_of
 from mrecg.pipeline import Estimate, Progress
 from mrecg.runs import environment
 from mrecg.zoo import NETWORKS, build
@@ -48,7 +48,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     generator = torch.Generator().manual_seed(0)
-    shape = (NETWORKS[arguments.network].channels, arguments.side, arguments.side)
+    shape = (NETWORKS[arguments.network].preprocessing.channels, arguments.side, arguments.side)
     images = torch.randn(arguments.images, *shape, generator=generator)
     settings = {"reconstruct.steps": arguments.steps, "reconstruct.batch_size": arguments.batch}
     settings |= dict(item.split("=") for item in arguments.overrides)
@@ -59,7 +59,7 @@ def main() -> None:
         images,
         recipe=mrecg.preset("w4a4-qdrop", settings),
         progress=show,
-        memory=_bytes(arguments.memory),
+        memory=bytes_of(arguments.memory),
         announce=announced.append,
     )
     result = {

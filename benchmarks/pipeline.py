@@ -62,7 +62,11 @@ def measure(network: str, method: str, steps: int, count: int) -> dict[str, Any]
     known = NETWORKS[network]
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(
-        count, known.channels, known.input_size, known.input_size, generator=generator
+        count,
+        known.preprocessing.channels,
+        known.preprocessing.crop,
+        known.preprocessing.crop,
+        generator=generator,
     )
     recipe = mrecg.preset(f"w2a4-{method}", {"reconstruct.steps": steps})
     torch.manual_seed(0)

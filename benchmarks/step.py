@@ -120,7 +120,7 @@ def measure_unit(
 def measure(network: str, side: int, method: str, batch: int) -> dict[str, Any]:
     """Both steps of every unit; images and weights are random, which changes no timing."""
     generator = torch.Generator().manual_seed(0)
-    channels = NETWORKS[network].channels
+    channels = NETWORKS[network].preprocessing.channels
     images = torch.randn(batch, channels, side, side, generator=generator)
     settings = {"reconstruct.steps": STEPS, "reconstruct.batch_size": batch}
     recipe = mrecg.preset(f"w2a4-{method}", settings)

@@ -11,5 +11,16 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console()
-error_console = Console(stderr=True)
+_WIDTH_OF_FILES = 160
+"""A file or a pipe has no edge, but a table needs one: this one breaks no name."""
+
+
+def _console(stderr: bool) -> Console:
+    made = Console(stderr=stderr)
+    if not made.is_terminal:
+        made.width = _WIDTH_OF_FILES
+    return made
+
+
+console = _console(stderr=False)
+error_console = _console(stderr=True)
