@@ -10,6 +10,8 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
+# The hook compiles whatever its modules import for the first time; torchao's sources warn when they are compiled.
+importlib.import_module("mrecg.graph.placement")
 install_import_hook(
     ["mrecg.calibration", "mrecg.data", "mrecg.quantization", "mrecg.reconstruction", "mrecg.zoo"],
     "typechecker.check",
