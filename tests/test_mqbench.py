@@ -292,3 +292,20 @@ def test_every_key_of_the_table_can_be_read(tmp_path: Path) -> None:
     recipe = read(tmp_path, content).recipe
     assert recipe.weight.narrow
     assert recipe.activation.narrow
+
+
+def test_options_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) -> None:
+    from mrecg.cli.inputs import Inputs
+
+    found = read(tmp_path, settings())
+    options: dict[str, Any] = dict.fromkeys(
+        ("network", "weights", "data", "size", "channels", "workers")
+    )
+    inputs = Inputs.resolve(found.recipe, found, **options)
+    assert (inputs.network, inputs.data) == ("resnet18", "imagenet:/data/imagenet")
+    assert (inputs.workers, inputs.images, inputs.crops) == (4, 4096, "random")
+    assert (inputs.preprocessing.resize, inputs.preprocessing.crop) == (256, 224)
+    given = options | {"network": "resnet50", "data": "demo", "workers": 0, "size": 112}
+    inputs = Inputs.resolve(found.recipe, found, **given)
+    assert (inputs.network, inputs.data, inputs.workers) == ("resnet50", "demo", 0)
+    assert inputs.preprocessing.crop == 112

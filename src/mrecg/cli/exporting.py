@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from mrecg.cli.consoles import app, console
-from mrecg.cli.inputs import preprocessing_of
-from mrecg.cli.options import WORKERS, AsJson, Data, Size, Workers
+from mrecg.cli.inputs import preprocessing_of, workers_or_usual
+from mrecg.cli.options import AsJson, Data, Size, Workers
 from mrecg.errors import ExportError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def export(
         bool, typer.Option("--verify/--no-verify", help="Run the file and compare.")
     ] = True,
     size: Size = None,
-    workers: Workers = WORKERS,
+    workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a saved quantized model for a runtime, run it and prove that it computes the same."""
@@ -68,7 +68,7 @@ def verify(
     data: Data = None,
     images: VerifiedImages = 256,
     size: Size = None,
-    workers: Workers = WORKERS,
+    workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
     """Run an exported file, compare it with the simulation, and time it against float."""
@@ -95,7 +95,7 @@ def _verify(
 
 
 def _verified_images(
-    quantized: "QuantizedModel", data: str | None, count: int, size: int | None, workers: int
+    quantized: "QuantizedModel", data: str | None, count: int, size: int | None, workers: int | None
 ) -> "Tensor":
     """The first test images."""
     import torch
@@ -105,7 +105,9 @@ def _verified_images(
     preprocessing = preprocessing_of(quantized.record, size)
     source = data or "fashion-mnist"
     found: list[Tensor] = []
-    for batch, _ in evaluation_batches(source, preprocessing=preprocessing, workers=workers):
+    for batch, _ in evaluation_batches(
+        source, preprocessing=preprocessing, workers=workers_or_usual(workers)
+    ):
         found.append(batch)
         if sum(map(len, found)) >= count:
             break

@@ -1,5 +1,6 @@
 """From options and configuration files to recipes, networks and images."""
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,7 +22,15 @@ if TYPE_CHECKING:
     from mrecg.data import CalibrationImages, EvaluationBatches, Preprocessing
     from mrecg.record import Evaluation, Record
 
-__all__ = ["Inputs", "bytes_of", "changes_of", "measure_float", "preprocessing_of", "recipe_from"]
+__all__ = [
+    "Inputs",
+    "bytes_of",
+    "changes_of",
+    "measure_float",
+    "preprocessing_of",
+    "recipe_from",
+    "workers_or_usual",
+]
 
 _IMAGES = 256
 
@@ -71,6 +80,11 @@ def recipe_from(
     return recipe.override(changes_of(overrides))
 
 
+def workers_or_usual(asked: int | None) -> int:
+    """How many processes decode images."""
+    return min(4, os.cpu_count() or 1) if asked is None else asked
+
+
 def bytes_of(size: str | None) -> int | None:
     """A size such as 4GiB in bytes.
 
@@ -114,7 +128,7 @@ class Inputs(NamedTuple):
         crops: str | None = None,
         size: int | None,
         channels: int | None,
-        workers: int,
+        workers: int | None,
     ) -> "Inputs":
         """Options win over the configuration file, which wins over what is known of the network.
 
@@ -134,7 +148,7 @@ class Inputs(NamedTuple):
             data=source,
             images=images or (asked.images if asked else _IMAGES),
             crops=crops or ("random" if asked else "centre"),
-            workers=workers,
+            workers=workers_or_usual(asked.workers if asked and workers is None else workers),
             preprocessing=_preprocessing(name, asked, size, channels),
         )
 

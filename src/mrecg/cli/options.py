@@ -1,13 +1,11 @@
 """Options that several commands take; `None` leaves the choice to a configuration file or to the network."""
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 __all__ = [
-    "WORKERS",
     "AsJson",
     "Backend",
     "Channels",
@@ -25,8 +23,6 @@ __all__ = [
     "Weights",
     "Workers",
 ]
-
-WORKERS = min(4, os.cpu_count() or 1)
 
 Config = Annotated[
     Path | None,
@@ -85,7 +81,12 @@ Memory = Annotated[
     str | None,
     typer.Option(help="Memory for calibration values, such as 4GiB; the rest lies in files."),
 ]
-Workers = Annotated[int, typer.Option(min=0, help="Processes that decode images.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=0, help="Processes that decode images; by default one per core, four at most."
+    ),
+]
 EvaluationImages = Annotated[
     int | None,
     typer.Option(min=0, help="Evaluate on so many images, spread evenly; 0 measures nothing."),

@@ -7,9 +7,15 @@ from typing import Annotated, Literal
 import typer
 
 from mrecg.cli.consoles import app, console, error_console
-from mrecg.cli.inputs import Inputs, bytes_of, measure_float, preprocessing_of, recipe_from
+from mrecg.cli.inputs import (
+    Inputs,
+    bytes_of,
+    measure_float,
+    preprocessing_of,
+    recipe_from,
+    workers_or_usual,
+)
 from mrecg.cli.options import (
-    WORKERS,
     AsJson,
     Backend,
     Channels,
@@ -77,7 +83,7 @@ def quantize(
     evaluation_images: EvaluationImages = None,
     size: Size = None,
     channels: Channels = None,
-    workers: Workers = WORKERS,
+    workers: Workers = None,
     memory: Memory = None,
     as_json: AsJson = False,
 ) -> None:
@@ -153,7 +159,7 @@ def plan(
     crops: Crops = None,
     size: Size = None,
     channels: Channels = None,
-    workers: Workers = WORKERS,
+    workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
     """Show which units would be reconstructed jointly, and why; only the metric `loss` needs images and weights."""
@@ -200,7 +206,7 @@ def evaluate(
     data: Data = None,
     evaluation_images: EvaluationImages = None,
     size: Size = None,
-    workers: Workers = WORKERS,
+    workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
     """Count what a saved quantized model classifies correctly."""
@@ -215,7 +221,7 @@ def evaluate(
         data or "fashion-mnist",
         preprocessing=preprocessing_of(quantized.record, size),
         count=evaluation_images,
-        workers=workers,
+        workers=workers_or_usual(workers),
     )
     result = count(quantized.model.to(local_device()), batches)
     show_skipped(error_console, batches.skipped)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mrecg.cli.consoles import app, console, error_console
-from mrecg.cli.inputs import changes_of, recipe_from
-from mrecg.cli.options import WORKERS, AsJson, Backend, Overrides, Workers
+from mrecg.cli.inputs import changes_of, recipe_from, workers_or_usual
+from mrecg.cli.options import AsJson, Backend, Overrides, Workers
 from mrecg.errors import MrecgError, RecipeError
 from mrecg.mqbench import is_mqbench, read_experiment
 
@@ -80,7 +80,7 @@ def reproduce(
         int | None, typer.Option(min=1, help="Side of the images; 224 in the paper.")
     ] = None,
     overrides: Overrides = None,
-    workers: Workers = WORKERS,
+    workers: Workers = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only list the cells with their time and memory.")
     ] = False,
@@ -97,7 +97,11 @@ def reproduce(
     cells = reproduction.cells(grid)
     budget = reproduction.Budget(images, changes)
     sources = reproduction.Sources(
-        data, checkpoints, workers=workers, evaluation_images=evaluation_images, size=size
+        data,
+        checkpoints,
+        workers=workers_or_usual(workers),
+        evaluation_images=evaluation_images,
+        size=size,
     )
     if dry_run:
         estimates = reproduction.estimates(cells, sources, budget, output)

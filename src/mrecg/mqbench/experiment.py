@@ -36,9 +36,9 @@ class Experiment(BaseModel):
         num_classes: outputs of the classifier, where the file says.
         weights: the checkpoint.
         data: root of an ImageNet folder.
-        batch_size: of calibration, reconstruction and evaluation.
+        batch_size: of calibration and reconstruction.
         calibration_batches: how many batches of that size are calibrated on.
-        workers: processes that read images.
+        workers: processes that read images; `None` where the file does not say.
         crop, resize: sides of the evaluated images and of what they are cut from.
         mapped, ignored: every key of the file, with what became of it.
     """
@@ -52,7 +52,7 @@ class Experiment(BaseModel):
     data: Path | None = None
     batch_size: int = 32
     calibration_batches: int = 16
-    workers: int = 0
+    workers: int | None = None
     crop: int = 224
     resize: int = 256
     mapped: tuple[Note, ...] = ()

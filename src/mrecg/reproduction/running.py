@@ -15,6 +15,7 @@ from mrecg.data import (
     calibration_images,
     evaluation_batches,
 )
+from mrecg.distributed import local_device
 from mrecg.errors import MrecgError
 from mrecg.evaluation import Evaluation, evaluate, with_accuracy
 from mrecg.pipeline import Progress, quantize
@@ -125,7 +126,7 @@ class _Shared:
     def model(self) -> nn.Module:
         if self._model is None:
             checkpoint = find_checkpoint(self.sources.checkpoints, self.name)
-            self._model = network(self.name, checkpoint)
+            self._model = network(self.name, checkpoint).to(local_device())
         return self._model
 
     def batches(self) -> EvaluationBatches:
