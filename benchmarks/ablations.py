@@ -36,7 +36,7 @@ def _composed_rounding(
 ) -> Tensor:
     """AdaRound of differentiable operators, the penalty's slope included."""
     h = torch.clamp(torch.sigmoid(self.logits) * 1.2 - 0.1, 0, 1)
-    soft = torch.clamp(self.floor + h, self.lowest, self.highest) * self.scaling.scale
+    soft = self.base + (h - rounding.GAMMA) / (rounding.ZETA - rounding.GAMMA) * self.span
     if penalty is None:
         return soft
     value = penalty.strength * (1 - (2 * h - 1).abs().pow(penalty.beta)).sum()

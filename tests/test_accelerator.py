@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from mrecg.quantization import activation
 from mrecg.quantization.activation import ActivationQuantizer, RandomMask
-from mrecg.quantization.grid import Grid, Scaling
+from mrecg.quantization.grid import Grid, Scaling, neighbours
 from mrecg.quantization.losses import loss_and_slopes
 from mrecg.quantization.rounding import LearnedRounding, Penalty
 from mrecg.reconstruction.storage import Storage
@@ -26,7 +26,7 @@ def step(x: Tensor, weight: Tensor, keep_probability: float) -> tuple[Tensor, li
     mask = None if keep_probability == 1 else RandomMask(keep_probability, seed=0)
     factor = quantizer.start_learning(mask)
     scaling = Scaling(x.new_full((4, 1, 1, 1), 0.3), x.new_ones(4, 1, 1, 1))
-    learned = LearnedRounding(weight, scaling, grid)
+    learned = LearnedRounding(neighbours(weight, scaling, grid), scaling, grid)
     output = functional.conv2d(quantizer(x), learned(Penalty(0.01, 10.0)))
     loss, slopes = loss_and_slopes([output], [torch.zeros_like(output)])
     parameters = [learned.logits, factor]

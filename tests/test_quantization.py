@@ -12,6 +12,7 @@ from mrecg.quantization.grid import (
     Grid,
     Scaling,
     dequantize,
+    neighbours,
     quantize,
     scaling_for_range,
 )
@@ -137,7 +138,7 @@ def test_soft_rounding_and_its_gradient(beta: float | None) -> None:
     """AdaRound, eq. 22–24, composed of differentiable operators."""
     weight, grid = normal(6, 90).double().mul_(2), Grid(-2, 1, True)  # some outside the grid
     scaling = Scaling(torch.full((6, 1), 0.7).double(), torch.zeros(6, 1).double())
-    learned = rounding.LearnedRounding(weight, scaling, grid)
+    learned = rounding.LearnedRounding(neighbours(weight, scaling, grid), scaling, grid)
     with torch.no_grad():
         learned.logits += normal(6, 90, seed=1).mul_(2)
     upstream = normal(6, 90, seed=2).double()
@@ -161,7 +162,8 @@ def test_soft_rounding_and_its_gradient(beta: float | None) -> None:
 def test_the_penalty_pushes_away_from_the_middle(start: float) -> None:
     """A decided rounding and one exactly in the middle feel no slope, and nothing becomes infinite."""
     weight, grid = torch.full((1, 4), start), Grid(0, 3, False)
-    learned = rounding.LearnedRounding(weight, Scaling(torch.ones(1, 1), torch.zeros(1, 1)), grid)
+    scaling = Scaling(torch.ones(1, 1), torch.zeros(1, 1))
+    learned = rounding.LearnedRounding(neighbours(weight, scaling, grid), scaling, grid)
     with torch.no_grad():
         learned.logits.fill_(20 * (start - 0.5))
     learned(rounding.Penalty(1.0, 2.0)).sum().mul(0).backward()

@@ -9,10 +9,14 @@ from typing import Any, NamedTuple
 
 from mrecg.errors import RecipeError, did_you_mean
 
-__all__ = ["ACADEMIC", "BACKENDS", "UNSUPPORTED", "Backend", "find_backend"]
+__all__ = ["ACADEMIC", "BACKENDS", "Backend", "find_backend"]
 
 ACADEMIC = "academic"
 """No target: the placement that the papers simulate, at any width, symmetry and granularity."""
+
+
+_FIXED_RANGES = {"weight.ranges.method": "minmax", "activation.ranges.method": "minmax"}
+"""Where a grid of logarithms lies follows from the largest element: there is nothing to search for."""
 
 
 class Backend(NamedTuple):
@@ -20,11 +24,13 @@ class Backend(NamedTuple):
 
     Attributes:
         weight_bits, activation_bits: the widest codes.
+        narrowest_bits: of codes.
         settings: the recipe's keys that the target decides, with their values.
     """
 
     weight_bits: int
     activation_bits: int
+    narrowest_bits: int
     settings: Mapping[str, Any]
 
 
@@ -34,32 +40,33 @@ def _backend(
     activations: str,
     tensors: str,
     bits: tuple[int, int] = (8, 8),
+    narrowest_bits: int = 2,
     power_of_two: bool = False,
+    logarithmic: bool = False,
     narrow: bool = False,
     unsigned: bool = False,
 ) -> Backend:
     """From words such as "symmetric per channel" to settings."""
     return Backend(
         *bits,
+        narrowest_bits,
         {
             "weight.symmetric": weights.startswith("symmetric"),
             "weight.narrow": narrow,
             "weight.power_of_two": power_of_two,
+            "weight.logarithmic": logarithmic,
             "activation.symmetric": activations == "symmetric",
             "activation.narrow": narrow and activations == "symmetric",
             "activation.power_of_two": power_of_two,
+            "activation.logarithmic": logarithmic,
             "activation.unsigned": unsigned,
             "placement.per_channel_weights": weights.endswith("per channel"),
             "placement.tensors": tensors,
             "placement.shortcut": "quantized",
+            **(_FIXED_RANGES if logarithmic else {}),
         },
     )
 
-
-UNSUPPORTED = {
-    "nnie": "its codes are logarithms, sixteen to an octave, and only uniform grids can be reconstructed"
-}
-"""Targets of MQBench that a recipe cannot be made for, with the reason."""
 
 BACKENDS: Mapping[str, Backend] = {
     "onnxruntime": _backend(
@@ -100,6 +107,14 @@ BACKENDS: Mapping[str, Backend] = {
     "stpu": _backend(
         weights="symmetric per tensor", activations="symmetric", tensors="all", narrow=True
     ),
+    # A sign and a logarithm of 7 bits, sixteen to an octave.
+    "nnie": _backend(
+        weights="symmetric per tensor",
+        activations="symmetric",
+        tensors="operands",
+        narrowest_bits=8,
+        logarithmic=True,
+    ),
 }
 
 
@@ -107,10 +122,8 @@ def find_backend(name: str) -> Backend:
     """The target called `name`, in lower case.
 
     Raises:
-        RecipeError: there is none, or it cannot be had; the message says which.
+        RecipeError: there is none.
     """
-    if name in UNSUPPORTED:
-        raise RecipeError(f"The backend '{name}' cannot be used: {UNSUPPORTED[name]}.")
     if name not in BACKENDS:
         raise RecipeError(
             f"There is no backend '{name}'{did_you_mean(name, [ACADEMIC, *BACKENDS])}."

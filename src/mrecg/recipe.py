@@ -1,6 +1,7 @@
 """What a user chooses: frozen models, YAML in and out."""
 
 from collections.abc import Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -68,6 +69,7 @@ class TensorSettings(_Settings):
         symmetric: the zero point is 0 and codes are signed.
         narrow: a symmetric grid leaves out its lowest code, so that it reaches as far down as up.
         power_of_two: every scale is a power of two.
+        logarithmic: codes are logarithms, as the backend NNIE has them; other grids are uniform.
         ranges: how a scale is found.
     """
 
@@ -75,6 +77,7 @@ class TensorSettings(_Settings):
     symmetric: bool = False
     narrow: bool = False
     power_of_two: bool = False
+    logarithmic: bool = False
     ranges: Ranges = Ranges()
 
 
@@ -204,32 +207,32 @@ class Recipe(_Settings):
     def _suits_backend(self) -> "Recipe":
         name = self.placement.backend
         if name == ACADEMIC:
+            if self.weight.logarithmic or self.activation.logarithmic:
+                raise ValueError("logarithmic codes need a backend that has them, such as 'nnie'")
             return self
         try:
             backend = find_backend(name)
         except RecipeError as error:  # pydantic reports what a validator raises only as ValueError
             raise ValueError(str(error).removesuffix(".")) from error
         for key, wanted in backend.settings.items():
-            if (found := self._setting(key)) != wanted:
+            if (found := attrgetter(key)(self)) != wanted:
                 raise ValueError(f"the backend '{name}' needs {key} = {wanted}, got {found}")
         layers = self.placement.overrides
         for kind, widest, widths in (
             ("weight", backend.weight_bits, [layer.weight_bits for layer in layers]),
             ("activation", backend.activation_bits, [layer.activation_bits for layer in layers]),
         ):
-            used = [self._setting(f"{kind}.bits"), *(width for width in widths if width)]
+            used = [getattr(self, kind).bits, *(width for width in widths if width)]
             if self.placement.first_last != "same":
                 used.append(self.placement.first_last_bits)
-            too_wide = [width for width in used if widest < width < FLOAT_BITS]
-            if too_wide:
-                raise ValueError(
-                    f"the backend '{name}' holds {kind}s of at most {widest} bits, got {too_wide[0]}"
-                )
+            narrowest = backend.narrowest_bits
+            for width in used:
+                if not (narrowest <= width <= widest or width == FLOAT_BITS):
+                    wanted = "exactly" if narrowest == widest else "at most"
+                    raise ValueError(
+                        f"the backend '{name}' holds {kind}s of {wanted} {widest} bits, got {width}"
+                    )
         return self
-
-    def _setting(self, key: str) -> Any:
-        section, name = key.split(".")
-        return getattr(getattr(self, section), name)
 
     def for_backend(self, name: str) -> "Recipe":
         """A copy whose grids and placement suit a deployment target; wider codes than it holds become narrower.

@@ -189,7 +189,7 @@ class QuantizerRecord(FoundModel):
         tensor: the parameter, or the module and operator whose output it is.
         readers: the layers that read it.
         low, high: smallest and largest code.
-        scales: smallest and largest scale over the channels.
+        scales: smallest and largest scale over the channels; of logarithmic codes, their smallest positive value.
     """
 
     name: str

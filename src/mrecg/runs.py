@@ -11,7 +11,7 @@ import contextlib
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -172,8 +172,8 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _grids(record: Record) -> dict[str, tuple[int, int]]:
-    """The smallest and the largest code of what holds codes: every weight's, and its zero points."""
+def _grids(record: Record, tensors: Container[str]) -> dict[str, tuple[int, int]]:
+    """The smallest and the largest code of what holds codes: every weight's, and its zero points if it has some."""
     found: dict[str, tuple[int, int]] = {}
     for quantizer in record.quantizers:
         if quantizer.kind == "weight":
@@ -181,7 +181,8 @@ def _grids(record: Record) -> dict[str, tuple[int, int]]:
             prefix = f"{owner}." if owner else ""
             for buffer in ("codes", "zero_point"):
                 name = f"{prefix}quantized_{attribute}.{buffer}"
-                found[name] = (quantizer.low, quantizer.high)
+                if name in tensors:
+                    found[name] = (quantizer.low, quantizer.high)
     return found
 
 
@@ -189,7 +190,7 @@ def _packed(program: ExportedProgram, record: Record) -> dict[str, Tensor]:
     # A clone each: safetensors refuses tensors that share memory.
     state = program.state_dict.items()
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state}
-    packed = {name: pack(tensors[name], *grid) for name, grid in _grids(record).items()}
+    packed = {name: pack(tensors[name], *grid) for name, grid in _grids(record, tensors).items()}
     return tensors | packed
 
 
@@ -202,7 +203,7 @@ def _unpacked(
     }
     return {
         name: unpack(tensors[name], *grid, tuple(traced[name].shape), traced[name].dtype)
-        for name, grid in _grids(record).items()
+        for name, grid in _grids(record, tensors).items()
     }
 
 

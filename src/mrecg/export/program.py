@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from mrecg.errors import ExportError
+from mrecg.export.requirements import require_uniform
 from mrecg.runs import QuantizedModel
 
 __all__ = ["export_program"]
@@ -17,8 +18,9 @@ def export_program(quantized: QuantizedModel, path: str | Path) -> Path:
     the operators. It holds what `convert_pt2e` makes, so Inductor and other PT2E backends take it from there.
 
     Raises:
-        ExportError: the file cannot be written.
+        ExportError: the codes are logarithms (nothing is written then), or the file cannot be written.
     """
+    require_uniform(quantized)
     target = Path(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,11 @@
-"""The optional packages behind this room."""
+"""What files need: optional packages, and codes that operators exist for."""
 
 from importlib.util import find_spec
 
 from mrecg.errors import ExportError
+from mrecg.runs import QuantizedModel
 
-__all__ = ["is_installed", "require"]
+__all__ = ["is_installed", "require", "require_uniform"]
 
 
 def is_installed(package: str) -> bool:
@@ -24,3 +25,17 @@ def require(*packages: str) -> None:
                 f"Files for ONNX Runtime need the package {package}, which is not installed; "
                 "install mrecg[onnx]."
             )
+
+
+def require_uniform(quantized: QuantizedModel) -> None:
+    """Refuse codes that neither ONNX nor PT2E has operators for.
+
+    Raises:
+        ExportError: the model's codes are logarithms.
+    """
+    recipe = quantized.recipe
+    if recipe.weight.logarithmic or recipe.activation.logarithmic:
+        raise ExportError(
+            f"A model for the backend '{recipe.placement.backend}' cannot be exported: its codes are logarithms, and "
+            "the quantizers of ONNX and PT2E are uniform; the run folder holds its codes."
+        )

@@ -58,9 +58,11 @@ def export_frozen(frozen: fx.GraphModule, example: Float[Tensor, "n ..."]) -> Ex
     program = torch.export.export(
         frozen, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
     )
+    _drop_inference_no_ops(program.graph)
     for node in program.graph.nodes:
         for key in ("stack_trace", "torch_fn", "custom"):  # of mrecg's own files and of the tracer
             node.meta.pop(key, None)
+    program.graph_module.recompile()
     program.example_inputs = None  # a caller's images
     return program
 
@@ -89,7 +91,7 @@ def _explain(model: nn.Module, error: Exception) -> str:
 
 
 def _drop_inference_no_ops(graph: fx.Graph) -> None:
-    """Remove what does nothing outside training: dropout, and assertions on shapes."""
+    """Remove what does nothing outside training: dropout, and assertions, which hold a tensor to one device."""
     for node in list(graph.nodes):
         if node.target in (torch.ops.aten.dropout.default, torch.ops.aten.dropout_.default):
             node.replace_all_uses_with(node.args[0])

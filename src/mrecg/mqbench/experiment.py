@@ -12,7 +12,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from mrecg.backends import ACADEMIC, BACKENDS
 from mrecg.configuration import read_mapping
 from mrecg.errors import RecipeError
-from mrecg.mqbench.keys import ADAROUND, DEPLOYMENT, IGNORED, KEYS, QCONFIG, WIDTH
+from mrecg.mqbench.keys import (
+    ADAROUND,
+    DEPLOYMENT,
+    IGNORED,
+    KEYS,
+    LOGARITHMIC,
+    QCONFIG,
+    WIDTH,
+)
 from mrecg.presets import preset
 from mrecg.recipe import Recipe
 
@@ -174,7 +182,7 @@ class _Draft:
             size = {"reconstruct.batch_size": self.fields["batch_size"]}
             self.recipe = self.recipe.override(size)
         self.recipe = self.recipe.override({"reconstruct.exclude": self.exclude})
-        self._check_rounding()
+        self._check_quantizers(backend)
         if backend != ACADEMIC:
             self._settle_backend(backend)
         try:
@@ -191,13 +199,20 @@ class _Draft:
                 f"(got {first['input']!r})."
             ) from error
 
-    def _check_rounding(self) -> None:
-        """Only AdaRound's quantizer learns how weights round."""
-        key = f"{QCONFIG}.w_fakequantize"
-        used = [note.value for note in (*self.mapped, *self.ignored) if note.key == key]
-        if self.recipe.reconstruct.steps and used not in ([], [ADAROUND]):
+    def _check_quantizers(self, backend: str) -> None:
+        """Only AdaRound's quantizer learns how weights round, here also on a target's logarithmic grid."""
+        notes = (*self.mapped, *self.ignored)
+        used = {note.key: note.value for note in notes if note.key.endswith("_fakequantize")}
+        logarithmic = backend != ACADEMIC and BACKENDS[backend].settings["weight.logarithmic"]
+        if LOGARITHMIC in used.values() and not logarithmic:
             raise RecipeError(
-                f"{self.where} reconstructs with the weight quantizer {used[0]}, expected {ADAROUND} "
+                f"{self.where} asks for {LOGARITHMIC}, which only a backend with logarithmic codes has; "
+                "set quantize.backend: NNIE."
+            )
+        rounding = used.get(f"{QCONFIG}.w_fakequantize", ADAROUND)
+        if self.recipe.reconstruct.steps and rounding not in (ADAROUND, LOGARITHMIC):
+            raise RecipeError(
+                f"{self.where} reconstructs with the weight quantizer {rounding}, expected {ADAROUND} "
                 "(or quantize_type: naive_ptq)."
             )
 
@@ -210,9 +225,13 @@ class _Draft:
             widths["activation.bits"] = min(recipe.activation.bits, backend.activation_bits)
         changes = widths | {"placement.first_last": "same"}
         self.recipe = recipe.override(changes).for_backend(name)
-        for note in [note for note in self.mapped if "_qscheme." in note.key]:
-            if not note.key.endswith(".p") and not (
-                name == "tensorrt" and note.key.endswith(".bit")
-            ):
-                self.mapped.remove(note)
-                self.ignored.append(note._replace(remark=f"the backend {name} decides"))
+        left = {"p", "bit"} if name == "tensorrt" else {"p"}
+        decided = [
+            note
+            for note in self.mapped
+            if ("_qscheme." in note.key and note.key.rpartition(".")[2] not in left)
+            or (note.key.endswith("_observer") and "weight.ranges.method" in backend.settings)
+        ]
+        for note in decided:
+            self.mapped.remove(note)
+            self.ignored.append(note._replace(remark=f"the backend {name} decides"))

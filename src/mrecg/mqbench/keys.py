@@ -7,11 +7,12 @@ from typing import Any
 from mrecg.backends import ACADEMIC, find_backend
 from mrecg.errors import RecipeError, did_you_mean
 
-__all__ = ["ADAROUND", "DEPLOYMENT", "IGNORED", "KEYS", "QCONFIG", "WIDTH"]
+__all__ = ["ADAROUND", "DEPLOYMENT", "IGNORED", "KEYS", "LOGARITHMIC", "QCONFIG", "WIDTH"]
 
 QCONFIG = "extra_prepare_dict.extra_qconfig_dict"
 _TUNING = "quantize.reconstruction"
 ADAROUND = "AdaRoundFakeQuantize"
+LOGARITHMIC = "NNIEFakeQuantize"
 WIDTH = "width_mult"
 DEPLOYMENT = "the run folder holds the result; exporting it is a step of its own"
 
@@ -35,6 +36,7 @@ _TRAINED = (
 )
 _WEIGHT_QUANTIZERS: Mapping[str, Mapping[str, Any] | str] = {
     ADAROUND: {},
+    LOGARITHMIC: {},
     "FixedFakeQuantize": {},
     "LearnableFakeQuantize": {},
     "TqtFakeQuantize": {"weight.power_of_two": True},
@@ -45,6 +47,7 @@ _WEIGHT_QUANTIZERS: Mapping[str, Mapping[str, Any] | str] = {
 _NO_DROPPING = {"reconstruct.keep_quantized_probability": 1.0}
 _ACTIVATION_QUANTIZERS: Mapping[str, Mapping[str, Any] | str] = {
     "QDropFakeQuantize": {},
+    LOGARITHMIC: _NO_DROPPING,
     "LearnableFakeQuantize": _NO_DROPPING,
     "FixedFakeQuantize": {**_NO_DROPPING, "reconstruct.activation_rate": 0.0},
     "TqtFakeQuantize": {**_NO_DROPPING, "activation.power_of_two": True},

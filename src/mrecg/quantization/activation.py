@@ -1,7 +1,7 @@
 """Activations on a grid with a learned step (LSQ), part of them left in float while tuning (QDrop)."""
 
 import random
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -113,6 +113,7 @@ class ActivationQuantizer(nn.Module):
     """Quantizes one tensor; its step can be learned, its zero point stays as calibrated.
 
     Attributes:
+        uniform: whether values are multiples of a step, which can be learned.
         grid: the integers that a code may take.
         fixed_scaling: what a backend prescribes, or `None`.
         power_of_two: whether the scale is a power of two, also while it is learned.
@@ -120,6 +121,8 @@ class ActivationQuantizer(nn.Module):
         factor: the scale in some unit, while it is learned. In units of the scale itself the rate is relative:
             a scale may start at 0.01 (8 bits) or at 1 (2 bits).
     """
+
+    uniform: ClassVar[bool] = True
 
     def __init__(
         self, grid: Grid, fixed_scaling: Scaling | None = None, power_of_two: bool = False
@@ -154,11 +157,18 @@ class ActivationQuantizer(nn.Module):
     def scaling(self, scaling: Scaling | None) -> None:
         self._scaling = scaling
         if scaling is not None:
-            # Numbers, read once: every read of a tensor makes the host wait for an accelerator.
-            self._limits = limits(scaling, self.grid)
+            self._read(scaling)
 
-    def start_learning(self, mask: RandomMask | None, relative: bool = True) -> nn.Parameter:
-        """Make the step learnable, in units of itself or absolutely; where `mask` is 0, the tensor stays float."""
+    def _read(self, scaling: Scaling) -> None:
+        """Numbers, read once: every read of a tensor makes the host wait for an accelerator."""
+        self._limits = limits(scaling, self.grid)
+
+    def start_learning(self, mask: RandomMask | None, relative: bool = True) -> nn.Parameter | None:
+        """Make the step learnable, in units of itself or absolutely; where `mask` is 0, the tensor stays float.
+
+        Returns:
+            What is learned, if anything is.
+        """
         assert self.scaling is not None, "calibrate before learning"
         self._unit = self.scaling.scale if relative else torch.ones_like(self.scaling.scale)
         self.factor = nn.Parameter(self.scaling.scale / self._unit)
@@ -178,7 +188,7 @@ class ActivationQuantizer(nn.Module):
         scale = (self._unit * self.factor).clamp_(min=SMALLEST_SCALE)
         return torch.exp2(torch.log2(scale).round()) if self.power_of_two else scale
 
-    def fixed(self) -> StepQuantizer:
+    def fixed(self) -> nn.Module:
         """The result."""
         assert self.scaling is not None, "calibrate before fixing"
         return StepQuantizer(self.scaling, self.grid)

@@ -9,10 +9,12 @@ from torch import Tensor
 __all__ = [
     "SMALLEST_SCALE",
     "Grid",
+    "Neighbours",
     "Scaling",
     "bias_step",
     "container_shift",
     "dequantize",
+    "neighbours",
     "quantize",
     "scaling_for_range",
 ]
@@ -50,6 +52,22 @@ class Scaling(NamedTuple):
     zero_point: Float[Tensor, "..."]
 
 
+class Neighbours(NamedTuple):
+    """The two codes that each element of a tensor lies between.
+
+    Attributes:
+        below: the lower code, as float; the other is the next.
+        value: its real value.
+        step: how much more the other is worth; 0 outside the grid, where there is no choice.
+        fraction: of the step, from the lower value to the element.
+    """
+
+    below: Float[Tensor, "..."]
+    value: Float[Tensor, "..."]
+    step: Float[Tensor, "..."]
+    fraction: Float[Tensor, "..."]
+
+
 def quantize(x: Float[Tensor, "..."], scaling: Scaling, grid: Grid) -> Float[Tensor, "..."]:
     """Codes of `x`, as floats: `clip(⌊x / s⌉ + z, low, high)`, rounding half to even like ONNX."""
     return torch.clamp(torch.round(x / scaling.scale) + scaling.zero_point, grid.low, grid.high)
@@ -58,6 +76,21 @@ def quantize(x: Float[Tensor, "..."], scaling: Scaling, grid: Grid) -> Float[Ten
 def dequantize(codes: Float[Tensor, "..."], scaling: Scaling) -> Float[Tensor, "..."]:
     """The real values of `codes`."""
     return (codes - scaling.zero_point) * scaling.scale
+
+
+def neighbours(x: Float[Tensor, "..."], scaling: Scaling, grid: Grid) -> Neighbours:
+    """The codes that `x` may be rounded to."""
+    ratio = x / scaling.scale
+    floor = torch.floor(ratio)
+    lowest, highest = grid.low - scaling.zero_point, grid.high - scaling.zero_point
+    has_choice = (floor >= lowest) & (floor < highest)
+    below = floor.clamp(lowest, highest)
+    return Neighbours(
+        below + scaling.zero_point,
+        below * scaling.scale,
+        has_choice * scaling.scale,
+        ratio - floor,
+    )
 
 
 def scaling_for_range(low: Float[Tensor, "..."], high: Float[Tensor, "..."], grid: Grid) -> Scaling:

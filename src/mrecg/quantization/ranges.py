@@ -12,6 +12,7 @@ from mrecg.quantization.grid import (
     quantize,
     scaling_for_range,
 )
+from mrecg.quantization.logarithmic import logarithmic_scaling
 from mrecg.recipe import TensorSettings
 
 __all__ = [
@@ -82,12 +83,14 @@ def find_scaling(
     Args:
         values: one row per channel.
         grid: the codes.
-        settings: the method and its numbers, and whether scales are powers of two.
+        settings: the method and its numbers, and whether codes are logarithms or scales powers of two.
         shrinkage: smallest factor and number of factors of the error search.
 
     Returns:
         Scale and zero point of shape `c`.
     """
+    if settings.logarithmic:
+        return logarithmic_scaling(values.abs().amax(dim=1))
     ranges = settings.ranges
     if ranges.method == "minmax":
         found = minmax(values, grid)

@@ -1,16 +1,18 @@
 """Weights on a grid, with learned rounding (AdaRound: Nagel et al., ICML 2020)."""
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Integer
+from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from mrecg.quantization.grid import (
     SMALLEST_SCALE,
     Grid,
+    Neighbours,
     Scaling,
     dequantize,
+    neighbours,
     quantize,
 )
 
@@ -86,30 +88,27 @@ class Penalty(NamedTuple):
 
 
 class LearnedRounding(nn.Module):
-    """`W_q = s' · (clip(⌊W/s⌋ + h(V) + z, low, high) − z)`, with V so that h(V) starts at the fraction of W/s.
+    """`W_q = below + h(V) · step` between two neighbours on a grid, with V so that it starts at the float weight.
 
-    Source: AdaRound, eq. 22–24; learning the scale while the integer base ⌊W/s⌋ stays is Genie's (Jeon et al.,
+    On a uniform grid that is `s' · (clip(⌊W/s⌋ + h(V) + z, low, high) − z)`: AdaRound, eq. 22–24. Learning the scale while the integer base ⌊W/s⌋ stays is Genie's (Jeon et al.,
     CVPR 2023).
 
     Attributes:
         logits: V, one per weight.
+        below: the lower code of each weight.
+        base, span: the weight as `base + span · σ(V)`; a weight outside the grid has span 0.
         growth: of the range in code steps, one per scale, 0 at first: `s' = s · (1 + growth / (high − low))`. So a
             rate suits every width: at 8 bits a scale that is off by a percent would cost more than the rounding.
     """
 
-    def __init__(self, weight: Float[Tensor, "..."], scaling: Scaling, grid: Grid) -> None:
+    def __init__(self, between: Neighbours, scaling: Scaling, grid: Grid) -> None:
         super().__init__()
-        ratio = weight / scaling.scale
         self.scaling = scaling
-        self.floor = torch.floor(ratio)
-        self.lowest = grid.low - scaling.zero_point
-        self.highest = grid.high - scaling.zero_point
-        # A weight outside the grid has the same value whichever way it is rounded.
+        self.below = between.below
         # With h = (ζ − γ) σ + γ, the weight is `base + span · σ`.
-        step = self._has_choice() * scaling.scale
-        self._base = self.floor.clamp(self.lowest, self.highest) * scaling.scale + GAMMA * step
-        self._span = (ZETA - GAMMA) * step
-        fraction = (ratio - self.floor).clamp(1e-4, 1 - 1e-4)
+        self.base = between.value + GAMMA * between.step
+        self.span = (ZETA - GAMMA) * between.step
+        fraction = between.fraction.clamp(1e-4, 1 - 1e-4)
         stretched = (fraction - GAMMA) / (ZETA - GAMMA)
         self.logits = nn.Parameter(torch.log(stretched / (1 - stretched)))
         self.growth = nn.Parameter(torch.zeros_like(scaling.scale))
@@ -117,7 +116,7 @@ class LearnedRounding(nn.Module):
 
     def forward(self, penalty: Penalty | None = None) -> Float[Tensor, "..."]:
         """The softly rounded weight; its backward pass adds the slope of `penalty` to the gradient."""
-        soft: Tensor = _SoftRounding.apply(self.logits, self._base, self._span, penalty)  # type: ignore[no-untyped-call]
+        soft: Tensor = _SoftRounding.apply(self.logits, self.base, self.span, penalty)  # type: ignore[no-untyped-call]
         return soft * self._factor()
 
     @torch.no_grad()
@@ -127,20 +126,14 @@ class LearnedRounding(nn.Module):
         A weight outside the grid has the same code either way and is never undecided.
         """
         h = stretched_sigmoid(self.logits)
-        undecided = self._has_choice() & ((h - 0.5).abs() < 0.5 - UNDECIDED_MARGIN)
-        rounded = (self.floor + (h >= 0.5)).clamp(self.lowest, self.highest)
+        has_choice = self.span > 0
+        undecided = has_choice & ((h - 0.5).abs() < 0.5 - UNDECIDED_MARGIN)
+        codes = self.below + (has_choice & (h >= 0.5))
         scale = (self.scaling.scale * self._factor()).clamp(min=SMALLEST_SCALE)
-        return (
-            rounded + self.scaling.zero_point,
-            Scaling(scale, self.scaling.zero_point),
-            int(undecided.sum()),
-        )
+        return codes, Scaling(scale, self.scaling.zero_point), int(undecided.sum())
 
     def _factor(self) -> Float[Tensor, "..."]:
         return 1 + self.growth / self._steps
-
-    def _has_choice(self) -> Bool[Tensor, "..."]:
-        return (self.floor >= self.lowest) & (self.floor < self.highest)
 
 
 class CodedWeight(nn.Module):
@@ -179,6 +172,7 @@ class WeightQuantizer(nn.Module):
     """Quantizes one weight: to nearest at first, softly while its rounding is learned, by codes afterwards.
 
     Attributes:
+        uniform: whether values are multiples of a step.
         grid: the integers that a code may take.
         fixed_scale: whether the scale has to stay as calibrated, for a target that allows only some.
         calibrated: the scaling of each channel before it is learned, shaped to broadcast against the weight.
@@ -188,6 +182,8 @@ class WeightQuantizer(nn.Module):
         rounding: present while the rounding is learned.
         soft: the softly rounded weight of the current step, while the rounding is learned.
     """
+
+    uniform: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -209,11 +205,11 @@ class WeightQuantizer(nn.Module):
 
     def round_to_nearest(self, weight: Float[Tensor, "..."]) -> None:
         """Forget what was learned."""
-        self._set_codes(quantize(weight, self.calibrated, self.grid), self.calibrated)
+        self._set_codes(self._nearest(weight), self.calibrated)
 
     def start_learning(self, weight: Float[Tensor, "..."]) -> LearnedRounding:
         """Begin with soft rounding whose value is the float weight, clipped to the grid."""
-        self.rounding = LearnedRounding(weight, self.calibrated, self.grid)
+        self.rounding = LearnedRounding(self._neighbours(weight), self.calibrated, self.grid)
         self.soften()
         return self.rounding
 
@@ -231,10 +227,19 @@ class WeightQuantizer(nn.Module):
 
     def _set_codes(self, codes: Float[Tensor, "..."], scaling: Scaling) -> None:
         self.codes, self.scaling = codes, scaling
-        self.hard = dequantize(codes, scaling)
+        self.hard = self._values(codes)
         self.rounding = self.soft = None
 
-    def coded(self) -> CodedWeight:
+    def _nearest(self, weight: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        return quantize(weight, self.calibrated, self.grid)
+
+    def _neighbours(self, weight: Float[Tensor, "..."]) -> Neighbours:
+        return neighbours(weight, self.calibrated, self.grid)
+
+    def _values(self, codes: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        return dequantize(codes, self.scaling)
+
+    def coded(self) -> nn.Module:
         """The result, without the float weight."""
         return CodedWeight(self.codes, self.scaling, self.grid)
 

@@ -2,7 +2,8 @@
 
 A runtime adds the bias to a 32-bit sum of products of codes, so it can only hold multiples of s_x · s_w. At 2 bits that
 is coarse, which the codes' own container mends: 2-bit codes in 8-bit words may be stored times 16 (see `bias_step`).
-Rounding the bias here, before the loss is measured, makes the exported model the simulated one.
+Rounding the bias here, before the loss is measured, makes the exported model the simulated one. Where codes are logarithms
+there is no such step, and the bias stays float.
 """
 
 from collections.abc import Sequence
@@ -98,6 +99,8 @@ def _find(module: fx.GraphModule, layer: fx.Node) -> IntegerBias | None:
     if not isinstance(weight_quantizer, WeightQuantizer):
         return None
     value = _attribute(module, str(bias.target))
+    if not (activation_quantizer.uniform and weight_quantizer.uniform):
+        return None  # products of powers are no multiples of one step
     if weight_quantizer.scaling.scale.numel() not in (1, value.numel()):
         return None  # a grouped transposed convolution has fewer scales than outputs
     rounded = nn.Parameter(value.detach().clone(), requires_grad=False)

@@ -82,7 +82,8 @@ def reconstruct(
         start = _Start.calibrated(assembly, stream, members, recipe)
         weights = assembly.learned_weights(members, recipe.reconstruct.exclude)
         activations = assembly.learned_activations(members)
-        learns = recipe.reconstruct.steps > 0 and bool(weights or activations)
+        learned = weights or any(one.uniform for one in activations.values())
+        learns = recipe.reconstruct.steps > 0 and bool(learned)
         nearest = losses = stream.run_quantized(members, keep=not learns)
         event = Progress(
             phase, names, index, len(plan.groups), 0, recipe.reconstruct.steps, nearest[-1]

@@ -4,9 +4,11 @@ import torch
 from torch import Tensor
 
 from mrecg import distributed
+from mrecg.errors import RecipeError
 from mrecg.graph.placement import QuantizerRequest
 from mrecg.quantization.activation import ActivationQuantizer
 from mrecg.quantization.grid import Grid, Scaling
+from mrecg.quantization.logarithmic import GRID, LogarithmicActivation, LogarithmicWeight
 from mrecg.quantization.ranges import (
     ACTIVATION_SHRINKAGE,
     WEIGHT_SHRINKAGE,
@@ -23,7 +25,7 @@ def make_weight(
     request: QuantizerRequest, weight: Tensor, settings: TensorSettings
 ) -> WeightQuantizer:
     """A weight quantizer with the range of each channel, or of the whole tensor."""
-    grid = _grid(request)
+    grid = _grid(request, settings)
     if request.fixed is not None:
         return WeightQuantizer(weight, _fixed(request.fixed, weight), grid, fixed_scale=True)
     axis = request.channel_axis
@@ -33,13 +35,18 @@ def make_weight(
     if axis is not None:
         shape[axis] = -1
     scaling = Scaling(found.scale.view(shape), found.zero_point.view(shape))
+    if settings.logarithmic:
+        return LogarithmicWeight(weight, scaling)
     return WeightQuantizer(weight, scaling, grid, fixed_scale=settings.power_of_two)
 
 
 def make_activation(request: QuantizerRequest, settings: ActivationSettings) -> ActivationQuantizer:
     """An activation quantizer without a range yet, unless the placement fixes it."""
+    grid = _grid(request, settings)
+    if settings.logarithmic:
+        return LogarithmicActivation()
     fixed = None if request.fixed is None else _fixed(request.fixed, torch.zeros(()))
-    return ActivationQuantizer(_grid(request), fixed, settings.power_of_two)
+    return ActivationQuantizer(grid, fixed, settings.power_of_two)
 
 
 def calibrate(quantizer: ActivationQuantizer, sample: Sample, settings: ActivationSettings) -> None:
@@ -51,8 +58,14 @@ def calibrate(quantizer: ActivationQuantizer, sample: Sample, settings: Activati
         quantizer.scaling = Scaling(found.scale[0], found.zero_point[0])
 
 
-def _grid(request: QuantizerRequest) -> Grid:
-    return Grid(request.low, request.high, request.symmetric)
+def _grid(request: QuantizerRequest, settings: TensorSettings) -> Grid:
+    grid = Grid(request.low, request.high, request.symmetric)
+    if settings.logarithmic and (grid, request.channel_axis, request.fixed) != (GRID, None, None):
+        raise RecipeError(
+            f"The quantizer asks for the codes {grid.low} to {grid.high}, expected {GRID.low} to {GRID.high}, symmetric, "
+            "with one range for the whole tensor and none given: the recipe wants logarithmic codes."
+        )
+    return grid
 
 
 def _fixed(values: tuple[float, int], like: Tensor) -> Scaling:

@@ -110,7 +110,8 @@ def tune(
         if not quantizer.fixed_scale and weight_scale_rate(settings)
     ]
     relative = settings.activation_rate_unit == "relative"
-    steps = [quantizer.start_learning(mask, relative) for quantizer in activations.values()]
+    started = [quantizer.start_learning(mask, relative) for quantizer in activations.values()]
+    steps = [step for step in started if step is not None]
     optimizer = torch.optim.Adam(
         [
             {"params": logits, "lr": rounding_rate(settings)},

@@ -17,6 +17,7 @@ from mrecg.export.onnx.integer import (
 from mrecg.export.onnx.layouts import Layout, lay_out_weights, numbers, packed_types, weight_grids
 from mrecg.export.onnx.runtimes import Runtime, can_load, describe
 from mrecg.export.onnx.translation import translate
+from mrecg.export.requirements import require_uniform
 from mrecg.runs import QuantizedModel
 
 __all__ = ["export_onnx", "float_model"]
@@ -47,9 +48,10 @@ def export_onnx(
         runtime: must be able to load the file; `None` asks nobody.
 
     Raises:
-        ExportError: a package is missing, an operator has no counterpart in ONNX, the runtime cannot load the layout
-            (nothing is written then), or the file cannot be written.
+        ExportError: a package is missing, an operator has no counterpart in ONNX, the codes are logarithms, the runtime
+            cannot load the layout (nothing is written then), or the file cannot be written.
     """
+    require_uniform(quantized)
     target = Path(path)
     grids = weight_grids(quantized.program)
     narrow = packed_types(grids) if layout == "packed" else set()
