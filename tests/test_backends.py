@@ -49,6 +49,10 @@ def test_a_backend_gets_only_codes_and_scales_that_it_allows(backend: str, name:
             assert found.low == -found.high - 1 or (unsigned and found.low == 0)
         if target.settings[f"{found.kind}.power_of_two"]:
             assert all(math.frexp(scale)[0] == 0.5 for scale in found.scales)
+        if target.settings[f"{found.kind}.logarithmic"]:
+            exponents = [16 * math.log2(scale) for scale in found.scales]
+            assert exponents == pytest.approx([round(exponents[0])] * 2, abs=1e-5)
+            assert (found.low, found.high) == (-128, 127)
     for key, value in quantized.program.state_dict.items():
         if key.endswith("zero_point"):
             kind = "weight" if "quantized_" in key else "activation"
@@ -121,7 +125,7 @@ def test_a_recipe_that_the_backend_cannot_execute_is_refused() -> None:
             recipe.override({key: value})
     with pytest.raises(RecipeError, match="did you mean 'openvino'"):
         recipe.for_backend("openvin")
-    with pytest.raises(RecipeError, match="codes are logarithms"):
+    with pytest.raises(RecipeError, match="weights of exactly 8 bits, got 4"):
         recipe.for_backend("nnie")
     with pytest.raises(RecipeError, match="cannot be float"):
         mrecg.preset("w4a4-rtn", {"placement.tensors": "all", "placement.shortcut": "float"})

@@ -215,7 +215,27 @@ def test_a_backend_decides_over_the_schemes(backend: str, tmp_path: Path) -> Non
     assert (found.recipe.weight.bits, found.recipe.activation.bits) == widths
     assert found.recipe.placement.backend == backend
     decided = [note for note in found.ignored if "decides" in note.remark]
-    assert len(decided) == (5 if backend == "tensorrt" else 7)
+    # TensorRT leaves the widths to the file, and logarithms have nothing to observe but the largest element.
+    assert len(decided) == {"tensorrt": 5, "nnie": 9}.get(backend, 7)
+    assert found.recipe.weight.logarithmic == (backend == "nnie")
+
+
+@pytest.mark.parametrize("steps", [0, 20000])
+def test_the_quantizers_of_nnie(steps: int, tmp_path: Path) -> None:
+    """Its rounding is learned like AdaRound's, its activations neither learn nor drop."""
+    content = changed("quantize.quantize_type", "advanced_ptq" if steps else "naive_ptq")
+    extra = content["extra_prepare_dict"]["extra_qconfig_dict"]
+    extra |= {"w_fakequantize": "NNIEFakeQuantize", "a_fakequantize": "NNIEFakeQuantize"}
+    extra |= {"w_observer": "MinMaxObserver", "a_observer": "EMAMinMaxObserver"}
+    with pytest.raises(RecipeError, match=r"set quantize\.backend: NNIE"):
+        read(tmp_path, content)
+    content["quantize"]["backend"] = "NNIE"
+    recipe = read(tmp_path, content).recipe
+    assert recipe.placement.backend == "nnie"
+    assert recipe.reconstruct.steps == steps
+    assert recipe.reconstruct.keep_quantized_probability == 1
+    extra["a_fakequantize"] = "QDropFakeQuantize"
+    assert read(tmp_path, content).recipe.reconstruct.keep_quantized_probability == 0.5
 
 
 def test_what_nobody_reads_is_listed(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ A code is q for positive values and −1 − q, its complement, for the others. 
 positive value, 2^(z / 16), and the zero point −1.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -97,8 +98,8 @@ class Logarithms:
 
     def _is_small(self, x: Tensor) -> Tensor:
         """Whether x is no further from zero than half of the smallest value of its sign."""
-        positive = 2.0 ** ((self.exponent - _TO_AN_OCTAVE) / _TO_AN_OCTAVE)
-        negative = -(2.0 ** ((self.exponent + 1 - _TO_AN_OCTAVE) / _TO_AN_OCTAVE))
+        positive = math.exp2(self.exponent / _TO_AN_OCTAVE - 1)
+        negative = -math.exp2((self.exponent + 1) / _TO_AN_OCTAVE - 1)
         return (negative <= x.double()) & (x.double() <= positive)
 
 

@@ -24,6 +24,7 @@ from mrecg.export.onnx.runtimes import (
     open_file,
 )
 from mrecg.export.onnx.tracing import Replay, Rounding, expose_codes, output_step
+from mrecg.export.requirements import require_uniform
 from mrecg.runs import QuantizedModel
 
 __all__ = ["ideal_bytes", "verify_onnx"]
@@ -54,10 +55,11 @@ def verify_onnx(
     Raises:
         VerificationError: a code is further than one step from the simulated number, or an output further than one
             output step; the message names the first layer where they part.
-        ExportError: a package is missing, or ONNX Runtime cannot load the file.
+        ExportError: a package is missing, the codes are logarithms, or ONNX Runtime cannot load the file.
         DataError: images that the model cannot take.
     """
     file = Path(path)
+    require_uniform(quantized)
     check_images(images, "the images to verify with")
     model = quantized.model
     assert isinstance(model, fx.GraphModule)
