@@ -97,7 +97,10 @@ class Logarithms:
         return torch.copysign(magnitude, sign)
 
     def _is_small(self, x: Tensor) -> Tensor:
-        """Whether x is no further from zero than half of the smallest value of its sign."""
+        """Whether x is no further from zero than half of the smallest value of its sign.
+
+        MQBench returns the positive bound itself as it is, although it is no value of the grid.
+        """
         positive = math.exp2(self.exponent / _TO_AN_OCTAVE - 1)
         negative = -math.exp2((self.exponent + 1) / _TO_AN_OCTAVE - 1)
         return (negative <= x.double()) & (x.double() <= positive)
