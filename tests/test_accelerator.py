@@ -11,6 +11,12 @@ from torch.nn import functional
 from mrecg.quantization import activation
 from mrecg.quantization.activation import ActivationQuantizer, RandomMask
 from mrecg.quantization.grid import Grid, Scaling, neighbours
+from mrecg.quantization.logarithmic import (
+    LogarithmicActivation,
+    LogarithmicWeight,
+    Logarithms,
+    logarithmic_scaling,
+)
 from mrecg.quantization.losses import loss_and_slopes
 from mrecg.quantization.rounding import LearnedRounding, Penalty
 from mrecg.reconstruction.storage import Storage
@@ -32,6 +38,19 @@ def step(x: Tensor, weight: Tensor, keep_probability: float) -> tuple[Tensor, li
     parameters = [learned.logits, factor]
     torch.autograd.backward([output], slopes, inputs=parameters)
     return loss, [one.grad for one in parameters if one.grad is not None]
+
+
+def test_logarithms_stay_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Logarithms, "of", lambda scaling: Logarithms(-90.0))
+    x, weight = torch.empty(8, 3, 6, 6, device=CARD), torch.empty(4, 3, 3, 3, device=CARD)
+    scaling = logarithmic_scaling(weight.abs().amax())
+    activations, weights = LogarithmicActivation(), LogarithmicWeight(weight, scaling)
+    activations.scaling = scaling
+    activations.start_learning(RandomMask(0.5, seed=0))
+    learned = weights.start_learning(weight)
+    functional.conv2d(activations(x), weights(weight)).sum().backward()
+    assert learned.logits.grad is not None
+    assert learned.logits.grad.device == CARD
 
 
 @pytest.mark.parametrize("keep_probability", [1.0, 0.5])

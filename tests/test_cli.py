@@ -117,6 +117,7 @@ def test_own_network(tmp_path: Path) -> None:
         (["--set", "reconstruct.stepz=1"], "did you mean 'reconstruct.steps'"),
         (["--set", "seed"], "expected KEY=VALUE"),
         (["--set", "weight.bits=1"], "expected 2 to 8 bits"),
+        (["--backend", "nnie"], "holds weights of exactly 8 bits, got 4"),
         (["--set", "plan.join=explicit", "--set", "plan.groups=[[a, b]]"], "the unit 'a'"),
         (["--images", "8"], "at least 32"),
         (["--network", "resnet"], "There is no network 'resnet'"),

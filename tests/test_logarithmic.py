@@ -15,7 +15,6 @@ from mrecg.errors import ExportError, RecipeError
 from mrecg.export.program import export_program
 from mrecg.quantization import rounding
 from mrecg.quantization.activation import RandomMask
-from mrecg.quantization.grid import Scaling
 from mrecg.quantization.logarithmic import (
     GRID,
     LogarithmicActivation,
@@ -48,7 +47,7 @@ def by_formula(x: Tensor, largest: float) -> Tensor:
 
 
 def levels_for(largest: float) -> Logarithms:
-    return Logarithms.of(logarithmic_scaling(torch.tensor([largest])))
+    return Logarithms.of(logarithmic_scaling(torch.tensor(largest)))
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -125,8 +124,7 @@ def test_neighbours_are_the_values_on_either_side() -> None:
 
 
 def weight_quantizer(weight: Tensor) -> LogarithmicWeight:
-    scaling = logarithmic_scaling(weight.abs().amax().view(1))
-    return LogarithmicWeight(weight, Scaling(*(each.view(1, 1) for each in scaling)))
+    return LogarithmicWeight(weight, logarithmic_scaling(weight.abs().amax().view(1, 1)))
 
 
 def test_learning_starts_at_the_float_weight_and_ends_on_the_grid() -> None:
@@ -182,7 +180,7 @@ def test_learned_rounding_is_near_the_enumerated_best() -> None:
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_activations_pass_gradients_straight_and_drop(layout: torch.memory_format) -> None:
     quantizer = LogarithmicActivation()
-    quantizer.scaling = Scaling(*(each[0] for each in logarithmic_scaling(torch.tensor([2.0]))))
+    quantizer.scaling = logarithmic_scaling(torch.tensor(2.0))
     x = normal(2, 3, 8, 8).contiguous(memory_format=layout).requires_grad_()
     upstream = normal(2, 3, 8, 8, seed=1)
     rounded = by_formula(x.detach(), 2.0)

@@ -32,13 +32,13 @@ __all__ = [
 ]
 
 GRID = Grid(-128, 127, True)
-"""The codes."""
+"""The codes; a placement asks for them as it does for symmetric ones of 8 bits."""
 ZERO = -1
 """The code of zero."""
 _TO_AN_OCTAVE = 16
 
 
-def logarithmic_scaling(largest: Float[Tensor, " c"]) -> Scaling:
+def logarithmic_scaling(largest: Float[Tensor, "*tensors"]) -> Scaling:
     """The scaling for tensors of that largest magnitude; no scale is below the smallest that other grids have."""
     exponent = torch.round(_TO_AN_OCTAVE * torch.log2(largest.double())) - GRID.high
     smallest = torch.tensor(SMALLEST_SCALE, dtype=torch.float64, device=largest.device)
