@@ -16,8 +16,9 @@ from mrecg.reconstruction.assembly import Assembly, assemble
 from mrecg.reconstruction.estimate import Estimate, estimate
 from mrecg.reconstruction.granularity import check_plan, make_plan
 from mrecg.reconstruction.groups import Progress, Report, reconstruct
+from mrecg.reconstruction.network import network_steps, tune_network
 from mrecg.reconstruction.storage import Storage
-from mrecg.record import Oscillation, Plan, Record
+from mrecg.record import NetworkRecord, Oscillation, Plan, Record
 from mrecg.runs import QuantizedModel, environment
 
 __all__ = ["Estimate", "Progress", "foresee", "make_model_plan", "quantize"]
@@ -73,6 +74,8 @@ def quantize(
         announce(estimate(assembly, images[:_PROBED], len(images), recipe, plan, storage))
     units, groups = reconstruct(assembly, images, recipe, plan, "tune", report, storage)
     clock.lap("reconstruction")
+    network = _tune_network(assembly, images, recipe, report)
+    clock.lap("network")
     quantizers = assembly.describe()
     finished = assembly.frozen()
     program = export_frozen(finished, everything[:2].to(assembly.device))
@@ -85,6 +88,7 @@ def quantize(
         oscillation=Oscillation.along(
             [unit.name for unit in units], [unit.relative_loss for unit in units]
         ),
+        network=network,
         left_in_float=assembly.left_in_float,
         images=len(everything),
         skipped_images=calibration.skipped if isinstance(calibration, CalibrationImages) else (),
@@ -150,6 +154,23 @@ def _plan(
         records, _ = reconstruct(assembly, images, short, single, "plan", report, storage)
         losses = [unit.loss for unit in records]
     return make_plan(units, rule, losses)
+
+
+def _tune_network(
+    assembly: Assembly, images: Tensor, recipe: Recipe, report: Report
+) -> NetworkRecord | None:
+    """The last phase of a run, with its events."""
+    steps = network_steps(recipe)
+    event = Progress("network", ("all units",), 0, 1, 0, steps, 0.0)
+    found = tune_network(
+        assembly,
+        images,
+        recipe,
+        lambda step, loss: report(replace(event, step=step, loss=loss)),
+    )
+    if found is not None:
+        report(replace(event, step=steps, loss=found.divergence_after, finished=True))
+    return found
 
 
 class _Clock:

@@ -159,7 +159,7 @@ class PlanRule(_Settings):
 
 
 class Reconstruction(_Settings):
-    """How one group is tuned.
+    """How the groups are tuned.
 
     Attributes:
         steps: optimisation steps per group; 0 is rounding to nearest.
@@ -174,6 +174,7 @@ class Reconstruction(_Settings):
         keep_quantized_probability: 1 is BRECQ; below, each activation stays float with the rest (QDrop).
         cache: precision of the stored inputs and targets; `float16` halves memory and rounds them to 11 bits.
         batches: `reshuffled` every epoch, or the authors' `fixed` ones.
+        network_share: steps that tune the network as a whole after its groups, as a fraction of `steps`; 0 is none.
         exclude: shell patterns of the layers whose weights stay rounded to nearest.
     """
 
@@ -189,6 +190,7 @@ class Reconstruction(_Settings):
     keep_quantized_probability: float = Field(default=1.0, gt=0, le=1)
     cache: Literal["float32", "float16"] = "float32"
     batches: Literal["reshuffled", "fixed"] = "reshuffled"
+    network_share: float = Field(default=0.2, ge=0)
     exclude: tuple[str, ...] = ()
 
 

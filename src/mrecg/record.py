@@ -16,6 +16,7 @@ __all__ = [
     "Jump",
     "Layer",
     "Neighbours",
+    "NetworkRecord",
     "Oscillation",
     "Plan",
     "QuantizerRecord",
@@ -138,7 +139,7 @@ class Plan(FoundModel):
 
 
 class UnitRecord(FoundModel):
-    """One unit after the run.
+    """One unit after the tuning of its group.
 
     Attributes:
         name: of the unit.
@@ -176,6 +177,24 @@ class GroupRecord(FoundModel):
     first_loss: float
     last_loss: float
     undecided: float
+    accepted: bool
+    seconds: float
+
+
+class NetworkRecord(FoundModel):
+    """The tuning of the network as a whole, after its groups.
+
+    Attributes:
+        steps: optimisation steps.
+        divergence_before, divergence_after: of the answer from the float network's, on the mirrored calibration
+            images: Kullback-Leibler of the predictions for logits, else the relative squared error.
+        accepted: the divergence fell; else the network was left as it was.
+        seconds: wall time.
+    """
+
+    steps: int
+    divergence_before: float
+    divergence_after: float
     accepted: bool
     seconds: float
 
@@ -251,6 +270,7 @@ class Record(FoundModel):
 
     Attributes:
         units, groups, plan, quantizers, oscillation: see their classes.
+        network: the tuning of the whole, if there was one.
         left_in_float: layers without a quantized weight.
         images: how many calibrated.
         skipped_images: what could not be read, with the reasons.
@@ -266,6 +286,7 @@ class Record(FoundModel):
     plan: Plan
     quantizers: tuple[QuantizerRecord, ...]
     oscillation: Oscillation
+    network: NetworkRecord | None = None
     left_in_float: tuple[str, ...]
     images: int
     skipped_images: tuple[str, ...] = ()

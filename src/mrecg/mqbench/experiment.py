@@ -140,6 +140,7 @@ class _Draft:
                 "reconstruct.rounding_rate": 1e-3,
                 "reconstruct.activation_rate_unit": "absolute",
                 "reconstruct.weight_scale_rate": 0.0,
+                "reconstruct.network_share": 0.0,
                 "reconstruct.batches": "fixed",
             },
         )

@@ -16,7 +16,7 @@ from mrecg.quantization.grid import (
     quantize,
 )
 
-__all__ = ["CodedWeight", "LearnedRounding", "Penalty", "WeightQuantizer"]
+__all__ = ["CodedWeight", "LearnedRange", "LearnedRounding", "Penalty", "WeightQuantizer"]
 
 ZETA = 1.1
 GAMMA = -0.1
@@ -87,23 +87,46 @@ class Penalty(NamedTuple):
     beta: float
 
 
+class LearnedRange(nn.Module):
+    """`s' = s · (1 + growth / (high − low))`: the range of each channel grows or shrinks, its codes stay.
+
+    Attributes:
+        growth: in code steps, one per scale, 0 at first. So a rate suits every width: at 8 bits a scale that is off by
+            a percent would cost more than the rounding.
+    """
+
+    def __init__(self, scaling: Scaling, grid: Grid) -> None:
+        super().__init__()
+        self.growth = nn.Parameter(torch.zeros_like(scaling.scale))
+        self._scaling, self._steps = scaling, grid.high - grid.low
+
+    def factor(self) -> Float[Tensor, "..."]:
+        """By which every value grows."""
+        return 1 + self.growth / self._steps
+
+    @torch.no_grad()
+    def scaling(self) -> Scaling:
+        """The scaling as it is now."""
+        scale = (self._scaling.scale * self.factor()).clamp(min=SMALLEST_SCALE)
+        return Scaling(scale, self._scaling.zero_point)
+
+
 class LearnedRounding(nn.Module):
     """`W_q = below + h(V) · step` between two neighbours on a grid, with V so that it starts at the float weight.
 
-    On a uniform grid that is `s' · (clip(⌊W/s⌋ + h(V) + z, low, high) − z)`: AdaRound, eq. 22–24. Learning the scale while the integer base ⌊W/s⌋ stays is Genie's (Jeon et al.,
-    CVPR 2023).
+    On a uniform grid that is `s' · (clip(⌊W/s⌋ + h(V) + z, low, high) − z)`: AdaRound, eq. 22–24. Learning the scale
+    while the integer base ⌊W/s⌋ stays is Genie's (Jeon et al., CVPR 2023).
 
     Attributes:
         logits: V, one per weight.
         below: the lower code of each weight.
         base, span: the weight as `base + span · σ(V)`; a weight outside the grid has span 0.
-        growth: of the range in code steps, one per scale, 0 at first: `s' = s · (1 + growth / (high − low))`. So a
-            rate suits every width: at 8 bits a scale that is off by a percent would cost more than the rounding.
+        range: the scale s'.
     """
 
     def __init__(self, between: Neighbours, scaling: Scaling, grid: Grid) -> None:
         super().__init__()
-        self.scaling = scaling
+        self.range = LearnedRange(scaling, grid)
         self.below = between.below
         # With h = (ζ − γ) σ + γ, the weight is `base + span · σ`.
         self.base = between.value + GAMMA * between.step
@@ -111,13 +134,11 @@ class LearnedRounding(nn.Module):
         fraction = between.fraction.clamp(1e-4, 1 - 1e-4)
         stretched = (fraction - GAMMA) / (ZETA - GAMMA)
         self.logits = nn.Parameter(torch.log(stretched / (1 - stretched)))
-        self.growth = nn.Parameter(torch.zeros_like(scaling.scale))
-        self._steps = grid.high - grid.low
 
     def forward(self, penalty: Penalty | None = None) -> Float[Tensor, "..."]:
         """The softly rounded weight; its backward pass adds the slope of `penalty` to the gradient."""
         soft: Tensor = _SoftRounding.apply(self.logits, self.base, self.span, penalty)  # type: ignore[no-untyped-call]
-        return soft * self._factor()
+        return soft * self.range.factor()
 
     @torch.no_grad()
     def decide(self) -> tuple[Float[Tensor, "..."], Scaling, int]:
@@ -129,11 +150,7 @@ class LearnedRounding(nn.Module):
         has_choice = self.span > 0
         undecided = has_choice & ((h - 0.5).abs() < 0.5 - UNDECIDED_MARGIN)
         codes = self.below + (has_choice & (h >= 0.5))
-        scale = (self.scaling.scale * self._factor()).clamp(min=SMALLEST_SCALE)
-        return codes, Scaling(scale, self.scaling.zero_point), int(undecided.sum())
-
-    def _factor(self) -> Float[Tensor, "..."]:
-        return 1 + self.growth / self._steps
+        return codes, self.range.scaling(), int(undecided.sum())
 
 
 class CodedWeight(nn.Module):
@@ -180,7 +197,8 @@ class WeightQuantizer(nn.Module):
         codes: the hard codes, as floats.
         hard: their real values.
         rounding: present while the rounding is learned.
-        soft: the softly rounded weight of the current step, while the rounding is learned.
+        range: present while only the range of the hard weight is learned.
+        soft: the weight of the current step, while something is learned.
     """
 
     uniform: ClassVar[bool] = True
@@ -197,6 +215,7 @@ class WeightQuantizer(nn.Module):
         self.fixed_scale = fixed_scale
         self.calibrated = self.scaling = scaling
         self.rounding: LearnedRounding | None = None
+        self.range: LearnedRange | None = None
         self.soft: Tensor | None = None
         self.round_to_nearest(weight)
 
@@ -224,6 +243,24 @@ class WeightQuantizer(nn.Module):
         codes, scaling, undecided = self.rounding.decide()
         self._set_codes(codes, scaling)
         return undecided
+
+    def start_growing(self) -> LearnedRange:
+        """Begin to learn the range of the hard weight."""
+        self.range = LearnedRange(self.scaling, self.grid)
+        self.grow()
+        return self.range
+
+    def grow(self) -> None:
+        """Take the range that was learned so far, once per step however often the weight is read."""
+        assert self.range is not None, "grow needs start_growing first"
+        self.soft = self.hard * self.range.factor()
+
+    def stop_growing(self, keep: bool) -> None:
+        """Fix the learned range, or return to the one before."""
+        assert self.range is not None, "stop_growing needs start_growing first"
+        if keep:
+            self._set_codes(self.codes, self.range.scaling())
+        self.range = self.soft = None
 
     def _set_codes(self, codes: Float[Tensor, "..."], scaling: Scaling) -> None:
         self.codes, self.scaling = codes, scaling

@@ -14,17 +14,17 @@ from mrecg.graph.extraction import traced_value
 from mrecg.graph.units import Chain, Unit
 from mrecg.recipe import Recipe
 from mrecg.reconstruction.assembly import Assembly
+from mrecg.reconstruction.network import network_steps
 from mrecg.reconstruction.storage import Storage
+from mrecg.reconstruction.stream import images_tuned_at_once, kept_bytes
 from mrecg.record import Plan
 
 __all__ = ["Estimate", "estimate"]
 
 _STEP_PER_FORWARD = 4.0
 """Cost of a tuning step in forward passes of as many images: forward, twice as much backward, and the rest."""
-_KEPT_PER_ELEMENT = 3
-"""Tensors of an activation's size that a tuning step keeps for its backward pass."""
 _KEPT_PER_WEIGHT = 12
-"""The same for a weight: logits, their gradient, two moments, and what rounding needs."""
+"""Tensors of a weight's size that a tuning step keeps: logits, their gradient, two moments, and what rounding needs."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,15 @@ def estimate(
     seconds = _forward_seconds(assembly, probe)
     per_pass = seconds * count
     per_step = seconds * batch * _STEP_PER_FORWARD
+    steps, network = recipe.reconstruct.steps, network_steps(recipe)
+    whole = min(batch, images_tuned_at_once(chain.units)) * kept_bytes(chain.units)
+    groups = max(_working(members, batch) for members in _members(chain, plan))
     values = storage.bytes_per_element * count * _most_elements(chain, plan)
     return Estimate(
         values=values,
         files=storage.overflow(values),
-        working=max(_working(members, batch) for members in _members(chain, plan)),
-        seconds=3 * per_pass + recipe.reconstruct.steps * per_step,
+        working=max(groups, whole if network else 0),
+        seconds=3 * per_pass + (steps + network) * per_step,
     )
 
 
@@ -117,10 +120,8 @@ def _elements(value: object) -> int:
 
 def _working(members: Sequence[Unit], batch: int) -> int:
     """Bytes of a tuning step, which remembers all activations of the group."""
-    nodes = [n for unit in members for n in unit.plain.graph.nodes if n.op == "call_function"]
-    activations = _KEPT_PER_ELEMENT * batch * sum(_elements(traced_value(node)) for node in nodes)
     weights = sum(layer.parameters for unit in members for layer in unit.layers)
-    return 4 * (activations + _KEPT_PER_WEIGHT * weights)
+    return batch * kept_bytes(members) + 4 * _KEPT_PER_WEIGHT * weights
 
 
 @torch.no_grad()

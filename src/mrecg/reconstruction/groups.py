@@ -31,7 +31,7 @@ class Progress:
     """Where a run stands.
 
     Attributes:
-        phase: `plan` (the run that the loss metric needs) or `tune`.
+        phase: `plan` (the run that the loss metric needs), `tune`, or `network` (the whole after its groups).
         group: names of the group's units.
         index, groups: the group's position, from 0, and their number.
         step, steps: steps of the group done, and planned.

@@ -15,12 +15,24 @@ from mrecg.quantization.losses import reconstruction_loss, signal_power
 from mrecg.quantization.ranges import Sample
 from mrecg.reconstruction.storage import Storage, Stored
 
-__all__ = ["Stream", "Values", "images_at_once", "run_units"]
+__all__ = [
+    "Stream",
+    "Values",
+    "images_at_once",
+    "images_tuned_at_once",
+    "kept_bytes",
+    "run_plain",
+    "run_units",
+]
 
 Values = Mapping[str, Stored]
 """Named values of the calibration images."""
 
 _MOST_IMAGES_AT_ONCE = 64
+_KEPT_PER_ELEMENT = 3
+"""Tensors of an activation's size that a forward pass keeps for its backward pass."""
+_LARGEST_PASS = 2 << 30
+"""Bytes that a pass through the whole network keeps at most."""
 _LARGEST_TENSOR = 1 << 26
 """Bytes of the largest tensor that a unit makes in a forward pass, a handful of which live at a time."""
 
@@ -32,6 +44,27 @@ def run_units(units: Sequence[Unit], values: Mapping[str, Tensor]) -> dict[str, 
         results = unit.quantized(*[known[name] for name in unit.inputs])
         known.update(zip(unit.outputs, results, strict=True))
     return known
+
+
+def run_plain(units: Sequence[Unit], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same with the float units."""
+    known = dict(values)
+    for unit in units:
+        results = unit.plain(*[known[name] for name in unit.inputs])
+        known.update(zip(unit.outputs, results, strict=False))
+    return known
+
+
+def kept_bytes(units: Sequence[Unit]) -> int:
+    """What a forward pass through units keeps of one image for its backward pass."""
+    nodes = [n for unit in units for n in unit.plain.graph.nodes if n.op == "call_function"]
+    values = [value for node in nodes if isinstance(value := traced_value(node), Tensor)]
+    return 4 * _KEPT_PER_ELEMENT * sum(math.prod(value.shape[1:]) for value in values)
+
+
+def images_tuned_at_once(units: Sequence[Unit]) -> int:
+    """Images in one forward and backward pass through units, so that what it keeps stays within bounds."""
+    return max(1, _LARGEST_PASS // max(1, kept_bytes(units)))
 
 
 def images_at_once(unit: Unit) -> int:

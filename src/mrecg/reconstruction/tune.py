@@ -16,7 +16,15 @@ from mrecg.quantization.rounding import Penalty, WeightQuantizer, beta_at
 from mrecg.recipe import Reconstruction
 from mrecg.reconstruction.stream import Values, run_units
 
-__all__ = ["Tuned", "activation_rate", "rounding_rate", "tune", "weight_scale_rate"]
+__all__ = [
+    "Tuned",
+    "activation_rate",
+    "cosine",
+    "rounding_rate",
+    "shuffled_batches",
+    "tune",
+    "weight_scale_rate",
+]
 
 PAPER_ROUNDING_RATE = 1e-3
 ROUNDING_REACH = 20.0
@@ -105,7 +113,7 @@ def tune(
     roundings = [quantizer.start_learning(weight) for quantizer, weight in weights.values()]
     logits = [rounding.logits for rounding in roundings]
     growths = [
-        rounding.growth
+        rounding.range.growth
         for rounding, (quantizer, _) in zip(roundings, weights.values(), strict=True)
         if not quantizer.fixed_scale and weight_scale_rate(settings)
     ]
@@ -121,12 +129,12 @@ def tune(
         fused=True,
     )
     learned = [*logits, *steps, *growths]
-    batches = _batches(len(next(iter(targets.values()))), settings, seed)
+    batches = shuffled_batches(len(next(iter(targets.values()))), settings, seed)
     losses: list[Tensor] = []
     for step in range(settings.steps):
         progress = step / settings.steps
-        optimizer.param_groups[1]["lr"] = activation_rate(settings) * _cosine(progress)
-        optimizer.param_groups[2]["lr"] = weight_scale_rate(settings) * _cosine(progress)
+        optimizer.param_groups[1]["lr"] = activation_rate(settings) * cosine(progress)
+        optimizer.param_groups[2]["lr"] = weight_scale_rate(settings) * cosine(progress)
         chosen = next(batches)
         beta = beta_at(progress, settings.warm_up, settings.beta)
         penalty = None if beta is None else Penalty(settings.penalty, beta)
@@ -167,11 +175,12 @@ def _backward(
     )
 
 
-def _cosine(progress: float) -> float:
+def cosine(progress: float) -> float:
+    """The fraction of a learning rate that is left after a fraction of the steps."""
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def _batches(images: int, settings: Reconstruction, seed: int) -> Iterator[Tensor]:
+def shuffled_batches(images: int, settings: Reconstruction, seed: int) -> Iterator[Tensor]:
     """Indices of one batch of this process after the other: reshuffled every epoch, or always the same in random order."""
     generator = torch.Generator().manual_seed(seed)
     size = min(distributed.share_of_batch(settings.batch_size), images)

@@ -1,0 +1,209 @@
+"""The network as a whole, after its groups: widths of all steps and ranges against the float network's answer.
+
+A group knows nothing of the layers behind it. Here all codes stay, and every activation step and weight range moves a
+little so that the network answers as the float network does (NWQ: Wang et al., 2022; EPTQ: Gordon et al., 2023).
+
+The groups fitted the calibration images closely, more closely than any others, so these cannot tell whether the network got
+better. Their mirror images can: they are as natural, none was fitted, and setting images aside would cost accuracy.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from mrecg import distributed
+from mrecg.graph.units import Chain
+from mrecg.quantization.activation import ActivationQuantizer
+from mrecg.quantization.losses import reconstruction_loss, signal_power
+from mrecg.quantization.rounding import LearnedRange, WeightQuantizer
+from mrecg.recipe import Recipe
+from mrecg.reconstruction.assembly import Assembly
+from mrecg.reconstruction.stream import images_at_once, images_tuned_at_once, run_plain, run_units
+from mrecg.reconstruction.tune import activation_rate, cosine, shuffled_batches, weight_scale_rate
+from mrecg.record import NetworkRecord
+
+__all__ = ["network_steps", "tune_network"]
+
+ACTIVATION_REACH = 0.1
+"""Rate × steps: with the cosine decay, a step can change by a twentieth of itself."""
+LARGEST_ACTIVATION_RATE = 1e-3
+RANGE_REACH = 3.0
+"""Rate × steps of the weight ranges, in code steps."""
+LARGEST_RANGE_RATE = 3e-2
+REPORTS = 20
+_SMALLEST_POWER = 1e-12
+
+
+def network_steps(recipe: Recipe) -> int:
+    """Steps that a recipe spends on the network as a whole."""
+    return round(recipe.reconstruct.network_share * recipe.reconstruct.steps)
+
+
+@torch.enable_grad()
+def tune_network(
+    assembly: Assembly,
+    images: Float[Tensor, "n ..."],
+    recipe: Recipe,
+    report: Callable[[int, float], None],
+) -> NetworkRecord | None:
+    """Tune the steps and ranges of a reconstructed network; its quantizers hold the result.
+
+    Args:
+        assembly: reconstructed group by group.
+        images: for calibration.
+        recipe: steps, batch size and what may be learned.
+        report: called now and then with the step and its loss.
+
+    Returns:
+        What came of it, or `None` where there is nothing to learn.
+    """
+    started = time.perf_counter()
+    settings, units = recipe.reconstruct, assembly.chain.units
+    weights = [
+        quantizer
+        for quantizer, _ in assembly.learned_weights(units, settings.exclude).values()
+        if not quantizer.fixed_scale and weight_scale_rate(settings)
+    ]
+    activations = [
+        quantizer
+        for quantizer in assembly.learned_activations(units).values()
+        if quantizer.uniform and activation_rate(settings)
+    ]
+    steps = network_steps(recipe)
+    if not steps or not (weights or activations):
+        return None
+    objective = _Objective(assembly.chain, images, assembly.device)
+    mirrored = images.flip(-1)
+    before = objective.of_answer(mirrored)
+    learned = _Learned(weights, activations, steps)
+    batches = shuffled_batches(len(images), settings, recipe.seed)
+    for step in range(steps):
+        loss = learned.step(objective, images[next(batches)], step / steps)
+        if (step + 1) % max(1, steps // REPORTS) == 0:
+            report(step + 1, float(loss))
+    after = objective.of_answer(mirrored)
+    learned.stop(keep=after < before)
+    for bias in assembly.biases.values():
+        bias.fit()
+    return NetworkRecord(
+        steps=steps,
+        divergence_before=before,
+        divergence_after=after,
+        accepted=after < before,
+        seconds=time.perf_counter() - started,
+    )
+
+
+class _Learned:
+    """What is learned, and Adam on it."""
+
+    def __init__(
+        self,
+        weights: Sequence[WeightQuantizer],
+        activations: Sequence[ActivationQuantizer],
+        steps: int,
+    ) -> None:
+        self._weights, self._activations = weights, activations
+        ranges: list[LearnedRange] = [quantizer.start_growing() for quantizer in weights]
+        factors = [quantizer.start_learning(None) for quantizer in activations]
+        self._rates = (
+            min(LARGEST_ACTIVATION_RATE, ACTIVATION_REACH / steps),
+            min(LARGEST_RANGE_RATE, RANGE_REACH / steps),
+        )
+        groups = ([one for one in factors if one is not None], [one.growth for one in ranges])
+        self._parameters = [one for group in groups for one in group]
+        self._adam = torch.optim.Adam([{"params": group} for group in groups], fused=True)
+
+    def step(self, objective: "_Objective", images: Float[Tensor, "n ..."], done: float) -> Tensor:
+        """One step on a batch; returns its loss."""
+        for group, rate in zip(self._adam.param_groups, self._rates, strict=True):
+            group["lr"] = rate * cosine(done)
+        loss = torch.zeros((), device=self._parameters[0].device)
+        for part in images.split(objective.at_once):
+            for quantizer in self._weights:  # each part has a graph of its own
+                quantizer.grow()
+            distance = objective(part) * (len(part) / len(images))
+            torch.autograd.backward(distance, inputs=self._parameters)
+            loss += distance.detach()
+        distributed.average_gradients(self._parameters)
+        self._adam.step()
+        self._adam.zero_grad()
+        for quantizer in self._weights:
+            quantizer.grow()
+        return loss
+
+    def stop(self, keep: bool) -> None:
+        for weight in self._weights:
+            weight.stop_growing(keep)
+        for activation in self._activations:
+            activation.stop_learning(keep)
+
+
+class _Objective:
+    """How far the quantized network is from the float one: in its answer, and on the way there.
+
+    The answer's distance is the Kullback-Leibler divergence of the predictions where it is logits, else the squared error
+    relative to the power. The distance on the way is the mean of the units' relative errors: it keeps the learning
+    from trading their features for the answer to the calibration images.
+
+    Attributes:
+        at_once: images that one forward and backward pass takes.
+    """
+
+    def __init__(self, chain: Chain, images: Float[Tensor, "n ..."], device: torch.device) -> None:
+        self.at_once = images_tuned_at_once(chain.units)
+        self._chain, self._device = chain, device
+        self._measured_at_once = min(map(images_at_once, chain.units))
+        self._power = self._powers(images)
+
+    def __call__(self, images: Float[Tensor, "n ..."]) -> Float[Tensor, ""]:
+        made, wanted = self._both(images)
+        answer = sum(self._distance(name, made[name], wanted[name]) for name in self._chain.outputs)
+        errors = [self._relative_error(name, made[name], wanted[name]) for name in self._power]
+        return answer + torch.stack(errors).mean()
+
+    @torch.no_grad()
+    def of_answer(self, images: Float[Tensor, "n ..."]) -> float:
+        """The answer's distance alone, the mean over images of all processes."""
+        added = 0.0
+        for part in self._portions(images):
+            made, wanted = self._both(part)
+            for name in self._chain.outputs:
+                added += float(self._distance(name, made[name], wanted[name])) * len(part)
+        return distributed.average([added / len(images)])[0]
+
+    def _both(self, images: Float[Tensor, "n ..."]) -> tuple[Mapping[str, Tensor], ...]:
+        source = images.to(self._device)
+        return run_units(self._chain.units, {self._chain.input: source}), self._plain(source)
+
+    def _distance(self, name: str, made: Tensor, wanted: Tensor) -> Tensor:
+        if wanted.ndim != 2:
+            return self._relative_error(name, made, wanted)
+        predictions = made.log_softmax(1), wanted.log_softmax(1)
+        return functional.kl_div(*predictions, reduction="batchmean", log_target=True)
+
+    def _relative_error(self, name: str, made: Tensor, wanted: Tensor) -> Tensor:
+        return reconstruction_loss(made, wanted) / self._power[name]
+
+    @torch.no_grad()
+    def _powers(self, images: Float[Tensor, "n ..."]) -> dict[str, float]:
+        powers = {name: 0.0 for unit in self._chain.units for name in unit.outputs}
+        for part in self._portions(images):
+            made = self._plain(part.to(self._device))
+            for name in powers:
+                powers[name] += float(signal_power(made[name])) * len(part) / len(images)
+        shared = distributed.average(list(powers.values()))
+        return {
+            name: max(power, _SMALLEST_POWER) for name, power in zip(powers, shared, strict=True)
+        }
+
+    @torch.no_grad()
+    def _plain(self, images: Float[Tensor, "n ..."]) -> Mapping[str, Tensor]:
+        return run_plain(self._chain.units, {self._chain.input: images})
+
+    def _portions(self, images: Float[Tensor, "n ..."]) -> Iterator[Tensor]:
+        yield from images.split(self._measured_at_once)
