@@ -62,7 +62,9 @@ def tune_network(
         What came of it, or `None` where there is nothing to learn.
     """
     started = time.perf_counter()
-    settings, units = recipe.reconstruct, assembly.chain.units
+    settings, units, steps = recipe.reconstruct, assembly.chain.units, network_steps(recipe)
+    if not steps:
+        return None
     weights = [
         quantizer
         for quantizer, _ in assembly.learned_weights(units, settings.exclude).values()
@@ -73,8 +75,7 @@ def tune_network(
         for quantizer in assembly.learned_activations(units).values()
         if quantizer.uniform and activation_rate(settings)
     ]
-    steps = network_steps(recipe)
-    if not steps or not (weights or activations):
+    if not (weights or activations):
         return None
     objective = _Objective(assembly.chain, images, assembly.device)
     mirrored = images.flip(-1)

@@ -59,7 +59,7 @@ def kept_bytes(units: Sequence[Unit]) -> int:
     """What a forward pass through units keeps of one image for its backward pass."""
     nodes = [n for unit in units for n in unit.plain.graph.nodes if n.op == "call_function"]
     values = [value for node in nodes if isinstance(value := traced_value(node), Tensor)]
-    return 4 * _KEPT_PER_ELEMENT * sum(math.prod(value.shape[1:]) for value in values)
+    return 4 * _KEPT_PER_ELEMENT * sum(int(math.prod(value.shape[1:])) for value in values)
 
 
 def images_tuned_at_once(units: Sequence[Unit]) -> int:
