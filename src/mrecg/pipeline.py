@@ -66,13 +66,15 @@ def quantize(
     assembly = assemble(model, everything, recipe, quantizer)
     storage = Storage(assembly.device, memory, recipe.reconstruct.cache == "float16")
     clock.lap("capture")
+    spent = 0.0
     if plan is None:
         plan = _plan(assembly, images, recipe, report, storage)
+        spent = recipe.plan.loss_steps if recipe.plan.join == "loss" else 0.0
     plan = check_plan(plan, assembly.chain.units)
     clock.lap("plan")
     if announce is not None:
         announce(estimate(assembly, images[:_PROBED], len(images), recipe, plan, storage))
-    units, groups = reconstruct(assembly, images, recipe, plan, "tune", report, storage)
+    units, groups = reconstruct(assembly, images, recipe, plan, "tune", report, storage, spent)
     clock.lap("reconstruction")
     network = _tune_network(assembly, images, recipe, report)
     clock.lap("network")

@@ -174,6 +174,7 @@ class Reconstruction(_Settings):
         keep_quantized_probability: 1 is BRECQ; below, each activation stays float with the rest (QDrop).
         cache: precision of the stored inputs and targets; `float16` halves memory and rounds them to 11 bits.
         batches: `reshuffled` every epoch, or the authors' `fixed` ones.
+        early_stop: whether a group stops when its roundings are decided and its loss is flat.
         network_share: steps that tune the network as a whole after its groups, as a fraction of `steps`; 0 is none.
         exclude: shell patterns of the layers whose weights stay rounded to nearest.
     """
@@ -190,6 +191,7 @@ class Reconstruction(_Settings):
     keep_quantized_probability: float = Field(default=1.0, gt=0, le=1)
     cache: Literal["float32", "float16"] = "float32"
     batches: Literal["reshuffled", "fixed"] = "reshuffled"
+    early_stop: bool = True
     network_share: float = Field(default=0.2, ge=0)
     exclude: tuple[str, ...] = ()
 

@@ -165,8 +165,8 @@ class GroupRecord(FoundModel):
 
     Attributes:
         units: names of its units.
-        steps: optimisation steps.
-        first_loss, last_loss: of the first step, and the mean of the last tenth, with soft rounding.
+        steps: optimisation steps that were taken.
+        first_loss, last_loss: of the first step, and the mean of about the last tenth, with soft rounding.
         undecided: fraction of the roundings that were not decided when they were made hard.
         accepted: the hard result had a smaller loss than rounding to nearest; else the group was rolled back.
         seconds: wall time.

@@ -141,6 +141,7 @@ class _Draft:
                 "reconstruct.activation_rate_unit": "absolute",
                 "reconstruct.weight_scale_rate": 0.0,
                 "reconstruct.network_share": 0.0,
+                "reconstruct.early_stop": False,
                 "reconstruct.batches": "fixed",
             },
         )

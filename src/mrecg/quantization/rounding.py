@@ -32,6 +32,10 @@ UNDECIDED_MARGIN = 0.05
 """A rounding counts as undecided while h(V) is further than this from both 0 and 1."""
 
 
+RESUMED = 0.15
+"""How far h(V) is from 0 or 1 where learning continues from a decided rounding: its gradient is not 0 there."""
+
+
 class _SoftRounding(torch.autograd.Function):
     """`base + span · σ(V)` with σ held where h(V) is between 0 and 1, and the gradient of the rounding penalty.
 
@@ -100,6 +104,11 @@ class LearnedRange(nn.Module):
         self.growth = nn.Parameter(torch.zeros_like(scaling.scale))
         self._scaling, self._steps = scaling, grid.high - grid.low
 
+    @torch.no_grad()
+    def start_at(self, scaling: Scaling) -> None:
+        """Continue from a range that was learned before."""
+        self.growth.copy_((scaling.scale / self._scaling.scale - 1) * self._steps)
+
     def factor(self) -> Float[Tensor, "..."]:
         """By which every value grows."""
         return 1 + self.growth / self._steps
@@ -141,16 +150,16 @@ class LearnedRounding(nn.Module):
         return soft * self.range.factor()
 
     @torch.no_grad()
-    def decide(self) -> tuple[Float[Tensor, "..."], Scaling, int]:
-        """Codes with every rounding made hard (h ≥ ½ rounds up), their scaling, and how many were undecided.
+    def undecided(self) -> int:
+        """How many roundings are; a weight outside the grid has the same code either way and never is."""
+        distance = (stretched_sigmoid(self.logits) - 0.5).abs()
+        return int(((self.span > 0) & (distance < 0.5 - UNDECIDED_MARGIN)).sum())
 
-        A weight outside the grid has the same code either way and is never undecided.
-        """
-        h = stretched_sigmoid(self.logits)
-        has_choice = self.span > 0
-        undecided = has_choice & ((h - 0.5).abs() < 0.5 - UNDECIDED_MARGIN)
-        codes = self.below + (has_choice & (h >= 0.5))
-        return codes, self.range.scaling(), int(undecided.sum())
+    @torch.no_grad()
+    def decide(self) -> tuple[Float[Tensor, "..."], Scaling]:
+        """Codes with every rounding made hard (h ≥ ½ rounds up), and their scaling."""
+        up = (self.span > 0) & (stretched_sigmoid(self.logits) >= 0.5)
+        return self.below + up, self.range.scaling()
 
 
 class CodedWeight(nn.Module):
@@ -224,11 +233,20 @@ class WeightQuantizer(nn.Module):
 
     def round_to_nearest(self, weight: Float[Tensor, "..."]) -> None:
         """Forget what was learned."""
-        self._set_codes(self._nearest(weight), self.calibrated)
+        self.set_codes(self._nearest(weight), self.calibrated)
 
-    def start_learning(self, weight: Float[Tensor, "..."]) -> LearnedRounding:
-        """Begin with soft rounding whose value is the float weight, clipped to the grid."""
-        self.rounding = LearnedRounding(self._neighbours(weight), self.calibrated, self.grid)
+    def start_learning(self, weight: Float[Tensor, "..."], resume: bool = False) -> LearnedRounding:
+        """Begin with soft rounding whose value is the float weight, clipped to the grid.
+
+        With `resume`, begin near the present codes and at the present range instead, open enough to change again.
+        """
+        between = self._neighbours(weight)
+        if resume:
+            up = self.codes > between.below
+            between = between._replace(fraction=torch.where(up, 1 - RESUMED, RESUMED))
+        self.rounding = LearnedRounding(between, self.calibrated, self.grid)
+        if resume:
+            self.rounding.range.start_at(self.scaling)
         self.soften()
         return self.rounding
 
@@ -240,8 +258,8 @@ class WeightQuantizer(nn.Module):
     def stop_learning(self) -> int:
         """Make every rounding hard; returns how many were still undecided."""
         assert self.rounding is not None, "stop_learning needs start_learning first"
-        codes, scaling, undecided = self.rounding.decide()
-        self._set_codes(codes, scaling)
+        undecided = self.rounding.undecided()
+        self.set_codes(*self.rounding.decide())
         return undecided
 
     def start_growing(self) -> LearnedRange:
@@ -259,10 +277,11 @@ class WeightQuantizer(nn.Module):
         """Fix the learned range, or return to the one before."""
         assert self.range is not None, "stop_growing needs start_growing first"
         if keep:
-            self._set_codes(self.codes, self.range.scaling())
+            self.set_codes(self.codes, self.range.scaling())
         self.range = self.soft = None
 
-    def _set_codes(self, codes: Float[Tensor, "..."], scaling: Scaling) -> None:
+    def set_codes(self, codes: Float[Tensor, "..."], scaling: Scaling) -> None:
+        """Hold these hard codes."""
         self.codes, self.scaling = codes, scaling
         self.hard = self._values(codes)
         self.rounding = self.soft = None

@@ -12,7 +12,7 @@ from mrecg.quantization.activation import ActivationQuantizer
 from mrecg.quantization.grid import Scaling
 from mrecg.quantization.ranges import Sample
 from mrecg.quantization.rounding import WeightQuantizer
-from mrecg.recipe import Recipe
+from mrecg.recipe import Recipe, Reconstruction
 from mrecg.reconstruction.assembly import Assembly
 from mrecg.reconstruction.biases import IntegerBias
 from mrecg.reconstruction.quantizers import calibrate
@@ -60,6 +60,7 @@ def reconstruct(
     phase: str,
     report: Report,
     storage: Storage | None = None,
+    spent: float = 0.0,
 ) -> tuple[tuple[UnitRecord, ...], tuple[GroupRecord, ...]]:
     """Reconstruct every group of a plan; the assembly's quantizers hold the result.
 
@@ -71,6 +72,8 @@ def reconstruct(
         phase: passed on to `report`.
         report: called with what is going on.
         storage: where values lie between the groups; without limits when absent.
+        spent: fraction of the steps that a run over single units has taken, whose result the assembly still holds.
+            Units that stay single continue from there with the other steps.
     """
     stream = Stream(assembly.chain, images, assembly.device, storage)
     units: list[UnitRecord] = []
@@ -79,26 +82,32 @@ def reconstruct(
         started = time.perf_counter()
         members = assembly.chain.units[len(units) : len(units) + len(names)]
         inputs = stream.inputs(members)
+        resume = spent > 0 and len(members) == 1
+        settings = _remaining(recipe.reconstruct, spent) if resume else recipe.reconstruct
+        held = _Held.of(assembly, members)
         start = _Start.calibrated(assembly, stream, members, recipe)
         weights = assembly.learned_weights(members, recipe.reconstruct.exclude)
         activations = assembly.learned_activations(members)
         learned = weights or any(one.uniform for one in activations.values())
         learns = recipe.reconstruct.steps > 0 and bool(learned)
         nearest = losses = stream.run_quantized(members, keep=not learns)
-        event = Progress(
-            phase, names, index, len(plan.groups), 0, recipe.reconstruct.steps, nearest[-1]
+        event = Progress(phase, names, index, len(plan.groups), 0, settings.steps, nearest[-1])
+        tuned = Tuned(
+            steps=0, first_loss=nearest[-1], last_loss=nearest[-1], undecided=0, roundings=0
         )
-        tuned = Tuned(first_loss=nearest[-1], last_loss=nearest[-1], undecided=0, roundings=0)
         if learns:
+            if resume:
+                held.put_back()
             tuned = tune(
                 members,
                 weights,
                 activations,
                 *inputs,
                 stream.targets(members),
-                recipe.reconstruct,
+                settings,
                 recipe.seed + index,
                 lambda step, loss, event=event: report(replace(event, step=step, loss=loss)),  # type: ignore[misc]
+                resume,
             )
             start.round_biases()
             losses = stream.run_quantized(members, keep=True)
@@ -108,10 +117,35 @@ def reconstruct(
                 losses = stream.run_quantized(members, keep=True)
         units += _unit_records(members, index, losses, nearest, stream.power)
         seconds = time.perf_counter() - started
-        groups.append(_group_record(names, recipe.reconstruct.steps, tuned, seconds))
+        groups.append(_group_record(names, tuned, seconds))
         report(replace(event, step=event.steps, loss=losses[-1], finished=True))
         stream.forget(members)
     return tuple(units), tuple(groups)
+
+
+def _remaining(settings: Reconstruction, spent: float) -> Reconstruction:
+    steps = settings.steps - round(spent * settings.steps)
+    return settings.model_copy(update={"steps": max(1, steps)})
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What the quantizers of a group hold."""
+
+    weights: Sequence[tuple[WeightQuantizer, Tensor, Scaling]]
+    activations: Sequence[tuple[ActivationQuantizer, Scaling | None]]
+
+    @classmethod
+    def of(cls, assembly: Assembly, members: Sequence[Unit]) -> "_Held":
+        weights = [(one, one.codes, one.scaling) for one, _ in assembly.weights(members).values()]
+        activations = [(one, one.scaling) for one in assembly.activations(members).values()]
+        return cls(weights, activations)
+
+    def put_back(self) -> None:
+        for weight, codes, scaling in self.weights:
+            weight.set_codes(codes, scaling)
+        for activation, activation_scaling in self.activations:
+            activation.scaling = activation_scaling
 
 
 @dataclass(frozen=True)
@@ -176,10 +210,10 @@ def _unit_records(
     return records
 
 
-def _group_record(names: tuple[str, ...], steps: int, tuned: Tuned, seconds: float) -> GroupRecord:
+def _group_record(names: tuple[str, ...], tuned: Tuned, seconds: float) -> GroupRecord:
     return GroupRecord(
         units=names,
-        steps=steps,
+        steps=tuned.steps,
         first_loss=tuned.first_loss,
         last_loss=tuned.last_loss,
         undecided=tuned.undecided / max(1, tuned.roundings),

@@ -12,7 +12,7 @@ from mrecg import distributed
 from mrecg.graph.units import Unit
 from mrecg.quantization.activation import ActivationQuantizer, RandomMask
 from mrecg.quantization.losses import loss_and_slopes
-from mrecg.quantization.rounding import Penalty, WeightQuantizer, beta_at
+from mrecg.quantization.rounding import LearnedRounding, Penalty, WeightQuantizer, beta_at
 from mrecg.recipe import Reconstruction
 from mrecg.reconstruction.stream import Values, run_units
 
@@ -37,6 +37,11 @@ WEIGHT_SCALE_REACH = 4.5
 """Rate × steps of the weight ranges, in code steps."""
 LARGEST_WEIGHT_SCALE_RATE = 3e-2
 REPORTS_PER_GROUP = 20
+"""How often a group reports, and asks whether it may stop early."""
+MOST_UNDECIDED = 1e-3
+"""Fraction of the roundings that may be undecided at an early stop."""
+SMALLEST_GAIN = 5e-3
+"""Fraction by which the loss has to fall from one report to the next, or it is flat."""
 _SEEDS_APART = 1_000_003
 
 
@@ -45,13 +50,15 @@ class Tuned:
     """What tuning one group found.
 
     Attributes:
+        steps: that were taken.
         first_loss: reconstruction loss of the first step.
-        last_loss: mean of the last tenth of the steps, with soft rounding.
+        last_loss: mean of the last two reports' steps, with soft rounding.
         undecided: roundings that were not decided before they were made hard.
         roundings: all roundings of the group.
         accepted: whether the result was better than rounding to nearest, and kept.
     """
 
+    steps: int
     first_loss: float
     last_loss: float
     undecided: int
@@ -91,6 +98,7 @@ def tune(
     settings: Reconstruction,
     seed: int,
     report: Callable[[int, float], None],
+    resume: bool = False,
 ) -> Tuned:
     """Learn the rounding of `weights` and the steps of `activations` so that the units give `targets`.
 
@@ -104,13 +112,14 @@ def tune(
         settings: steps, rates, penalty, dropping.
         seed: of batches and dropping.
         report: called now and then with the step and its loss.
+        resume: whether to continue from what the quantizers hold, not from the float weights.
     """
     mask = None
     if settings.keep_quantized_probability < 1:
         # Every process draws masks of its own, for images of its own.
         own_seed = seed + _SEEDS_APART * distributed.rank()
         mask = RandomMask(settings.keep_quantized_probability, own_seed)
-    roundings = [quantizer.start_learning(weight) for quantizer, weight in weights.values()]
+    roundings = [quantizer.start_learning(weight, resume) for quantizer, weight in weights.values()]
     logits = [rounding.logits for rounding in roundings]
     growths = [
         rounding.range.growth
@@ -131,6 +140,7 @@ def tune(
     learned = [*logits, *steps, *growths]
     batches = shuffled_batches(len(next(iter(targets.values()))), settings, seed)
     losses: list[Tensor] = []
+    interval = max(1, settings.steps // REPORTS_PER_GROUP)
     for step in range(settings.steps):
         progress = step / settings.steps
         optimizer.param_groups[1]["lr"] = activation_rate(settings) * cosine(progress)
@@ -148,19 +158,38 @@ def tune(
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss)
-        if (step + 1) % max(1, settings.steps // REPORTS_PER_GROUP) == 0:
+        if (step + 1) % interval == 0:
             report(step + 1, float(loss))
+            if settings.early_stop and _is_flat(losses, interval) and _is_decided(roundings):
+                break
     for activation in activations.values():
         activation.stop_learning()
     undecided = sum(quantizer.stop_learning() for quantizer, _ in weights.values())
-    tail = torch.stack(losses[-max(1, settings.steps // 10) :]).mean()
+    tail = torch.stack(losses[-2 * interval :]).mean()
     first_loss, last_loss = distributed.average([float(losses[0]), float(tail)])
     return Tuned(
+        steps=len(losses),
         first_loss=first_loss,
         last_loss=last_loss,
         undecided=undecided,
         roundings=sum(variable.numel() for variable in logits),
     )
+
+
+def _is_flat(losses: Sequence[Tensor], interval: int) -> bool:
+    """Whether the loss fell too little from one report to the next, over all processes."""
+    if len(losses) < 2 * interval:
+        return False
+    recent = torch.stack(list(losses[-2 * interval :]))
+    before, now = distributed.average(
+        [float(recent[:interval].mean()), float(recent[interval:].mean())]
+    )
+    return now > (1 - SMALLEST_GAIN) * before
+
+
+def _is_decided(roundings: Sequence[LearnedRounding]) -> bool:
+    undecided = sum(rounding.undecided() for rounding in roundings)
+    return undecided <= MOST_UNDECIDED * sum(rounding.logits.numel() for rounding in roundings)
 
 
 def _backward(
