@@ -94,7 +94,8 @@ class Replay(fx.Interpreter):
         (x, scale, zero_point, low, high, *_), _ = self.fetch_args_kwargs_from_env(n)
         exact = (x / scale + zero_point).clamp(low, high)
         found = self.roundings.setdefault(n.name, Rounding(_layer_before(n)))
-        found.distance = max(found.distance, float((given - exact).abs().max()))
+        # numpy's maximum keeps what is no number; Python's loses it.
+        found.distance = float(np.maximum(found.distance, float((given - exact).abs().max())))
         found.different += int((given != result).sum())
         found.codes += given.numel()
         return given.to(result.dtype)
