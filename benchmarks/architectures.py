@@ -1,21 +1,28 @@
 """Which architectures go from a float model to a verified file; one JSON file per model, finished are skipped.
 
-python benchmarks/coverage.py                                    # the list below
-python benchmarks/coverage.py timm:resnet10t resnet18 torchvision:alexnet@96
+python benchmarks/architectures.py                                    # the list below
+python benchmarks/architectures.py timm:resnet10t resnet18 torchvision:alexnet@96
 
 Behind @ stands the side of the images, 64 if absent. Weights are random and images are noise: whether a model passes
 does not depend on what it has learned, and the outputs must still agree. Batch norms know the images' statistics, so that
 no signal dies out on the way. Each model is reconstructed by a few steps of QDrop under
 the placement for ONNX Runtime, exported in the layout int8, and compared with the simulation, ties apart.
+
+Each model has a process of its own: a crash of a runtime, too little memory or the time limit end this model only, and
+are what was found about it.
 """
 
 import argparse
 import json
+import multiprocessing
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +33,7 @@ import mrecg
 import mrecg.zoo
 from accuracy import commit
 from export import PACKAGES
-from mrecg.errors import CaptureError
+from torchvision_import import import_torchvision
 
 HERE = Path(__file__).parent
 DEFAULT_SIDE = 64
@@ -97,29 +104,57 @@ class Findings:
             self.seconds[stage] = round(time.perf_counter() - started, 1)
 
 
-def examine(model: nn.Module, images: Tensor, recipe: mrecg.Recipe) -> Findings:
-    """Take a model as far as it goes."""
+Report = Callable[[Findings], None]
+
+
+def examine(
+    make: Callable[[], nn.Module],
+    images: Tensor,
+    recipe: mrecg.Recipe,
+    report: Report = lambda found: None,
+) -> Findings:
+    """Take a model as far as it goes.
+
+    Args:
+        make: the model.
+        images: to calibrate and to compare on.
+        recipe: to quantize with.
+        report: called with what is known after each stage, for the case that the process does not survive the next.
+    """
     found = Findings()
     try:
-        _take_through(model, images, recipe, found)
+        model = make()
+        settle(model, images)
+        _take_through(model, images, recipe, found, report)
     except Exception as error:  # whatever it is, it is the finding
-        found.captured = found.captured or not isinstance(error, CaptureError)
         kind = "" if isinstance(error, mrecg.MrecgError) else f"{type(error).__name__}: "
         found.problem = kind + " ".join(str(error).split())[:500]
+    report(found)
     return found
 
 
-def _take_through(model: nn.Module, images: Tensor, recipe: mrecg.Recipe, found: Findings) -> None:
-    quantized = found.timed("quantize", lambda: mrecg.quantize(model, images, recipe=recipe))
+def _take_through(
+    model: nn.Module, images: Tensor, recipe: mrecg.Recipe, found: Findings, report: Report
+) -> None:
+    def captured(progress: mrecg.Progress) -> None:
+        if not found.captured:
+            found.captured = True
+            report(found)
+
+    quantized = found.timed(
+        "quantize", lambda: mrecg.quantize(model, images, recipe=recipe, progress=captured)
+    )
     record = quantized.record
-    found.captured = found.reconstructed = True
+    found.reconstructed = True
     found.units = len(record.units)
     found.layers = len({layer.name for unit in record.units for layer in unit.layers})
     found.left_in_float = record.left_in_float
+    report(found)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "model.onnx"
         found.timed("export", lambda: mrecg.export_onnx(quantized, path))
         found.exported = True
+        report(found)
         verification = found.timed(
             "verify", lambda: mrecg.verify_onnx(quantized, path, images, repeats=0)
         )
@@ -139,6 +174,44 @@ def settle(model: nn.Module, images: Tensor) -> None:
     with torch.no_grad():
         model(images)
     model.eval()
+
+
+def examine_alone(
+    name: str, shape: Sequence[int], recipe: mrecg.Recipe, seconds: float
+) -> Findings:
+    """Examine a network in a process of its own; how that ends is a finding, too."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_examine_named, args=(name, shape, recipe, sender))
+    process.start()
+    sender.close()  # so that the end of the process is the end of the pipe
+    found, deadline = Findings(), time.monotonic() + seconds
+    while in_time := receiver.poll(max(0.0, deadline - time.monotonic())):
+        try:
+            found = receiver.recv()
+        except EOFError:
+            break
+    if not in_time:
+        process.kill()
+    process.join()
+    if not in_time:
+        found.problem = f"stopped after {seconds:g} s"
+    elif process.exitcode:
+        found.problem = f"the process ended with {_end(process.exitcode)}"
+    return found
+
+
+def _examine_named(
+    name: str, shape: Sequence[int], recipe: mrecg.Recipe, sender: Connection
+) -> None:
+    if find_spec("torchvision") is not None:
+        import_torchvision()
+    torch.manual_seed(0)
+    examine(lambda: mrecg.zoo.network(name), torch.randn(*shape), recipe, sender.send)
+
+
+def _end(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
 def versions() -> dict[str, str]:
@@ -165,7 +238,8 @@ def main() -> None:
     parser.add_argument("--preset", default="w4a8-qdrop")
     parser.add_argument("--steps", type=int, default=2, help="of each unit")
     parser.add_argument("--images", type=int, default=8)
-    parser.add_argument("--output", type=Path, default=HERE / "results" / "coverage")
+    parser.add_argument("--limit", type=float, default=900, help="seconds for a model")
+    parser.add_argument("--output", type=Path, default=HERE / "results" / "architectures")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     settings = {"reconstruct.steps": arguments.steps, "reconstruct.batch_size": 4}
@@ -176,10 +250,7 @@ def main() -> None:
         if path.exists():
             continue
         shape = (arguments.images, 3, *[int(side or DEFAULT_SIDE)] * 2)
-        torch.manual_seed(0)
-        network, images = mrecg.zoo.network(name), torch.randn(shape)
-        settle(network, images)
-        found = examine(network, images, recipe)
+        found = examine_alone(name, shape, recipe, arguments.limit)
         result = {
             "network": name,
             "family": family(model),
