@@ -4,8 +4,8 @@ python benchmarks/architectures.py                                    # the list
 python benchmarks/architectures.py timm:resnet10t resnet18 torchvision:alexnet@96
 
 Behind @ stands the side of the images, 64 if absent. Weights are random and images are noise: whether a model passes
-does not depend on what it has learned, and the outputs must still agree. Batch norms know the images' statistics, so that
-no signal dies out on the way. Each model is reconstructed by a few steps of QDrop under
+does not depend on what it has learned, and the outputs must still agree. Nothing begins at zero and batch norms know the
+images' statistics, so that no signal dies out on the way. Each model is reconstructed by a few steps of QDrop under
 the placement for ONNX Runtime, exported in the layout int8, and compared with the simulation, ties apart.
 
 Each model has a process of its own: a crash of a runtime, too little memory or the time limit end this model only, and
@@ -37,6 +37,8 @@ from torchvision_import import import_torchvision
 
 HERE = Path(__file__).parent
 DEFAULT_SIDE = 64
+NEXT_TO_NOTHING = 1e-3
+"""A parameter without any larger number is given random ones."""
 FAMILIES = {
     "residual": (
         "resnet18 regnetx_200m timm:resnetv2_18 timm:resnetblur18 timm:nf_resnet26 timm:dla46_c "
@@ -163,7 +165,14 @@ def _take_through(
 
 
 def settle(model: nn.Module, images: Tensor) -> None:
-    """Give batch norms statistics of these images and scales that are not zero, as training would."""
+    """Let signals through, as training would: nothing begins at zero, and batch norms know these images.
+
+    Classifiers, scales of residual branches and position biases that begin at zero, or close to it, would hide
+    whatever is computed before them.
+    """
+    for parameter in model.parameters():
+        if float(parameter.detach().abs().max()) < NEXT_TO_NOTHING:
+            nn.init.normal_(parameter, std=0.1)
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
         norm.train()

@@ -16,7 +16,7 @@ Result = dict[str, Any]
 HEADER = """# What is covered, and what is not
 
 Written by `benchmarks/render_architectures.py`; the table comes from the files in `benchmarks/results/architectures`, made by
-`python benchmarks/architectures.py`. Each model has random weights, batch norms that fit the images, and goes the whole way: captured, cut into units,
+`python benchmarks/architectures.py`. Each model has random weights, none of them zero throughout, batch norms that fit the images, and goes the whole way: captured, cut into units,
 reconstructed (two steps of QDrop for each unit, W4A8, the placement for ONNX Runtime), exported in the layout `int8`, run in
 ONNX Runtime and compared with the simulation: given the same codes, none may be further than 0.51 steps from the simulated
 number, and no output further than 0.01 output steps. Each has a process of its own, so that a crash or the time limit is
@@ -35,7 +35,7 @@ LIMITS = """
   that each feature map divide into windows) assert it while they are traced: give images of a size that does.
 - **The image size is fixed when a model is captured**, the batch is not: position embeddings, windows and masks are made
   for one size, and the quantizers' ranges hold for it, too.
-- **One input, and outputs that are tensors.** `verify` compares the first of several outputs.
+- **One input, and outputs that are tensors.** Of several outputs `verify` gives the first one's agreement of classes.
 - **Writing into a slice of a tensor that depends on the image** and reading that tensor afterwards is refused, with the
   operator and the module. Masks that depend on no image may be written so: they become constants.
 - **A weight that is computed from parameters** (weight standardization, spectral norm) is computed once and quantized

@@ -70,6 +70,16 @@ def test_the_first_layer_that_parts_is_named(
         mrecg.verify_onnx(quantized, path, toys.images(50), repeats=0)
 
 
+def test_every_output_is_compared(tmp_path: Path) -> None:
+    recipe = mrecg.preset("w4a4-rtn")
+    two = mrecg.quantize(toys.make("two-outputs"), toys.images(32), recipe=recipe)
+    path = mrecg.export_onnx(two, tmp_path / "model.onnx")
+    mrecg.verify_onnx(two, path, toys.images(50), repeats=0)
+    change(path, "auxiliary.bias", 1.03, first=1)
+    with pytest.raises(VerificationError, match="parts from the simulation at its output 1:"):
+        mrecg.verify_onnx(two, path, toys.images(50), repeats=0)
+
+
 def test_what_is_no_number_is_a_mistake(quantized: QuantizedModel, path: Path) -> None:
     broken = copy.deepcopy(quantized)
     broken.program.state_dict["stage.one.a.bias_rounded"].fill_(torch.nan)
