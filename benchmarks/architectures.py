@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -213,10 +212,14 @@ def examine_alone(
 def _examine_named(
     name: str, shape: Sequence[int], recipe: mrecg.Recipe, sender: Connection
 ) -> None:
-    if find_spec("torchvision") is not None:
-        import_torchvision()
     torch.manual_seed(0)
-    examine(lambda: mrecg.zoo.network(name), torch.randn(*shape), recipe, sender.send)
+    examine(lambda: _network(name), torch.randn(*shape), recipe, sender.send)
+
+
+def _network(name: str) -> nn.Module:
+    if name.startswith(("timm:", "torchvision:")):  # timm imports torchvision
+        import_torchvision()
+    return mrecg.zoo.network(name)
 
 
 def _end(code: int) -> str:
