@@ -207,6 +207,13 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         mrecg.export_program(quantized_toy("chain"), tmp_path / "file" / "model.pt2")
 
 
+def test_more_classes_than_torch_folds_constants_of(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(2, 4, 8), nn.Flatten(), nn.Linear(4, 8500))
+    quantized = mrecg.quantize(model, toys.images(4), recipe=mrecg.preset("w4a8-rtn"))
+    path = mrecg.export_onnx(quantized, tmp_path / "model.onnx")
+    assert mrecg.verify_onnx(quantized, path, toys.images(4), repeats=0).integer_layers
+
+
 class Attention(nn.Module):
     """One head without an axis of its own, or two in each of four windows."""
 

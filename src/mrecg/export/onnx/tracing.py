@@ -15,8 +15,7 @@ import onnx
 import torch
 from torch import Tensor, fx
 
-from mrecg.graph.capture import module_path
-from mrecg.graph.layers import LAYER_OPERATORS
+from mrecg.graph.layers import LAYER_OPERATORS, module_path
 
 __all__ = ["Replay", "Rounding", "expose_codes", "output_steps"]
 

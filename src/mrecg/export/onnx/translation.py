@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import ml_dtypes
 import onnx_ir as ir
 import torch
 from onnxscript import opset21 as op
@@ -16,8 +15,9 @@ from torch import fx
 from torch.export import ExportedProgram
 
 from mrecg.errors import ExportError
+from mrecg.export.onnx.graphs import add_constant, constant, container_bounds
 
-__all__ = ["container_bounds", "source_module", "translate"]
+__all__ = ["source_module", "translate"]
 
 _quantized = torch.ops.quantized_decomposed
 _attention_operator = torch.ops.aten.scaled_dot_product_attention.default
@@ -55,14 +55,9 @@ def translate(program: ExportedProgram, opset: int) -> ir.Model:
     finally:
         logger.setLevel(level)
     assert exported is not None
+    _fold_casts(exported.model.graph)
     _name_nodes(exported.model)
     return exported.model
-
-
-def container_bounds(dtype: ir.DataType) -> tuple[int, int]:
-    """The smallest and the largest value of an integer type."""
-    bounds = ml_dtypes.iinfo(dtype.numpy())
-    return int(bounds.min), int(bounds.max)
 
 
 def source_module(node: ir.Node) -> str:
@@ -133,6 +128,19 @@ def _attention(
     if attn_mask is not None:
         scores = op.Add(scores, attn_mask)
     return op.MatMul(op.Softmax(scores, axis=-1), value)
+
+
+def _fold_casts(graph: ir.Graph) -> None:
+    """torch.onnx folds small constants only, and the zero points of 21,841 classes are many."""
+    for node in [node for node in graph if node.op_type == "Cast"]:
+        array = constant(node.inputs[0])
+        if array is None:
+            continue
+        dtype = ir.DataType(node.attributes["to"].as_int())
+        value = node.outputs[0]
+        folded = add_constant(graph, str(value.name), array.astype(dtype.numpy()), dtype)
+        ir.convenience.replace_all_uses_with(value, folded, replace_graph_outputs=True)
+        graph.remove(node, safe=True)
 
 
 def _name_nodes(model: ir.Model) -> None:
