@@ -62,11 +62,14 @@ FAMILIES = {
     ),
     "attention": (
         "timm:deit_tiny_patch16_224@224 torchvision:swin_t timm:xcit_nano_12_p16_224@224 timm:pvt_v2_b0 "
-        "timm:pit_ti_224@224 timm:eva02_tiny_patch14_224@224 timm:mixer_s32_224@224 timm:gmlp_ti16_224@224"
+        "timm:pit_ti_224@224 timm:eva02_tiny_patch14_224@224 timm:mixer_s32_224@224 timm:gmlp_ti16_224@224 "
+        "timm:twins_svt_small timm:mvitv2_tiny@224 timm:hiera_tiny_224@224 timm:nest_tiny@224 "
+        "timm:swinv2_cr_tiny_224@224"
     ),
     "hybrid": (
         "timm:mobilevit_xxs timm:mobilevitv2_050 timm:edgenext_xx_small timm:efficientvit_b0 "
-        "timm:levit_128s@224 timm:poolformer_s12 timm:test_maxvit@160 timm:test_coatnet@160 timm:botnet26t_256@256"
+        "timm:levit_128s@224 timm:poolformer_s12 timm:test_maxvit@160 timm:test_coatnet@160 timm:botnet26t_256@256 "
+        "timm:tiny_vit_5m_224@224"
     ),
 }
 """Architectures by what makes them different."""
