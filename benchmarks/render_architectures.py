@@ -36,8 +36,9 @@ LIMITS = """
 - **The image size is fixed when a model is captured**, the batch is not: position embeddings, windows and masks are made
   for one size, and the quantizers' ranges hold for it, too.
 - **One input, and outputs that are tensors.** Of several outputs `verify` gives the first one's agreement of classes.
-- **Writing into a slice of a tensor that depends on the image** and reading that tensor afterwards is refused, with the
-  operator and the module. Masks that depend on no image may be written so: they become constants.
+- **What is written into a tensor becomes a new tensor**; parts that slices and indices select are put back into a copy of
+  the whole. Refused, with the operator and the module, is a change whose old views are read afterwards, and one through any
+  other kind of view. Masks that depend on no image become constants.
 - **A weight that is computed from parameters** (weight standardization, spectral norm) is computed once and quantized
   like any other. **A weight that depends on the image** (dynamic convolution), a parameter that several computations
   share, and three-dimensional convolutions stay in float; the record lists them as `left_in_float`.
@@ -49,6 +50,7 @@ LIMITS = """
 - **Values with several rows for an image** (all windows of all images as one batch) are not cut, because nothing can be
   drawn in batches there: the blocks of MobileViT that work on them are reconstructed together.
 - **Operators without a counterpart in ONNX** are refused when the file is written; the message names the operator.
+  Attention with other than four axes must not be causal, grouped or masked by booleans.
 """
 
 
