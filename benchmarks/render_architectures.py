@@ -5,6 +5,7 @@ python benchmarks/render_architectures.py
 
 import argparse
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ Written by `benchmarks/render_architectures.py`; the table comes from the files 
 `python benchmarks/architectures.py`. Each model has random weights, none of them zero throughout, batch norms that fit the images, and goes the whole way: captured, cut into units,
 reconstructed (two steps of QDrop for each unit, W4A8, the placement for ONNX Runtime), exported in the layout `int8`, run in
 ONNX Runtime and compared with the simulation: given the same codes, none may be further than 0.51 steps from the simulated
-number, and no output further than 0.01 output steps. Each has a process of its own, so that a crash or the time limit is
+number, and no output further than 0.01 output steps (or the last digits of a float, where those are coarser). Each has a process of its own, so that a crash or the time limit is
 found out about this model and the others go on.
 
 - *float*: convolutions and linear layers whose weight cannot be quantized.
@@ -106,7 +107,7 @@ def main() -> None:
     results = load(arguments.results)
     if not results:
         raise SystemExit(f"There are no results in {arguments.results}; run architectures.py.")
-    commits = sorted({result["commit"] for result in results})
+    commits = Counter(result["commit"] for result in results)
     versions = sorted(
         {", ".join(f"{k} {v}" for k, v in result["versions"].items()) for result in results}
     )
@@ -117,7 +118,7 @@ def main() -> None:
         *problems(results),
         *not_run(results),
         LIMITS,
-        f"Commits: {', '.join(commits)}. Versions: {'; '.join(versions)}.",
+        f"Commits: {', '.join(f'{one} ({count})' for one, count in sorted(commits.items()))}. Versions: {'; '.join(versions)}.",
     ]
     arguments.output.write_text("\n".join(sections) + "\n", encoding="utf-8")
     print(f"{len(results)} results in {arguments.output}")
