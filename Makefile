@@ -22,6 +22,9 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/accuracy.py
 	for name in step pipeline scaling memory; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 	$(BIN)/python benchmarks/render_results.py
+	$(BIN)/pip install --quiet --no-deps --constraint constraints.txt timm torchvision # never another torch
+	$(BIN)/python benchmarks/architectures.py
+	$(BIN)/python benchmarks/render_architectures.py
 	$(BIN)/python benchmarks/export.py
 	$(BIN)/python benchmarks/export.py --speed
 	$(BIN)/python benchmarks/render_export.py

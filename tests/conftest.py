@@ -2,13 +2,12 @@
 
 import importlib
 import importlib.util
-import warnings
-from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
-import torch
 from jaxtyping import install_import_hook
+
+from torchvision_import import import_torchvision
 
 # The hook compiles whatever its modules import for the first time; torchao's sources warn when they are compiled.
 importlib.import_module("mrecg.graph.placement")
@@ -19,22 +18,11 @@ install_import_hook(
 
 
 @pytest.fixture(scope="session")
-def torchvision() -> Iterator[ModuleType]:
-    """torchvision as an oracle, where it is installed; its networks need none of its compiled operators.
-
-    Beside a CPU build of torch, PyPI's build only imports when somebody declares two of them.
-    """
+def torchvision() -> ModuleType:
+    """torchvision as an oracle, where it is installed."""
     if importlib.util.find_spec("torchvision") is None:
         pytest.skip("torchvision is not installed")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            yield importlib.import_module("torchvision")
-        except RuntimeError:
-            declared = torch.library.Library("torchvision", "DEF")
-            for name in ("nms", "qnms"):
-                declared.define(f"{name}(Tensor dets, Tensor scores, float iou) -> Tensor")
-            yield importlib.import_module("torchvision")
+    return import_torchvision()
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,8 @@ from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
 import mrecg
 import toys
 from mrecg.errors import CaptureError, RecipeError
-from mrecg.graph.capture import capture, module_path
-from mrecg.graph.layers import layer_name, layers_of
+from mrecg.graph.capture import capture
+from mrecg.graph.layers import layer_name, layers_of, module_path
 from mrecg.graph.placement import PlacedQuantizer, place
 from mrecg.graph.recipe_placement import RecipePlacement
 from mrecg.recipe import ActivationSettings, LayerOverride, Placement, TensorSettings
@@ -88,7 +88,7 @@ def test_in_place_result_replaces_later_reads() -> None:
     ("model", "message"),
     [
         (toys.BranchOnData(), "in inner.1, at 'if x.sum"),
-        (toys.WritesIntoSlice(), "aten.relu_.default.*changes a tensor that is read elsewhere"),
+        (toys.ChangesWhatAViewReads(), "aten.relu_.default.*a view of it is read afterwards"),
         (build("resnet18_small"), "in conv1"),
     ],
 )
@@ -217,6 +217,24 @@ class _Standardized(nn.Conv2d):
         flat = self.weight.reshape(1, self.out_channels, -1)
         weight = functional.batch_norm(flat, None, None, training=True).reshape_as(self.weight)
         return functional.conv2d(x, weight, self.bias, padding=1)
+
+
+class _Views(nn.Module):
+    """A view that exists in one memory layout only: convolutions run in another one than this was written for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 4, 3, padding=1)
+        self.fc = nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.conv(x).view(x.shape[0], 8, 32))
+
+
+def test_views_in_any_memory_layout() -> None:
+    recipe = mrecg.preset("w8a8-rtn")
+    quantized = mrecg.quantize(_Views(), toys.images(), recipe=recipe)
+    assert quantized.model(toys.images(3)).shape == (3, 8, 5)
 
 
 class _Masked(nn.Module):

@@ -21,9 +21,9 @@ from mrecg.demo import run_demo
 ROOT = Path(__file__).parent.parent
 
 
-def script(name: str, *arguments: str) -> str:
+def script(name: str, *arguments: str, cwd: Path | None = None) -> str:
     command = [sys.executable, str(ROOT / "benchmarks" / name), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=cwd).stdout
 
 
 def test_readme_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,37 +71,61 @@ def test_export_benchmark_in_short(tmp_path: Path) -> None:
     assert "| mobilenetv2_small | w4a4 | integer | packed | 20 | 100.00 %" in page.read_text()
 
 
-def test_coverage_benchmark_in_short(
-    tmp_path: Path, timm: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In this process: torchvision may import in no other."""
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    coverage, render = map(importlib.import_module, ("coverage", "render_coverage"))
+def test_architectures_benchmark_in_short(timm: ModuleType) -> None:
+    import architectures
+    import render_architectures
+
     recipe = mrecg.preset("w4a8-rtn").for_backend("onnxruntime")
     images = torch.randn(4, 3, 64, 64)
     torch.manual_seed(0)
-    found = coverage.examine(timm.create_model("test_efficientnet").eval(), images, recipe)
+    found = architectures.examine(
+        lambda: timm.create_model("test_efficientnet").eval(), images, recipe
+    )
     assert found.verified, found.problem
     assert (found.units, found.layers, found.left_in_float) == (8, 18, ())
     images = torch.randn(4, 2, 8, 8)
-    failed = coverage.examine(toys.BranchOnData().eval(), images, recipe)
+    failed = architectures.examine(toys.BranchOnData, images, recipe)
     assert (failed.captured, failed.units, failed.verified) == (False, 0, False)
+    assert failed.problem is not None
     rest = {"family": "toy", "shape": images.shape}
-    rows = render.table(
+    rows = render_architectures.table(
         [{"network": n, **rest, **vars(f)} for n, f in (("a", found), ("b", failed))]
     )
-    assert "| toy | a | 8 | 8 | 18 | 0 | ✓ | ✓ | ✓ |" in rows[2]
-    assert "| toy | b | 8 | 0 | 0 | 0 | ✗ | ✗ | ✗ |" in rows[3]
+    assert "| toy | a | 8 | ✓ | 8 | 18 | 0 | ✓ | ✓ | ✓ |" in rows[2]
+    assert "| toy | b | 8 | ✗ | 0 | 0 | 0 | ✗ | ✗ | ✗ |" in rows[3]
 
 
-def test_coverage_benchmark_writes_a_file_per_model(tmp_path: Path) -> None:
+ENDINGS = """
+import os, signal, time
+from torch import nn
+
+class CrashesWhenRun(nn.Module):
+    def forward(self, x):
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+def exits(): os._exit(3)
+def sleeps(): time.sleep(600)
+def unbuildable(): raise ValueError("no such thing")
+"""
+
+
+def test_architectures_benchmark_survives_what_a_model_does_to_its_process(tmp_path: Path) -> None:
+    (tmp_path / "endings.py").write_text(ENDINGS)
     results, page = tmp_path / "results", tmp_path / "limits.md"
-    arguments = ["mobilenetv2_035@32", "--preset", "w4a8-rtn", "--images", "4"]
+    names = [f"endings:{name}" for name in ("CrashesWhenRun", "exits", "unbuildable")]
+    arguments = [*names, "mobilenetv2_035@32", "--preset", "w4a8-rtn", "--images", "4"]
     arguments += ["--output", str(results)]
-    assert script("coverage.py", *arguments) == "mobilenetv2_035: verified\n"
-    assert script("coverage.py", *arguments) == ""  # finished models are skipped
-    script("render_coverage.py", "--results", str(results), "--output", str(page))
-    assert "Captured 1 of 1 (100.0 %)" in page.read_text()
+    assert script("architectures.py", *arguments, cwd=tmp_path).splitlines() == [
+        "endings:CrashesWhenRun: the process ended with SIGSEGV",
+        "endings:exits: the process ended with exit code 3",
+        "endings:unbuildable: The network endings:unbuildable cannot be built: ValueError: no such thing.",
+        "mobilenetv2_035: verified",
+    ]
+    again = [*arguments, "--limit", "1"]  # finished ones are skipped
+    printed = script("architectures.py", "endings:sleeps", *again, cwd=tmp_path)
+    assert printed == "endings:sleeps: stopped after 1 s\n"
+    script("render_architectures.py", "--results", str(results), "--output", str(page))
+    assert "verified 1 of 5 (20.0 %)" in page.read_text()
 
 
 def test_step_benchmark_in_short(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A file that computes something else is found out, and the first layer where it parts is named."""
 
+import copy
 import io
 from pathlib import Path
 
@@ -30,30 +31,60 @@ def path(quantized: QuantizedModel, tmp_path: Path) -> Path:
     return mrecg.export_onnx(quantized, tmp_path / "model.onnx")
 
 
-def change(path: Path, name: str, factor: float) -> None:
-    """Multiply one constant of a file."""
+def change(path: Path, name: str, factor: float, first: int | None = None) -> None:
+    """Multiply one constant of a file, or the `first` of its numbers only."""
     model = onnx.load(path)
     tensor = next(one for one in model.graph.initializer if one.name == name)
     array = numpy_helper.to_array(tensor)
-    tensor.CopyFrom(numpy_helper.from_array((array * factor).astype(array.dtype), name))
+    changed = array.astype(float)
+    changed.flat[:first] *= factor
+    tensor.CopyFrom(numpy_helper.from_array(changed.astype(array.dtype), name))
     onnx.save(model, path)
 
 
 @pytest.mark.parametrize(
     ("constant", "layer"),
     [
+        ("stem.weight.scale", "stem"),
+        ("stem.bias", "stem"),
         ("stage.one.a.weight.scale", "stage.one.a"),
+        ("stage.one.b.bias", "stage.one"),
+        ("stage.two.project.weight.scale", "stage.two"),
         ("stage.two.project.bias", "stage.two"),
         ("fc.weight.scale", "its output"),
         ("fc.bias", "its output"),
     ],
 )
+@pytest.mark.parametrize(("factor", "first"), [(4.0, None), (1.03, 1)])
 def test_the_first_layer_that_parts_is_named(
-    constant: str, layer: str, quantized: QuantizedModel, path: Path
+    constant: str,
+    layer: str,
+    factor: float,
+    first: int | None,
+    quantized: QuantizedModel,
+    path: Path,
 ) -> None:
-    change(path, constant, 4.0)
-    with pytest.raises(VerificationError, match=f"parts from the simulation at '?{layer}"):
+    """A constant that is quite another, and a single channel's that is off by 3 %."""
+    change(path, constant, factor, first)
+    with pytest.raises(VerificationError, match=f"parts from the simulation at '?{layer}'?:"):
         mrecg.verify_onnx(quantized, path, toys.images(50), repeats=0)
+
+
+def test_every_output_is_compared(tmp_path: Path) -> None:
+    recipe = mrecg.preset("w4a4-rtn")
+    two = mrecg.quantize(toys.make("two-outputs"), toys.images(32), recipe=recipe)
+    path = mrecg.export_onnx(two, tmp_path / "model.onnx")
+    mrecg.verify_onnx(two, path, toys.images(50), repeats=0)
+    change(path, "auxiliary.bias", 1.03, first=1)
+    with pytest.raises(VerificationError, match="parts from the simulation at its output 1:"):
+        mrecg.verify_onnx(two, path, toys.images(50), repeats=0)
+
+
+def test_what_is_no_number_is_a_mistake(quantized: QuantizedModel, path: Path) -> None:
+    broken = copy.deepcopy(quantized)
+    broken.program.state_dict["stage.one.a.bias_rounded"].fill_(torch.nan)
+    with pytest.raises(VerificationError, match=r"at 'stage\.one\.a': .* a code is nan steps"):
+        mrecg.verify_onnx(broken, path, toys.images(4), repeats=0)
 
 
 def test_what_is_found(quantized: QuantizedModel, path: Path) -> None:

@@ -251,8 +251,28 @@ class _Branch(nn.Module):
         return -x
 
 
-class WritesIntoSlice(nn.Module):
-    """Changes part of a tensor that is read afterwards."""
+class WritesIntoSlices(nn.Module):
+    """Changes parts of tensors that are read afterwards; the first as temporal shift modules do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 4, 3, padding=1)
+        self.body = nn.Conv2d(4, 4, 3, padding=1)
+        self.fc = nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.relu(self.stem(x))
+        shifted = torch.zeros_like(x)
+        shifted[:, :2, 1:] = x[:, :2, :-1]
+        shifted[:, 2:] = x[:, 2:]
+        x = self.body(shifted)
+        x[:, 0].relu_()
+        x[:, 1:, ::2] += x.mean((2, 3), keepdim=True)[:, :3]
+        return self.fc(x.mean((2, 3)))
+
+
+class ChangesWhatAViewReads(nn.Module):
+    """A view from before a change is read after it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -260,8 +280,9 @@ class WritesIntoSlice(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x)
-        x[:, 0].relu_()
-        return x
+        first = x[:, :1]
+        x.relu_()
+        return x + first
 
 
 TOYS: dict[str, type[nn.Module]] = {
@@ -274,6 +295,7 @@ TOYS: dict[str, type[nn.Module]] = {
     "two-outputs": TwoOutputs,
     "vit": VisionTransformer,
     "windows": Windows,
+    "writes-into-slices": WritesIntoSlices,
 }
 
 

@@ -53,8 +53,7 @@ class Verification(FoundModel):
         largest_distance: of a code to the simulated number, ties apart, in steps of its quantizer; ½ is perfect.
         different_codes: codes that are not the simulation's, ties apart: the ties.
         codes: that were compared.
-        output_step: what one step of one input code of the last layer changes in an output at most, and no less than
-            sums of 32-bit floats resolve.
+        output_step: what one step of one input code of the last layer changes in the (first) output at most.
         integer_layers, float_layers: what ONNX Runtime computes in integers and what in float.
         file_bytes: its size.
         ideal_bytes: codes and zero points in their bits, scales and everything else in 32 bits.

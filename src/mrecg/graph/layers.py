@@ -10,6 +10,7 @@ __all__ = [
     "data_nodes",
     "layer_name",
     "layers_of",
+    "module_path",
 ]
 
 LAYER_OPERATORS = frozenset(
@@ -62,3 +63,9 @@ def layers_of(graph: fx.Graph) -> list[fx.Node]:
         and node.args[1] not in computed
         and node.args[1].op in ("get_attr", "call_module")
     ]
+
+
+def module_path(node: fx.Node) -> str:
+    """The path of the innermost original module that `node` comes from; `""` is the model itself."""
+    stack = node.meta.get("nn_module_stack")
+    return str(next(reversed(stack.values()))[0]) if stack else ""

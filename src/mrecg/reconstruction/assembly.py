@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, fx, nn
 
 from mrecg.errors import RecipeError
-from mrecg.graph.capture import capture, module_path
-from mrecg.graph.layers import CONVOLUTIONS_AND_PRODUCTS, layer_name, layers_of
+from mrecg.graph.capture import capture
+from mrecg.graph.layers import CONVOLUTIONS_AND_PRODUCTS, layer_name, layers_of, module_path
 from mrecg.graph.placement import PlacedQuantizer, Quantizer, freeze, place
 from mrecg.graph.recipe_placement import RecipePlacement
 from mrecg.graph.units import Chain, Unit, cut

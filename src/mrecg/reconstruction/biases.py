@@ -71,7 +71,8 @@ def make_integer_biases(placed: fx.GraphModule, units: Sequence[Unit]) -> dict[s
     made: dict[str, IntegerBias] = {}
     for unit in units:
         for node in list(unit.quantized.graph.nodes):
-            found = _find(unit.quantized, node) if node.target in LAYER_OPERATORS else None
+            # In the whole graph, because the quantizer may belong to a unit before this one.
+            found = _find(placed, nodes[node.name]) if node.target in LAYER_OPERATORS else None
             if found is not None:
                 made[node.name] = found
                 name = f"{node.args[2].target}_rounded"

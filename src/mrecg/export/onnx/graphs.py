@@ -2,12 +2,24 @@
 
 from dataclasses import dataclass
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from mrecg.export.onnx.translation import container_bounds
+__all__ = [
+    "ActivationStep",
+    "add_constant",
+    "constant",
+    "container_bounds",
+    "dequantizer_of",
+    "only_reader",
+]
 
-__all__ = ["ActivationStep", "add_constant", "constant", "dequantizer_of", "only_reader"]
+
+def container_bounds(dtype: ir.DataType) -> tuple[int, int]:
+    """The smallest and the largest value of an integer type."""
+    bounds = ml_dtypes.iinfo(dtype.numpy())
+    return int(bounds.min), int(bounds.max)
 
 
 def constant(value: ir.Value | None) -> np.ndarray | None:

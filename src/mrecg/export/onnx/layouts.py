@@ -7,8 +7,7 @@ import onnx_ir as ir
 import torch
 from torch.export import ExportedProgram
 
-from mrecg.export.onnx.graphs import add_constant, constant
-from mrecg.export.onnx.translation import container_bounds
+from mrecg.export.onnx.graphs import add_constant, constant, container_bounds
 from mrecg.quantization.grid import container_shift
 
 __all__ = ["Layout", "lay_out_weights", "numbers", "packed_types", "weight_grids"]

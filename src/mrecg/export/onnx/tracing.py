@@ -5,7 +5,7 @@ then; what follows differs, too, and no layer is to blame. So the simulation is 
 quantizer: what is left is each layer's own difference.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,14 @@ import onnx
 import torch
 from torch import Tensor, fx
 
-from mrecg.graph.capture import module_path
-from mrecg.graph.layers import LAYER_OPERATORS
+from mrecg.graph.layers import LAYER_OPERATORS, module_path
 
-__all__ = ["Replay", "Rounding", "expose_codes", "output_step"]
+__all__ = ["Replay", "Rounding", "expose_codes", "output_steps"]
 
 _QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
-_DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_channel.default
+_DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
+_DEQUANTIZE_WEIGHT = torch.ops.quantized_decomposed.dequantize_per_channel.default
+_EPSILON = torch.finfo(torch.float32).eps
 
 
 def expose_codes(path: Path, target: Path) -> dict[str, str]:
@@ -94,7 +95,8 @@ class Replay(fx.Interpreter):
         (x, scale, zero_point, low, high, *_), _ = self.fetch_args_kwargs_from_env(n)
         exact = (x / scale + zero_point).clamp(low, high)
         found = self.roundings.setdefault(n.name, Rounding(_layer_before(n)))
-        found.distance = max(found.distance, float((given - exact).abs().max()))
+        # numpy's maximum keeps what is no number; Python's loses it.
+        found.distance = float(np.maximum(found.distance, float((given - exact).abs().max())))
         found.different += int((given != result).sum())
         found.codes += given.numel()
         return given.to(result.dtype)
@@ -108,25 +110,39 @@ def _layer_before(quantize: fx.Node) -> str:
     return module_path(node) or node.name
 
 
-def output_step(model: fx.GraphModule) -> float:
-    """What one step of one input code of the last layer changes in the output at most.
+def output_steps(model: fx.GraphModule) -> list[float]:
+    """For each output, what one step of one input code of its last layers changes in it at most.
 
-    Models without a quantized layer count in steps of the float type.
+    Outputs that no code reaches count in steps of the float type.
     """
-    steps: list[float] = []
-    for node in model.graph.nodes:
+    outputs = next(node for node in model.graph.nodes if node.op == "output").all_input_nodes
+    return [max(_steps_before(model, node), default=0.0) or _EPSILON for node in outputs]
+
+
+def _steps_before(model: fx.GraphModule, output: fx.Node) -> Iterator[float]:
+    """Of the codes behind which there is nothing but floats, and the quantized layers that read them."""
+    found, waiting = {output}, [output]
+    while waiting:
+        node = waiting.pop()
         source, weight = (*node.args, None, None)[:2]
-        if not isinstance(source, fx.Node) or not isinstance(weight, fx.Node):
+        if node.target is _DEQUANTIZE:
+            yield float(node.args[1])  # type: ignore[arg-type]
             continue
-        if weight.target is not _DEQUANTIZE or not source.name.startswith("dequantize_per_tensor"):
+        if _is(weight, _DEQUANTIZE_WEIGHT) and _is(source, _DEQUANTIZE):
+            yield float(source.args[1]) * _largest_weight(model, weight)  # type: ignore[union-attr, arg-type]
             continue
-        codes, scales, zero_points, axis = (
-            _attribute(model, argument) for argument in weight.args[:4]
-        )
-        shape = [-1 if dim == axis else 1 for dim in range(codes.ndim)]
-        real = (codes.int() - zero_points.view(shape)) * scales.view(shape)
-        steps.append(float(source.args[1]) * float(real.abs().max()))  # type: ignore[arg-type]
-    return steps[-1] if steps and steps[-1] > 0 else torch.finfo(torch.float32).eps
+        waiting += [one for one in node.all_input_nodes if one not in found]
+        found.update(node.all_input_nodes)
+
+
+def _is(argument: Any, operator: object) -> bool:
+    return isinstance(argument, fx.Node) and argument.target is operator
+
+
+def _largest_weight(model: fx.GraphModule, dequantize: Any) -> float:
+    codes, scales, zero_points, axis = (_attribute(model, one) for one in dequantize.args[:4])
+    shape = [-1 if dim == axis else 1 for dim in range(codes.ndim)]
+    return float(((codes.int() - zero_points.view(shape)) * scales.view(shape)).abs().max())
 
 
 def _attribute(model: fx.GraphModule, argument: Any) -> Any:

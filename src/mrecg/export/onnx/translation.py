@@ -8,17 +8,19 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import ml_dtypes
 import onnx_ir as ir
 import torch
 from onnxscript import opset21 as op
+from torch import fx
 from torch.export import ExportedProgram
 
 from mrecg.errors import ExportError
+from mrecg.export.onnx.graphs import add_constant, constant, container_bounds
 
-__all__ = ["container_bounds", "source_module", "translate"]
+__all__ = ["source_module", "translate"]
 
 _quantized = torch.ops.quantized_decomposed
+_attention_operator = torch.ops.aten.scaled_dot_product_attention.default
 
 
 def translate(program: ExportedProgram, opset: int) -> ir.Model:
@@ -32,6 +34,8 @@ def translate(program: ExportedProgram, opset: int) -> ir.Model:
         _quantized.dequantize_per_tensor.default: _dequantize,
         _quantized.dequantize_per_channel.default: _dequantize_channels,
     }
+    if any(_is_attention_of_another_rank(node) for node in program.graph.nodes):
+        table[_attention_operator] = _attention
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -51,14 +55,9 @@ def translate(program: ExportedProgram, opset: int) -> ir.Model:
     finally:
         logger.setLevel(level)
     assert exported is not None
+    _fold_casts(exported.model.graph)
     _name_nodes(exported.model)
     return exported.model
-
-
-def container_bounds(dtype: ir.DataType) -> tuple[int, int]:
-    """The smallest and the largest value of an integer type."""
-    bounds = ml_dtypes.iinfo(dtype.numpy())
-    return int(bounds.min), int(bounds.max)
 
 
 def source_module(node: ir.Node) -> str:
@@ -100,6 +99,48 @@ def _dequantize_channels(
 def _number(value: float, dtype: int = ir.DataType.FLOAT) -> Any:
     array = ir.tensor(value, dtype=ir.DataType(dtype))
     return op.Constant(value=ir.to_proto(array))
+
+
+def _is_attention_of_another_rank(node: fx.Node) -> bool:
+    """torch.onnx 2.13 translates attention of four axes only: images, heads, tokens, channels."""
+    return node.target is _attention_operator and node.all_input_nodes[0].meta["val"].ndim != 4
+
+
+def _attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """softmax(q · kᵀ · scale + mask) · v over the last two axes, with any number of axes before them."""
+    if is_causal or enable_gqa or (attn_mask is not None and attn_mask.dtype == ir.DataType.BOOL):
+        raise ValueError(
+            f"attention of {len(query.shape)} axes must not be causal, grouped or masked by booleans"
+        )
+    factor = query.shape[-1] ** -0.5 if scale is None else scale
+    axes = list(range(len(key.shape)))
+    transposed = op.Transpose(key, perm=[*axes[:-2], axes[-1], axes[-2]])
+    scores = op.MatMul(op.Mul(query, _number(factor)), transposed)
+    if attn_mask is not None:
+        scores = op.Add(scores, attn_mask)
+    return op.MatMul(op.Softmax(scores, axis=-1), value)
+
+
+def _fold_casts(graph: ir.Graph) -> None:
+    """torch.onnx folds small constants only, and the zero points of 21,841 classes are many."""
+    for node in [node for node in graph if node.op_type == "Cast"]:
+        array = constant(node.inputs[0])
+        if array is None:
+            continue
+        dtype = ir.DataType(node.attributes["to"].as_int())
+        value = node.outputs[0]
+        folded = add_constant(graph, str(value.name), array.astype(dtype.numpy()), dtype)
+        ir.convenience.replace_all_uses_with(value, folded, replace_graph_outputs=True)
+        graph.remove(node, safe=True)
 
 
 def _name_nodes(model: ir.Model) -> None:
