@@ -68,6 +68,20 @@ def accuracy_table(results: list[Result], authors: dict[str, Any]) -> list[str]:
     return lines
 
 
+def steps_table(results: list[Result]) -> list[str]:
+    """Accuracy and seconds against the number of steps, where one method ran with several."""
+    lines = ["| network | bits | method | steps | top-1 | seconds |", "|---|---|---|---|---|---|"]
+    for group, cells in by_key(results, "network", "bits", "method", "images").items():
+        budgets = by_key(cells, "steps")
+        if len(budgets) == 1:
+            continue
+        for (steps,), same in sorted(budgets.items()):
+            seconds = statistics.median(sum(cell["seconds"].values()) for cell in same)
+            row = (*group[:3], steps, summary([cell["top1"] for cell in same]), f"{seconds:.0f}")
+            lines.append("| " + " | ".join(map(str, row)) + " |")
+    return lines
+
+
 def joining_table(results: list[Result]) -> list[str]:
     """What joining changed, seed by seed against the same seed without it."""
     lines = [
@@ -190,6 +204,9 @@ def main() -> None:
         f"\nAuthors' code: {authors['source']}\n",
         "## Joining\n",
         *joining_table(results),
+        "\n## Accuracy against steps\n",
+        "Steps of each group; the network as a whole takes a fifth of them in addition. Wall time of a shared machine.\n",
+        *steps_table(results),
         "\n## Where the figures come from\n",
         *provenance(results),
     ]

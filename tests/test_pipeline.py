@@ -161,7 +161,11 @@ def test_record_tells_what_happened() -> None:
     assert {event.phase for event in events} == {"plan", "tune", "network"}
     finished = [event for event in events if event.finished and event.phase == "tune"]
     assert len(finished) == len(record.groups) == finished[-1].groups
-    assert all(0 <= group.undecided <= 1 and group.steps == 20 for group in record.groups)
+    assert all(0 <= group.undecided <= 1 for group in record.groups)
+    for (
+        group
+    ) in record.groups:  # a single unit has had a quarter of its steps in the run for the plan
+        assert group.steps == (15 if len(group.units) == 1 else 20)
     assert record.plan.metric
     assert len(record.plan.metric) == len(record.units)
     assert record.oscillation.largest_loss == max(unit.relative_loss for unit in record.units)
@@ -170,6 +174,18 @@ def test_record_tells_what_happened() -> None:
     assert set(record.seconds) == {"capture", "plan", "reconstruction", "network", "freeze"}
     assert record.environment["torch"] == torch.__version__
     assert record.images == 32
+
+
+def test_a_group_stops_when_nothing_moves_any_more() -> None:
+    settings = {"reconstruct__penalty": 10.0, "reconstruct__steps": 200}
+    steps = {}
+    for early_stop in (True, False):
+        recipe = quick("w4a8-brecq", **settings, reconstruct__early_stop=early_stop)
+        groups = run(toys.make("residual"), recipe).record.groups
+        steps[early_stop] = [group.steps for group in groups]
+        assert all(g.undecided <= 1e-3 for g in groups if g.steps < 200)
+    assert set(steps[False]) == {200}
+    assert min(steps[True]) < 200
 
 
 @pytest.mark.parametrize("batches", ["reshuffled", "fixed"])

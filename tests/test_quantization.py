@@ -205,6 +205,50 @@ def test_learning_starts_at_the_float_weight() -> None:
     assert torch.equal(quantizer.codes[inside], nearest[inside])
 
 
+@pytest.mark.parametrize("grid", [Grid(0, 3, False), Grid(-2, 1, True)])
+def test_learning_continues_from_what_was_decided(grid: Grid) -> None:
+    weight = normal(4, 20)
+    found = minmax(weight, grid)
+    quantizer = WeightQuantizer(
+        weight, Scaling(found.scale[:, None], found.zero_point[:, None]), grid
+    )
+    learned = quantizer.start_learning(weight)
+    with torch.no_grad():
+        learned.logits += normal(4, 20, seed=1) * 3
+        learned.range.growth += 0.1 * normal(4, 1, seed=2)
+    quantizer.stop_learning()
+    codes, scaling, hard = quantizer.codes, quantizer.scaling, quantizer.hard
+    resumed = quantizer.start_learning(weight, resume=True)
+    distance = (quantizer(weight) - hard).abs() / scaling.scale
+    assert distance.max() < 0.2
+    quantizer(weight).sum().backward()
+    assert resumed.logits.grad is not None
+    has_choice = resumed.span > 0
+    assert resumed.logits.grad[has_choice].all()  # every rounding can still change
+    quantizer.stop_learning()
+    assert torch.equal(quantizer.codes, codes)
+    torch.testing.assert_close(quantizer.scaling.scale, scaling.scale)
+
+
+def test_a_range_grows_while_the_codes_stay() -> None:
+    weight, grid = normal(4, 20), Grid(0, 3, False)
+    found = minmax(weight, grid)
+    for keep in (False, True):
+        quantizer = WeightQuantizer(
+            weight, Scaling(found.scale[:, None], found.zero_point[:, None]), grid
+        )
+        codes, hard = quantizer.codes, quantizer.hard
+        learned = quantizer.start_growing()
+        assert torch.equal(quantizer(weight), hard)
+        with torch.no_grad():
+            learned.growth += 0.3  # of 3 code steps
+        quantizer.grow()
+        torch.testing.assert_close(quantizer(weight).detach(), 1.1 * hard)
+        quantizer.stop_growing(keep)
+        assert torch.equal(quantizer.codes, codes)
+        torch.testing.assert_close(quantizer(weight), 1.1 * hard if keep else hard)
+
+
 def test_hard_weight_is_codes_times_scale() -> None:
     weight, grid = normal(4, 20), Grid(-2, 1, True)
     found = minmax(weight, grid)
