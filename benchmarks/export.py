@@ -2,7 +2,7 @@
 
 python benchmarks/export.py                       # the packaged network on the 2,000 packaged test images
 python benchmarks/export.py --speed               # ResNet-18 at 224², random weights: only time and size matter
-python benchmarks/export.py --bits w4a4 --layouts packed --placements papers
+python benchmarks/export.py --bits w4a4 --layouts packed --placements academic tensorrt
 """
 
 import argparse
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import mrecg
 import mrecg.zoo
 from accuracy import commit
+from mrecg.backends import ACADEMIC
 from mrecg.data import calibration_images, evaluation_batches
 from mrecg.demo import DEMO_NETWORK, demo_network
 from mrecg.export.onnx.layouts import Layout
@@ -26,6 +27,7 @@ from mrecg.export.onnx.verification import ideal_bytes
 from mrecg.runs import QuantizedModel
 
 HERE = Path(__file__).parent
+PLACEMENTS = ("academic", "onnxruntime", "openvino", "tensorrt", "xnnpack")
 BITS = ("w8a8", "w4a8", "w4a4", "w3a3", "w2a4", "w2a2")
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 
@@ -46,8 +48,8 @@ class Cell(NamedTuple):
 def quantize(cell: Cell, model: nn.Module, images: Tensor) -> QuantizedModel:
     """To nearest: what a file computes does not depend on how its roundings were chosen."""
     recipe = mrecg.preset(f"{cell.bits}-rtn")
-    if cell.placement == "integer":
-        recipe = recipe.for_backend("onnxruntime")
+    if cell.placement != ACADEMIC:
+        recipe = recipe.for_backend(cell.placement)
     return mrecg.quantize(model, images, recipe=recipe)
 
 
@@ -84,9 +86,7 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     network = "resnet18" if arguments.speed else DEMO_NETWORK
     bits = arguments.bits or (("w8a8", "w4a8") if arguments.speed else BITS)
-    placements = arguments.placements or (
-        ("integer",) if arguments.speed else ("papers", "integer")
-    )
+    placements = arguments.placements or (("onnxruntime",) if arguments.speed else PLACEMENTS)
     if arguments.speed:
         torch.manual_seed(0)
         model, images = mrecg.zoo.build("resnet18"), torch.randn(16, 3, 224, 224)

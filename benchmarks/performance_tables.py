@@ -30,6 +30,13 @@ PIPELINE = """## Where the seconds go
 
 Whole runs, as fractions of the run; `evaluation` is of as many images as were calibrated with.
 """
+AUTHORS = """## Against the authors' code
+
+Their whole runs of 500 steps on networks of the same shape, in seconds of this machine: times the float step here ÷ the
+float step there, the geometric mean over the units whose float step was measured there. Ours is one thread, the network
+as a whole included. *Their default* is 20,000 steps, extrapolated. What is reached with how many steps, `docs/results.md`
+tells.
+"""
 SCALING = """## Growth
 
 Images that a unit runs forward, counted: three times all images, a fourth time where tuning was rolled back, and here 4
@@ -89,6 +96,40 @@ def _pipelines(results: list[Result]) -> list[str]:
     return _table(["network", "method", "run", "seconds", *phases], rows)
 
 
+def _authors(pipelines: list[Result], steps: list[Result], times: Result) -> list[str]:
+    floats = {
+        (found["network"], found["method"], unit["unit"]): unit["float_ms"]
+        for found in steps
+        if not found["without"]
+        for unit in found["units"]
+    }
+    measured = {(network, method) for network, method, _ in floats}
+    rows = []
+    for found in pipelines:
+        network, method = found["network"], found["method"]
+        theirs = times.get(network, {"seconds": {}})
+        if method not in theirs["seconds"] or (network, method) not in measured:
+            continue
+        slower = statistics.geometric_mean(
+            floats[network, method, unit] / there for unit, there in theirs["float_ms"].items()
+        )
+        ours = sum(value for phase, value in found["seconds"].items() if phase != "evaluation")
+        scaled = slower * sum(theirs["seconds"][method])
+        default = slower * 60 * theirs["minutes_of_20000_steps"][method]
+        numbers = (f"{slower:.2f}", f"{scaled:.0f}", f"{ours:.0f}")
+        ratios = (f"**{scaled / ours:.1f}**", f"**{default / ours:.0f}**")
+        rows.append([network, method, str(found["steps"]), *numbers, *ratios])
+    columns = [
+        "network",
+        "method",
+        "our steps",
+        "float step, here ÷ there",
+        "theirs, scaled",
+        "ours",
+    ]
+    return _table([*columns, "theirs ÷ ours", "their default ÷ ours"], rows)
+
+
 def _scaling(results: list[Result]) -> list[str]:
     cells = [cell for result in results for cell in result["cells"]]
     rows = [
@@ -113,15 +154,16 @@ def _memory(results: list[Result]) -> list[str]:
     return _table(columns, rows)
 
 
-def render_performance(folder: Path, output: Path) -> int:
-    """Write the page; returns how many results there are."""
+def render_performance(folder: Path, times: Result, output: Path) -> int:
+    """Write the page, `times` being those of the authors' code; returns how many results there are."""
     steps = _load(folder, "step")
     pipelines, scaling = _load(folder, "pipeline"), _load(folder, "scaling")
     memory = _load(folder, "memory")
     everything = [*steps, *pipelines, *scaling, *memory]
     commits = sorted({result["commit"] for result in everything})
     sections = [HEADER, STEP, *_steps(steps), ABLATION, *_ablations(steps)]
-    sections += [PIPELINE, *_pipelines(pipelines), SCALING, *_scaling(scaling)]
+    sections += [PIPELINE, *_pipelines(pipelines), AUTHORS, *_authors(pipelines, steps, times)]
+    sections += [f"Authors' code: {times['source']}\n", SCALING, *_scaling(scaling)]
     sections += [MEMORY, *_memory(memory), f"Commits: {', '.join(commits)}."]
     output.write_text("\n".join(sections) + "\n", encoding="utf-8")
     return len(everything)

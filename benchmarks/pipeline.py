@@ -9,6 +9,7 @@ CPU seconds of one thread, since the machine may be shared. Images and weights a
 import argparse
 import contextlib
 import functools
+import itertools
 import json
 import time
 from collections import defaultdict
@@ -21,6 +22,7 @@ import torch
 
 import mrecg
 from accuracy import commit
+from mrecg import pipeline
 from mrecg.reconstruction import groups
 from mrecg.reconstruction.stream import Stream
 from mrecg.zoo import NETWORKS, build
@@ -31,8 +33,9 @@ PHASES = {
     "tuning": (groups, "tune"),
     "float pass": (Stream, "advance_plain"),
     "quantized passes": (Stream, "run_quantized"),
+    "whole network": (pipeline, "tune_network"),
 }
-"""What is timed inside the reconstruction; the rest of it is `other`."""
+"""What is timed inside a run; the rest of it is `other`."""
 
 
 @contextlib.contextmanager
@@ -95,21 +98,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--networks", nargs="+", default=["resnet18_small", "mobilenetv2_small"])
     parser.add_argument("--methods", nargs="+", default=["brecq", "qdrop"])
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--steps", nargs="+", type=int, default=[125, 500])
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=HERE / "results" / "performance")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     arguments.output.mkdir(parents=True, exist_ok=True)
-    for network in arguments.networks:
-        for method in arguments.methods:
-            result = measure(network, method, arguments.steps, arguments.images)
-            path = arguments.output / f"pipeline-{network}-{method}.json"
-            path.write_text(json.dumps(result, indent=1) + "\n")
-            total = sum(result["seconds"].values())
-            parts = {name: f"{value / total:.1%}" for name, value in result["seconds"].items()}
-            print(f"{network} {method}: {total:.0f} s, {parts}", flush=True)
+    runs = itertools.product(arguments.networks, arguments.methods, arguments.steps)
+    for network, method, steps in runs:
+        result = measure(network, method, steps, arguments.images)
+        path = arguments.output / f"pipeline-{network}-{method}-{steps}steps.json"
+        path.write_text(json.dumps(result, indent=1) + "\n")
+        total = sum(result["seconds"].values())
+        parts = {name: f"{value / total:.1%}" for name, value in result["seconds"].items()}
+        print(f"{network} {method}, {steps} steps: {total:.0f} s, {parts}", flush=True)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,9 @@ machine and versions. Made by `python benchmarks/export.py` (the packaged networ
 `python benchmarks/export.py --speed` (ResNet-18 at 224², random weights). Everything is rounded to nearest: what a file
 computes does not depend on how its roundings were chosen.
 
-- *papers*: the papers' placement, asymmetric weights; a convolution whose result is added to a shortcut has no quantizer
-  behind it and stays in float. *integer*: operands of additions are quantized, too, weights are symmetric.
+- *academic*: the papers' placement, asymmetric weights; a convolution whose result is added to a shortcut has no quantizer
+  behind it and stays in float. The others are backends: operands of additions are quantized, too, weights are symmetric.
+  Where a backend holds narrower codes than named (`openvino`: 7-bit weights), those are used. All files ran in ONNX Runtime.
 - *ties*: codes that the file and the simulation round to different sides, given the same codes before; such a number lies
   between two codes to the last digit, and programs that add floats in different order differ there.
 - *top-1 agreement* and *difference* are ties apart: with the file's codes behind every quantizer of the simulation. In
@@ -60,7 +61,7 @@ def size_table(results: list[Result]) -> list[str]:
         "|---|---|---|---|---|---|---|---|",
     ]
     for result in results:
-        if result["placement"] != "papers" and result["network"] != "resnet18":
+        if result["placement"] != "academic" and result["network"] != "resnet18":
             continue
         found, folder = result["verification"], result["run_folder"]
         ideal = found["ideal_bytes"]
@@ -82,7 +83,7 @@ def speed_table(results: list[Result]) -> list[str]:
         "|---|---|---|---|---|---|---|---|",
     ]
     for result in results:
-        if result["placement"] != "integer":
+        if result["placement"] != "onnxruntime":
             continue
         for runtime in result["verification"]["runtimes"]:
             row = [*(result[key] for key in ("network", "bits", "layout")), runtime["name"]]

@@ -63,12 +63,12 @@ def test_accuracy_benchmark_in_short(tmp_path: Path) -> None:
 
 def test_export_benchmark_in_short(tmp_path: Path) -> None:
     results, page = tmp_path / "results", tmp_path / "export.md"
-    arguments = ["--bits", "w4a4", "--placements", "integer", "--layouts", "packed"]
+    arguments = ["--bits", "w4a4", "--placements", "onnxruntime", "--layouts", "packed"]
     arguments += ["--images", "20", "--repeats", "2", "--output", str(results)]
-    assert script("export.py", *arguments) == "mobilenetv2_small-w4a4-integer-packed.json\n"
+    assert script("export.py", *arguments) == "mobilenetv2_small-w4a4-onnxruntime-packed.json\n"
     assert script("export.py", *arguments) == ""  # finished cells are skipped
     script("render_export.py", "--results", str(results), "--output", str(page))
-    assert "| mobilenetv2_small | w4a4 | integer | packed | 20 | 100.00 %" in page.read_text()
+    assert "| mobilenetv2_small | w4a4 | onnxruntime | packed | 20 | 100.00 %" in page.read_text()
 
 
 def test_architectures_benchmark_in_short(timm: ModuleType) -> None:
@@ -166,7 +166,9 @@ def test_what_makes_a_step_fast_changes_no_result(
 def test_pipeline_benchmark_in_short(tmp_path: Path) -> None:
     arguments = ["--networks", "resnet18_small", "--methods", "qdrop", "--steps", "2"]
     script("pipeline.py", *arguments, "--images", "32", "--output", str(tmp_path))
-    seconds = json.loads((tmp_path / "pipeline-resnet18_small-qdrop.json").read_text())["seconds"]
+    seconds = json.loads((tmp_path / "pipeline-resnet18_small-qdrop-2steps.json").read_text())[
+        "seconds"
+    ]
     assert {"ranges", "tuning", "float pass", "quantized passes", "evaluation"} <= set(seconds)
     assert min(seconds.values()) > 0
 
