@@ -30,6 +30,8 @@ brackets. The binomial standard error at 91 % is 0.29. First and last layers at 
 Written by `benchmarks/render_results.py` from the files in `benchmarks/results/accuracy`, each of which names its
 commit, seed, device, versions and whole recipe.
 """
+README_STEPS = 500
+"""The budget at which the authors' code was measured."""
 METHODS = ("rtn", "adaround", "brecq", "brecq-mrecg", "qdrop", "qdrop-mrecg")
 
 
@@ -211,7 +213,11 @@ def main() -> None:
         *provenance(results),
     ]
     arguments.output.write_text("\n".join(sections) + "\n", encoding="utf-8")
-    compared = [result for result in results if result["network"] in authors["float"]]
+    compared = [
+        result
+        for result in results
+        if result["network"] in authors["float"] and result["steps"] == README_STEPS
+    ]
     write_between_marks(README, accuracy_table(compared, authors))
     write_photographs(HERE / "results" / "natural_images")
     page = HERE.parent / "docs" / "performance.md"
