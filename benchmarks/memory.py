@@ -50,7 +50,11 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     shape = (NETWORKS[arguments.network].preprocessing.channels, arguments.side, arguments.side)
     images = torch.randn(arguments.images, *shape, generator=generator)
-    settings = {"reconstruct.steps": arguments.steps, "reconstruct.batch_size": arguments.batch}
+    settings = {
+        "reconstruct.steps": arguments.steps,
+        "reconstruct.batch_size": arguments.batch,
+        "reconstruct.network_share": 1.0,  # of few steps, so that the network as a whole has some
+    }
     settings |= dict(item.split("=") for item in arguments.overrides)
     announced: list[Estimate] = []
     before, started = peak_resident(), time.perf_counter()

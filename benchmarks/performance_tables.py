@@ -40,7 +40,7 @@ tells.
 SCALING = """## Growth
 
 Images that a unit runs forward, counted: three times all images, a fourth time where tuning was rolled back, and here 4
-steps of 16. It does not grow with the number of units, so that the whole run grows with it linearly.
+steps of 16; for the network as a whole five times all images, and here one step of 16 in both networks. It does not grow with the number of units, so that the whole run grows with it linearly.
 """
 MEMORY = """## Memory
 

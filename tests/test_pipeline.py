@@ -176,6 +176,33 @@ def test_record_tells_what_happened() -> None:
     assert record.images == 32
 
 
+def test_single_units_continue_from_the_run_for_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the codes and scales that it left, not anew from the float weights."""
+    from mrecg.reconstruction import groups
+
+    left: dict[str, tuple[Tensor, Tensor]] = {}
+    resumed = []
+    original = groups.tune
+
+    def watched(units, weights, activations, *rest):  # type: ignore[no-untyped-def]
+        resume = rest[-1]
+        for name, (quantizer, _) in weights.items():
+            if resume:
+                resumed.append(name)
+                assert torch.equal(quantizer.codes, left[name][0])
+                assert torch.equal(quantizer.scaling.scale, left[name][1])
+        tuned = original(units, weights, activations, *rest)
+        for name, (quantizer, _) in weights.items():
+            left[name] = quantizer.codes, quantizer.scaling.scale
+        return tuned
+
+    monkeypatch.setattr(groups, "tune", watched)
+    recipe = quick("w2a2-qdrop-mrecg", plan__join="loss", plan__count=1, reconstruct__steps=40)
+    record = run(toys.make("residual"), recipe).record
+    single = [unit.layers for unit in record.units if (unit.name,) in record.plan.groups]
+    assert len(resumed) == sum(map(len, single)) > 0
+
+
 def test_a_group_stops_when_nothing_moves_any_more() -> None:
     settings = {"reconstruct__penalty": 10.0, "reconstruct__steps": 200}
     steps = {}

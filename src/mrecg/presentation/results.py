@@ -74,6 +74,14 @@ def show_record(console: Console, record: Record, folder: Path) -> None:
         f"largest loss {100 * worst.largest_loss:.1f} % in {worst.largest_unit}",
         markup=False,
     )
+    if record.network is not None:
+        fate = "kept" if record.network.accepted else "taken back"
+        console.print(
+            f"the network as a whole, {record.network.steps} steps: divergence on mirrored images "
+            f"{record.network.divergence_before:.4g} → {record.network.divergence_after:.4g}, {fate}",
+            highlight=False,
+            soft_wrap=True,
+        )
     if record.left_in_float:
         console.print(f"left in float: {', '.join(record.left_in_float)}", markup=False)
     for name, found in record.accuracy.items():

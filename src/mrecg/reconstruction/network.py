@@ -23,7 +23,13 @@ from mrecg.quantization.rounding import LearnedRange, WeightQuantizer
 from mrecg.recipe import Recipe
 from mrecg.reconstruction.assembly import Assembly
 from mrecg.reconstruction.stream import images_at_once, images_tuned_at_once, run_plain, run_units
-from mrecg.reconstruction.tune import activation_rate, cosine, shuffled_batches, weight_scale_rate
+from mrecg.reconstruction.tune import (
+    REPORTS_PER_RUN,
+    activation_rate,
+    cosine,
+    shuffled_batches,
+    weight_scale_rate,
+)
 from mrecg.record import NetworkRecord
 
 __all__ = ["network_steps", "tune_network"]
@@ -34,7 +40,6 @@ LARGEST_ACTIVATION_RATE = 1e-3
 RANGE_REACH = 3.0
 """Rate × steps of the weight ranges, in code steps."""
 LARGEST_RANGE_RATE = 3e-2
-REPORTS = 20
 _SMALLEST_POWER = 1e-12
 
 
@@ -78,15 +83,14 @@ def tune_network(
     if not (weights or activations):
         return None
     objective = _Objective(assembly.chain, images, assembly.device)
-    mirrored = images.flip(-1)
-    before = objective.of_answer(mirrored)
+    before = objective.of_mirrored_answer(images)
     learned = _Learned(weights, activations, steps)
     batches = shuffled_batches(len(images), settings, recipe.seed)
     for step in range(steps):
         loss = learned.step(objective, images[next(batches)], step / steps)
-        if (step + 1) % max(1, steps // REPORTS) == 0:
+        if (step + 1) % max(1, steps // REPORTS_PER_RUN) == 0:
             report(step + 1, float(loss))
-    after = objective.of_answer(mirrored)
+    after = objective.of_mirrored_answer(images)
     learned.stop(keep=after < before)
     for bias in assembly.biases.values():
         bias.fit()
@@ -168,11 +172,11 @@ class _Objective:
         return answer + torch.stack(errors).mean()
 
     @torch.no_grad()
-    def of_answer(self, images: Float[Tensor, "n ..."]) -> float:
-        """The answer's distance alone, the mean over images of all processes."""
+    def of_mirrored_answer(self, images: Float[Tensor, "n ..."]) -> float:
+        """The answer's distance alone, on mirror images; the mean over those of all processes."""
         added = 0.0
         for part in self._portions(images):
-            made, wanted = self._both(part)
+            made, wanted = self._both(part.flip(-1))
             for name in self._chain.outputs:
                 added += float(self._distance(name, made[name], wanted[name])) * len(part)
         return distributed.average([added / len(images)])[0]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from mrecg import distributed
 from mrecg.graph.extraction import traced_value
@@ -39,18 +39,21 @@ _LARGEST_TENSOR = 1 << 26
 
 def run_units(units: Sequence[Unit], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Run quantized units one after the other; returns what they were given and what they made."""
-    known = dict(values)
-    for unit in units:
-        results = unit.quantized(*[known[name] for name in unit.inputs])
-        known.update(zip(unit.outputs, results, strict=True))
-    return known
+    return _run(units, [unit.quantized for unit in units], values)
 
 
 def run_plain(units: Sequence[Unit], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same with the float units."""
+    return _run(units, [unit.plain for unit in units], values)
+
+
+def _run(
+    units: Sequence[Unit], modules: Sequence[nn.Module], values: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     known = dict(values)
-    for unit in units:
-        results = unit.plain(*[known[name] for name in unit.inputs])
+    for unit, module in zip(units, modules, strict=True):
+        results = module(*[known[name] for name in unit.inputs])
+        # A float unit gives what its activation quantizers read, too.
         known.update(zip(unit.outputs, results, strict=False))
     return known
 

@@ -17,6 +17,7 @@ from mrecg.recipe import Reconstruction
 from mrecg.reconstruction.stream import Values, run_units
 
 __all__ = [
+    "REPORTS_PER_RUN",
     "Tuned",
     "activation_rate",
     "cosine",
@@ -36,8 +37,8 @@ LARGEST_ACTIVATION_RATE = 5e-3
 WEIGHT_SCALE_REACH = 4.5
 """Rate × steps of the weight ranges, in code steps."""
 LARGEST_WEIGHT_SCALE_RATE = 3e-2
-REPORTS_PER_GROUP = 20
-"""How often a group reports, and asks whether it may stop early."""
+REPORTS_PER_RUN = 20
+"""How often tuning reports; a group then asks whether it may stop early, too."""
 MOST_UNDECIDED = 1e-3
 """Fraction of the roundings that may be undecided at an early stop."""
 SMALLEST_GAIN = 5e-3
@@ -140,7 +141,7 @@ def tune(
     learned = [*logits, *steps, *growths]
     batches = shuffled_batches(len(next(iter(targets.values()))), settings, seed)
     losses: list[Tensor] = []
-    interval = max(1, settings.steps // REPORTS_PER_GROUP)
+    interval = max(1, settings.steps // REPORTS_PER_RUN)
     for step in range(settings.steps):
         progress = step / settings.steps
         optimizer.param_groups[1]["lr"] = activation_rate(settings) * cosine(progress)
