@@ -188,13 +188,16 @@ def test_a_weight_read_twice_is_penalised_once() -> None:
     assert torch.equal(slopes[0], slopes[1])
 
 
+def per_channel(weight: Tensor, grid: Grid) -> WeightQuantizer:
+    found = minmax(weight, grid)
+    scaling = Scaling(found.scale[:, None], found.zero_point[:, None])
+    return WeightQuantizer(weight, scaling, grid)
+
+
 def test_learning_starts_at_the_float_weight() -> None:
     weight = normal(4, 20)
     grid = Grid(0, 15, False)
-    found = minmax(weight, grid)
-    quantizer = WeightQuantizer(
-        weight, Scaling(found.scale[:, None], found.zero_point[:, None]), grid
-    )
+    quantizer = per_channel(weight, grid)
     quantizer.start_learning(weight)
     soft = quantizer(weight).detach()
     inside = (quantizer.codes > 0) & (quantizer.codes < 15)
@@ -208,10 +211,7 @@ def test_learning_starts_at_the_float_weight() -> None:
 @pytest.mark.parametrize("grid", [Grid(0, 3, False), Grid(-2, 1, True)])
 def test_learning_continues_from_what_was_decided(grid: Grid) -> None:
     weight = normal(4, 20)
-    found = minmax(weight, grid)
-    quantizer = WeightQuantizer(
-        weight, Scaling(found.scale[:, None], found.zero_point[:, None]), grid
-    )
+    quantizer = per_channel(weight, grid)
     learned = quantizer.start_learning(weight)
     with torch.no_grad():
         learned.logits += normal(4, 20, seed=1) * 3
@@ -232,11 +232,8 @@ def test_learning_continues_from_what_was_decided(grid: Grid) -> None:
 
 def test_a_range_grows_while_the_codes_stay() -> None:
     weight, grid = normal(4, 20), Grid(0, 3, False)
-    found = minmax(weight, grid)
     for keep in (False, True):
-        quantizer = WeightQuantizer(
-            weight, Scaling(found.scale[:, None], found.zero_point[:, None]), grid
-        )
+        quantizer = per_channel(weight, grid)
         codes, hard = quantizer.codes, quantizer.hard
         learned = quantizer.start_growing()
         assert torch.equal(quantizer(weight), hard)
@@ -251,10 +248,7 @@ def test_a_range_grows_while_the_codes_stay() -> None:
 
 def test_hard_weight_is_codes_times_scale() -> None:
     weight, grid = normal(4, 20), Grid(-2, 1, True)
-    found = minmax(weight, grid)
-    quantizer = WeightQuantizer(
-        weight, Scaling(found.scale[:, None], found.zero_point[:, None]), grid
-    )
+    quantizer = per_channel(weight, grid)
     learned = quantizer.start_learning(weight)
     with torch.no_grad():
         learned.logits += normal(4, 20, seed=1) * 3
