@@ -8,7 +8,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from mrecg.quantization import activation, rounding
+from mrecg.quantization import activation, native, rounding
 from mrecg.reconstruction import assembly, storage
 
 __all__ = ["ABLATIONS", "without"]
@@ -36,7 +36,8 @@ def _composed_rounding(
 ) -> Tensor:
     """AdaRound of differentiable operators, the penalty's slope included."""
     h = torch.clamp(torch.sigmoid(self.logits) * 1.2 - 0.1, 0, 1)
-    soft = self.base + (h - rounding.GAMMA) / (rounding.ZETA - rounding.GAMMA) * self.span
+    sigmoid = (h - rounding.GAMMA) / (rounding.ZETA - rounding.GAMMA)
+    soft = (self.base + sigmoid * self.span) * self.range.factor()
     if penalty is None:
         return soft
     value = penalty.strength * (1 - (2 * h - 1).abs().pow(penalty.beta)).sum()
@@ -69,7 +70,9 @@ ABLATIONS: dict[str, list[tuple[object, str, object]]] = {
         (storage.Stored, "write", _plain_write),
         (storage.Stored, "_unfolded", _plain_unfolded),
     ],
+    "native-kernels": [(native, "fits", lambda tensor: False)],
     "hand-written-gradients": [
+        (native, "fits", lambda tensor: False),
         (activation._FakeQuantize, "apply", _composed_quantizer),
         (rounding.LearnedRounding, "forward", _composed_rounding),
     ],

@@ -139,7 +139,12 @@ def test_step_benchmark_in_short(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "preset"), [("channels-last", "w2a4-brecq"), ("hand-written-gradients", "w2a4-qdrop")]
+    ("name", "preset"),
+    [
+        ("channels-last", "w2a4-brecq"),
+        ("native-kernels", "w2a4-qdrop"),
+        ("hand-written-gradients", "w2a4-qdrop"),
+    ],
 )
 def test_what_makes_a_step_fast_changes_no_result(
     name: str, preset: str, monkeypatch: pytest.MonkeyPatch

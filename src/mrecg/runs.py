@@ -27,6 +27,7 @@ from torch.export import ExportedProgram
 
 import mrecg.quantization  # noqa: F401 — registers the operators of a saved program
 from mrecg.errors import RunError
+from mrecg.quantization import native
 from mrecg.quantization.packing import pack, unpack
 from mrecg.recipe import Recipe, read_recipe
 from mrecg.record import Record
@@ -162,6 +163,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "machine": platform.machine(),
         "device": card or str(device),
         "threads": torch.get_num_threads(),
+        "kernels": "native" if native.fits(torch.empty(0, device=device)) else "torch",
     }
 
 

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mrecg.quantization import native
 from mrecg.quantization.grid import SMALLEST_SCALE, Grid, Scaling
 
 __all__ = ["ActivationQuantizer", "RandomMask", "StepQuantizer"]
@@ -144,7 +145,8 @@ class ActivationQuantizer(nn.Module):
             codes = torch.mul(x.detach(), 1 / self.scaling.scale, out=torch.empty_like(x)).round_()
             return codes.clamp_(*self._limits).mul_(self.scaling.scale)
         keep = None if self._mask is None else self._mask.like(x)
-        quantized: Tensor = _FakeQuantize.apply(  # type: ignore[no-untyped-call]
+        function = native.FakeQuantize if native.fits(x) else _FakeQuantize
+        quantized: Tensor = function.apply(  # type: ignore[no-untyped-call]
             x, self.factor, self._scale(), self._unit, *self._limits, keep
         )
         return quantized

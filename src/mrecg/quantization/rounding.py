@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
+from mrecg.quantization import native
 from mrecg.quantization.grid import (
     SMALLEST_SCALE,
     Grid,
@@ -57,21 +58,17 @@ class _SoftRounding(torch.autograd.Function):
         sigmoid, span = ctx.saved_tensors
         slope = gradients[0] * span
         if ctx.penalty is not None:
-            _add_penalty_slope(slope, sigmoid, *ctx.penalty)
+            _add_penalty_slope(slope, sigmoid, *ctx.penalty.power_law())
         slope = torch.ops.aten.hardtanh_backward(slope, sigmoid, *_INSIDE)
         return torch.ops.aten.sigmoid_backward(slope, sigmoid), None, None, None
 
 
-def _add_penalty_slope(slope: Tensor, sigmoid: Tensor, strength: float, beta: float) -> None:
-    """Add λ ∂/∂σ (1 − |a d|^β) = −λβ a^β |d|^(β−2) d with d = σ − ½ and a d = 2h − 1.
-
-    `exp2` and `log2` take half the time of `pow`; constants are taken together, since each would be a pass of its own.
-    """
+def _add_penalty_slope(slope: Tensor, sigmoid: Tensor, strength: float, exponent: float) -> None:
+    """Add −strength · d · (d²)^exponent. `exp2` and `log2` take half the time of `pow`."""
     distance = sigmoid - 0.5
     smallest = torch.full((), _SMALLEST_SQUARE, dtype=sigmoid.dtype, device=sigmoid.device)
     square = torch.addcmul(smallest, distance, distance)
-    power = square.log2_().mul_(0.5 * beta - 1).exp2_()
-    slope.addcmul_(power, distance, value=-strength * beta * (2 * (ZETA - GAMMA)) ** beta)
+    slope.addcmul_(square.log2_().mul_(exponent).exp2_(), distance, value=-strength)
 
 
 def stretched_sigmoid(logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -90,6 +87,10 @@ class Penalty(NamedTuple):
     strength: float
     beta: float
 
+    def power_law(self) -> tuple[float, float]:
+        """c and e of its slope −c · d · (d²)^e with respect to σ, where d = σ − ½ and 2h − 1 = 2 (ζ − γ) d."""
+        return self.strength * self.beta * (2 * (ZETA - GAMMA)) ** self.beta, self.beta / 2 - 1
+
 
 class LearnedRange(nn.Module):
     """`s' = s · (1 + growth / (high − low))`: the range of each channel grows or shrinks, its codes stay.
@@ -97,21 +98,22 @@ class LearnedRange(nn.Module):
     Attributes:
         growth: in code steps, one per scale, 0 at first. So a rate suits every width: at 8 bits a scale that is off by
             a percent would cost more than the rounding.
+        steps: of the grid.
     """
 
     def __init__(self, scaling: Scaling, grid: Grid) -> None:
         super().__init__()
         self.growth = nn.Parameter(torch.zeros_like(scaling.scale))
-        self._scaling, self._steps = scaling, grid.high - grid.low
+        self._scaling, self.steps = scaling, grid.high - grid.low
 
     @torch.no_grad()
     def start_at(self, scaling: Scaling) -> None:
         """Continue from a range that was learned before."""
-        self.growth.copy_((scaling.scale / self._scaling.scale - 1) * self._steps)
+        self.growth.copy_((scaling.scale / self._scaling.scale - 1) * self.steps)
 
     def factor(self) -> Float[Tensor, "..."]:
         """By which every value grows."""
-        return 1 + self.growth / self._steps
+        return 1 + self.growth / self.steps
 
     @torch.no_grad()
     def scaling(self) -> Scaling:
@@ -143,9 +145,26 @@ class LearnedRounding(nn.Module):
         fraction = between.fraction.clamp(1e-4, 1 - 1e-4)
         stretched = (fraction - GAMMA) / (ZETA - GAMMA)
         self.logits = nn.Parameter(torch.log(stretched / (1 - stretched)))
+        self._is_native = native.fits(self.logits) and native.lie_in_rows(
+            self.logits, self.range.growth
+        )
+        if self._is_native:
+            self.base, self.span = (native.like(one, self.logits) for one in (self.base, self.span))
 
     def forward(self, penalty: Penalty | None = None) -> Float[Tensor, "..."]:
         """The softly rounded weight; its backward pass adds the slope of `penalty` to the gradient."""
+        if self._is_native:
+            law = (0.0, 0.0) if penalty is None else penalty.power_law()
+            native_soft: Tensor = native.SoftRounding.apply(  # type: ignore[no-untyped-call]
+                self.logits,
+                self.base,
+                self.span,
+                self.range.growth,
+                self.range.steps,
+                _INSIDE,
+                *law,
+            )
+            return native_soft
         soft: Tensor = _SoftRounding.apply(self.logits, self.base, self.span, penalty)  # type: ignore[no-untyped-call]
         return soft * self.range.factor()
 

@@ -1,0 +1,142 @@
+/* The element-wise parts of a tuning step, forward and backward in one pass over memory each.
+
+   Formulas, their sources and their names are those of activation.py and rounding.py. Sums are taken in parts of fixed
+   size and in order, so that the number of threads changes nothing. */
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#define PART 16384
+#define END(n) (start + PART < (n) ? start + PART : (n))
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE float clip(float value, float low, float high) {
+    return value < low ? low : value > high ? high : value;
+}
+
+/* 2^x = 2^k · e^r with |r| ≤ ln(2)/2, by Taylor's series; unlike the C library's, compilers can vectorise it. */
+INLINE float power_of_two(float x) {
+    float k = rintf(clip(x, -126, 126)), r = (clip(x, -126, 126) - k) * 0.693147181f;
+    float series = 1 + r * (1.f / 7);
+    for (int i = 6; i > 0; i--) series = 1 + r * (1.f / (float)i) * series;
+    int32_t bits = ((int32_t)k + 127) << 23;
+    float power;
+    memcpy(&power, &bits, sizeof power);
+    return series * power;
+}
+
+/* log2(m · 2^k) = k + 2/ln(2) · artanh((m − 1)/(m + 1)) with m from √½ to √2, for normal positive numbers. */
+INLINE float logarithm_of_two(float x) {
+    int32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    int32_t k = (bits - 0x3f3504f3) >> 23;
+    bits -= k * (1 << 23);
+    float m;
+    memcpy(&m, &bits, sizeof m);
+    float t = (m - 1) / (m + 1), square = t * t;
+    float series = 1 + square * (1.f / 3 + square * (1.f / 5 + square * (1.f / 7 + square * (1.f / 9))));
+    return (float)k + 2.88539008f * t * series;
+}
+
+INLINE float sigmoid(float x) { return 1 / (1 + power_of_two(x * -1.44269504f)); }
+
+INLINE float total(const float *sums, long count) {
+    double sum = 0;
+    for (long i = 0; i < count; i++) sum += sums[i];
+    return (float)sum;
+}
+
+INLINE float ratio_of(float x, float scale, const float *keep, long i, int masked) {
+    return masked ? x / scale * keep[i] : x / scale;
+}
+
+INLINE void fake_quantize_part(long start, long end, const float *restrict x, const float *restrict keep, int masked,
+                               float scale, float low, float high, float *restrict y) {
+    #pragma omp simd
+    for (long i = start; i < end; i++) {
+        float ratio = ratio_of(x[i], scale, keep, i, masked), code = clip(rintf(ratio), low, high);
+        y[i] = masked ? x[i] + (code - ratio) * scale : code * scale;
+    }
+}
+
+/* x, y: n values. keep: n times 0 or 1, or null. */
+void fake_quantize(int threads, long n, const float *x, const float *keep, const float *scale, float low, float high,
+                   float *y) {
+    #pragma omp parallel for schedule(static) num_threads(threads) if (n > 2 * PART)
+    for (long start = 0; start < n; start += PART) {
+        if (keep) fake_quantize_part(start, END(n), x, keep, 1, *scale, low, high, y);
+        else fake_quantize_part(start, END(n), x, keep, 0, *scale, low, high, y);
+    }
+}
+
+INLINE float fake_quantize_part_backward(long start, long end, const float *restrict x, const float *restrict keep,
+                                         int masked, float scale, float low, float high, const float *restrict g,
+                                         float *restrict gx) {
+    float sum = 0;
+    #pragma omp simd reduction(+ : sum)
+    for (long i = start; i < end; i++) {
+        float ratio = ratio_of(x[i], scale, keep, i, masked);
+        float passed = (ratio > low - 0.5f) & (ratio < high + 0.5f) ? g[i] : 0;
+        gx[i] = passed;
+        sum += g[i] * clip(rintf(ratio), low, high) - passed * ratio;
+    }
+    return sum;
+}
+
+/* g: slopes of y. gx: slopes of x. sums: one per part, to work with. Returns the slope of the scale. */
+float fake_quantize_backward(int threads, long n, const float *x, const float *keep, const float *scale, float low,
+                             float high, const float *g, float *gx, float *sums) {
+    #pragma omp parallel for schedule(static) num_threads(threads) if (n > 2 * PART)
+    for (long start = 0; start < n; start += PART)
+        sums[start / PART] =
+            keep ? fake_quantize_part_backward(start, END(n), x, keep, 1, *scale, low, high, g, gx)
+                 : fake_quantize_part_backward(start, END(n), x, keep, 0, *scale, low, high, g, gx);
+    return total(sums, (n + PART - 1) / PART);
+}
+
+/* logits, base, span, y: rows of `size` weights. growth: one for each (stride 1) or for all (stride 0), in code steps, of
+   which `step` is the part of the range. */
+void soft_rounding(int threads, long rows, long size, long stride, float step, float lowest, float highest,
+                   const float *restrict logits, const float *restrict base, const float *restrict span,
+                   const float *restrict growth, float *restrict y) {
+    #pragma omp parallel for schedule(static) num_threads(threads) if (rows * size > 2 * PART)
+    for (long row = 0; row < rows; row++) {
+        const float factor = 1 + growth[row * stride] * step;
+        #pragma omp simd
+        for (long i = row * size; i < (row + 1) * size; i++)
+            y[i] = factor * (base[i] + span[i] * clip(sigmoid(logits[i]), lowest, highest));
+    }
+}
+
+INLINE float soft_rounding_row_backward(long start, long end, float factor, float lowest, float highest,
+                                        const float *restrict logits, const float *restrict base,
+                                        const float *restrict span, const float *restrict g, int penalised,
+                                        float strength, float exponent, float *restrict g_logits) {
+    float sum = 0;
+    #pragma omp simd reduction(+ : sum)
+    for (long i = start; i < end; i++) {
+        float up = sigmoid(logits[i]), distance = up - 0.5f, square = distance * distance + 1e-12f;
+        float slope = g[i] * factor * span[i];
+        if (penalised) slope -= strength * distance * power_of_two(exponent * logarithm_of_two(square));
+        sum += g[i] * (base[i] + span[i] * clip(up, lowest, highest));
+        g_logits[i] = (up > lowest) & (up < highest) ? slope * up * (1 - up) : 0;
+    }
+    return sum;
+}
+
+/* g: slopes of y. The penalty's slope is −strength · distance · (distance²)^exponent; none where strength is 0. */
+void soft_rounding_backward(int threads, long rows, long size, long stride, float step, float lowest, float highest,
+                            const float *logits, const float *base, const float *span, const float *growth,
+                            const float *g, float strength, float exponent, float *g_logits, float *g_growth) {
+    #pragma omp parallel for schedule(static) num_threads(threads) if (rows * size > 2 * PART)
+    for (long row = 0; row < rows; row++) {
+        const float factor = 1 + growth[row * stride] * step;
+        const long start = row * size, end = start + size;
+        g_growth[row] = step * (strength != 0
+            ? soft_rounding_row_backward(start, end, factor, lowest, highest, logits, base, span, g, 1, strength,
+                                         exponent, g_logits)
+            : soft_rounding_row_backward(start, end, factor, lowest, highest, logits, base, span, g, 0, 0, 0,
+                                         g_logits));
+    }
+}
