@@ -1,6 +1,7 @@
 """The compiled kernels compute what the torch operators do, in every layout, and nothing needs them."""
 
 import itertools
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from torch import Tensor
 import mrecg
 import toys
 from mrecg.quantization import native
-from mrecg.quantization.activation import ActivationQuantizer, RandomMask, _FakeQuantize
+from mrecg.quantization.activation import ActivationQuantizer, RandomMask
 from mrecg.quantization.grid import Grid, Scaling
 from mrecg.quantization.ranges import minmax
 from mrecg.quantization.rounding import Penalty, WeightQuantizer
@@ -38,19 +39,29 @@ def without_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPa
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("of_gradient", LAYOUTS)
 @pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("bounds", [None, (0.0, math.inf), (-1.0, 0.9)])
 @pytest.mark.parametrize("shape", [(2, 3, 5, 5), (4, 8, 40, 40)])
 def test_fake_quantization(
-    layout: str, of_gradient: str, masked: bool, shape: tuple[int, ...]
+    layout: str,
+    of_gradient: str,
+    masked: bool,
+    bounds: tuple[float, float] | None,
+    shape: tuple[int, ...],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     x = LAYOUTS[layout](normal(*shape))
     gradient = LAYOUTS[of_gradient](normal(*shape, seed=1))
-    mask = RandomMask(0.5, 0).like(x) if masked else None
-    scale = torch.tensor(0.3)
     found = []
-    for function in (native.FakeQuantize, _FakeQuantize):
-        given, factor = x.detach().requires_grad_(), torch.ones((), requires_grad=True)
-        made = function.apply(given, factor, scale, scale, -3.0, 4.0, mask)
+    for takes in (native.fits, lambda tensor: False):
+        monkeypatch.setattr(native, "fits", takes)
+        scaling = Scaling(torch.tensor(0.3), torch.tensor(3))
+        quantizer = ActivationQuantizer(Grid(0, 7, False), scaling)
+        quantizer.bounds = bounds
+        factor = quantizer.start_learning(RandomMask(0.5, 0) if masked else None)
+        given = x.detach().requires_grad_()
+        made = quantizer(given)
         made.backward(gradient)
+        assert factor is not None
         found.append((made.detach(), given.grad, factor.grad))
     assert torch.allclose(found[0][0], found[1][0], atol=1e-6)
     assert torch.equal(found[0][1], found[1][1])
@@ -88,7 +99,7 @@ def test_sums_do_not_depend_on_the_number_of_threads() -> None:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
             factor = torch.ones((), requires_grad=True)
-            made = native.FakeQuantize.apply(x, factor, scale, scale, -3.0, 4.0, None)
+            made = native.FakeQuantize.apply(x, (-1.0, 1.0), factor, scale, scale, -3.0, 4.0, None)
             made.backward(normal(8, 40, 40, 40, seed=1))
             slopes.append(factor.grad)
     finally:

@@ -1,16 +1,21 @@
 """Activations on a grid with a learned step (LSQ), part of them left in float while tuning (QDrop)."""
 
+import math
 import random
 from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mrecg.quantization import native
 from mrecg.quantization.grid import SMALLEST_SCALE, Grid, Scaling
 
 __all__ = ["ActivationQuantizer", "RandomMask", "StepQuantizer"]
+
+
+_UNBOUNDED = (-math.inf, math.inf)
 
 
 class RandomMask:
@@ -119,6 +124,7 @@ class ActivationQuantizer(nn.Module):
         fixed_scaling: what a backend prescribes, or `None`.
         power_of_two: whether the scale is a power of two, also while it is learned.
         scaling: `None` until calibrated.
+        bounds: what the tensor is clipped to first, where the quantizer does the work of a ReLU before it.
         factor: the scale in some unit, while it is learned. In units of the scale itself the rate is relative:
             a scale may start at 0.01 (8 bits) or at 1 (2 bits).
     """
@@ -133,6 +139,7 @@ class ActivationQuantizer(nn.Module):
         self.fixed_scaling = fixed_scaling
         self.power_of_two = power_of_two
         self.scaling = fixed_scaling
+        self.bounds: tuple[float, float] | None = None
         self.factor: nn.Parameter | None = None
         self._unit = torch.ones(())
         self._mask: RandomMask | None = None
@@ -142,13 +149,17 @@ class ActivationQuantizer(nn.Module):
         if self.factor is None:
             # By the reciprocal, as PT2E's operators do: the finished model rounds every tie the same way. In one
             # tensor of the strides of x: they tell a convolution the layout of grey images.
-            codes = torch.mul(x.detach(), 1 / self.scaling.scale, out=torch.empty_like(x)).round_()
+            clipped = x.detach().clamp(*self.bounds) if self.bounds else x.detach()
+            codes = torch.mul(clipped, 1 / self.scaling.scale, out=torch.empty_like(x)).round_()
             return codes.clamp_(*self._limits).mul_(self.scaling.scale)
         keep = None if self._mask is None else self._mask.like(x)
-        function = native.FakeQuantize if native.fits(x) else _FakeQuantize
-        quantized: Tensor = function.apply(  # type: ignore[no-untyped-call]
-            x, self.factor, self._scale(), self._unit, *self._limits, keep
-        )
+        numbers = (self.factor, self._scale(), self._unit, *self._limits, keep)
+        quantized: Tensor
+        if native.fits(x):
+            quantized = native.FakeQuantize.apply(x, self.bounds or _UNBOUNDED, *numbers)  # type: ignore[no-untyped-call]
+        else:
+            clipped = functional.hardtanh(x, *self.bounds) if self.bounds else x
+            quantized = _FakeQuantize.apply(clipped, *numbers)  # type: ignore[no-untyped-call]
         return quantized
 
     @property

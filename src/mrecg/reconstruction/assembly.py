@@ -19,6 +19,7 @@ from mrecg.quantization.activation import ActivationQuantizer
 from mrecg.quantization.rounding import WeightQuantizer
 from mrecg.recipe import Recipe
 from mrecg.reconstruction.biases import IntegerBias, make_integer_biases
+from mrecg.reconstruction.clipping import fuse_clipping
 from mrecg.reconstruction.quantizers import make_activation, make_weight
 from mrecg.record import QuantizerRecord
 
@@ -180,6 +181,7 @@ def assemble(
     )
     left_in_float = tuple(name for name in layers if name not in quantized)
     biases = make_integer_biases(graph, chain.units)
+    fuse_clipping(graph, chain.units)
     return Assembly(graph, quantizers, chain, device, left_in_float, biases)
 
 

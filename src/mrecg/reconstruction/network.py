@@ -21,6 +21,7 @@ from mrecg.quantization.activation import ActivationQuantizer
 from mrecg.quantization.losses import reconstruction_loss, signal_power
 from mrecg.quantization.rounding import LearnedRange, WeightQuantizer
 from mrecg.recipe import Recipe
+from mrecg.reconstruction.adam import Adam
 from mrecg.reconstruction.assembly import Assembly
 from mrecg.reconstruction.stream import images_at_once, images_tuned_at_once, run_plain, run_units
 from mrecg.reconstruction.tune import (
@@ -121,12 +122,10 @@ class _Learned:
         )
         groups = ([one for one in factors if one is not None], [one.growth for one in ranges])
         self._parameters = [one for group in groups for one in group]
-        self._adam = torch.optim.Adam([{"params": group} for group in groups], fused=True)
+        self._adam = Adam(*groups)
 
     def step(self, objective: "_Objective", images: Float[Tensor, "n ..."], done: float) -> Tensor:
         """One step on a batch; returns its loss."""
-        for group, rate in zip(self._adam.param_groups, self._rates, strict=True):
-            group["lr"] = rate * cosine(done)
         loss = torch.zeros((), device=self._parameters[0].device)
         for part in images.split(objective.at_once):
             for quantizer in self._weights:  # each part has a graph of its own
@@ -135,8 +134,7 @@ class _Learned:
             torch.autograd.backward(distance, inputs=self._parameters)
             loss += distance.detach()
         distributed.average_gradients(self._parameters)
-        self._adam.step()
-        self._adam.zero_grad()
+        self._adam.step(*(rate * cosine(done) for rate in self._rates))
         for quantizer in self._weights:
             quantizer.grow()
         return loss

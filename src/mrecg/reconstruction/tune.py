@@ -14,6 +14,7 @@ from mrecg.quantization.activation import ActivationQuantizer, RandomMask
 from mrecg.quantization.losses import loss_and_slopes
 from mrecg.quantization.rounding import LearnedRounding, Penalty, WeightQuantizer, beta_at
 from mrecg.recipe import Reconstruction
+from mrecg.reconstruction.adam import Adam
 from mrecg.reconstruction.stream import Values, run_units
 
 __all__ = [
@@ -130,22 +131,13 @@ def tune(
     relative = settings.activation_rate_unit == "relative"
     started = [quantizer.start_learning(mask, relative) for quantizer in activations.values()]
     steps = [step for step in started if step is not None]
-    optimizer = torch.optim.Adam(
-        [
-            {"params": logits, "lr": rounding_rate(settings)},
-            {"params": steps, "lr": activation_rate(settings)},
-            {"params": growths, "lr": weight_scale_rate(settings)},
-        ],
-        fused=True,
-    )
+    adam = Adam(logits, steps, growths)
     learned = [*logits, *steps, *growths]
     batches = shuffled_batches(len(next(iter(targets.values()))), settings, seed)
     losses: list[Tensor] = []
     interval = max(1, settings.steps // REPORTS_PER_RUN)
     for step in range(settings.steps):
         progress = step / settings.steps
-        optimizer.param_groups[1]["lr"] = activation_rate(settings) * cosine(progress)
-        optimizer.param_groups[2]["lr"] = weight_scale_rate(settings) * cosine(progress)
         chosen = next(batches)
         beta = beta_at(progress, settings.warm_up, settings.beta)
         penalty = None if beta is None else Penalty(settings.penalty, beta)
@@ -156,8 +148,8 @@ def tune(
         loss, slopes = loss_and_slopes(outputs, [value.batch(chosen) for value in targets.values()])
         _backward(outputs, slopes, learned)
         distributed.average_gradients(learned)
-        optimizer.step()
-        optimizer.zero_grad()
+        falling = (activation_rate(settings), weight_scale_rate(settings))
+        adam.step(rounding_rate(settings), *(rate * cosine(progress) for rate in falling))
         losses.append(loss)
         if (step + 1) % interval == 0:
             report(step + 1, float(loss))

@@ -27,8 +27,8 @@ PART = 16384
 
 _POINTER, _FLOAT, _LONG = ctypes.c_void_p, ctypes.c_float, ctypes.c_long
 _ARGUMENTS: dict[str, list[Any]] = {
-    "fake_quantize": [_LONG, *[_POINTER] * 3, _FLOAT, _FLOAT, _POINTER],
-    "fake_quantize_backward": [_LONG, *[_POINTER] * 3, _FLOAT, _FLOAT, *[_POINTER] * 3],
+    "fake_quantize": [_LONG, *[_POINTER] * 3, *[_FLOAT] * 4, _POINTER],
+    "fake_quantize_backward": [_LONG, *[_POINTER] * 3, *[_FLOAT] * 4, *[_POINTER] * 3],
     "soft_rounding": [*[_LONG] * 3, *[_FLOAT] * 3, *[_POINTER] * 5],
     "soft_rounding_backward": [
         *[*[_LONG] * 3, *[_FLOAT] * 3, *[_POINTER] * 5],
@@ -87,12 +87,13 @@ def like(tensor: Tensor, model: Tensor) -> Tensor:
 
 
 class FakeQuantize(torch.autograd.Function):
-    """What `_FakeQuantize` of `activation.py` computes, from the same arguments."""
+    """What `_FakeQuantize` of `activation.py` computes of a tensor that is clipped to `bounds` first."""
 
     @staticmethod
     def forward(
         ctx: Any,
         x: Tensor,
+        bounds: tuple[float, float],
         factor: Tensor,
         scale: Tensor,
         unit: Tensor,
@@ -103,9 +104,10 @@ class FakeQuantize(torch.autograd.Function):
         quantized = torch.empty_like(x)
         x = like(x, quantized)  # which is dense
         keep = None if keep is None else like(keep, x)
-        _call("fake_quantize", x.numel(), x, keep, scale, lowest, highest, quantized)
+        numbers = (*bounds, lowest, highest)
+        _call("fake_quantize", x.numel(), x, keep, scale, *numbers, quantized)
         ctx.save_for_backward(x, keep, scale, unit)
-        ctx.range = (lowest, highest)
+        ctx.numbers = numbers
         return quantized
 
     @staticmethod
@@ -115,9 +117,9 @@ class FakeQuantize(torch.autograd.Function):
         sums = torch.empty(-(-x.numel() // PART))
         slope = _call(
             "fake_quantize_backward",
-            *(x.numel(), x, keep, scale, *ctx.range, gradient, passed, sums),
+            *(x.numel(), x, keep, scale, *ctx.numbers, gradient, passed, sums),
         )
-        return passed, slope * unit, *[None] * 5
+        return passed, None, slope * unit, *[None] * 5
 
 
 class SoftRounding(torch.autograd.Function):

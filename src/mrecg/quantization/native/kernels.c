@@ -47,51 +47,60 @@ INLINE float total(const float *sums, long count) {
     return (float)sum;
 }
 
-INLINE float ratio_of(float x, float scale, const float *keep, long i, int masked) {
-    return masked ? x / scale * keep[i] : x / scale;
-}
+/* A tensor of activations on its way through a quantizer.
 
-INLINE void fake_quantize_part(long start, long end, const float *restrict x, const float *restrict keep, int masked,
-                               float scale, float low, float high, float *restrict y) {
+   x: n values, which are clipped to [floor, ceiling] first. keep: n times 0 or 1, or null. */
+struct activation {
+    const float *x, *keep, *scale;
+    float floor, ceiling, low, high;
+};
+
+INLINE void fake_quantize_part(struct activation a, long start, long end, int masked, float *restrict y) {
+    const float *restrict x = a.x, *restrict keep = a.keep;
+    const float scale = *a.scale;
     #pragma omp simd
     for (long i = start; i < end; i++) {
-        float ratio = ratio_of(x[i], scale, keep, i, masked), code = clip(rintf(ratio), low, high);
-        y[i] = masked ? x[i] + (code - ratio) * scale : code * scale;
+        float clipped = clip(x[i], a.floor, a.ceiling);
+        float ratio = masked ? clipped / scale * keep[i] : clipped / scale;
+        float code = clip(rintf(ratio), a.low, a.high);
+        y[i] = masked ? clipped + (code - ratio) * scale : code * scale;
     }
 }
 
-/* x, y: n values. keep: n times 0 or 1, or null. */
-void fake_quantize(int threads, long n, const float *x, const float *keep, const float *scale, float low, float high,
-                   float *y) {
+void fake_quantize(int threads, long n, const float *x, const float *keep, const float *scale, float floor,
+                   float ceiling, float low, float high, float *y) {
+    const struct activation a = {x, keep, scale, floor, ceiling, low, high};
     #pragma omp parallel for schedule(static) num_threads(threads) if (n > 2 * PART)
     for (long start = 0; start < n; start += PART) {
-        if (keep) fake_quantize_part(start, END(n), x, keep, 1, *scale, low, high, y);
-        else fake_quantize_part(start, END(n), x, keep, 0, *scale, low, high, y);
+        if (keep) fake_quantize_part(a, start, END(n), 1, y);
+        else fake_quantize_part(a, start, END(n), 0, y);
     }
 }
 
-INLINE float fake_quantize_part_backward(long start, long end, const float *restrict x, const float *restrict keep,
-                                         int masked, float scale, float low, float high, const float *restrict g,
-                                         float *restrict gx) {
+INLINE float fake_quantize_part_backward(struct activation a, long start, long end, int masked,
+                                         const float *restrict g, float *restrict g_x) {
+    const float *restrict x = a.x, *restrict keep = a.keep;
+    const float scale = *a.scale;
     float sum = 0;
     #pragma omp simd reduction(+ : sum)
     for (long i = start; i < end; i++) {
-        float ratio = ratio_of(x[i], scale, keep, i, masked);
-        float passed = (ratio > low - 0.5f) & (ratio < high + 0.5f) ? g[i] : 0;
-        gx[i] = passed;
-        sum += g[i] * clip(rintf(ratio), low, high) - passed * ratio;
+        float clipped = clip(x[i], a.floor, a.ceiling);
+        float ratio = masked ? clipped / scale * keep[i] : clipped / scale;
+        float passed = (ratio > a.low - 0.5f) & (ratio < a.high + 0.5f) ? g[i] : 0;
+        g_x[i] = (x[i] > a.floor) & (x[i] < a.ceiling) ? passed : 0;
+        sum += g[i] * clip(rintf(ratio), a.low, a.high) - passed * ratio;
     }
     return sum;
 }
 
-/* g: slopes of y. gx: slopes of x. sums: one per part, to work with. Returns the slope of the scale. */
-float fake_quantize_backward(int threads, long n, const float *x, const float *keep, const float *scale, float low,
-                             float high, const float *g, float *gx, float *sums) {
+/* g: slopes of y. g_x: slopes of x. sums: one per part, to work with. Returns the slope of the scale. */
+float fake_quantize_backward(int threads, long n, const float *x, const float *keep, const float *scale, float floor,
+                             float ceiling, float low, float high, const float *g, float *g_x, float *sums) {
+    const struct activation a = {x, keep, scale, floor, ceiling, low, high};
     #pragma omp parallel for schedule(static) num_threads(threads) if (n > 2 * PART)
     for (long start = 0; start < n; start += PART)
-        sums[start / PART] =
-            keep ? fake_quantize_part_backward(start, END(n), x, keep, 1, *scale, low, high, g, gx)
-                 : fake_quantize_part_backward(start, END(n), x, keep, 0, *scale, low, high, g, gx);
+        sums[start / PART] = keep ? fake_quantize_part_backward(a, start, END(n), 1, g, g_x)
+                                  : fake_quantize_part_backward(a, start, END(n), 0, g, g_x);
     return total(sums, (n + PART - 1) / PART);
 }
 
