@@ -1,4 +1,4 @@
-"""What makes a tuning step fast, each taken away by itself: the same results, the slow way."""
+"""What makes a step fast, and what makes a run short or accurate, each taken away by itself."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,10 +8,11 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+from mrecg import pipeline
 from mrecg.quantization import activation, native, rounding
 from mrecg.reconstruction import assembly, storage
 
-__all__ = ["ABLATIONS", "without"]
+__all__ = ["ABLATIONS", "CHOICES", "without"]
 
 
 def _composed_quantizer(
@@ -64,6 +65,12 @@ def _plain_unfolded(self: storage.Stored, rows: Tensor) -> Tensor:
     return rows.to(self._device, torch.float32).view(-1, *self.shape[1:])
 
 
+def _from_anew(*arguments: Any) -> Any:
+    """`reconstruct` without its last argument: the part of the steps that the plan's run has taken."""
+    return _reconstruct(*arguments[:7])
+
+
+_reconstruct = pipeline.reconstruct
 ABLATIONS: dict[str, list[tuple[object, str, object]]] = {
     "channels-last": [
         (assembly, "laid_out", lambda module, layout: module),
@@ -77,14 +84,26 @@ ABLATIONS: dict[str, list[tuple[object, str, object]]] = {
         (rounding.LearnedRounding, "forward", _composed_rounding),
     ],
     "calibrated-image-step": [(assembly, "IMAGE_BITS", 99)],
+    "pre-run": [(pipeline, "reconstruct", _from_anew)],
 }
 """By name: what is replaced, and by what."""
+
+CHOICES: dict[str, dict[str, object]] = {
+    "nothing": {},
+    "early-stop": {"reconstruct.early_stop": False},
+    "network-stage": {"reconstruct.network_share": 0.0},
+    "learned-ranges": {"reconstruct.weight_scale_rate": 0.0},
+    "budget-rate": {"reconstruct.rounding_rate": 1e-3},
+    "reshuffling": {"reconstruct.batches": "fixed"},
+    "pre-run": {},
+}
+"""What decides accuracy and steps: the settings without it. The last one has none and is replaced as above."""
 
 
 @contextlib.contextmanager
 def without(name: str | None) -> Iterator[None]:
     """Take one of them away."""
     with contextlib.ExitStack() as stack:
-        for owner, attribute, replacement in ABLATIONS[name] if name else []:
+        for owner, attribute, replacement in ABLATIONS.get(name or "", []):
             stack.enter_context(mock.patch.object(owner, attribute, replacement))
         yield

@@ -5,6 +5,10 @@
 
 Images: 256 of the training set, `numpy.random.RandomState(1005).permutation(60000)`; test: all 10,000 test images.
 Seeds decide batches and dropping, not the images. Several processes may share the work with `--part 1/2`, `2/2`.
+
+    python benchmarks/accuracy.py --without early-stop --bits w2a2 --methods qdrop-mrecg
+
+What is taken away is one of `ablations.CHOICES`; the cells go to a folder of that name.
 """
 
 import argparse
@@ -21,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 import mrecg
+from ablations import CHOICES, without
 from mrecg.data.fashion_mnist import DEBIAN_FOLDER, load_split
 from mrecg.zoo import build, load_weights
 
@@ -92,6 +97,7 @@ def run_cell(
         "jumps": len(record.oscillation.jumps),
         "largest_loss": record.oscillation.largest_loss,
         "last_loss": record.units[-1].relative_loss,
+        "steps_taken": sum(group.steps for group in record.groups),
         "undecided": float(np.mean([group.undecided for group in record.groups])),
         "seconds": record.seconds,
         "commit": commit(),
@@ -119,25 +125,29 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--reference", type=Path, help="folder of the reference checkpoints")
     parser.add_argument("--data", type=Path, default=DEBIAN_FOLDER, help="folder of the IDX files")
-    parser.add_argument("--output", type=Path, default=HERE / "results" / "accuracy")
+    parser.add_argument("--output", type=Path, help="folder of the cells")
+    parser.add_argument("--without", choices=CHOICES, help="take away one of our choices")
     parser.add_argument("--part", default="1/1", help="this process's share, such as 2/2")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", dest="overrides")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    overrides = {
+    name, results = arguments.without, HERE / "results"
+    output = arguments.output or (results / "choices" / name if name else results / "accuracy")
+    output.mkdir(parents=True, exist_ok=True)
+    overrides = CHOICES.get(name, {}) | {
         key: json.loads(value) for key, value in (o.split("=") for o in arguments.overrides)
     }
     part, parts = map(int, arguments.part.split("/"))
     grid = itertools.product(arguments.seeds, arguments.networks, arguments.bits, arguments.methods)
     for position, (seed, network, bits, method) in enumerate(grid):
         cell = Cell(network, bits, method, arguments.steps, arguments.images, seed)
-        path = arguments.output / cell.file
+        path = output / cell.file
         if position % parts != part - 1 or path.exists():
             continue
         model = float_network(network, arguments.reference)
-        result = run_cell(cell, model, arguments.data, overrides)
+        with without(name):
+            result = run_cell(cell, model, arguments.data, overrides)
         path.write_text(json.dumps(result, indent=1) + "\n")
         print(f"{cell.file}: {result['top1']:.2f} %", flush=True)
 

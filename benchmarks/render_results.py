@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ablations import CHOICES
 from performance_tables import render_performance
 
 HERE = Path(__file__).parent
@@ -29,6 +30,14 @@ Top-1 (%) on the 10,000 test images of Fashion-MNIST, mean ± standard deviation
 brackets. The binomial standard error at 91 % is 0.29. First and last layers at 8 bits (the "QDrop setting").
 Written by `benchmarks/render_results.py` from the files in `benchmarks/results/accuracy`, each of which names its
 commit, seed, device, versions and whole recipe.
+"""
+CHOICES_HEADER = """
+## What each choice is worth
+
+The same runs with one choice taken away (`benchmarks/accuracy.py --without`), all of them at one commit: groups that stop
+early; the network as a whole; learned weight ranges; a rounding rate that follows the budget (without: the paper's 1e-3);
+batches reshuffled every epoch (without: the authors' fixed ones); the loss metric's run, from which single units
+continue (without: they start anew; its own steps are not counted in either).
 """
 README_STEPS = 500
 """The budget at which the authors' code was measured."""
@@ -108,6 +117,27 @@ def joining_table(results: list[Result]) -> list[str]:
             )
             joins = ", ".join("+".join(group) for group in pairs[0][1]["joined"]) or "none"
             lines.append(f"| {network} | {bits} | {method} | {gaps} | {losses} | {joins} |")
+    return lines
+
+
+def choices_table(folder: Path) -> list[str]:
+    """What taking one choice away changed, seed by seed against the same seed with all of them."""
+    lines = [
+        "| taken away | network | bits | method | steps | top-1 with − without | steps taken, without ÷ with |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    keys = ("network", "bits", "method", "steps", "images", "seed")
+    full = {key: cells[0] for key, cells in by_key(load(folder / "nothing"), *keys).items()}
+    for choice in [name for name in CHOICES if name != "nothing"]:
+        pairs = [
+            {**cell, "gain": full[key]["top1"] - cell["top1"], "full": full[key]["steps_taken"]}
+            for key, (cell,) in by_key(load(folder / choice), *keys).items()
+            if key in full
+        ]
+        for group, cells in by_key(pairs, *keys[:4]).items():
+            taken = sum(c["steps_taken"] for c in cells) / sum(c["full"] for c in cells)
+            row = (choice, *group, summary([cell["gain"] for cell in cells]), f"{taken:.2f}")
+            lines.append("| " + " | ".join(map(str, row)) + " |")
     return lines
 
 
@@ -191,6 +221,7 @@ def write_photographs(folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=HERE / "results" / "accuracy")
+    parser.add_argument("--choices", type=Path, default=HERE / "results" / "choices")
     parser.add_argument("--output", type=Path, default=HERE.parent / "docs" / "results.md")
     arguments = parser.parse_args()
     results = load(arguments.results)
@@ -199,6 +230,7 @@ def main() -> None:
             f"There are no results in {arguments.results}; run benchmarks/accuracy.py."
         )
     authors = json.loads((HERE / "authors.json").read_text())
+    chosen = [cell for name in CHOICES for cell in load(arguments.choices / name)]
     sections = [
         HEADER,
         "## Accuracy\n",
@@ -209,8 +241,10 @@ def main() -> None:
         "\n## Accuracy against steps\n",
         "Steps of each group; the network as a whole takes a fifth of them in addition. Wall time of a shared machine.\n",
         *steps_table(results),
+        CHOICES_HEADER,
+        *choices_table(arguments.choices),
         "\n## Where the figures come from\n",
-        *provenance(results),
+        *provenance([*results, *chosen]),
     ]
     arguments.output.write_text("\n".join(sections) + "\n", encoding="utf-8")
     compared = [

@@ -61,6 +61,18 @@ def test_accuracy_benchmark_in_short(tmp_path: Path) -> None:
     assert cell["environment"]["torch"] == torch.__version__
 
 
+def test_choices_are_compared_seed_by_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["--networks", "resnet18_small", "--bits", "w4a4", "--methods", "brecq-mrecg"]
+    arguments += ["--seeds", "1", "--steps", "8", "--images", "32", "--data", str(DEMO_FOLDER)]
+    for name in ("nothing", "pre-run"):
+        script("accuracy.py", *arguments, "--without", name, "--output", str(tmp_path / name))
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    rows = importlib.import_module("render_results").choices_table(tmp_path)[2:]
+    assert [row.split(" | ")[0] for row in rows] == ["| pre-run"]
+    (ratio,) = (float(row.split(" | ")[-1].removesuffix(" |")) for row in rows)
+    assert ratio > 1
+
+
 def test_export_benchmark_in_short(tmp_path: Path) -> None:
     results, page = tmp_path / "results", tmp_path / "export.md"
     arguments = ["--bits", "w4a4", "--placements", "onnxruntime", "--layouts", "packed"]
