@@ -1,7 +1,7 @@
 """What makes a step fast, and what makes a run short or accurate, each taken away by itself."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 from unittest import mock
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mrecg import pipeline
 from mrecg.quantization import activation, native, rounding
-from mrecg.reconstruction import assembly, storage
+from mrecg.reconstruction import assembly, storage, tune
 
 __all__ = ["ABLATIONS", "CHOICES", "without"]
 
@@ -57,6 +57,19 @@ class _WithPenalty(torch.autograd.Function):
         return gradients[0], torch.ones((), device=gradients[0].device)
 
 
+class _GatheringAdam:
+    """torch's own class behind the calls of ours."""
+
+    def __init__(self, *groups: Sequence[Tensor]) -> None:
+        self._adam = torch.optim.Adam([{"params": list(group)} for group in groups], fused=True)
+
+    def step(self, *rates: float) -> None:
+        for group, rate in zip(self._adam.param_groups, rates, strict=True):
+            group["lr"] = rate
+        self._adam.step()
+        self._adam.zero_grad()
+
+
 def _plain_write(self: storage.Stored, first: int, values: Tensor) -> None:
     self._put(first, values.detach().reshape(len(values), self._row))
 
@@ -83,6 +96,8 @@ ABLATIONS: dict[str, list[tuple[object, str, object]]] = {
         (activation._FakeQuantize, "apply", _composed_quantizer),
         (rounding.LearnedRounding, "forward", _composed_rounding),
     ],
+    "fused-clipping": [(assembly, "fuse_clipping", lambda graph, units: None)],
+    "adam-gathered-once": [(tune, "Adam", _GatheringAdam)],
     "calibrated-image-step": [(assembly, "IMAGE_BITS", 99)],
     "pre-run": [(pipeline, "reconstruct", _from_anew)],
 }
