@@ -110,6 +110,7 @@ CHOICES: dict[str, dict[str, object]] = {
     "learned-ranges": {"reconstruct.weight_scale_rate": 0.0},
     "budget-rate": {"reconstruct.rounding_rate": 1e-3},
     "reshuffling": {"reconstruct.batches": "fixed"},
+    "float32": {"reconstruct.precision": "bfloat16"},
     "pre-run": {},
 }
 """What decides accuracy and steps: the settings without it. The last one has none and is replaced as above."""

@@ -25,8 +25,9 @@ ABLATION = """## What makes the step fast
 The same ratio with one thing taken away (`benchmarks/step.py --without`): feature maps and weights *channels last*; the
 *native kernels*, so that torch's operators do their work; those and the *hand-written gradients* of fake quantization,
 soft rounding and penalty; *fused clipping*, a quantizer that does the work of the ReLU before it; Adam on tensors that are
-*gathered once*; the images' 8-bit step *calibrated, not learned*. `tests/test_documents_and_benchmarks.py` checks that all
-but the last change results by no more than float noise.
+*gathered once*; the images' 8-bit step *calibrated, not learned*; *float32*, without which convolutions are computed in
+bfloat16 (`reconstruct.precision`). `tests/test_documents_and_benchmarks.py` checks that all but the last two change
+results by no more than float noise; what bfloat16 does to accuracy is in `docs/results.md`.
 """
 PIPELINE = """## Where the seconds go
 

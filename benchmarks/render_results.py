@@ -37,7 +37,7 @@ CHOICES_HEADER = """
 The same runs with one choice taken away (`benchmarks/accuracy.py --without`), all of them at one commit: groups that stop
 early; the network as a whole; learned weight ranges; a rounding rate that follows the budget (without: the paper's 1e-3);
 batches reshuffled every epoch (without: the authors' fixed ones); the loss metric's run, from which single units
-continue (without: they start anew; its own steps are not counted in either).
+continue (without: they start anew; its own steps are not counted in either); float32 (without: bfloat16).
 """
 README_STEPS = 500
 """The budget at which the authors' code was measured."""

@@ -13,6 +13,7 @@ import json
 import platform
 import statistics
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 import mrecg
-from ablations import ABLATIONS, without
+from ablations import ABLATIONS, CHOICES, without
 from accuracy import commit
 from mrecg.graph.units import Unit
 from mrecg.quantization.losses import reconstruction_loss
@@ -117,13 +118,15 @@ def measure_unit(
     return statistics.median(ours[WARM_UP:]), statistics.median(floats[WARM_UP:])
 
 
-def measure(network: str, side: int, method: str, batch: int) -> dict[str, Any]:
+def measure(
+    network: str, side: int, method: str, batch: int, overrides: Mapping[str, object]
+) -> dict[str, Any]:
     """Both steps of every unit; images and weights are random, which changes no timing."""
     generator = torch.Generator().manual_seed(0)
     channels = NETWORKS[network].preprocessing.channels
     images = torch.randn(batch, channels, side, side, generator=generator)
     settings = {"reconstruct.steps": STEPS, "reconstruct.batch_size": batch}
-    recipe = mrecg.preset(f"w2a4-{method}", settings)
+    recipe = mrecg.preset(f"w2a4-{method}", settings | dict(overrides))
     torch.manual_seed(0)
     assembly = assemble(build(network), images, recipe, None)
     stream = Stream(assembly.chain, images, assembly.device)
@@ -148,7 +151,7 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS_AT), metavar="NAME@SIDE")
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--batch", type=int, help="images per step: 32, or 16 at 224²")
-    parser.add_argument("--without", choices=ABLATIONS, help="take away what makes it fast")
+    parser.add_argument("--without", choices=[*ABLATIONS, *CHOICES], help="take one away")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=HERE / "results" / "performance")
     arguments = parser.parse_args()
@@ -159,7 +162,9 @@ def main() -> None:
         batch = arguments.batch or (32 if int(side) < 64 else 16)
         for method in arguments.methods:
             with without(arguments.without):
-                result = measure(network, int(side), method, batch)
+                result = measure(
+                    network, int(side), method, batch, CHOICES.get(arguments.without, {})
+                )
             result["without"] = arguments.without
             suffix = f"-without-{arguments.without}" if arguments.without else ""
             path = arguments.output / f"step-{network}-{side}-{method}{suffix}.json"

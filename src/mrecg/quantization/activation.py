@@ -146,6 +146,7 @@ class ActivationQuantizer(nn.Module):
 
     def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         assert self.scaling is not None, "calibrate before the first forward pass"
+        x = x.to(self.scaling.scale.dtype)  # a convolution may have been computed in another
         if self.factor is None:
             # By the reciprocal, as PT2E's operators do: the finished model rounds every tie the same way. In one
             # tensor of the strides of x: they tell a convolution the layout of grey images.

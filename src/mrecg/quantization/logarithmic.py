@@ -190,6 +190,7 @@ class LogarithmicActivation(ActivationQuantizer):
 
     def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         assert self.scaling is not None, "calibrate before the first forward pass"
+        x = x.to(self.scaling.scale.dtype)
         keep = None if self._mask is None else self._mask.like(x)
         quantized: Tensor = _StraightThrough.apply(x, self._levels, keep)  # type: ignore[no-untyped-call]
         return quantized

@@ -23,7 +23,14 @@ from mrecg.quantization.rounding import LearnedRange, WeightQuantizer
 from mrecg.recipe import Recipe
 from mrecg.reconstruction.adam import Adam
 from mrecg.reconstruction.assembly import Assembly
-from mrecg.reconstruction.stream import images_at_once, images_tuned_at_once, run_plain, run_units
+from mrecg.reconstruction.stream import (
+    Precision,
+    images_at_once,
+    images_tuned_at_once,
+    precision,
+    run_plain,
+    run_units,
+)
 from mrecg.reconstruction.tune import (
     REPORTS_PER_RUN,
     activation_rate,
@@ -83,7 +90,7 @@ def tune_network(
     ]
     if not (weights or activations):
         return None
-    objective = _Objective(assembly.chain, images, assembly.device)
+    objective = _Objective(assembly.chain, images, assembly.device, settings.precision)
     before = objective.of_mirrored_answer(images)
     learned = _Learned(weights, activations, steps)
     batches = shuffled_batches(len(images), settings, recipe.seed)
@@ -157,14 +164,20 @@ class _Objective:
         at_once: images that one forward and backward pass takes.
     """
 
-    def __init__(self, chain: Chain, images: Float[Tensor, "n ..."], device: torch.device) -> None:
+    def __init__(
+        self,
+        chain: Chain,
+        images: Float[Tensor, "n ..."],
+        device: torch.device,
+        computed_in: Precision,
+    ) -> None:
         self.at_once = images_tuned_at_once(chain.units)
-        self._chain, self._device = chain, device
+        self._chain, self._device, self._precision = chain, device, computed_in
         self._measured_at_once = min(map(images_at_once, chain.units))
         self._power = self._powers(images)
 
     def __call__(self, images: Float[Tensor, "n ..."]) -> Float[Tensor, ""]:
-        made, wanted = self._both(images)
+        made, wanted = self._both(images, self._precision)
         answer = sum(self._distance(name, made[name], wanted[name]) for name in self._chain.outputs)
         errors = [self._relative_error(name, made[name], wanted[name]) for name in self._power]
         return answer + torch.stack(errors).mean()
@@ -179,9 +192,14 @@ class _Objective:
                 added += float(self._distance(name, made[name], wanted[name])) * len(part)
         return distributed.average([added / len(images)])[0]
 
-    def _both(self, images: Float[Tensor, "n ..."]) -> tuple[Mapping[str, Tensor], ...]:
+    def _both(
+        self, images: Float[Tensor, "n ..."], computed_in: Precision = "float32"
+    ) -> tuple[Mapping[str, Tensor], ...]:
         source = images.to(self._device)
-        return run_units(self._chain.units, {self._chain.input: source}), self._plain(source)
+        with precision(computed_in, self._device):
+            made = run_units(self._chain.units, {self._chain.input: source})
+        compared = {*self._chain.outputs, *self._power}
+        return {name: made[name].float() for name in compared}, self._plain(source)
 
     def _distance(self, name: str, made: Tensor, wanted: Tensor) -> Tensor:
         if wanted.ndim != 2:

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -16,15 +17,18 @@ from mrecg.quantization.ranges import Sample
 from mrecg.reconstruction.storage import Storage, Stored
 
 __all__ = [
+    "Precision",
     "Stream",
     "Values",
     "images_at_once",
     "images_tuned_at_once",
     "kept_bytes",
+    "precision",
     "run_plain",
     "run_units",
 ]
 
+Precision = Literal["float32", "bfloat16"]
 Values = Mapping[str, Stored]
 """Named values of the calibration images."""
 
@@ -40,6 +44,11 @@ _LARGEST_TENSOR = 1 << 26
 def run_units(units: Sequence[Unit], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Run quantized units one after the other; returns what they were given and what they made."""
     return _run(units, [unit.quantized for unit in units], values)
+
+
+def precision(name: Precision, device: torch.device) -> torch.autocast:
+    """The context in which units are run with convolutions and products of that precision."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=name == "bfloat16")
 
 
 def run_plain(units: Sequence[Unit], values: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from mrecg.quantization.losses import loss_and_slopes
 from mrecg.quantization.rounding import LearnedRounding, Penalty, WeightQuantizer, beta_at
 from mrecg.recipe import Reconstruction
 from mrecg.reconstruction.adam import Adam
-from mrecg.reconstruction.stream import Values, run_units
+from mrecg.reconstruction.stream import Values, precision, run_units
 
 __all__ = [
     "REPORTS_PER_RUN",
@@ -143,8 +143,10 @@ def tune(
         penalty = None if beta is None else Penalty(settings.penalty, beta)
         for quantizer, _ in weights.values():
             quantizer.soften(penalty)
-        made = run_units(units, _mixed(plain, quantized, chosen, mask))
-        outputs = [made[name] for name in targets]
+        given = _mixed(plain, quantized, chosen, mask)
+        with precision(settings.precision, next(iter(given.values())).device):
+            made = run_units(units, given)
+        outputs = [made[name].float() for name in targets]
         loss, slopes = loss_and_slopes(outputs, [value.batch(chosen) for value in targets.values()])
         _backward(outputs, slopes, learned)
         distributed.average_gradients(learned)
