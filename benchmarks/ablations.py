@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mrecg import pipeline
 from mrecg.quantization import activation, native, rounding
-from mrecg.reconstruction import assembly, storage, tune
+from mrecg.reconstruction import assembly, network, storage, tune
 
 __all__ = ["ABLATIONS", "CHOICES", "without"]
 
@@ -97,7 +97,7 @@ ABLATIONS: dict[str, list[tuple[object, str, object]]] = {
         (rounding.LearnedRounding, "forward", _composed_rounding),
     ],
     "fused-clipping": [(assembly, "fuse_clipping", lambda graph, units: None)],
-    "adam-gathered-once": [(tune, "Adam", _GatheringAdam)],
+    "adam-gathered-once": [(tune, "Adam", _GatheringAdam), (network, "Adam", _GatheringAdam)],
     "calibrated-image-step": [(assembly, "IMAGE_BITS", 99)],
     "pre-run": [(pipeline, "reconstruct", _from_anew)],
 }
@@ -113,13 +113,15 @@ CHOICES: dict[str, dict[str, object]] = {
     "float32": {"reconstruct.precision": "bfloat16"},
     "pre-run": {},
 }
-"""What decides accuracy and steps: the settings without it. The last one has none and is replaced as above."""
+"""What decides accuracy and steps, with the settings that do without it; "pre-run" has none and is replaced as above."""
 
 
 @contextlib.contextmanager
 def without(name: str | None) -> Iterator[None]:
     """Take one of them away."""
     with contextlib.ExitStack() as stack:
+        if name is not None and name not in {*ABLATIONS, *CHOICES}:
+            raise KeyError(name)
         for owner, attribute, replacement in ABLATIONS.get(name or "", []):
             stack.enter_context(mock.patch.object(owner, attribute, replacement))
         yield

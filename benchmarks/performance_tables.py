@@ -27,7 +27,7 @@ The same ratio with one thing taken away (`benchmarks/step.py --without`): featu
 soft rounding and penalty; *fused clipping*, a quantizer that does the work of the ReLU before it; Adam on tensors that are
 *gathered once*; the images' 8-bit step *calibrated, not learned*; *float32*, without which convolutions are computed in
 bfloat16 (`reconstruct.precision`). `tests/test_documents_and_benchmarks.py` checks that all but the last two change
-results by no more than float noise; what bfloat16 does to accuracy is in `docs/results.md`.
+results by no more than what float noise grows to in ten steps; what bfloat16 does to accuracy is in `docs/results.md`.
 """
 PIPELINE = """## Where the seconds go
 

@@ -38,6 +38,7 @@ The same runs with one choice taken away (`benchmarks/accuracy.py --without`), a
 early; the network as a whole; learned weight ranges; a rounding rate that follows the budget (without: the paper's 1e-3);
 batches reshuffled every epoch (without: the authors' fixed ones); the loss metric's run, from which single units
 continue (without: they start anew; its own steps are not counted in either); float32 (without: bfloat16).
+Steps are those of the groups.
 """
 README_STEPS = 500
 """The budget at which the authors' code was measured."""
@@ -135,7 +136,7 @@ def choices_table(folder: Path) -> list[str]:
             if key in full
         ]
         for group, cells in by_key(pairs, *keys[:4]).items():
-            taken = sum(c["steps_taken"] for c in cells) / sum(c["full"] for c in cells)
+            taken = sum(c["steps_taken"] for c in cells) / max(1, sum(c["full"] for c in cells))
             row = (choice, *group, summary([cell["gain"] for cell in cells]), f"{taken:.2f}")
             lines.append("| " + " | ".join(map(str, row)) + " |")
     return lines

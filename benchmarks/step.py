@@ -151,7 +151,7 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS_AT), metavar="NAME@SIDE")
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--batch", type=int, help="images per step: 32, or 16 at 224²")
-    parser.add_argument("--without", choices=[*ABLATIONS, *CHOICES], help="take one away")
+    parser.add_argument("--without", choices=[*ABLATIONS, "float32"], help="take one away")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=HERE / "results" / "performance")
     arguments = parser.parse_args()

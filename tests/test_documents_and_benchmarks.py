@@ -178,6 +178,8 @@ def test_what_makes_a_step_fast_changes_no_result(
         with ablations.without(taken_away):
             record = mrecg.quantize(toys.make("residual"), toys.images(32), recipe=recipe).record
         losses.append([group.last_loss for group in record.groups])
+    with pytest.raises(KeyError), ablations.without("no such thing"):
+        pass
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
 
 

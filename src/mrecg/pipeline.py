@@ -138,7 +138,7 @@ def foresee(model: nn.Module, probe: Tensor, count: int, recipe: Recipe) -> Esti
     """
     assembly = assemble(model, probe, recipe, None)
     single = Plan(groups=tuple((unit.name,) for unit in assembly.chain.units))
-    # The run that the plan may need is no extra: single units continue from it.
+    # The run that the plan may need is no extra for units that stay single, which continue from it.
     return estimate(assembly, probe, count, recipe, single, Storage(assembly.device))
 
 

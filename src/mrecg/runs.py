@@ -163,7 +163,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "machine": platform.machine(),
         "device": card or str(device),
         "threads": torch.get_num_threads(),
-        "kernels": "native" if native.fits(torch.empty(0, device=device)) else "torch",
+        "kernels": "native" if native.are_loaded() else "torch",
     }
 
 

@@ -36,7 +36,8 @@ class RandomMask:
 
     def like(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """A mask of the shape and memory layout of `x`."""
-        if len(self._pool) < 2 * x.numel() or self._pool.device != x.device:
+        fits = self._pool.device == x.device and self._pool.dtype == x.dtype
+        if len(self._pool) < 2 * x.numel() or not fits:
             drawn = torch.rand(max(1 << 20, 4 * x.numel()), generator=self._generator)
             self._pool = (drawn < self.keep_probability).to(x.device, x.dtype)
         offset = self._offsets.randrange(len(self._pool) - x.numel())
@@ -50,8 +51,8 @@ class _FakeQuantize(torch.autograd.Function):
     With t = x/s and c = clip(⌊t⌉, low − z, high − z): ∂/∂x is 1 inside the range, ∂/∂s is c − t inside and c
     outside (Esser et al., ICLR 2020, eq. 3); s is `unit · factor`, of which the factor is learned. Where `keep` is 0
     the element passes as float: setting t = 0 there, which is a point of the grid, makes that of the same formulas,
-    since then c = 0 and x + s (c − t) = x. Every line is one vectorised pass over memory: these passes, not the
-    convolutions, decide how long a step takes.
+    since then c = 0 and x + s (c − t) = x. Every line is one vectorised pass over memory; the native kernel of the same
+    name needs one for all of them.
     """
 
     @staticmethod
@@ -146,7 +147,8 @@ class ActivationQuantizer(nn.Module):
 
     def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         assert self.scaling is not None, "calibrate before the first forward pass"
-        x = x.to(self.scaling.scale.dtype)  # a convolution may have been computed in another
+        # A convolution may have been computed in another precision; quantizers and their kernels take one.
+        x = x.to(self.scaling.scale.dtype)
         if self.factor is None:
             # By the reciprocal, as PT2E's operators do: the finished model rounds every tie the same way. In one
             # tensor of the strides of x: they tell a convolution the layout of grey images.

@@ -12,18 +12,20 @@ class _Group:
     """Tensors of one rate that have a gradient, and their moments."""
 
     def __init__(self, parameters: Sequence[Tensor], step: Tensor) -> None:
-        # What no output depends on has no gradient, in this step or in any other.
         self.parameters = [one for one in parameters if one.grad is not None]
         self._means = [torch.zeros_like(one) for one in self.parameters]
         self._squares = [torch.zeros_like(one) for one in self.parameters]
         self._steps = [step] * len(self.parameters)
 
     def step(self, rate: float) -> None:
-        if not self.parameters:
+        gradients = [one.grad for one in self.parameters if one.grad is not None]
+        assert len(gradients) == len(self.parameters), "a gradient is missing that was there before"
+        if not gradients:
             return
+        # Private, but the schema has not changed since it appeared; a test holds it against `torch.optim.Adam`.
         torch._fused_adam_(
             self.parameters,
-            [one.grad for one in self.parameters if one.grad is not None],
+            gradients,
             self._means,
             self._squares,
             [],
@@ -44,7 +46,8 @@ class Adam:
     """Adam (Kingma and Ba, ICLR 2015) with torch's constants and torch's kernel.
 
     `torch.optim.Adam` gathers parameters, gradients and moments anew in every step, which takes longer than the kernel
-    where a step is a few milliseconds.
+    where a step is a few milliseconds. Here the first step decides what has a gradient: what no output depends on has none,
+    in that step or in any other.
 
     Args:
         groups: tensors of the same rate each.
@@ -53,7 +56,8 @@ class Adam:
     def __init__(self, *groups: Sequence[Tensor]) -> None:
         self._given = groups
         self._groups: list[_Group] | None = None
-        self._step = torch.zeros((), device=next((one.device for g in groups for one in g), None))
+        device = next((one.device for group in groups for one in group), None)
+        self._step = torch.zeros((), dtype=torch.float32, device=device)
 
     @torch.no_grad()
     def step(self, *rates: float) -> None:

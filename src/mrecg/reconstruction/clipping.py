@@ -14,6 +14,7 @@ __all__ = ["fuse_clipping"]
 
 _DEFAULTS = {
     torch.ops.aten.relu.default: (0.0, math.inf),
+    torch.ops.aten.relu6.default: (0.0, 6.0),
     torch.ops.aten.hardtanh.default: (-1.0, 1.0),
 }
 """Operators that clip, with their bounds; arguments replace those from the left."""
@@ -33,6 +34,7 @@ def fuse_clipping(placed: fx.GraphModule, units: Sequence[Unit]) -> None:
             quantizer = _only_reader(unit.quantized, node)
             if quantizer is None or calls[next(iter(node.users)).target] > 1:
                 continue
+            assert not node.kwargs, "captured graphs have positional arguments"
             given = [*node.args[1:], *_DEFAULTS[node.target][len(node.args) - 1 :]]
             quantizer.bounds = (float(given[0]), float(given[1]))
             node.replace_all_uses_with(node.args[0])

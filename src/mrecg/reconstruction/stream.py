@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -46,9 +47,9 @@ def run_units(units: Sequence[Unit], values: Mapping[str, Tensor]) -> dict[str, 
     return _run(units, [unit.quantized for unit in units], values)
 
 
-def precision(name: Precision, device: torch.device) -> torch.autocast:
+def precision(name: Precision, device: torch.device) -> AbstractContextManager[object]:
     """The context in which units are run with convolutions and products of that precision."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=name == "bfloat16")
+    return torch.autocast(device.type, torch.bfloat16) if name == "bfloat16" else nullcontext()
 
 
 def run_plain(units: Sequence[Unit], values: Mapping[str, Tensor]) -> dict[str, Tensor]:

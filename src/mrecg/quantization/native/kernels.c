@@ -7,7 +7,9 @@
 #include <stdint.h>
 #include <string.h>
 
-#define PART 16384
+#ifndef PART
+#error "PART, the number of values that a sum is taken over at once, is given by who compiles this"
+#endif
 #define END(n) (start + PART < (n) ? start + PART : (n))
 #define INLINE static inline __attribute__((always_inline))
 
@@ -17,10 +19,11 @@ INLINE float clip(float value, float low, float high) {
 
 /* 2^x = 2^k · e^r with |r| ≤ ln(2)/2, by Taylor's series; unlike the C library's, compilers can vectorise it. */
 INLINE float power_of_two(float x) {
-    float k = rintf(clip(x, -126, 126)), r = (clip(x, -126, 126) - k) * 0.693147181f;
+    x = x > -126 ? (x < 126 ? x : 126) : -126; /* a NaN, too */
+    float k = rintf(x), r = (x - k) * 0.693147181f;
     float series = 1 + r * (1.f / 7);
     for (int i = 6; i > 0; i--) series = 1 + r * (1.f / (float)i) * series;
-    int32_t bits = ((int32_t)k + 127) << 23;
+    uint32_t bits = (uint32_t)((int32_t)k + 127) << 23;
     float power;
     memcpy(&power, &bits, sizeof power);
     return series * power;
@@ -41,9 +44,9 @@ INLINE float logarithm_of_two(float x) {
 
 INLINE float sigmoid(float x) { return 1 / (1 + power_of_two(x * -1.44269504f)); }
 
-INLINE float total(const float *sums, long count) {
+INLINE float total(const float *sums, int64_t count) {
     double sum = 0;
-    for (long i = 0; i < count; i++) sum += sums[i];
+    for (int64_t i = 0; i < count; i++) sum += sums[i];
     return (float)sum;
 }
 
@@ -55,11 +58,11 @@ struct activation {
     float floor, ceiling, low, high;
 };
 
-INLINE void fake_quantize_part(struct activation a, long start, long end, int masked, float *restrict y) {
+INLINE void fake_quantize_part(struct activation a, int64_t start, int64_t end, int masked, float *restrict y) {
     const float *restrict x = a.x, *restrict keep = a.keep;
     const float scale = *a.scale;
     #pragma omp simd
-    for (long i = start; i < end; i++) {
+    for (int64_t i = start; i < end; i++) {
         float clipped = clip(x[i], a.floor, a.ceiling);
         float ratio = masked ? clipped / scale * keep[i] : clipped / scale;
         float code = clip(rintf(ratio), a.low, a.high);
@@ -67,23 +70,23 @@ INLINE void fake_quantize_part(struct activation a, long start, long end, int ma
     }
 }
 
-void fake_quantize(int threads, long n, const float *x, const float *keep, const float *scale, float floor,
+void fake_quantize(int threads, int64_t n, const float *x, const float *keep, const float *scale, float floor,
                    float ceiling, float low, float high, float *y) {
     const struct activation a = {x, keep, scale, floor, ceiling, low, high};
     #pragma omp parallel for schedule(static) num_threads(threads) if (n > 2 * PART)
-    for (long start = 0; start < n; start += PART) {
+    for (int64_t start = 0; start < n; start += PART) {
         if (keep) fake_quantize_part(a, start, END(n), 1, y);
         else fake_quantize_part(a, start, END(n), 0, y);
     }
 }
 
-INLINE float fake_quantize_part_backward(struct activation a, long start, long end, int masked,
+INLINE float fake_quantize_part_backward(struct activation a, int64_t start, int64_t end, int masked,
                                          const float *restrict g, float *restrict g_x) {
     const float *restrict x = a.x, *restrict keep = a.keep;
     const float scale = *a.scale;
     float sum = 0;
     #pragma omp simd reduction(+ : sum)
-    for (long i = start; i < end; i++) {
+    for (int64_t i = start; i < end; i++) {
         float clipped = clip(x[i], a.floor, a.ceiling);
         float ratio = masked ? clipped / scale * keep[i] : clipped / scale;
         float passed = (ratio > a.low - 0.5f) & (ratio < a.high + 0.5f) ? g[i] : 0;
@@ -94,11 +97,11 @@ INLINE float fake_quantize_part_backward(struct activation a, long start, long e
 }
 
 /* g: slopes of y. g_x: slopes of x. sums: one per part, to work with. Returns the slope of the scale. */
-float fake_quantize_backward(int threads, long n, const float *x, const float *keep, const float *scale, float floor,
+float fake_quantize_backward(int threads, int64_t n, const float *x, const float *keep, const float *scale, float floor,
                              float ceiling, float low, float high, const float *g, float *g_x, float *sums) {
     const struct activation a = {x, keep, scale, floor, ceiling, low, high};
     #pragma omp parallel for schedule(static) num_threads(threads) if (n > 2 * PART)
-    for (long start = 0; start < n; start += PART)
+    for (int64_t start = 0; start < n; start += PART)
         sums[start / PART] = keep ? fake_quantize_part_backward(a, start, END(n), 1, g, g_x)
                                   : fake_quantize_part_backward(a, start, END(n), 0, g, g_x);
     return total(sums, (n + PART - 1) / PART);
@@ -106,25 +109,25 @@ float fake_quantize_backward(int threads, long n, const float *x, const float *k
 
 /* logits, base, span, y: rows of `size` weights. growth: one for each (stride 1) or for all (stride 0), in code steps, of
    which `step` is the part of the range. */
-void soft_rounding(int threads, long rows, long size, long stride, float step, float lowest, float highest,
+void soft_rounding(int threads, int64_t rows, int64_t size, int64_t stride, float step, float lowest, float highest,
                    const float *restrict logits, const float *restrict base, const float *restrict span,
                    const float *restrict growth, float *restrict y) {
     #pragma omp parallel for schedule(static) num_threads(threads) if (rows * size > 2 * PART)
-    for (long row = 0; row < rows; row++) {
+    for (int64_t row = 0; row < rows; row++) {
         const float factor = 1 + growth[row * stride] * step;
         #pragma omp simd
-        for (long i = row * size; i < (row + 1) * size; i++)
+        for (int64_t i = row * size; i < (row + 1) * size; i++)
             y[i] = factor * (base[i] + span[i] * clip(sigmoid(logits[i]), lowest, highest));
     }
 }
 
-INLINE float soft_rounding_row_backward(long start, long end, float factor, float lowest, float highest,
+INLINE float soft_rounding_row_backward(int64_t start, int64_t end, float factor, float lowest, float highest,
                                         const float *restrict logits, const float *restrict base,
                                         const float *restrict span, const float *restrict g, int penalised,
                                         float strength, float exponent, float *restrict g_logits) {
     float sum = 0;
     #pragma omp simd reduction(+ : sum)
-    for (long i = start; i < end; i++) {
+    for (int64_t i = start; i < end; i++) {
         float up = sigmoid(logits[i]), distance = up - 0.5f, square = distance * distance + 1e-12f;
         float slope = g[i] * factor * span[i];
         if (penalised) slope -= strength * distance * power_of_two(exponent * logarithm_of_two(square));
@@ -135,13 +138,13 @@ INLINE float soft_rounding_row_backward(long start, long end, float factor, floa
 }
 
 /* g: slopes of y. The penalty's slope is −strength · distance · (distance²)^exponent; none where strength is 0. */
-void soft_rounding_backward(int threads, long rows, long size, long stride, float step, float lowest, float highest,
+void soft_rounding_backward(int threads, int64_t rows, int64_t size, int64_t stride, float step, float lowest, float highest,
                             const float *logits, const float *base, const float *span, const float *growth,
                             const float *g, float strength, float exponent, float *g_logits, float *g_growth) {
     #pragma omp parallel for schedule(static) num_threads(threads) if (rows * size > 2 * PART)
-    for (long row = 0; row < rows; row++) {
+    for (int64_t row = 0; row < rows; row++) {
         const float factor = 1 + growth[row * stride] * step;
-        const long start = row * size, end = start + size;
+        const int64_t start = row * size, end = start + size;
         g_growth[row] = step * (strength != 0
             ? soft_rounding_row_backward(start, end, factor, lowest, highest, logits, base, span, g, 1, strength,
                                          exponent, g_logits)
