@@ -73,7 +73,8 @@ def commit() -> str:
             ["git", *arguments], cwd=HERE, capture_output=True, text=True, check=True
         ).stdout.strip()
 
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", "../src", ".")
+    code = ("../src", ".", ":!results")  # a result that is made anew changes no code
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", *code)
     return git("rev-parse", "--short", "HEAD") + ("-changed" if changed else "")
 
 
