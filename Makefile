@@ -23,6 +23,8 @@ bench: .venv/ready
 	for name in nothing early-stop network-stage learned-ranges budget-rate reshuffling pre-run float32; do \
 		$(BIN)/python benchmarks/accuracy.py --without $$name --bits w2a2 --methods qdrop-mrecg || exit 1; done
 	for name in step pipeline scaling memory; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	for name in native-kernels fused-clipping adam-gathered-once channels-last hand-written-gradients calibrated-image-step float32; do \
+		$(BIN)/python benchmarks/step.py --networks resnet18_small@28 mobilenetv2_small@28 --without $$name || exit 1; done
 	$(BIN)/python benchmarks/render_results.py
 	$(BIN)/pip install --quiet --no-deps --constraint constraints.txt timm torchvision # never another torch
 	$(BIN)/python benchmarks/architectures.py

@@ -99,9 +99,11 @@ ABLATIONS: dict[str, list[tuple[object, str, object]]] = {
     "fused-clipping": [(assembly, "fuse_clipping", lambda graph, units: None)],
     "adam-gathered-once": [(tune, "Adam", _GatheringAdam), (network, "Adam", _GatheringAdam)],
     "calibrated-image-step": [(assembly, "IMAGE_BITS", 99)],
+}
+"""What makes a step fast, by name: what is replaced, and by what."""
+_OF_RUNS: dict[str, list[tuple[object, str, object]]] = {
     "pre-run": [(pipeline, "reconstruct", _from_anew)],
 }
-"""By name: what is replaced, and by what."""
 
 CHOICES: dict[str, dict[str, object]] = {
     "nothing": {},
@@ -122,6 +124,6 @@ def without(name: str | None) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if name is not None and name not in {*ABLATIONS, *CHOICES}:
             raise KeyError(name)
-        for owner, attribute, replacement in ABLATIONS.get(name or "", []):
+        for owner, attribute, replacement in (ABLATIONS | _OF_RUNS).get(name or "", []):
             stack.enter_context(mock.patch.object(owner, attribute, replacement))
         yield

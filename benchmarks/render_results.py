@@ -34,8 +34,7 @@ commit, seed, device, versions and whole recipe.
 CHOICES_HEADER = """
 ## What each choice is worth
 
-The same runs with one choice taken away (`benchmarks/accuracy.py --without`), all of them at one commit: groups that stop
-early; the network as a whole; learned weight ranges; a rounding rate that follows the budget (without: the paper's 1e-3);
+The same runs with one choice taken away (`benchmarks/accuracy.py --without`): groups that stop early; the network as a whole; learned weight ranges; a rounding rate that follows the budget (without: the paper's 1e-3);
 batches reshuffled every epoch (without: the authors' fixed ones); the loss metric's run, from which single units
 continue (without: they start anew; its own steps are not counted in either); float32 (without: bfloat16).
 Steps are those of the groups.

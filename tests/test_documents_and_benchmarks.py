@@ -177,6 +177,8 @@ def test_what_makes_a_step_fast_changes_no_result(
     for taken_away in (None, name):
         with ablations.without(taken_away):
             record = mrecg.quantize(toys.make("residual"), toys.images(32), recipe=recipe).record
+            replaced = [getattr(owner, key) is new for owner, key, new in ablations.ABLATIONS[name]]
+        assert all(replaced) if taken_away else not any(replaced)
         losses.append([group.last_loss for group in record.groups])
     with pytest.raises(KeyError), ablations.without("no such thing"):
         pass

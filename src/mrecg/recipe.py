@@ -19,6 +19,7 @@ __all__ = [
     "LayerOverride",
     "Placement",
     "PlanRule",
+    "Precision",
     "Ranges",
     "Recipe",
     "Reconstruction",
@@ -27,6 +28,7 @@ __all__ = [
     "validated",
 ]
 
+Precision = Literal["float32", "bfloat16"]
 FLOAT_BITS = 32
 """The width that means "leave in float"."""
 
@@ -172,8 +174,9 @@ class Reconstruction(_Settings):
         warm_up: fraction of the steps without penalty.
         beta: exponent of the penalty, from its first to its last value.
         keep_quantized_probability: 1 is BRECQ; below, each activation stays float with the rest (QDrop).
-        precision: of the convolutions and products while something is learned; `bfloat16` takes two thirds of the time
-            where the processor has it, and rounds their inputs to 8 bits. What is learned stays in float32.
+        precision: of the convolutions and products while something is learned; `bfloat16` rounds their inputs to 8
+            bits and, where the processor has it, is faster for dense convolutions but not for depthwise ones. What is
+            learned stays in float32.
         cache: precision of the stored inputs and targets; `float16` halves memory and rounds them to 11 bits.
         batches: `reshuffled` every epoch, or the authors' `fixed` ones.
         early_stop: whether a group stops when its roundings are decided and its loss is flat.
@@ -191,7 +194,7 @@ class Reconstruction(_Settings):
     warm_up: float = Field(default=0.2, ge=0, lt=1)
     beta: tuple[float, float] = (20.0, 2.0)
     keep_quantized_probability: float = Field(default=1.0, gt=0, le=1)
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     cache: Literal["float32", "float16"] = "float32"
     batches: Literal["reshuffled", "fixed"] = "reshuffled"
     early_stop: bool = True

@@ -20,11 +20,10 @@ from mrecg.graph.units import Chain
 from mrecg.quantization.activation import ActivationQuantizer
 from mrecg.quantization.losses import reconstruction_loss, signal_power
 from mrecg.quantization.rounding import LearnedRange, WeightQuantizer
-from mrecg.recipe import Recipe
+from mrecg.recipe import Precision, Recipe
 from mrecg.reconstruction.adam import Adam
 from mrecg.reconstruction.assembly import Assembly
 from mrecg.reconstruction.stream import (
-    Precision,
     images_at_once,
     images_tuned_at_once,
     precision,

@@ -4,7 +4,6 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -15,10 +14,10 @@ from mrecg.graph.extraction import traced_value
 from mrecg.graph.units import Chain, Unit
 from mrecg.quantization.losses import reconstruction_loss, signal_power
 from mrecg.quantization.ranges import Sample
+from mrecg.recipe import Precision
 from mrecg.reconstruction.storage import Storage, Stored
 
 __all__ = [
-    "Precision",
     "Stream",
     "Values",
     "images_at_once",
@@ -29,7 +28,6 @@ __all__ = [
     "run_units",
 ]
 
-Precision = Literal["float32", "bfloat16"]
 Values = Mapping[str, Stored]
 """Named values of the calibration images."""
 
