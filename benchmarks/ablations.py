@@ -11,6 +11,7 @@ from torch import Tensor
 from mrecg import pipeline
 from mrecg.quantization import activation, native, rounding
 from mrecg.reconstruction import assembly, network, storage, tune
+from mrecg.reconstruction.adam import Adam
 
 __all__ = ["ABLATIONS", "CHOICES", "without"]
 
@@ -57,13 +58,13 @@ class _WithPenalty(torch.autograd.Function):
         return gradients[0], torch.ones((), device=gradients[0].device)
 
 
-class _GatheringAdam:
+class _GatheringAdam(Adam):
     """torch's own class behind the calls of ours."""
 
     def __init__(self, *groups: Sequence[Tensor]) -> None:
         self._adam = torch.optim.Adam([{"params": list(group)} for group in groups], fused=True)
 
-    def step(self, *rates: float) -> None:
+    def step(self, *rates: float | Tensor) -> None:
         for group, rate in zip(self._adam.param_groups, rates, strict=True):
             group["lr"] = rate
         self._adam.step()

@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import mrecg
 import mrecg.zoo
@@ -230,6 +232,28 @@ def test_float_checkpoints_are_normally_accurate(network: str) -> None:
     model = mrecg.zoo.build(network)
     mrecg.zoo.load_weights(model, folder / f"{network}.safetensors")
     assert mrecg.evaluate(model, evaluation_batches("demo")).top1 > 90.5
+
+
+def test_photographs_are_cropped_and_normalised(tmp_path: Path) -> None:
+    """As every other image is; the weights and the photographs of the whole script are packages of their own."""
+    import natural_images
+
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "noise.png")
+    wanted = mrecg.zoo.NETWORKS[natural_images.NETWORK].preprocessing
+    centre = natural_images.centre(tmp_path / "noise.png")
+    random = np.random.RandomState(0)
+    crops = natural_images.crops([tmp_path / "noise.png"], 3, wanted.crop, random)
+    assert centre.shape == crops.shape[1:] == (3, wanted.crop, wanted.crop)
+    assert not torch.equal(crops[0], crops[1])
+    grey = Image.new("RGB", (50, 50), (51, 102, 153))
+    expected = [
+        (level - mean) / deviation
+        for level, mean, deviation in zip(
+            (0.2, 0.4, 0.6), wanted.mean, wanted.deviation, strict=True
+        )
+    ]
+    assert natural_images.normalised(grey)[:, 7, 9].tolist() == pytest.approx(expected)
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ __all__ = [
     "validated",
 ]
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "tfloat32", "bfloat16"]
 FLOAT_BITS = 32
 """The width that means "leave in float"."""
 
@@ -175,8 +175,10 @@ class Reconstruction(_Settings):
         beta: exponent of the penalty, from its first to its last value.
         keep_quantized_probability: 1 is BRECQ; below, each activation stays float with the rest (QDrop).
         precision: of the convolutions and products while something is learned; `bfloat16` rounds their inputs to 8
-            bits and, where the processor has it, is faster for dense convolutions but not for depthwise ones. What is
-            learned stays in float32.
+            bits and, where the processor has it, is faster for dense convolutions but not for depthwise ones;
+            `tfloat32` rounds them to 11 bits on CUDA devices and changes nothing on others. What is learned stays in
+            float32.
+        cuda_graphs: whether a CUDA device repeats a recorded step, which spares it waiting for the host.
         cache: precision of the stored inputs and targets; `float16` halves memory and rounds them to 11 bits.
         batches: `reshuffled` every epoch, or the authors' `fixed` ones.
         early_stop: whether a group stops when its roundings are decided and its loss is flat.
@@ -195,6 +197,7 @@ class Reconstruction(_Settings):
     beta: tuple[float, float] = (20.0, 2.0)
     keep_quantized_probability: float = Field(default=1.0, gt=0, le=1)
     precision: Precision = "float32"
+    cuda_graphs: bool = False
     cache: Literal["float32", "float16"] = "float32"
     batches: Literal["reshuffled", "fixed"] = "reshuffled"
     early_stop: bool = True

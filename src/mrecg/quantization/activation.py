@@ -33,9 +33,30 @@ class RandomMask:
         self._generator = torch.Generator().manual_seed(seed)
         self._offsets = random.Random(seed)
         self._pool = torch.empty(0)
+        self._held: list[Tensor] | None = None
+        self._position = 0
 
     def like(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """A mask of the shape and memory layout of `x`."""
+        if self._held is None:
+            return self._drawn(x)
+        if self._position == len(self._held):
+            self._held.append(torch.empty_like(x).copy_(self._drawn(x)))
+        self._position += 1
+        return self._held[self._position - 1]
+
+    def hold(self) -> None:
+        """From here on every mask has memory of its own, until `redraw` the same in every round."""
+        self._held = []
+
+    def redraw(self) -> None:
+        """Begin another round: new masks in the memory of those before, in the order in which they were asked for."""
+        assert self._held is not None, "redraw needs hold first"
+        for mask in self._held:
+            mask.copy_(self._drawn(mask))
+        self._position = 0
+
+    def _drawn(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         fits = self._pool.device == x.device and self._pool.dtype == x.dtype
         if len(self._pool) < 2 * x.numel() or not fits:
             drawn = torch.rand(max(1 << 20, 4 * x.numel()), generator=self._generator)

@@ -63,12 +63,14 @@ class _SoftRounding(torch.autograd.Function):
         return torch.ops.aten.sigmoid_backward(slope, sigmoid), None, None, None
 
 
-def _add_penalty_slope(slope: Tensor, sigmoid: Tensor, strength: float, exponent: float) -> None:
+def _add_penalty_slope(
+    slope: Tensor, sigmoid: Tensor, strength: float | Tensor, exponent: float | Tensor
+) -> None:
     """Add −strength · d · (d²)^exponent. `exp2` and `log2` take half the time of `pow`."""
     distance = sigmoid - 0.5
     smallest = torch.full((), _SMALLEST_SQUARE, dtype=sigmoid.dtype, device=sigmoid.device)
     square = torch.addcmul(smallest, distance, distance)
-    slope.addcmul_(square.log2_().mul_(exponent).exp2_(), distance, value=-strength)
+    slope.addcmul_(square.log2_().mul_(exponent).exp2_(), distance.mul_(strength), value=-1)
 
 
 def stretched_sigmoid(logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -84,10 +86,15 @@ class Penalty(NamedTuple):
         beta: β.
     """
 
-    strength: float
-    beta: float
+    strength: float | Tensor
+    beta: float | Tensor
 
-    def power_law(self) -> tuple[float, float]:
+    @property
+    def acts(self) -> bool:
+        """Whether it changes anything; the value of a tensor is not asked for."""
+        return isinstance(self.strength, Tensor) or self.strength > 0
+
+    def power_law(self) -> tuple[float | Tensor, float | Tensor]:
         """c and e of its slope −c · d · (d²)^e with respect to σ, where d = σ − ½ and 2h − 1 = 2 (ζ − γ) d."""
         return self.strength * self.beta * (2 * (ZETA - GAMMA)) ** self.beta, self.beta / 2 - 1
 

@@ -17,7 +17,7 @@ class _Group:
         self._squares = [torch.zeros_like(one) for one in self.parameters]
         self._steps = [step] * len(self.parameters)
 
-    def step(self, rate: float) -> None:
+    def step(self, rate: float | Tensor) -> None:
         gradients = [one.grad for one in self.parameters if one.grad is not None]
         assert len(gradients) == len(self.parameters), "a gradient is missing that was there before"
         if not gradients:
@@ -60,8 +60,8 @@ class Adam:
         self._step = torch.zeros((), dtype=torch.float32, device=device)
 
     @torch.no_grad()
-    def step(self, *rates: float) -> None:
-        """Take one step with a rate for each group, and forget the gradients."""
+    def step(self, *rates: float | Tensor) -> None:
+        """Take one step with a rate for each group, a float32 tensor or a number, and forget the gradients."""
         if self._groups is None:
             self._groups = [_Group(parameters, self._step) for parameters in self._given]
         self._step += 1

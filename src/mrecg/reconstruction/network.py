@@ -23,13 +23,8 @@ from mrecg.quantization.rounding import LearnedRange, WeightQuantizer
 from mrecg.recipe import Precision, Recipe
 from mrecg.reconstruction.adam import Adam
 from mrecg.reconstruction.assembly import Assembly
-from mrecg.reconstruction.stream import (
-    images_at_once,
-    images_tuned_at_once,
-    precision,
-    run_plain,
-    run_units,
-)
+from mrecg.reconstruction.precision import precision
+from mrecg.reconstruction.stream import images_at_once, images_tuned_at_once, run_plain, run_units
 from mrecg.reconstruction.tune import (
     REPORTS_PER_RUN,
     activation_rate,
@@ -223,7 +218,8 @@ class _Objective:
 
     @torch.no_grad()
     def _plain(self, images: Float[Tensor, "n ..."]) -> Mapping[str, Tensor]:
-        return run_plain(self._chain.units, {self._chain.input: images})
+        with precision("float32", self._device):
+            return run_plain(self._chain.units, {self._chain.input: images})
 
     def _portions(self, images: Float[Tensor, "n ..."]) -> Iterator[Tensor]:
         yield from images.split(self._measured_at_once)

@@ -3,7 +3,6 @@
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from jaxtyping import Float
@@ -14,7 +13,7 @@ from mrecg.graph.extraction import traced_value
 from mrecg.graph.units import Chain, Unit
 from mrecg.quantization.losses import reconstruction_loss, signal_power
 from mrecg.quantization.ranges import Sample
-from mrecg.recipe import Precision
+from mrecg.reconstruction.precision import precision
 from mrecg.reconstruction.storage import Storage, Stored
 
 __all__ = [
@@ -23,7 +22,6 @@ __all__ = [
     "images_at_once",
     "images_tuned_at_once",
     "kept_bytes",
-    "precision",
     "run_plain",
     "run_units",
 ]
@@ -43,11 +41,6 @@ _LARGEST_TENSOR = 1 << 26
 def run_units(units: Sequence[Unit], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Run quantized units one after the other; returns what they were given and what they made."""
     return _run(units, [unit.quantized for unit in units], values)
-
-
-def precision(name: Precision, device: torch.device) -> AbstractContextManager[object]:
-    """The context in which units are run with convolutions and products of that precision."""
-    return torch.autocast(device.type, torch.bfloat16) if name == "bfloat16" else nullcontext()
 
 
 def run_plain(units: Sequence[Unit], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -112,6 +105,7 @@ class Stream:
         device: torch.device,
         storage: Storage | None = None,
     ) -> None:
+        self._device = device
         self._storage = storage or Storage(device)
         source = self._storage.wrap(images)
         self.plain: dict[str, Stored] = {chain.input: source}
@@ -138,7 +132,8 @@ class Stream:
         power = 0.0
         for first, last in self._portions([unit]):
             batch = [self.plain[name].portion(first, last) for name in unit.inputs]
-            results = unit.plain(*batch)
+            with precision("float32", self._device):
+                results = unit.plain(*batch)
             for name, result in zip(unit.outputs, results, strict=False):
                 self._write(self.plain, name, first, result)
                 power += float(signal_power(result)) * len(result)
@@ -158,7 +153,9 @@ class Stream:
         inputs = list(self.inputs(units)[1])
         losses = [0.0] * len(units)
         for first, last in self._portions(units):
-            made = run_units(units, {n: self.quantized[n].portion(first, last) for n in inputs})
+            given = {name: self.quantized[name].portion(first, last) for name in inputs}
+            with precision("float32", self._device):
+                made = run_units(units, given)
             for index, unit in enumerate(units):
                 for name in unit.outputs:
                     target = self.plain[name].portion(first, last)

@@ -1,6 +1,5 @@
 """One group's optimisation: learn how its weights round and how wide its activation steps are."""
 
-import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,11 +10,12 @@ from torch import Tensor
 from mrecg import distributed
 from mrecg.graph.units import Unit
 from mrecg.quantization.activation import ActivationQuantizer, RandomMask
-from mrecg.quantization.losses import loss_and_slopes
 from mrecg.quantization.rounding import LearnedRounding, Penalty, WeightQuantizer, beta_at
 from mrecg.recipe import Reconstruction
 from mrecg.reconstruction.adam import Adam
-from mrecg.reconstruction.stream import Values, precision, run_units
+from mrecg.reconstruction.replay import CudaGraph, Recorder, ReplayedStep
+from mrecg.reconstruction.step import Batch, Numbers, Step
+from mrecg.reconstruction.stream import Values
 
 __all__ = [
     "REPORTS_PER_RUN",
@@ -131,30 +131,21 @@ def tune(
     relative = settings.activation_rate_unit == "relative"
     started = [quantizer.start_learning(mask, relative) for quantizer in activations.values()]
     steps = [step for step in started if step is not None]
-    adam = Adam(logits, steps, growths)
     learned = [*logits, *steps, *growths]
+    adam = Adam(logits, steps, growths)
+    quantizers = [quantizer for quantizer, _ in weights.values()]
+    step = Step(units, quantizers, learned, adam, mask, settings.precision)
+    recorder = _recorder(settings, learned[0].device)
+    take = step if recorder is None else ReplayedStep(step, mask, recorder)
     batches = shuffled_batches(len(next(iter(targets.values()))), settings, seed)
     losses: list[Tensor] = []
     interval = max(1, settings.steps // REPORTS_PER_RUN)
-    for step in range(settings.steps):
-        progress = step / settings.steps
-        chosen = next(batches)
-        beta = beta_at(progress, settings.warm_up, settings.beta)
-        penalty = None if beta is None else Penalty(settings.penalty, beta)
-        for quantizer, _ in weights.values():
-            quantizer.soften(penalty)
-        given = _mixed(plain, quantized, chosen, mask)
-        with precision(settings.precision, next(iter(given.values())).device):
-            made = run_units(units, given)
-        outputs = [made[name].float() for name in targets]
-        loss, slopes = loss_and_slopes(outputs, [value.batch(chosen) for value in targets.values()])
-        _backward(outputs, slopes, learned)
-        distributed.average_gradients(learned)
-        falling = (activation_rate(settings), weight_scale_rate(settings))
-        adam.step(rounding_rate(settings), *(rate * cosine(progress) for rate in falling))
+    for done in range(1, settings.steps + 1):
+        batch = Batch.of(next(batches), quantized, plain, targets, mixes=mask is not None)
+        loss = take(batch, _numbers(settings, (done - 1) / settings.steps))
         losses.append(loss)
-        if (step + 1) % interval == 0:
-            report(step + 1, float(loss))
+        if done % interval == 0:
+            report(done, float(loss))
             if settings.early_stop and _is_flat(losses, interval) and _is_decided(roundings):
                 break
     for activation in activations.values():
@@ -187,16 +178,20 @@ def _is_decided(roundings: Sequence[LearnedRounding]) -> bool:
     return undecided <= MOST_UNDECIDED * sum(rounding.logits.numel() for rounding in roundings)
 
 
-def _backward(
-    outputs: Sequence[Tensor], slopes: Sequence[Tensor], learned: Sequence[Tensor]
-) -> None:
-    """Gradients of what is learned, and of nothing else; an output may depend on none of it."""
-    depends = [output.requires_grad for output in outputs]
-    torch.autograd.backward(
-        list(itertools.compress(outputs, depends)),
-        list(itertools.compress(slopes, depends)),
-        inputs=list(learned),
-    )
+def _numbers(settings: Reconstruction, progress: float) -> Numbers:
+    """Where the schedules stand after a fraction of the steps."""
+    beta = beta_at(progress, settings.warm_up, settings.beta)
+    penalty = Penalty(0.0, 2.0) if beta is None else Penalty(settings.penalty, beta)
+    falling = (activation_rate(settings), weight_scale_rate(settings))
+    rates = (rounding_rate(settings), *(rate * cosine(progress) for rate in falling))
+    return Numbers(penalty, rates)
+
+
+def _recorder(settings: Reconstruction, device: torch.device) -> Recorder | None:
+    """What repeats steps, where that is wanted and can be had; processes that exchange gradients do that themselves."""
+    if settings.cuda_graphs and device.type == "cuda" and distributed.count() == 1:
+        return CudaGraph(device)
+    return None
 
 
 def cosine(progress: float) -> float:
@@ -217,18 +212,3 @@ def shuffled_batches(images: int, settings: Reconstruction, seed: int) -> Iterat
         else:
             order = torch.randperm(images, generator=generator)
             yield from order[: images // size * size].view(-1, size)
-
-
-def _mixed(
-    plain: Values, quantized: Values, chosen: Tensor, mask: RandomMask | None
-) -> dict[str, Tensor]:
-    """The group's inputs for one batch; QDrop takes each element from either network."""
-    inputs = {name: values.batch(chosen) for name, values in quantized.items()}
-    if mask is None:
-        return inputs
-    return {
-        name: value
-        if plain[name] is quantized[name]
-        else plain[name].batch(chosen).lerp_(value, mask.like(value))
-        for name, value in inputs.items()
-    }
