@@ -118,8 +118,31 @@ def test_the_estimate_counts_every_value_that_is_held(monkeypatch: pytest.Monkey
         recipe = mrecg.preset("w4a4-brecq", {"reconstruct.steps": 2, "reconstruct.batch_size": 8})
         mrecg.quantize(toys.make(toy), toys.images(16), recipe=recipe, announce=announced.append)
         assert announced[0].values == seen[-1].most["host"]
-        assert announced[0].memory > announced[0].values
+        assert announced[0].memory > announced[0].values + announced[0].weights
         assert not seen[-1].held["device"]
+
+
+def test_the_estimate_of_time_knows_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every unit: what the plan's run has taken, single units need not take again."""
+    from mrecg.pipeline import foresee
+    from mrecg.reconstruction import estimate
+
+    monkeypatch.setattr(
+        estimate, "_forward_seconds", lambda assembly, images: dict.fromkeys(names, 1.0)
+    )
+    model, x = toys.make("residual"), toys.images(32)
+    settings = {"reconstruct.steps": 40, "reconstruct.batch_size": 8, "plan.count": 1}
+    single = mrecg.preset("w4a4-brecq", settings | {"reconstruct.network_share": 0.5})
+    names = [unit.name for unit in mrecg.quantize(model, x, recipe=single).record.units]
+    n, step, passes = len(names), 8 * 4.0, 3 * 32
+    found = foresee(model, x[:2], 32, single)
+    assert found.seconds == n * (passes + step * (40 + 20))
+    for join in ("capacity", "loss"):
+        joined = single.override({"plan.join": join, "reconstruct.network_share": 0.0})
+        run = passes + step * 10 if join == "loss" else 0  # a quarter of the steps
+        short = 10 * (n - 2) if join == "loss" else 0  # spared by all but the two that are joined
+        found = foresee(model, x[:2], 32, joined)
+        assert found.seconds == n * (passes + step * 40 + run) - step * short
 
 
 @pytest.mark.parametrize("size", ["4 parsecs", "-1GiB", "GiB"])

@@ -11,6 +11,7 @@ from mrecg import distributed
 from mrecg.calibration import CalibrationImages, check_weights, gather_images
 from mrecg.graph.capture import export_frozen
 from mrecg.graph.placement import Quantizer
+from mrecg.graph.units import Unit
 from mrecg.recipe import Recipe
 from mrecg.reconstruction.assembly import Assembly, assemble
 from mrecg.reconstruction.estimate import Estimate, estimate
@@ -73,7 +74,7 @@ def quantize(
     plan = check_plan(plan, assembly.chain.units)
     clock.lap("plan")
     if announce is not None:
-        announce(estimate(assembly, images[:_PROBED], len(images), recipe, plan, storage))
+        announce(estimate(assembly, images[:_PROBED], len(images), recipe, plan, storage, spent))
     units, groups = reconstruct(assembly, images, recipe, plan, "tune", report, storage, spent)
     clock.lap("reconstruction")
     network = _tune_network(assembly, images, recipe, report)
@@ -125,7 +126,9 @@ def make_model_plan(
 
 
 def foresee(model: nn.Module, probe: Tensor, count: int, recipe: Recipe) -> Estimate:
-    """What quantizing will take, without calibrating anything; joined units count as single ones.
+    """What quantizing will take, without calibrating anything.
+
+    The rule `loss` needs a run to know its plan; here that of `capacity` stands in for it.
 
     Args:
         model: is not changed.
@@ -137,9 +140,24 @@ def foresee(model: nn.Module, probe: Tensor, count: int, recipe: Recipe) -> Esti
         MrecgError: the model cannot be captured.
     """
     assembly = assemble(model, probe, recipe, None)
-    single = Plan(groups=tuple((unit.name,) for unit in assembly.chain.units))
-    # The run that the plan may need is no extra for units that stay single, which continue from it.
-    return estimate(assembly, probe, count, recipe, single, Storage(assembly.device))
+    storage, rule, units = Storage(assembly.device), recipe.plan, assembly.chain.units
+    if rule.join != "loss":
+        return estimate(assembly, probe, count, recipe, make_plan(units, rule), storage)
+    ahead = estimate(assembly, probe, count, _short(recipe), _single(units), storage)
+    plan = make_plan(units, rule.model_copy(update={"join": "capacity"}))
+    found = estimate(assembly, probe, count, recipe, plan, storage, rule.loss_steps)
+    return replace(found, seconds=ahead.seconds + found.seconds)
+
+
+def _short(recipe: Recipe) -> Recipe:
+    """For the run that the metric `loss` needs."""
+    steps = round(recipe.reconstruct.steps * recipe.plan.loss_steps)
+    return recipe.override({"reconstruct.steps": steps, "reconstruct.network_share": 0.0})
+
+
+def _single(units: Sequence[Unit]) -> Plan:
+    """The plan that joins nothing."""
+    return Plan(groups=tuple((unit.name,) for unit in units))
 
 
 def _plan(
@@ -149,10 +167,8 @@ def _plan(
     rule, units = recipe.plan, assembly.chain.units
     losses: Sequence[float] = ()
     if rule.join == "loss":
-        steps = round(recipe.reconstruct.steps * rule.loss_steps)
-        short = recipe.override({"reconstruct.steps": steps})
-        single = Plan(groups=tuple((unit.name,) for unit in units))
-        records, _ = reconstruct(assembly, images, short, single, "plan", report, storage)
+        plan = _single(units)
+        records, _ = reconstruct(assembly, images, _short(recipe), plan, "plan", report, storage)
         losses = [unit.loss for unit in records]
     return make_plan(units, rule, losses)
 

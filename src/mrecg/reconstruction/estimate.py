@@ -25,6 +25,8 @@ _STEP_PER_FORWARD = 4.0
 """Cost of a tuning step in forward passes of as many images: forward, twice as much backward, and the rest."""
 _KEPT_PER_WEIGHT = 12
 """Tensors of a weight's size that a tuning step keeps: logits, their gradient, two moments, and what rounding needs."""
+_HELD_PER_WEIGHT = 3
+"""Tensors of a weight's size that a run holds throughout: the captured weight, its codes and their values."""
 
 
 @dataclass(frozen=True)
@@ -35,18 +37,20 @@ class Estimate:
         values: bytes of the calibration values that are held at once at most.
         files: how many of them exceed the memory budget and lie in files.
         working: bytes that a tuning step takes at most.
+        weights: bytes of the weights in all their forms.
         seconds: of the reconstruction; a guess from one forward pass.
     """
 
     values: int
     files: int
     working: int
+    weights: int
     seconds: float
 
     @property
     def memory(self) -> int:
         """Bytes of memory beside the model and the images."""
-        return self.values - self.files + self.working
+        return self.values - self.files + self.working + self.weights
 
 
 def estimate(
@@ -56,6 +60,7 @@ def estimate(
     recipe: Recipe,
     plan: Plan,
     storage: Storage,
+    spent: float = 0.0,
 ) -> Estimate:
     """Estimate a reconstruction by `plan`.
 
@@ -66,13 +71,17 @@ def estimate(
         recipe: steps, batch size and the precision of stored values.
         plan: fits the assembly.
         storage: knows the budget.
+        spent: fraction of the steps that units which stay single have taken already.
     """
     chain = assembly.chain
     batch = min(recipe.reconstruct.batch_size, count)
-    seconds = _forward_seconds(assembly, probe)
-    per_pass = seconds * count
-    per_step = seconds * batch * _STEP_PER_FORWARD
     steps, network = recipe.reconstruct.steps, network_steps(recipe)
+    seconds = _forward_seconds(assembly, probe)
+    taken = sum(
+        seconds[unit.name] * (steps - round(spent * steps) if len(members) == 1 else steps)
+        for members in _members(chain, plan)
+        for unit in members
+    )
     whole = min(batch, images_tuned_at_once(chain.units)) * kept_bytes(chain.units)
     groups = max(_working(members, batch) for members in _members(chain, plan))
     values = storage.bytes_per_element * count * _most_elements(chain, plan)
@@ -80,7 +89,9 @@ def estimate(
         values=values,
         files=storage.overflow(values),
         working=max(groups, whole if network else 0),
-        seconds=3 * per_pass + (steps + network) * per_step,
+        weights=4 * _HELD_PER_WEIGHT * _parameters(chain.units),
+        seconds=3 * count * sum(seconds.values())
+        + batch * _STEP_PER_FORWARD * (taken + network * sum(seconds.values())),
     )
 
 
@@ -120,26 +131,27 @@ def _elements(value: object) -> int:
 
 def _working(members: Sequence[Unit], batch: int) -> int:
     """Bytes of a tuning step, which remembers all activations of the group."""
-    weights = sum(layer.parameters for unit in members for layer in unit.layers)
-    return batch * kept_bytes(members) + 4 * _KEPT_PER_WEIGHT * weights
+    return batch * kept_bytes(members) + 4 * _KEPT_PER_WEIGHT * _parameters(members)
+
+
+def _parameters(units: Sequence[Unit]) -> int:
+    return sum(layer.parameters for unit in units for layer in unit.layers)
 
 
 @torch.no_grad()
-def _forward_seconds(assembly: Assembly, images: Tensor) -> float:
-    """Of the float network, per image."""
-    inputs = images.to(assembly.device, memory_format=torch.channels_last)
-    started = 0.0
+def _forward_seconds(assembly: Assembly, images: Tensor) -> dict[str, float]:
+    """Of every float unit, per image."""
+    chain = assembly.chain
+    source = images.to(assembly.device, memory_format=torch.channels_last)
+    seconds: dict[str, float] = {}
     for _ in range(2):  # the first pass warms up
-        started = time.perf_counter()
-        _run_plain(assembly.chain, inputs)
-        if assembly.device.type == "cuda":
-            torch.cuda.synchronize(assembly.device)
-    return (time.perf_counter() - started) / len(images)
-
-
-def _run_plain(chain: Chain, images: Tensor) -> None:
-    values = {chain.input: images}
-    for position, unit in enumerate(chain.units):
-        results = unit.plain(*[values[name] for name in unit.inputs])
-        values |= dict(zip(unit.outputs, results, strict=False))
-        values = {n: v for n, v in values.items() if chain.last_reader.get(n, -1) > position}
+        values = {chain.input: source}
+        for position, unit in enumerate(chain.units):
+            started = time.perf_counter()
+            results = unit.plain(*[values[name] for name in unit.inputs])
+            if assembly.device.type == "cuda":
+                torch.cuda.synchronize(assembly.device)
+            seconds[unit.name] = (time.perf_counter() - started) / len(images)
+            values |= dict(zip(unit.outputs, results, strict=False))
+            values = {n: v for n, v in values.items() if chain.last_reader.get(n, -1) > position}
+    return seconds
