@@ -20,7 +20,7 @@ check: .venv/ready
 bench: .venv/ready
 	$(BIN)/pytest -m slow
 	$(BIN)/python benchmarks/accuracy.py
-	for name in nothing early-stop network-stage learned-ranges budget-rate reshuffling pre-run float32; do \
+	for name in nothing early-stop network-stage learned-ranges budget-rate reshuffling pre-run float32 loss-metric squared-difference; do \
 		$(BIN)/python benchmarks/accuracy.py --without $$name --bits w2a2 --methods qdrop-mrecg || exit 1; done
 	for name in step pipeline scaling memory; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 	for name in native-kernels fused-clipping adam-gathered-once channels-last hand-written-gradients calibrated-image-step float32; do \

@@ -115,6 +115,8 @@ CHOICES: dict[str, dict[str, object]] = {
     "reshuffling": {"reconstruct.batches": "fixed"},
     "float32": {"reconstruct.precision": "bfloat16"},
     "pre-run": {},
+    "loss-metric": {"plan.join": "capacity"},
+    "squared-difference": {"plan.difference": "log-ratio"},
 }
 """What decides accuracy and steps, with the settings that do without it; "pre-run" has none and is replaced as above."""
 

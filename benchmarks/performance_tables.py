@@ -1,13 +1,12 @@
 """The tables of `docs/performance.md`, from the files in `benchmarks/results/performance`."""
 
-import json
 import statistics
 from pathlib import Path
-from typing import Any
+
+from tables import Result, load, table
 
 __all__ = ["render_performance"]
 
-Result = dict[str, Any]
 HEADER = """# Performance
 
 Written by `benchmarks/render_results.py` from the files in `benchmarks/results/performance`, which `make bench` makes and
@@ -52,15 +51,6 @@ so they do not count. The rest is torch, the images themselves and the tuning st
 """
 
 
-def _load(folder: Path, kind: str) -> list[Result]:
-    return [json.loads(path.read_text()) for path in sorted(folder.glob(f"{kind}*.json"))]
-
-
-def _table(columns: list[str], rows: list[list[str]]) -> list[str]:
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    return [*lines, *("| " + " | ".join(row) + " |" for row in rows), ""]
-
-
 def _steps(results: list[Result]) -> list[str]:
     rows = []
     for found in (result for result in results if not result["without"]):
@@ -75,7 +65,7 @@ def _steps(results: list[Result]) -> list[str]:
         ratios = [r["ratio"] for r in results if r["method"] == method and not r["without"]]
         if ratios:
             rows.append(["all", method, f"**{statistics.geometric_mean(ratios):.2f}**", "", ""])
-    return _table(["network", "method", "ratio", "units from … to", "sum of the units"], rows)
+    return table("network | method | ratio | units from … to | sum of the units", rows)
 
 
 def _ablations(results: list[Result]) -> list[str]:
@@ -85,7 +75,7 @@ def _ablations(results: list[Result]) -> list[str]:
         for r in results
         if r["without"] and (key := (r["network"], r["side"], r["method"])) in full
     ]
-    return _table(["network", "method", "taken away", "ratio without", "with"], rows)
+    return table("network | method | taken away | ratio without | with", rows)
 
 
 def _pipelines(results: list[Result]) -> list[str]:
@@ -96,7 +86,7 @@ def _pipelines(results: list[Result]) -> list[str]:
         shares = [f"{found['seconds'][phase] / total:.1%}" for phase in phases]
         run = f"{found['steps']} steps, {found['images']} images"
         rows.append([found["network"], found["method"], run, f"{total:.0f}", *shares])
-    return _table(["network", "method", "run", "seconds", *phases], rows)
+    return table(" | ".join(["network", "method", "run", "seconds", *phases]), rows)
 
 
 def _authors(pipelines: list[Result], steps: list[Result], times: Result) -> list[str]:
@@ -121,25 +111,16 @@ def _authors(pipelines: list[Result], steps: list[Result], times: Result) -> lis
         default = slower * 60 * theirs["minutes_of_20000_steps"][method]
         numbers = (f"{slower:.2f}", f"{scaled:.0f}", f"{ours:.0f}")
         ratios = (f"**{scaled / ours:.1f}**", f"**{default / ours:.0f}**")
-        rows.append([network, method, str(found["steps"]), *numbers, *ratios])
-    columns = [
-        "network",
-        "method",
-        "our steps",
-        "float step, here ÷ there",
-        "theirs, scaled",
-        "ours",
-    ]
-    return _table([*columns, "theirs ÷ ours", "their default ÷ ours"], rows)
+        rows.append([network, method, found["steps"], *numbers, *ratios])
+    seconds = "float step, here ÷ there | theirs, scaled | ours"
+    ratio = "theirs ÷ ours | their default ÷ ours"
+    return table(f"network | method | our steps | {seconds} | {ratio}", rows)
 
 
 def _scaling(results: list[Result]) -> list[str]:
     cells = [cell for result in results for cell in result["cells"]]
-    rows = [
-        [str(c["units"]), str(c["images"]), f"{c['image_forwards'] / c['units']:.0f}"]
-        for c in cells
-    ]
-    return _table(["units", "images", "images run forward, per unit"], rows)
+    rows = [[c["units"], c["images"], f"{c['image_forwards'] / c['units']:.0f}"] for c in cells]
+    return table("units | images | images run forward, per unit", rows)
 
 
 def _memory(results: list[Result]) -> list[str]:
@@ -153,20 +134,19 @@ def _memory(results: list[Result]) -> list[str]:
         ]
         for r in results
     ]
-    columns = ["run", "budget", "peak", "before the run", "estimate: memory, files"]
-    return _table(columns, rows)
+    return table("run | budget | peak | before the run | estimate: memory, files", rows)
 
 
 def render_performance(folder: Path, times: Result, output: Path) -> int:
     """Write the page, `times` being those of the authors' code; returns how many results there are."""
-    steps = _load(folder, "step")
-    pipelines, scaling = _load(folder, "pipeline"), _load(folder, "scaling")
-    memory = _load(folder, "memory")
+    steps = load(folder, "step")
+    pipelines, scaling = load(folder, "pipeline"), load(folder, "scaling")
+    memory = load(folder, "memory")
     everything = [*steps, *pipelines, *scaling, *memory]
     commits = sorted({result["commit"] for result in everything})
-    sections = [HEADER, STEP, *_steps(steps), ABLATION, *_ablations(steps)]
-    sections += [PIPELINE, *_pipelines(pipelines), AUTHORS, *_authors(pipelines, steps, times)]
-    sections += [f"Authors' code: {times['source']}\n", SCALING, *_scaling(scaling)]
-    sections += [MEMORY, *_memory(memory), f"Commits: {', '.join(commits)}."]
+    sections = [HEADER, STEP, *_steps(steps), "", ABLATION, *_ablations(steps), "", PIPELINE]
+    sections += [*_pipelines(pipelines), "", AUTHORS, *_authors(pipelines, steps, times), ""]
+    sections += [f"Authors' code: {times['source']}\n", SCALING, *_scaling(scaling), ""]
+    sections += [MEMORY, *_memory(memory), "", f"Commits: {', '.join(commits)}."]
     output.write_text("\n".join(sections) + "\n", encoding="utf-8")
     return len(everything)

@@ -29,11 +29,13 @@ from mrecg.zoo import NETWORKS, build
 
 HERE = Path(__file__).parent
 PHASES = {
+    "capture": (pipeline, "assemble"),
     "ranges": (groups, "calibrate"),
     "tuning": (groups, "tune"),
     "float pass": (Stream, "advance_plain"),
     "quantized passes": (Stream, "run_quantized"),
     "whole network": (pipeline, "tune_network"),
+    "finished graph": (pipeline, "export_frozen"),
 }
 """What is timed inside a run; the rest of it is `other`."""
 

@@ -4,16 +4,15 @@ python benchmarks/render_architectures.py
 """
 
 import argparse
-import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
+import tables
 from architectures import FAMILIES
+from tables import Result
 
 HERE = Path(__file__).parent
 STAGES = ("captured", "reconstructed", "exported", "verified")
-Result = dict[str, Any]
 HEADER = """# What is covered, and what is not
 
 Written by `benchmarks/render_architectures.py`; the table comes from the files in `benchmarks/results/architectures`, made by
@@ -56,29 +55,23 @@ LIMITS = """
 """
 
 
-def load(folder: Path) -> list[Result]:
-    found = [json.loads(path.read_text()) for path in folder.glob("*.json")]
-    return sorted(found, key=lambda result: (result["family"], result["network"]))
-
-
 def table(results: list[Result]) -> list[str]:
-    lines = [
-        "| family | network | side | captured | units | layers | float | reconstructed | exported | verified | difference | ties | in integers |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for result in results:
         captured, *passed = ["✓" if result[stage] else "✗" for stage in STAGES]
         row = [result["family"], result["network"], result["shape"][-1], captured]
         row += [result["units"], result["layers"], len(result["left_in_float"]), *passed]
-        if found := result["verification"]:
-            integer, rest = len(found["integer_layers"]), len(found["float_layers"])
-            row += [f"{found['largest_difference']:.2g}"]
-            row += [f"{found['different_codes']} of {found['codes']:.1e}"]
+        if verified := result["verification"]:
+            integer, rest = len(verified["integer_layers"]), len(verified["float_layers"])
+            row += [f"{verified['largest_difference']:.2g}"]
+            row += [f"{verified['different_codes']} of {verified['codes']:.1e}"]
             row += [f"{integer} of {integer + rest}"]
         else:
             row += ["", "", ""]
-        lines.append("| " + " | ".join(map(str, row)) + " |")
-    return lines
+        rows.append(row)
+    checked = "captured | units | layers | float | reconstructed | exported | verified"
+    found = "difference | ties | in integers"
+    return tables.table(f"family | network | side | {checked} | {found}", rows)
 
 
 def summary(results: list[Result]) -> str:
@@ -105,7 +98,8 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=HERE / "results" / "architectures")
     parser.add_argument("--output", type=Path, default=HERE.parent / "docs" / "limits.md")
     arguments = parser.parse_args()
-    results = load(arguments.results)
+    unsorted = tables.load(arguments.results)
+    results = sorted(unsorted, key=lambda result: (result["family"], result["network"]))
     if not results:
         raise SystemExit(f"There are no results in {arguments.results}; run architectures.py.")
     commits = Counter(result["commit"] for result in results)

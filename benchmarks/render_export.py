@@ -4,12 +4,11 @@ python benchmarks/render_export.py
 """
 
 import argparse
-import json
 from pathlib import Path
-from typing import Any
+
+from tables import Result, load, table
 
 HERE = Path(__file__).parent
-Result = dict[str, Any]
 HEADER = """# Exported files
 
 Written by `benchmarks/render_export.py` from the files in `benchmarks/results/export`, each of which names its commit,
@@ -30,15 +29,8 @@ computes does not depend on how its roundings were chosen.
 """
 
 
-def load(folder: Path) -> list[Result]:
-    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-
-
 def equality_table(results: list[Result]) -> list[str]:
-    lines = [
-        "| network | bits | placement | layout | images | top-1 agreement | difference | ties | layers in integers |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for result in results:
         found = result["verification"]
         runtime = found["runtimes"][0]
@@ -51,15 +43,15 @@ def equality_table(results: list[Result]) -> list[str]:
             f"{found['different_codes']} of {found['codes']:.1e}",
             f"{integer} of {integer + total}",
         )
-        lines.append("| " + " | ".join(map(str, row)) + " |")
-    return lines
+        rows.append(row)
+    return table(
+        "network | bits | placement | layout | images | top-1 agreement | difference | ties | layers in integers",
+        rows,
+    )
 
 
 def size_table(results: list[Result]) -> list[str]:
-    lines = [
-        "| network | bits | layout | file | ideal | file / ideal | run folder | tensors of it / ideal |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for result in results:
         if result["placement"] != "academic" and result["network"] != "resnet18":
             continue
@@ -73,15 +65,15 @@ def size_table(results: list[Result]) -> list[str]:
             f"{sum(folder.values()) / 1e3:.0f} kB",
             f"{folder['model.safetensors'] / ideal:.3f}",
         )
-        lines.append("| " + " | ".join(map(str, row)) + " |")
-    return lines
+        rows.append(row)
+    return table(
+        "network | bits | layout | file | ideal | file / ideal | run folder | tensors of it / ideal",
+        rows,
+    )
 
 
 def speed_table(results: list[Result]) -> list[str]:
-    lines = [
-        "| network | bits | layout | runtime | one image | float | times as fast | largest difference, ties included |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for result in results:
         if result["placement"] != "onnxruntime":
             continue
@@ -97,8 +89,11 @@ def speed_table(results: list[Result]) -> list[str]:
                     f"{ratio:.2f}",
                     f"{runtime['largest_difference']:.3g} steps",
                 ]
-            lines.append("| " + " | ".join(row) + " |")
-    return lines
+            rows.append(row)
+    return table(
+        "network | bits | layout | runtime | one image | float | times as fast | largest difference, ties included",
+        rows,
+    )
 
 
 def main() -> None:

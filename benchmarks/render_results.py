@@ -15,6 +15,7 @@ from typing import Any
 
 from ablations import CHOICES
 from performance_tables import render_performance
+from tables import Result, load, table
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
@@ -23,7 +24,6 @@ MARKS = (
     "<!-- results: written by benchmarks/render_results.py -->",
     "<!-- end of results -->",
 )
-Result = dict[str, Any]
 HEADER = """# Results
 
 Top-1 (%) on the 10,000 test images of Fashion-MNIST, mean ± standard deviation over seeds; the number of seeds is in
@@ -36,16 +36,13 @@ CHOICES_HEADER = """
 
 The same runs with one choice taken away (`benchmarks/accuracy.py --without`): groups that stop early; the network as a whole; learned weight ranges; a rounding rate that follows the budget (without: the paper's 1e-3);
 batches reshuffled every epoch (without: the authors' fixed ones); the loss metric's run, from which single units
-continue (without: they start anew; its own steps are not counted in either); float32 (without: bfloat16).
+continue (without: they start anew; its own steps are not counted in either); float32 (without: bfloat16); joining by the
+metric *loss* (without: *capacity*, which needs no run) and by the squared difference (without: the log-ratio).
 Steps are those of the groups.
 """
 README_STEPS = 500
 """The budget at which the authors' code was measured."""
 METHODS = ("rtn", "adaround", "brecq", "brecq-mrecg", "qdrop", "qdrop-mrecg")
-
-
-def load(folder: Path) -> list[Result]:
-    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
 
 
 def summary(values: list[float]) -> str:
@@ -62,10 +59,7 @@ def by_key(results: Iterable[Result], *keys: str) -> dict[tuple[Any, ...], list[
 
 def accuracy_table(results: list[Result], authors: dict[str, Any]) -> list[str]:
     """One row per cell, with the authors' code where it was measured."""
-    lines = [
-        "| network | bits | method | steps | images | ours | authors' code | difference |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     keys = ("network", "bits", "steps", "images")
     for (network, bits, steps, images), cells in by_key(results, *keys).items():
         methods = by_key(cells, "method")
@@ -74,31 +68,28 @@ def accuracy_table(results: list[Result], authors: dict[str, Any]) -> list[str]:
             theirs = authors.get(str(steps), {}).get(network, {}).get(bits, {}).get(method)
             other = f"{theirs:.2f}" if theirs is not None else ""
             gap = f"{statistics.mean(ours) - theirs:+.2f}" if theirs is not None else ""
-            row = (network, bits, method, steps, images, summary(ours), other, gap)
-            lines.append("| " + " | ".join(map(str, row)) + " |")
-    return lines
+            rows.append((network, bits, method, steps, images, summary(ours), other, gap))
+    columns = "network | bits | method | steps | images | ours | authors' code | difference"
+    return table(columns, rows)
 
 
 def steps_table(results: list[Result]) -> list[str]:
     """Accuracy and seconds against the number of steps, where one method ran with several."""
-    lines = ["| network | bits | method | steps | top-1 | seconds |", "|---|---|---|---|---|---|"]
+    rows = []
     for group, cells in by_key(results, "network", "bits", "method", "images").items():
         budgets = by_key(cells, "steps")
         if len(budgets) == 1:
             continue
         for (steps,), same in sorted(budgets.items()):
             seconds = statistics.median(sum(cell["seconds"].values()) for cell in same)
-            row = (*group[:3], steps, summary([cell["top1"] for cell in same]), f"{seconds:.0f}")
-            lines.append("| " + " | ".join(map(str, row)) + " |")
-    return lines
+            top1 = summary([cell["top1"] for cell in same])
+            rows.append((*group[:3], steps, top1, f"{seconds:.0f}"))
+    return table("network | bits | method | steps | top-1 | seconds", rows)
 
 
 def joining_table(results: list[Result]) -> list[str]:
     """What joining changed, seed by seed against the same seed without it."""
-    lines = [
-        "| network | bits | method | + mrecg − blocks | largest unit loss, blocks → mrecg | joined (first seed) |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = []
     keys = ("network", "bits", "steps", "images")
     for (network, bits, _, _), cells in by_key(results, *keys).items():
         found = {(cell["method"], cell["seed"]): cell for cell in cells}
@@ -116,16 +107,14 @@ def joining_table(results: list[Result]) -> list[str]:
                 for side in (0, 1)
             )
             joins = ", ".join("+".join(group) for group in pairs[0][1]["joined"]) or "none"
-            lines.append(f"| {network} | {bits} | {method} | {gaps} | {losses} | {joins} |")
-    return lines
+            rows.append((network, bits, method, gaps, losses, joins))
+    joining = "+ mrecg − blocks | largest unit loss, blocks → mrecg | joined (first seed)"
+    return table(f"network | bits | method | {joining}", rows)
 
 
 def choices_table(folder: Path) -> list[str]:
     """What taking one choice away changed, seed by seed against the same seed with all of them."""
-    lines = [
-        "| taken away | network | bits | method | steps | top-1 with − without | steps taken, without ÷ with |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     keys = ("network", "bits", "method", "steps", "images", "seed")
     full = {key: cells[0] for key, cells in by_key(load(folder / "nothing"), *keys).items()}
     for choice in [name for name in CHOICES if name != "nothing"]:
@@ -136,9 +125,10 @@ def choices_table(folder: Path) -> list[str]:
         ]
         for group, cells in by_key(pairs, *keys[:4]).items():
             taken = sum(c["steps_taken"] for c in cells) / max(1, sum(c["full"] for c in cells))
-            row = (choice, *group, summary([cell["gain"] for cell in cells]), f"{taken:.2f}")
-            lines.append("| " + " | ".join(map(str, row)) + " |")
-    return lines
+            gain = summary([cell["gain"] for cell in cells])
+            rows.append((choice, *group, gain, f"{taken:.2f}"))
+    compared = "top-1 with − without | steps taken, without ÷ with"
+    return table(f"taken away | network | bits | method | steps | {compared}", rows)
 
 
 def provenance(results: list[Result]) -> list[str]:
@@ -151,53 +141,50 @@ def provenance(results: list[Result]) -> list[str]:
         }
     )
     seconds = by_key(results, "network", "method")
-    lines = [f"Commits: {', '.join(commits)}. Machines: {'; '.join(machines)}.", ""]
-    lines += ["| network | method | seconds per run, all phases |", "|---|---|---|"]
+    rows = []
     for (network, method), cells in seconds.items():
         times = [sum(cell["seconds"].values()) for cell in cells]
-        lines.append(f"| {network} | {method} | {statistics.median(times):.0f} |")
-    return lines
+        rows.append((network, method, f"{statistics.median(times):.0f}"))
+    origin = f"Commits: {', '.join(commits)}. Machines: {'; '.join(machines)}."
+    return [origin, "", *table("network | method | seconds per run, all phases", rows)]
 
 
 def agreement_table(results: list[Result]) -> list[str]:
     """How far quantized networks keep the float network's answers on photographs."""
-    lines = [
-        "| bits | method | steps | agree with float (%) | mean logit difference | joined |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = []
     for (bits,), cells in by_key(results, "bits").items():
-        rows = by_key(cells, "method", "steps")
-        for method, steps in sorted(rows, key=lambda key: (METHODS.index(key[0]), key[1])):
-            same = rows[method, steps]
+        runs = by_key(cells, "method", "steps")
+        for method, steps in sorted(runs, key=lambda key: (METHODS.index(key[0]), key[1])):
+            same = runs[method, steps]
             joins = ", ".join("+".join(group) for group in same[0]["joined"])
             agreement = summary([cell["agreement"] for cell in same])
             difference = statistics.mean(cell["logit_difference"] for cell in same)
-            lines.append(
-                f"| {bits} | {method} | {steps} | {agreement} | {difference:.2f} | {joins} |"
-            )
+            rows.append((bits, method, steps, agreement, f"{difference:.2f}", joins))
     first = results[0]
-    lines += [
+    columns = "bits | method | steps | agree with float (%) | mean logit difference | joined"
+    return [
+        *table(columns, rows),
         "",
         f"{first['images']} calibration crops, {first['held_out']} held-out crops, batches of {first['batch_size']}; "
         f"the float network's logits have a standard deviation of {first['logit_deviation']:.2f}.",
     ]
-    return lines
 
 
 def photograph_table(photographs: list[Result]) -> list[str]:
     """What the float network says about each photograph."""
     labelled = [row for row in photographs if row["label"] is not None]
     right = sum(row["label"] == row["class"] for row in labelled)
-    lines = [
-        f"{right} of the {len(labelled)} images of ImageNet get their label.",
-        "",
-        "| photograph | label | class | probability |",
-        "|---|---|---|---|",
+    rows = [
+        (
+            row["file"],
+            "" if row["label"] is None else row["label"],
+            row["class"],
+            f"{row['probability']:.2f}",
+        )
+        for row in photographs
     ]
-    for row in photographs:
-        label = "" if row["label"] is None else row["label"]
-        lines.append(f"| {row['file']} | {label} | {row['class']} | {row['probability']:.2f} |")
-    return lines
+    found = f"{right} of the {len(labelled)} images of ImageNet get their label."
+    return [found, "", *table("photograph | label | class | probability", rows)]
 
 
 def write_between_marks(path: Path, lines: list[str]) -> None:
