@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench format clean
+.PHONY: demo test check bench card format clean
 
 demo: .venv/ready
 	$(BIN)/mrecg demo
@@ -32,6 +32,12 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/export.py
 	$(BIN)/python benchmarks/export.py --speed
 	$(BIN)/python benchmarks/render_export.py
+
+# On a machine with a CUDA device.
+card: .venv/ready
+	for options in "" "--precision tfloat32" "--precision tfloat32 --cuda-graphs" "--precision bfloat16 --cuda-graphs"; do \
+		$(BIN)/python benchmarks/card.py $$options || exit 1; done
+	$(BIN)/python benchmarks/render_results.py
 
 format: .venv/ready
 	$(BIN)/ruff format .

@@ -39,6 +39,11 @@ float step there, the geometric mean over the units whose float step was measure
 as a whole included. *Their default* is 20,000 steps, extrapolated. What is reached with how many steps, `docs/results.md`
 tells.
 """
+CARD = """## On a card
+
+Whole runs (`benchmarks/card.py`). The operations of a step, those of convolutions and products, are counted; the peak is
+measured, as the fastest product of two matrices in the same precision.
+"""
 SCALING = """## Growth
 
 Images that a unit runs forward, counted: three times all images, a fourth time where tuning was rolled back, and here 4
@@ -117,6 +122,26 @@ def _authors(pipelines: list[Result], steps: list[Result], times: Result) -> lis
     return table(f"network | method | our steps | {seconds} | {ratio}", rows)
 
 
+def _cards(results: list[Result]) -> list[str]:
+    if not results:
+        return ["No card was at hand yet."]
+    rows = [
+        [
+            r["environment"]["device"],
+            f"{r['network']}, {r['side']}², {r['images']} images",
+            f"{r['preset']}, {r['steps']} steps",
+            r["precision"] + (", CUDA graphs" if r["cuda_graphs"] else ""),
+            f"{r['seconds']:.0f}",
+            f"{r['operations_per_second'] / 1e12:.1f}",
+            f"{r['operations_per_second'] / r['peak_operations_per_second']:.1%}",
+        ]
+        for r in results
+    ]
+    return table(
+        "device | images | run | precision | seconds | 10¹² per second | of the peak", rows
+    )
+
+
 def _scaling(results: list[Result]) -> list[str]:
     cells = [cell for result in results for cell in result["cells"]]
     rows = [[c["units"], c["images"], f"{c['image_forwards'] / c['units']:.0f}"] for c in cells]
@@ -141,12 +166,20 @@ def render_performance(folder: Path, times: Result, output: Path) -> int:
     """Write the page, `times` being those of the authors' code; returns how many results there are."""
     steps = load(folder, "step")
     pipelines, scaling = load(folder, "pipeline"), load(folder, "scaling")
-    memory = load(folder, "memory")
-    everything = [*steps, *pipelines, *scaling, *memory]
+    memory, cards = load(folder, "memory"), load(folder, "card")
+    everything = [*steps, *pipelines, *scaling, *memory, *cards]
     commits = sorted({result["commit"] for result in everything})
     sections = [HEADER, STEP, *_steps(steps), "", ABLATION, *_ablations(steps), "", PIPELINE]
     sections += [*_pipelines(pipelines), "", AUTHORS, *_authors(pipelines, steps, times), ""]
-    sections += [f"Authors' code: {times['source']}\n", SCALING, *_scaling(scaling), ""]
+    sections += [
+        f"Authors' code: {times['source']}\n",
+        CARD,
+        *_cards(cards),
+        "",
+        SCALING,
+        *_scaling(scaling),
+        "",
+    ]
     sections += [MEMORY, *_memory(memory), "", f"Commits: {', '.join(commits)}."]
     output.write_text("\n".join(sections) + "\n", encoding="utf-8")
     return len(everything)

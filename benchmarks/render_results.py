@@ -237,7 +237,8 @@ def main() -> None:
     compared = [
         result
         for result in results
-        if result["network"] in authors["float"] and result["steps"] == README_STEPS
+        if result["bits"] in authors[str(README_STEPS)].get(result["network"], {})
+        and result["steps"] == README_STEPS
     ]
     write_between_marks(README, accuracy_table(compared, authors))
     write_photographs(HERE / "results" / "natural_images")

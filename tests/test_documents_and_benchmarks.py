@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
 
 import mrecg
 import mrecg.zoo
@@ -195,6 +196,27 @@ def test_pipeline_benchmark_in_short(tmp_path: Path) -> None:
     ]
     assert {"ranges", "tuning", "float pass", "quantized passes", "evaluation"} <= set(seconds)
     assert min(seconds.values()) > 0
+
+
+def test_card_benchmark_in_short(tmp_path: Path) -> None:
+    """On the CPU; without a card there is a sentence."""
+    import performance_tables
+
+    arguments = ["--network", "resnet18_small", "--side", "28", "--images", "32", "--steps", "2"]
+    script("card.py", "--device", "cpu", *arguments, "--output", str(tmp_path))
+    (path,) = tmp_path.iterdir()
+    result = json.loads(path.read_text())
+    with FlopCounterMode(display=False) as counter:
+        mrecg.zoo.build("resnet18_small").eval()(torch.randn(32, 1, 28, 28))
+    # Forward, gradients of inputs and of weights: thrice, but that the images need no gradient.
+    assert 2.9 < result["operations_per_step"] / counter.get_total_flops() < 3
+    assert 0 < result["operations_per_second"] < result["peak_operations_per_second"]
+    (row,) = performance_tables._cards([result])[2:]
+    assert "| cpu | resnet18_small, 28², 32 images | w2a4-qdrop, 2 steps | float32 |" in row
+    if not torch.cuda.is_available():
+        with pytest.raises(subprocess.CalledProcessError) as refused:
+            script("card.py", *arguments, "--output", str(tmp_path))
+        assert refused.value.stderr.startswith("There is no CUDA device here;")
 
 
 def test_memory_benchmark_in_short(tmp_path: Path) -> None:
