@@ -1,11 +1,19 @@
-"""Tuning in bfloat16: nearly the same result, and nothing of it stays in what is measured or shipped."""
+"""Tuning in bfloat16 or TF32: nearly the same result, and nothing of it stays in what is measured or shipped."""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
 import mrecg
 import toys
-from mrecg.recipe import Recipe
+from mrecg.quantization import native
+from mrecg.quantization.activation import _FakeQuantize
+from mrecg.recipe import Precision, Recipe
+from mrecg.reconstruction import precision as contexts
+from mrecg.reconstruction import stream
 
 
 def recipe(preset: str, precision: str, backend: str | None) -> Recipe:
@@ -60,3 +68,59 @@ def test_what_is_measured_is_measured_in_float32() -> None:
         for precision in ("float32", "bfloat16")
     ]
     assert records[0].units == records[1].units
+
+
+def multiplied_in() -> tuple[str, str]:
+    return (
+        torch.backends.cuda.matmul.fp32_precision,
+        torch.backends.cudnn.conv.fp32_precision,  # type: ignore[attr-defined]
+    )
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("float32", "ieee"), ("tfloat32", "tf32")])
+def test_what_is_multiplied_in_tfloat32(
+    name: str, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tuning, forward and backward, where it is chosen; what a run measures never is."""
+    seen: dict[str, set[tuple[str, str]]] = {}
+
+    def watch(owner: object, attribute: str) -> None:
+        function = getattr(owner, attribute)
+
+        def watched(*arguments: Any) -> Any:
+            seen.setdefault(attribute, set()).add(multiplied_in())
+            return function(*arguments)
+
+        replacement: Callable[..., Any] = watched
+        if isinstance(owner, type):
+            replacement = staticmethod(watched)
+        monkeypatch.setattr(owner, attribute, replacement)
+
+    before = multiplied_in()
+    monkeypatch.setattr(native, "fits", lambda tensor: False)
+    monkeypatch.setattr(contexts, "_knows_tfloat32", lambda device: True)
+    watch(_FakeQuantize, "forward")
+    watch(_FakeQuantize, "backward")
+    watch(stream, "run_units")  # with which hard codes are measured
+    settings = {"reconstruct.steps": 4, "reconstruct.batch_size": 8, "reconstruct.precision": name}
+    mrecg.quantize(
+        toys.make("residual"), toys.images(16), recipe=mrecg.preset("w4a4-qdrop", settings)
+    )
+    assert seen["backward"] == {(wanted, wanted)}
+    # The network as a whole is measured, too, between its first step and its last.
+    assert seen["forward"] == {(wanted, wanted), ("ieee", "ieee")}
+    assert seen["run_units"] == {("ieee", "ieee")}
+    assert multiplied_in() == before
+
+
+def test_settings_of_the_process_are_put_back() -> None:
+    card = torch.device("cuda", 0)
+    names: tuple[Precision, ...] = ("float32", "tfloat32")
+    before = multiplied_in()
+    for name in names:
+        with contexts.precision(name, torch.device("cpu")):
+            assert multiplied_in() == before
+        with contextlib.suppress(ZeroDivisionError), contexts.products(name, card):
+            assert multiplied_in() == {"float32": ("ieee",) * 2, "tfloat32": ("tf32",) * 2}[name]
+            raise ZeroDivisionError
+        assert multiplied_in() == before

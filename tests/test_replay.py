@@ -10,8 +10,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import mrecg
 import toys
+from mrecg import distributed
 from mrecg.quantization import native
 from mrecg.quantization.activation import RandomMask
+from mrecg.quantization.grid import Grid, Scaling
+from mrecg.quantization.rounding import WeightQuantizer
 from mrecg.reconstruction import replay, tune
 
 
@@ -89,6 +92,7 @@ def learned_with(
         quantized = mrecg.quantize(
             toys.make(network), toys.images(32), recipe=mrecg.preset(preset, settings)
         )
+    assert made or recorder is None
     assert all(one.replays > 3 for one in made if isinstance(one, Tape))
     return quantized
 
@@ -158,22 +162,20 @@ def test_only_a_cuda_device_records(monkeypatch: pytest.MonkeyPatch) -> None:
         assert tune._recorder(settings, torch.device("cpu")) is None
         assert (tune._recorder(settings, torch.device("cuda", 0)) is not None) == cuda_graphs
     assert made == [torch.device("cuda", 0)]
+    monkeypatch.setattr(distributed, "count", lambda: 2)
+    assert tune._recorder(settings, torch.device("cuda", 0)) is None
 
 
-def test_tfloat32_is_for_tuning_on_a_card_alone() -> None:
-    from mrecg.reconstruction.precision import precision
-
-    def now() -> list[str]:
-        places = torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn
-        return [place.fp32_precision for place in places]
-
-    before = now()
-    for name, wanted in (("float32", "ieee"), ("tfloat32", "tf32")):
-        with precision(name, torch.device("cuda", 0)):  # type: ignore[arg-type]
-            assert now() == [wanted] * 3
-            with precision("float32", torch.device("cuda", 0)):
-                assert now() == ["ieee"] * 3
-            assert now() == [wanted] * 3
-        with precision(name, torch.device("cpu")):  # type: ignore[arg-type]
-            assert now() == before
-    assert now() == before
+def test_autograd_takes_nothing_from_one_step_into_the_next() -> None:
+    """A node that receives a gradient belongs to the stream of its first step, which a recorded one must not touch."""
+    weight = torch.randn(4, 3, 3, 3)
+    scaling = Scaling(torch.full((4, 1, 1, 1), 0.3), torch.zeros(4, 1, 1, 1))
+    quantizer = WeightQuantizer(weight, scaling, Grid(-2, 1, False))
+    rounding = quantizer.start_learning(weight)
+    for step in range(3):
+        node = torch.autograd.graph.get_gradient_edge(rounding.logits).node
+        assert not node.metadata
+        node.metadata["step"] = step
+        del node
+        quantizer.soften()
+        torch.autograd.backward(quantizer(weight).sum(), inputs=[rounding.logits])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import mrecg
 import toys
@@ -114,11 +114,13 @@ def test_the_estimate_counts_every_value_that_is_held(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(Storage, "__init__", remember)
     for toy in ("residual", "dense", "two-outputs"):
+        layers = [m for m in toys.make(toy).modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+        weights = 4 * 3 * sum(layer.weight.numel() for layer in layers)
         announced: list[Estimate] = []
         recipe = mrecg.preset("w4a4-brecq", {"reconstruct.steps": 2, "reconstruct.batch_size": 8})
         mrecg.quantize(toys.make(toy), toys.images(16), recipe=recipe, announce=announced.append)
         assert announced[0].values == seen[-1].most["host"]
-        assert announced[0].memory > announced[0].values + announced[0].weights
+        assert announced[0].memory == announced[0].values + announced[0].working + weights
         assert not seen[-1].held["device"]
 
 
@@ -127,22 +129,25 @@ def test_the_estimate_of_time_knows_the_steps(monkeypatch: pytest.MonkeyPatch) -
     from mrecg.pipeline import foresee
     from mrecg.reconstruction import estimate
 
-    monkeypatch.setattr(
-        estimate, "_forward_seconds", lambda assembly, images: dict.fromkeys(names, 1.0)
-    )
+    monkeypatch.setattr(estimate, "_forward_seconds", lambda assembly, images: seconds)
     model, x = toys.make("residual"), toys.images(32)
     settings = {"reconstruct.steps": 40, "reconstruct.batch_size": 8, "plan.count": 1}
     single = mrecg.preset("w4a4-brecq", settings | {"reconstruct.network_share": 0.5})
     names = [unit.name for unit in mrecg.quantize(model, x, recipe=single).record.units]
-    n, step, passes = len(names), 8 * 4.0, 3 * 32
+    seconds = {name: 2.0**index for index, name in enumerate(names)}
+    total, step, passes = sum(seconds.values()), 8 * 4.0, 3 * 32
     found = foresee(model, x[:2], 32, single)
-    assert found.seconds == n * (passes + step * (40 + 20))
+    assert found.seconds == total * (passes + step * (40 + 20))
     for join in ("capacity", "loss"):
         joined = single.override({"plan.join": join, "reconstruct.network_share": 0.0})
-        run = passes + step * 10 if join == "loss" else 0  # a quarter of the steps
-        short = 10 * (n - 2) if join == "loss" else 0  # spared by all but the two that are joined
-        found = foresee(model, x[:2], 32, joined)
-        assert found.seconds == n * (passes + step * 40 + run) - step * short
+        (pair,) = mrecg.pipeline.make_model_plan(
+            model, x, recipe=joined.override({"plan.join": "capacity"})
+        ).joined
+        alone = total - sum(seconds[name] for name in pair)
+        expected = total * (passes + step * 40)
+        if join == "loss":  # a run of a quarter of the steps, which those that stay alone continue
+            expected += total * (passes + step * 10) - alone * step * 10
+        assert foresee(model, x[:2], 32, joined).seconds == expected
 
 
 @pytest.mark.parametrize("size", ["4 parsecs", "-1GiB", "GiB"])

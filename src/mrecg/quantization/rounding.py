@@ -279,6 +279,7 @@ class WeightQuantizer(nn.Module):
     def soften(self, penalty: Penalty | None = None) -> None:
         """Round softly by what was learned so far, once per step however often the weight is read."""
         assert self.rounding is not None, "soften needs start_learning first"
+        self.soft = None  # or autograd's nodes of the last step would live on into this one
         self.soft = self.rounding(penalty)
 
     def stop_learning(self) -> int:

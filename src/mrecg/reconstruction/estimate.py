@@ -14,7 +14,9 @@ from mrecg.graph.extraction import traced_value
 from mrecg.graph.units import Chain, Unit
 from mrecg.recipe import Recipe
 from mrecg.reconstruction.assembly import Assembly
+from mrecg.reconstruction.groups import steps_left
 from mrecg.reconstruction.network import network_steps
+from mrecg.reconstruction.precision import products
 from mrecg.reconstruction.storage import Storage
 from mrecg.reconstruction.stream import images_tuned_at_once, kept_bytes
 from mrecg.record import Plan
@@ -36,7 +38,7 @@ class Estimate:
     Attributes:
         values: bytes of the calibration values that are held at once at most.
         files: how many of them exceed the memory budget and lie in files.
-        working: bytes that a tuning step takes at most.
+        working: bytes that a tuning step takes at most; what CUDA graphs hold besides is not counted.
         weights: bytes of the weights in all their forms.
         seconds: of the reconstruction; a guess from one forward pass.
     """
@@ -76,9 +78,10 @@ def estimate(
     chain = assembly.chain
     batch = min(recipe.reconstruct.batch_size, count)
     steps, network = recipe.reconstruct.steps, network_steps(recipe)
-    seconds = _forward_seconds(assembly, probe)
+    with products(recipe.reconstruct.precision, assembly.device):
+        seconds = _forward_seconds(assembly, probe)
     taken = sum(
-        seconds[unit.name] * (steps - round(spent * steps) if len(members) == 1 else steps)
+        seconds[unit.name] * (steps_left(steps, spent) if len(members) == 1 else steps)
         for members in _members(chain, plan)
         for unit in members
     )

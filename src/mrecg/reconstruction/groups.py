@@ -12,7 +12,7 @@ from mrecg.quantization.activation import ActivationQuantizer
 from mrecg.quantization.grid import Scaling
 from mrecg.quantization.ranges import Sample
 from mrecg.quantization.rounding import WeightQuantizer
-from mrecg.recipe import Recipe, Reconstruction
+from mrecg.recipe import Recipe
 from mrecg.reconstruction.assembly import Assembly
 from mrecg.reconstruction.biases import IntegerBias
 from mrecg.reconstruction.quantizers import calibrate
@@ -21,7 +21,7 @@ from mrecg.reconstruction.stream import Stream
 from mrecg.reconstruction.tune import Tuned, tune
 from mrecg.record import GroupRecord, Plan, UnitRecord
 
-__all__ = ["Progress", "Report", "reconstruct"]
+__all__ = ["Progress", "Report", "reconstruct", "steps_left"]
 
 _SMALLEST_POWER = 1e-12
 
@@ -83,7 +83,10 @@ def reconstruct(
         members = assembly.chain.units[len(units) : len(units) + len(names)]
         inputs = stream.inputs(members)
         resume = spent > 0 and len(members) == 1
-        settings = _remaining(recipe.reconstruct, spent) if resume else recipe.reconstruct
+        settings = recipe.reconstruct
+        if resume:
+            left = steps_left(settings.steps, spent)
+            settings = settings.model_copy(update={"steps": left})
         held = _Held.of(assembly, members)
         start = _Start.calibrated(assembly, stream, members, recipe)
         weights = assembly.learned_weights(members, recipe.reconstruct.exclude)
@@ -123,9 +126,9 @@ def reconstruct(
     return tuple(units), tuple(groups)
 
 
-def _remaining(settings: Reconstruction, spent: float) -> Reconstruction:
-    steps = settings.steps - round(spent * settings.steps)
-    return settings.model_copy(update={"steps": max(1, steps)})
+def steps_left(steps: int, spent: float) -> int:
+    """Of a group's steps, when a fraction of them was taken before."""
+    return max(1, steps - round(spent * steps))
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from mrecg.quantization.rounding import LearnedRange, WeightQuantizer
 from mrecg.recipe import Precision, Recipe
 from mrecg.reconstruction.adam import Adam
 from mrecg.reconstruction.assembly import Assembly
-from mrecg.reconstruction.precision import precision
+from mrecg.reconstruction.precision import precision, products
 from mrecg.reconstruction.stream import images_at_once, images_tuned_at_once, run_plain, run_units
 from mrecg.reconstruction.tune import (
     REPORTS_PER_RUN,
@@ -89,7 +89,8 @@ def tune_network(
     learned = _Learned(weights, activations, steps)
     batches = shuffled_batches(len(images), settings, recipe.seed)
     for step in range(steps):
-        loss = learned.step(objective, images[next(batches)], step / steps)
+        with products(settings.precision, assembly.device):
+            loss = learned.step(objective, images[next(batches)], step / steps)
         if (step + 1) % max(1, steps // REPORTS_PER_RUN) == 0:
             report(step + 1, float(loss))
     after = objective.of_mirrored_answer(images)

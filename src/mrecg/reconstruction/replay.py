@@ -1,6 +1,7 @@
 """Steps that an accelerator repeats by itself, where launching their kernels takes longer than the kernels."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from mrecg.quantization.activation import RandomMask
 from mrecg.quantization.rounding import Penalty
 from mrecg.reconstruction.step import Batch, Numbers, Step
+from mrecg.reconstruction.storage import sent
 
 __all__ = ["CudaGraph", "Recorder", "ReplayedStep"]
 
@@ -34,21 +36,31 @@ class CudaGraph:
     """The recorder of a CUDA device."""
 
     def __init__(self, device: torch.device) -> None:
-        self._graph, self._stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
+        self._device = device
+        self._graph, self._stream = torch.cuda.CUDAGraph(), _recording_stream(device)
 
     def run(self, function: Callable[[], None]) -> None:
-        # On the stream that records: autograd returns to the streams that a tensor was used on before.
-        self._stream.wait_stream(torch.cuda.current_stream())
+        # On the stream that records: libraries keep a workspace for every stream.
+        usual = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(usual)
         with torch.cuda.stream(self._stream):
             function()
-        torch.cuda.current_stream().wait_stream(self._stream)
+        usual.wait_stream(self._stream)
 
     def record(self, function: Callable[[], None]) -> None:
-        with torch.cuda.graph(self._graph, stream=self._stream):
+        with (
+            torch.cuda.device(self._device),
+            torch.cuda.graph(self._graph, stream=self._stream),
+        ):
             function()
 
     def replay(self) -> None:
         self._graph.replay()
+
+
+@cache
+def _recording_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
 
 
 class ReplayedStep:
@@ -74,7 +86,8 @@ class ReplayedStep:
         if self._calls == 0:
             self._batch = Batch(*({n: v.clone() for n, v in part.items()} for part in batch))
             device = next(iter(batch.targets.values())).device
-            self._numbers = torch.empty(2 + len(numbers.rates), device=device)
+            size = len(numbers.penalty) + len(numbers.rates)
+            self._numbers = torch.empty(size, dtype=torch.float32, device=device)
         self._fill(batch, numbers)
         if self._calls < WARM_UP:
             self._recorder.run(self._take)
@@ -89,7 +102,8 @@ class ReplayedStep:
         for held, given in zip(self._batch, batch, strict=True):
             for name, values in given.items():
                 held[name].copy_(values)
-        self._numbers.copy_(torch.tensor([*numbers.penalty, *numbers.rates]))
+        now = torch.tensor([*numbers.penalty, *numbers.rates], dtype=torch.float32)
+        self._numbers.copy_(sent(now, self._numbers.device))
         if self._mask is not None:
             self._mask.redraw()
 

@@ -14,7 +14,7 @@ from mrecg.quantization.losses import loss_and_slopes
 from mrecg.quantization.rounding import Penalty, WeightQuantizer
 from mrecg.recipe import Precision
 from mrecg.reconstruction.adam import Adam
-from mrecg.reconstruction.precision import precision
+from mrecg.reconstruction.precision import precision, products
 from mrecg.reconstruction.stream import Values, run_units
 
 __all__ = ["Batch", "Numbers", "Step"]
@@ -34,8 +34,8 @@ class Batch(NamedTuple):
 
     Attributes:
         quantized: the group's inputs behind the quantized units before.
-        plain: the same in the float network, where a mask is to mix them.
-        targets: the group's outputs in the float network; a step overwrites them.
+        plain: the same in the float network, where a mask is to mix them; a step overwrites these,
+        targets: and these, the group's outputs in the float network.
     """
 
     quantized: Tensors
@@ -85,11 +85,13 @@ class Step:
         for quantizer in self._weights:
             quantizer.soften(penalty)
         given = {name: self._mixed(batch.plain.get(name), v) for name, v in batch.quantized.items()}
-        with precision(self._precision, next(iter(given.values())).device):
-            made = run_units(self._units, given)
-        outputs = [made[name].float() for name in batch.targets]
-        loss, slopes = loss_and_slopes(outputs, list(batch.targets.values()))
-        self._backward(outputs, slopes)
+        device = next(iter(given.values())).device
+        with products(self._precision, device):
+            with precision(self._precision, device):
+                made = run_units(self._units, given)
+            outputs = [made[name].float() for name in batch.targets]
+            loss, slopes = loss_and_slopes(outputs, list(batch.targets.values()))
+            self._backward(outputs, slopes)
         distributed.average_gradients(self._learned)
         self._adam.step(*numbers.rates)
         return loss

@@ -101,7 +101,7 @@ class _InMemory(Stored):
             device=self._rows.device,
             pin_memory=self._pinned,
         )
-        return torch.index_select(self._rows, 0, chosen.to(self._rows.device), out=out)
+        return torch.index_select(self._rows, 0, sent(chosen, self._rows.device), out=out)
 
     def _slice(self, first: int, last: int) -> Tensor:
         return self._rows[first:last]
@@ -228,6 +228,13 @@ class Storage:
             if size <= _DEVICE_SHARE * free:
                 return "device"
         return "host" if self._limit is None or self.held["host"] + size <= self._limit else "file"
+
+
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """Values of the host on a device, which the host does not wait for."""
+    if device.type == "cuda":
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
 
 
 def _narrowed(rows: Tensor, dtype: torch.dtype) -> Tensor:

@@ -188,7 +188,7 @@ def _numbers(settings: Reconstruction, progress: float) -> Numbers:
 
 
 def _recorder(settings: Reconstruction, device: torch.device) -> Recorder | None:
-    """What repeats steps, where that is wanted and can be had; processes that exchange gradients do that themselves."""
+    """What repeats steps, where that is wanted and can be had: an exchange of gradients between processes is not recorded."""
     if settings.cuda_graphs and device.type == "cuda" and distributed.count() == 1:
         return CudaGraph(device)
     return None
