@@ -91,7 +91,7 @@ def joining_table(results: list[Result]) -> list[str]:
     """What joining changed, seed by seed against the same seed without it."""
     rows = []
     keys = ("network", "bits", "steps", "images")
-    for (network, bits, _, _), cells in by_key(results, *keys).items():
+    for (network, bits, steps, _), cells in by_key(results, *keys).items():
         found = {(cell["method"], cell["seed"]): cell for cell in cells}
         for method in ("brecq", "qdrop"):
             pairs = [
@@ -107,9 +107,9 @@ def joining_table(results: list[Result]) -> list[str]:
                 for side in (0, 1)
             )
             joins = ", ".join("+".join(group) for group in pairs[0][1]["joined"]) or "none"
-            rows.append((network, bits, method, gaps, losses, joins))
+            rows.append((network, bits, method, steps, gaps, losses, joins))
     joining = "+ mrecg − blocks | largest unit loss, blocks → mrecg | joined (first seed)"
-    return table(f"network | bits | method | {joining}", rows)
+    return table(f"network | bits | method | steps | {joining}", rows)
 
 
 def choices_table(folder: Path) -> list[str]:
