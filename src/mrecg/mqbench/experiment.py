@@ -24,7 +24,17 @@ from mrecg.mqbench.keys import (
 from mrecg.presets import preset
 from mrecg.recipe import Recipe
 
-__all__ = ["Experiment", "Note", "is_mqbench", "read_experiment"]
+__all__ = ["PUBLISHED_PRACTICE", "Experiment", "Note", "is_mqbench", "read_experiment"]
+
+PUBLISHED_PRACTICE: Mapping[str, Any] = {
+    "reconstruct.rounding_rate": 1e-3,
+    "reconstruct.activation_rate_unit": "absolute",
+    "reconstruct.weight_scale_rate": 0.0,
+    "reconstruct.network_share": 0.0,
+    "reconstruct.early_stop": False,
+    "reconstruct.batches": "fixed",
+}
+"""What the authors' code does and no key of theirs changes."""
 
 
 class Note(NamedTuple):
@@ -132,19 +142,7 @@ class _Draft:
 
     def __init__(self, path: Path) -> None:
         self.where = f"The configuration {path}"
-        # What the authors' code does and no key of theirs changes.
-        self.recipe = preset(
-            "w8a8-brecq",
-            {
-                "name": path.stem,
-                "reconstruct.rounding_rate": 1e-3,
-                "reconstruct.activation_rate_unit": "absolute",
-                "reconstruct.weight_scale_rate": 0.0,
-                "reconstruct.network_share": 0.0,
-                "reconstruct.early_stop": False,
-                "reconstruct.batches": "fixed",
-            },
-        )
+        self.recipe = preset("w8a8-brecq", {"name": path.stem, **PUBLISHED_PRACTICE})
         self.fields: dict[str, Any] = {}
         self.exclude: list[str] = []
         self.mapped: list[Note] = []
