@@ -15,7 +15,7 @@ from mrecg.graph.layers import layers_of
 from mrecg.graph.operands import operands
 from mrecg.graph.placement import place
 from mrecg.graph.recipe_placement import RecipePlacement
-from mrecg.recipe import ActivationSettings, Placement, TensorSettings
+from mrecg.settings import ActivationSettings, Placement, TensorSettings
 
 
 class Through(nn.Module):

@@ -18,8 +18,8 @@ from mrecg.graph.capture import capture
 from mrecg.graph.layers import layer_name, layers_of, module_path
 from mrecg.graph.placement import PlacedQuantizer, place
 from mrecg.graph.recipe_placement import RecipePlacement
-from mrecg.recipe import ActivationSettings, LayerOverride, Placement, TensorSettings
 from mrecg.reconstruction.quantizers import make_activation
+from mrecg.settings import ActivationSettings, LayerOverride, Placement, TensorSettings
 from mrecg.zoo import build
 
 

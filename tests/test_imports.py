@@ -15,6 +15,7 @@ ROOMS = [
     "distributed",
     "configuration",
     "backends",
+    "settings",
     "recipe",
     "presets",
     "mqbench",

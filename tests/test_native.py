@@ -16,7 +16,8 @@ from mrecg.quantization import native
 from mrecg.quantization.activation import ActivationQuantizer, RandomMask
 from mrecg.quantization.grid import Grid, Scaling
 from mrecg.quantization.ranges import minmax
-from mrecg.quantization.rounding import Penalty, WeightQuantizer
+from mrecg.quantization.rounding import Penalty
+from mrecg.quantization.weight import WeightQuantizer
 
 compiled = pytest.mark.skipif(native.kernels() is None, reason="needs a C compiler")
 LAYOUTS = {

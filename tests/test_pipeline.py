@@ -1,5 +1,6 @@
 """The method end to end on small networks: contracts over every preset, and what a run promises."""
 
+import weakref
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import toys
 from mrecg.errors import CaptureError, DataError, ModelError, PlanError, RunError
 from mrecg.pipeline import Progress
 from mrecg.presets import METHODS
+from mrecg.reconstruction.step import Batch, Numbers, Step
 from mrecg.record import Plan
 from mrecg.runs import QuantizedModel
 
@@ -213,6 +215,24 @@ def test_a_group_stops_when_nothing_moves_any_more() -> None:
         assert all(g.undecided <= 1e-3 for g in groups if g.steps < 200)
     assert set(steps[False]) == {200}
     assert min(steps[True]) < 200
+
+
+def test_no_step_leaves_a_tensor_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that outlived its step would keep the large ones around it apart, and memory would grow with the steps."""
+    left: list[weakref.ref[Tensor]] = []
+    alive: list[int] = []
+    take = Step.__call__
+
+    def watched(step: Step, batch: Batch, numbers: Numbers) -> Tensor:
+        alive.append(sum(tensor() is not None for tensor in left))
+        loss = take(step, batch, numbers)
+        left.extend(map(weakref.ref, (loss, *batch.quantized.values(), *batch.targets.values())))
+        return loss
+
+    monkeypatch.setattr(Step, "__call__", watched)
+    run(toys.make("residual"), quick("w2a2-qdrop", reconstruct__steps=40))
+    assert len(left) > 100
+    assert max(alive) <= 3  # the last step's, which its caller still holds
 
 
 @pytest.mark.parametrize("batches", ["reshuffled", "fixed"])

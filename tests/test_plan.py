@@ -9,10 +9,10 @@ import torch
 
 import mrecg
 from mrecg.errors import PlanError, RunError
-from mrecg.recipe import PlanRule
 from mrecg.reconstruction.capacity import are_homogeneous, differences, module_capacity
 from mrecg.reconstruction.granularity import check_plan, make_plan
 from mrecg.record import Layer, Oscillation, Plan
+from mrecg.settings import PlanRule
 from mrecg.zoo import build
 
 PUBLISHED = {

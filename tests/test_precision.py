@@ -11,9 +11,10 @@ import mrecg
 import toys
 from mrecg.quantization import native
 from mrecg.quantization.activation import _FakeQuantize
-from mrecg.recipe import Precision, Recipe
+from mrecg.recipe import Recipe
 from mrecg.reconstruction import precision as contexts
 from mrecg.reconstruction import stream
+from mrecg.settings import Precision
 
 
 def recipe(preset: str, precision: str, backend: str | None) -> Recipe:

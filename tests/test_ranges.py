@@ -12,7 +12,7 @@ from mrecg.quantization.grid import (
     scaling_for_range,
 )
 from mrecg.quantization.ranges import Sample, error_search, find_scaling, minmax, percentile
-from mrecg.recipe import Ranges, TensorSettings
+from mrecg.settings import Ranges, TensorSettings
 
 GRIDS = [
     Grid(low, high, symmetric)

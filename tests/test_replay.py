@@ -14,7 +14,7 @@ from mrecg import distributed
 from mrecg.quantization import native
 from mrecg.quantization.activation import RandomMask
 from mrecg.quantization.grid import Grid, Scaling
-from mrecg.quantization.rounding import WeightQuantizer
+from mrecg.quantization.weight import WeightQuantizer
 from mrecg.reconstruction import replay, tune
 
 

@@ -15,7 +15,8 @@ from mrecg.quantization.grid import (
     quantize,
 )
 from mrecg.quantization.ranges import minmax
-from mrecg.quantization.rounding import WeightQuantizer, beta_at
+from mrecg.quantization.rounding import beta_at
+from mrecg.quantization.weight import WeightQuantizer
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

@@ -10,7 +10,7 @@ from mrecg.graph.capture import capture
 from mrecg.graph.placement import place
 from mrecg.graph.recipe_placement import RecipePlacement
 from mrecg.graph.units import Chain, cut
-from mrecg.recipe import ActivationSettings, Placement, TensorSettings
+from mrecg.settings import ActivationSettings, Placement, TensorSettings
 from mrecg.zoo import build
 
 EXPECTED = {

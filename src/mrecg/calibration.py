@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mrecg.errors import DataError, ModelError
-from mrecg.recipe import Reconstruction
+from mrecg.settings import Reconstruction
 
 __all__ = ["CalibrationImages", "check_images", "check_weights", "gather_images"]
 

@@ -10,8 +10,8 @@ from torch import SymInt, Tensor, fx
 
 from mrecg.graph.layers import LAYER_OPERATORS, layer_name
 from mrecg.graph.placement import PlacedQuantizer
-from mrecg.recipe import FLOAT_BITS
 from mrecg.record import Layer
+from mrecg.settings import FLOAT_BITS
 
 __all__ = ["Unit", "can_be_stored", "extract", "holds_tensors", "traced_value"]
 

@@ -16,7 +16,7 @@ from mrecg.graph.placement import (
     QuantizationSpec,
     Quantizer,
 )
-from mrecg.recipe import FLOAT_BITS, ActivationSettings, Placement, TensorSettings
+from mrecg.settings import FLOAT_BITS, ActivationSettings, Placement, TensorSettings
 
 __all__ = ["RecipePlacement"]
 

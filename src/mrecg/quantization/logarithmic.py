@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mrecg.quantization.activation import ActivationQuantizer, RandomMask
 from mrecg.quantization.grid import SMALLEST_SCALE, Grid, Neighbours, Scaling
-from mrecg.quantization.rounding import WeightQuantizer
+from mrecg.quantization.weight import WeightQuantizer
 
 __all__ = [
     "GRID",

@@ -13,7 +13,7 @@ from mrecg.quantization.grid import (
     scaling_for_range,
 )
 from mrecg.quantization.logarithmic import logarithmic_scaling
-from mrecg.recipe import TensorSettings
+from mrecg.settings import TensorSettings
 
 __all__ = [
     "Sample",

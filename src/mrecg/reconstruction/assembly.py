@@ -16,7 +16,7 @@ from mrecg.graph.placement import PlacedQuantizer, Quantizer, freeze, place
 from mrecg.graph.recipe_placement import RecipePlacement
 from mrecg.graph.units import Chain, Unit, cut
 from mrecg.quantization.activation import ActivationQuantizer
-from mrecg.quantization.rounding import WeightQuantizer
+from mrecg.quantization.weight import WeightQuantizer
 from mrecg.recipe import Recipe
 from mrecg.reconstruction.biases import IntegerBias, make_integer_biases
 from mrecg.reconstruction.clipping import fuse_clipping

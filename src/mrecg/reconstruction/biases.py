@@ -16,7 +16,7 @@ from mrecg.graph.layers import LAYER_OPERATORS
 from mrecg.graph.units import Unit
 from mrecg.quantization.activation import ActivationQuantizer
 from mrecg.quantization.grid import Scaling, bias_step
-from mrecg.quantization.rounding import WeightQuantizer
+from mrecg.quantization.weight import WeightQuantizer
 
 __all__ = ["IntegerBias", "make_integer_biases"]
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence, Set
 from typing import Protocol, runtime_checkable
 
 from mrecg.errors import PlanError, did_you_mean
-from mrecg.recipe import PlanRule
 from mrecg.reconstruction.capacity import are_homogeneous, differences, module_capacity
 from mrecg.record import Layer, Neighbours, Plan
+from mrecg.settings import PlanRule
 
 __all__ = ["Plannable", "check_plan", "joined_by_scheme", "make_plan"]
 

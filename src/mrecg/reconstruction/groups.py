@@ -11,7 +11,7 @@ from mrecg.graph.units import Unit
 from mrecg.quantization.activation import ActivationQuantizer
 from mrecg.quantization.grid import Scaling
 from mrecg.quantization.ranges import Sample
-from mrecg.quantization.rounding import WeightQuantizer
+from mrecg.quantization.weight import WeightQuantizer
 from mrecg.recipe import Recipe
 from mrecg.reconstruction.assembly import Assembly
 from mrecg.reconstruction.biases import IntegerBias

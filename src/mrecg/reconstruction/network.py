@@ -19,8 +19,9 @@ from mrecg import distributed
 from mrecg.graph.units import Chain
 from mrecg.quantization.activation import ActivationQuantizer
 from mrecg.quantization.losses import reconstruction_loss, signal_power
-from mrecg.quantization.rounding import LearnedRange, WeightQuantizer
-from mrecg.recipe import Precision, Recipe
+from mrecg.quantization.rounding import LearnedRange
+from mrecg.quantization.weight import WeightQuantizer
+from mrecg.recipe import Recipe
 from mrecg.reconstruction.adam import Adam
 from mrecg.reconstruction.assembly import Assembly
 from mrecg.reconstruction.precision import precision, products
@@ -33,6 +34,7 @@ from mrecg.reconstruction.tune import (
     weight_scale_rate,
 )
 from mrecg.record import NetworkRecord
+from mrecg.settings import Precision
 
 __all__ = ["network_steps", "tune_network"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from mrecg.recipe import Precision
+from mrecg.settings import Precision
 
 __all__ = ["precision", "products"]
 

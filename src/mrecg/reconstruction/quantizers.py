@@ -15,8 +15,8 @@ from mrecg.quantization.ranges import (
     Sample,
     find_scaling,
 )
-from mrecg.quantization.rounding import WeightQuantizer
-from mrecg.recipe import ActivationSettings, TensorSettings
+from mrecg.quantization.weight import WeightQuantizer
+from mrecg.settings import ActivationSettings, TensorSettings
 
 __all__ = ["calibrate", "make_activation", "make_weight"]
 

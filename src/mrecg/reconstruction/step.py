@@ -11,11 +11,12 @@ from mrecg import distributed
 from mrecg.graph.units import Unit
 from mrecg.quantization.activation import RandomMask
 from mrecg.quantization.losses import loss_and_slopes
-from mrecg.quantization.rounding import Penalty, WeightQuantizer
-from mrecg.recipe import Precision
+from mrecg.quantization.rounding import Penalty
+from mrecg.quantization.weight import WeightQuantizer
 from mrecg.reconstruction.adam import Adam
 from mrecg.reconstruction.precision import precision, products
 from mrecg.reconstruction.stream import Values, run_units
+from mrecg.settings import Precision
 
 __all__ = ["Batch", "Numbers", "Step"]
 

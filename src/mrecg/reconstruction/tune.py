@@ -5,17 +5,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from mrecg import distributed
 from mrecg.graph.units import Unit
 from mrecg.quantization.activation import ActivationQuantizer, RandomMask
-from mrecg.quantization.rounding import LearnedRounding, Penalty, WeightQuantizer, beta_at
-from mrecg.recipe import Reconstruction
+from mrecg.quantization.rounding import LearnedRounding, Penalty, beta_at
+from mrecg.quantization.weight import WeightQuantizer
 from mrecg.reconstruction.adam import Adam
 from mrecg.reconstruction.replay import CudaGraph, Recorder, ReplayedStep
 from mrecg.reconstruction.step import Batch, Numbers, Step
 from mrecg.reconstruction.stream import Values
+from mrecg.settings import Reconstruction
 
 __all__ = [
     "REPORTS_PER_RUN",
@@ -138,23 +140,25 @@ def tune(
     recorder = _recorder(settings, learned[0].device)
     take = step if recorder is None else ReplayedStep(step, mask, recorder)
     batches = shuffled_batches(len(next(iter(targets.values()))), settings, seed)
-    losses: list[Tensor] = []
+    # One tensor for all: small ones that outlive their step keep the memory of large ones apart, which then grows.
+    losses = torch.empty(settings.steps, device=learned[0].device)
     interval = max(1, settings.steps // REPORTS_PER_RUN)
     for done in range(1, settings.steps + 1):
         batch = Batch.of(next(batches), quantized, plain, targets, mixes=mask is not None)
         loss = take(batch, _numbers(settings, (done - 1) / settings.steps))
-        losses.append(loss)
+        losses[done - 1] = loss
         if done % interval == 0:
             report(done, float(loss))
-            if settings.early_stop and _is_flat(losses, interval) and _is_decided(roundings):
+            flat = settings.early_stop and _is_flat(losses[:done], interval)
+            if flat and _is_decided(roundings):
                 break
     for activation in activations.values():
         activation.stop_learning()
     undecided = sum(quantizer.stop_learning() for quantizer, _ in weights.values())
-    tail = torch.stack(losses[-2 * interval :]).mean()
+    tail = losses[:done][-2 * interval :].mean()
     first_loss, last_loss = distributed.average([float(losses[0]), float(tail)])
     return Tuned(
-        steps=len(losses),
+        steps=done,
         first_loss=first_loss,
         last_loss=last_loss,
         undecided=undecided,
@@ -162,11 +166,11 @@ def tune(
     )
 
 
-def _is_flat(losses: Sequence[Tensor], interval: int) -> bool:
+def _is_flat(losses: Float[Tensor, " steps"], interval: int) -> bool:
     """Whether the loss fell too little from one report to the next, over all processes."""
     if len(losses) < 2 * interval:
         return False
-    recent = torch.stack(list(losses[-2 * interval :]))
+    recent = losses[-2 * interval :]
     before, now = distributed.average(
         [float(recent[:interval].mean()), float(recent[interval:].mean())]
     )
