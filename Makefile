@@ -20,9 +20,13 @@ check: .venv/ready
 bench: .venv/ready
 	$(BIN)/pytest -m slow
 	$(BIN)/python benchmarks/accuracy.py
+	for steps in 500 20000; do \
+		$(BIN)/python benchmarks/accuracy.py --without everything --bits w2a2 --methods qdrop --steps $$steps || exit 1; done
 	for name in nothing early-stop network-stage learned-ranges budget-rate reshuffling pre-run float32 loss-metric squared-difference; do \
 		$(BIN)/python benchmarks/accuracy.py --without $$name --bits w2a2 --methods qdrop-mrecg || exit 1; done
 	for name in step pipeline scaling memory; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	for steps in 20 2000; do \
+		$(BIN)/python benchmarks/memory.py --network resnet18_small --side 28 --images 256 --steps $$steps || exit 1; done
 	for name in native-kernels fused-clipping adam-gathered-once channels-last hand-written-gradients calibrated-image-step float32; do \
 		$(BIN)/python benchmarks/step.py --networks resnet18_small@28 mobilenetv2_small@28 --without $$name || exit 1; done
 	$(BIN)/python benchmarks/render_results.py

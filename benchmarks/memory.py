@@ -1,9 +1,10 @@
 """Resident memory of a whole run at its peak, with a memory budget.
 
     python benchmarks/memory.py
-    python benchmarks/memory.py --network resnet18_small --side 28 --images 256 --memory 16MiB
+    python benchmarks/memory.py --network resnet18_small --side 28 --images 256 --memory 16MiB --steps 2000
 
-A few steps per group are enough: what they hold does not depend on how many there are. Images and weights are random.
+A few steps per group are enough for a large network: what they hold does not depend on how many there are, which a small
+network with many steps shows. Images and weights are random.
 """
 
 import argparse
@@ -53,7 +54,7 @@ def main() -> None:
     settings = {
         "reconstruct.steps": arguments.steps,
         "reconstruct.batch_size": arguments.batch,
-        "reconstruct.network_share": 1.0,  # of few steps, so that the network as a whole has some
+        "reconstruct.network_share": 2 / arguments.steps,
     }
     settings |= dict(item.split("=") for item in arguments.overrides)
     announced: list[Estimate] = []
@@ -70,6 +71,7 @@ def main() -> None:
         "network": arguments.network,
         "side": arguments.side,
         "images": arguments.images,
+        "steps": arguments.steps,
         "batch": arguments.batch,
         "budget": arguments.memory,
         "settings": settings,
@@ -82,7 +84,7 @@ def main() -> None:
         "environment": quantized.record.environment | environment(torch.device("cpu")),
     }
     arguments.output.mkdir(parents=True, exist_ok=True)
-    name = f"memory-{arguments.network}-{arguments.side}-{arguments.images}.json"
+    name = f"memory-{arguments.network}-{arguments.side}-{arguments.images}-{arguments.steps}steps.json"
     (arguments.output / name).write_text(json.dumps(result, indent=1) + "\n")
     print(f"{arguments.network}: {result['peak_gib']:.2f} GiB at most", flush=True)
 

@@ -36,8 +36,8 @@ AUTHORS = """## Against the authors' code
 
 Their whole runs of 500 steps on networks of the same shape, in seconds of this machine: times the float step here ÷ the
 float step there, the geometric mean over the units whose float step was measured there. Ours is one thread, the network
-as a whole included. *Their default* is 20,000 steps, extrapolated. What is reached with how many steps, `docs/results.md`
-tells.
+as a whole included. *Their default* is 20,000 steps, extrapolated. The top-1 beside is that of the reference checkpoints at
+2/4 (`docs/results.md`), ours after these steps, theirs after 500.
 """
 CARD = """## On a card
 
@@ -94,7 +94,10 @@ def _pipelines(results: list[Result]) -> list[str]:
     return table(" | ".join(["network", "method", "run", "seconds", *phases]), rows)
 
 
-def _authors(pipelines: list[Result], steps: list[Result], times: Result) -> list[str]:
+def _authors(
+    pipelines: list[Result], steps: list[Result], accuracy: list[Result], authors: Result
+) -> list[str]:
+    times = authors["times"]
     floats = {
         (found["network"], found["method"], unit["unit"]): unit["float_ms"]
         for found in steps
@@ -116,9 +119,20 @@ def _authors(pipelines: list[Result], steps: list[Result], times: Result) -> lis
         default = slower * 60 * theirs["minutes_of_20000_steps"][method]
         numbers = (f"{slower:.2f}", f"{scaled:.0f}", f"{ours:.0f}")
         ratios = (f"**{scaled / ours:.1f}**", f"**{default / ours:.0f}**")
-        rows.append([network, method, found["steps"], *numbers, *ratios])
+        known = times[network]["checkpoint"]
+        reached = [
+            cell["top1"]
+            for cell in accuracy
+            if (cell["network"], cell["bits"], cell["method"], cell["steps"])
+            == (known, "w2a4", method, found["steps"])
+        ]
+        top1 = (
+            f"{statistics.mean(reached):.2f}" if reached else "",
+            authors["500"][known]["w2a4"][method],
+        )
+        rows.append([network, method, found["steps"], *numbers, *ratios, *top1])
     seconds = "float step, here ÷ there | theirs, scaled | ours"
-    ratio = "theirs ÷ ours | their default ÷ ours"
+    ratio = "theirs ÷ ours | their default ÷ ours | top-1, ours | theirs"
     return table(f"network | method | our steps | {seconds} | {ratio}", rows)
 
 
@@ -151,7 +165,7 @@ def _scaling(results: list[Result]) -> list[str]:
 def _memory(results: list[Result]) -> list[str]:
     rows = [
         [
-            f"{r['network']}, {r['side']}², {r['images']} images",
+            f"{r['network']}, {r['side']}², {r['images']} images, {r['steps']:,} steps",
             r["budget"],
             f"{r['peak_gib']:.2f} GiB",
             f"{r['before_gib']:.2f} GiB",
@@ -162,17 +176,33 @@ def _memory(results: list[Result]) -> list[str]:
     return table("run | budget | peak | before the run | estimate: memory, files", rows)
 
 
-def render_performance(folder: Path, times: Result, output: Path) -> int:
-    """Write the page, `times` being those of the authors' code; returns how many results there are."""
+def render_performance(folder: Path, accuracy: list[Result], authors: Result, output: Path) -> int:
+    """Write the page.
+
+    Args:
+        folder: of the results.
+        accuracy: what the networks reach.
+        authors: what the authors' code reaches, and in what time.
+        output: the page.
+
+    Returns:
+        How many results there are.
+    """
     steps = load(folder, "step")
     pipelines, scaling = load(folder, "pipeline"), load(folder, "scaling")
     memory, cards = load(folder, "memory"), load(folder, "card")
     everything = [*steps, *pipelines, *scaling, *memory, *cards]
     commits = sorted({result["commit"] for result in everything})
     sections = [HEADER, STEP, *_steps(steps), "", ABLATION, *_ablations(steps), "", PIPELINE]
-    sections += [*_pipelines(pipelines), "", AUTHORS, *_authors(pipelines, steps, times), ""]
     sections += [
-        f"Authors' code: {times['source']}\n",
+        *_pipelines(pipelines),
+        "",
+        AUTHORS,
+        *_authors(pipelines, steps, accuracy, authors),
+        "",
+    ]
+    sections += [
+        f"Authors' code: {authors['times']['source']}\n",
         CARD,
         *_cards(cards),
         "",

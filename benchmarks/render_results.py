@@ -274,7 +274,7 @@ def main() -> None:
     write_between_marks(README, accuracy_table(compared, authors))
     write_photographs(HERE / "results" / "natural_images")
     page = HERE.parent / "docs" / "performance.md"
-    measured = render_performance(HERE / "results" / "performance", authors["times"], page)
+    measured = render_performance(HERE / "results" / "performance", results, authors, page)
     print(f"{measured} results in {page}")
     print(f"{len(results)} results in {arguments.output} and {README}")
 

@@ -222,7 +222,7 @@ def test_card_benchmark_in_short(tmp_path: Path) -> None:
 def test_memory_benchmark_in_short(tmp_path: Path) -> None:
     arguments = ["--network", "resnet18_small", "--side", "28", "--images", "32"]
     script("memory.py", *arguments, "--memory", "1MiB", "--output", str(tmp_path))
-    result = json.loads((tmp_path / "memory-resnet18_small-28-32.json").read_text())
+    result = json.loads((tmp_path / "memory-resnet18_small-28-32-2steps.json").read_text())
     assert result["estimate_files_gib"] > 0
     assert result["before_gib"] <= result["peak_gib"] < 3
 
