@@ -42,21 +42,27 @@ def test_codes_stay_and_what_is_worse_is_taken_back(toy: str) -> None:
     assert same != found.accepted
 
 
-def test_the_answer_comes_closer_on_images_that_nothing_was_fitted_to() -> None:
-    whole = run("residual", "w2a2-brecq", steps=100, network_share=1.0).record.network
+@pytest.mark.parametrize("toy", ["chain", "inception", "vit"])
+def test_the_answer_comes_closer_on_images_that_nothing_was_fitted_to(toy: str) -> None:
+    whole = run(toy, "w2a2-brecq", steps=100, network_share=1.0).record.network
     assert whole is not None
     assert whole.divergence_after < 0.9 * whole.divergence_before
 
 
-def test_the_recorded_divergence_is_the_finished_models() -> None:
-    model, mirrored = toys.make("residual"), toys.images(32).flip(-1)
-    quantized = run("residual", "w2a2-brecq", network_share=0.5)
+@pytest.mark.parametrize("toy", ["chain", "inception", "residual"])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_recorded_divergence_is_the_finished_models(toy: str, seed: int) -> None:
+    """Biases rounded to the steps that are shipped included: what was accepted is better as it is shipped."""
+    model, mirrored = toys.make(toy), toys.images(32).flip(-1)
+    quantized = run(
+        toy, "w2a2-brecq", network_share=0.5, early_stop=seed % 2 == 0, penalty=10**-seed
+    )
     made, wanted = quantized.model(mirrored).log_softmax(1), model(mirrored).log_softmax(1)
-    divergence = (wanted.exp() * (wanted - made)).sum(1).mean()
+    divergence = float((wanted.exp() * (wanted - made)).sum(1).mean().detach())
     found = quantized.record.network
     assert found is not None
     figure = found.divergence_after if found.accepted else found.divergence_before
-    assert float(divergence.detach()) == pytest.approx(figure, rel=1e-2)
+    assert divergence == pytest.approx(figure, rel=2e-3, abs=2e-8)
 
 
 def test_a_step_too_far_is_taken_back_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,3 +79,10 @@ def test_bad_recipe_files_are_explained(text: str, message: str, tmp_path: Path)
 def test_missing_recipe_file(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="cannot be read"):
         read_recipe(tmp_path / "nothing.yaml")
+
+
+@pytest.mark.parametrize("value", [{"steps": 3}, 3])
+def test_a_section_is_not_replaced_as_a_whole(value: object) -> None:
+    """Its other settings would go back to their defaults: QDrop would silently become BRECQ."""
+    with pytest.raises(RecipeError, match=r"'reconstruct' is a section .* reconstruct\.steps"):
+        mrecg.preset("w2a4-qdrop", {"reconstruct": value})

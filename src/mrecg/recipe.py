@@ -118,6 +118,10 @@ def _set(settings: dict[str, Any], key: str, value: Any) -> None:
         settings = inner
     if last not in settings:
         raise RecipeError(_unknown_key(key))
+    if isinstance(settings[last], dict):
+        raise RecipeError(
+            f"'{key}' is a section of the recipe; set one of {', '.join(f'{key}.{name}' for name in settings[last])}."
+        )
     settings[last] = value
 
 

@@ -8,13 +8,14 @@ import contextlib
 import io
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx, nn
 
 from mrecg.errors import CaptureError
 from mrecg.graph.layers import LAYER_OPERATORS, data_nodes, layer_name
+from mrecg.graph.normalization import remove_shields, shield_batch_norms
 
 
 @contextlib.contextmanager
@@ -109,8 +110,10 @@ def place(
     Raises:
         CaptureError: an annotation asks for something that cannot be reconstructed.
     """
+    shield_batch_norms(captured)
     with _quiet_torchao():
         prepared = prepare_pt2e(captured, quantizer)
+    remove_shields(prepared)
     observers = dict(prepared.named_modules(remove_duplicate=False))
     computed = data_nodes(prepared.graph)
     made: dict[object, tuple[str, PlacedQuantizer]] = {}
@@ -134,7 +137,12 @@ def place(
         node.target = name
         readers = tuple(layer_name(user) for user in node.users if user.target in LAYER_OPERATORS)
         merged = tuple(dict.fromkeys(placed.readers + readers))
-        made[key] = (name, PlacedQuantizer(name, placed.tensor, merged, is_weight, request))
+        if is_weight and request != placed.request:
+            raise CaptureError(
+                f"The quantizer asks for two grids of one weight, '{placed.tensor}': {placed.request} and {request}; "
+                "give the layers that share it the same."
+            )
+        made[key] = (name, replace(placed, readers=merged))
     prepared.delete_all_unused_submodules()
     prepared.recompile()
     prepared.requires_grad_(False)  # folding makes new biases; nobody learns them

@@ -41,10 +41,13 @@ class RecipePlacement(Quantizer):
         ancestors = _layer_ancestors(model.graph, layers)
         weight_bits, input_bits = self._default_bits(layers, ancestors)
         self._apply_overrides(layers, weight_bits, input_bits)
+        # One tensor has one grid, so the most precise of its readers decides, for weights as for what layers read.
+        shared: dict[str, int] = {}
+        for layer, width in weight_bits.items():
+            shared[layer_name(layer)] = max(width, shared.get(layer_name(layer), 0))
         readers: dict[fx.Node, list[fx.Node]] = {}
         for layer in layers:
             readers.setdefault(layer.args[0], []).append(layer)  # type: ignore[arg-type]
-        # One tensor has one grid, so the most precise of its readers decides.
         tensor_bits = {
             tensor: max(input_bits[layer] for layer in using) for tensor, using in readers.items()
         }
@@ -53,7 +56,7 @@ class RecipePlacement(Quantizer):
             source = layer.args[0]
             assert isinstance(source, fx.Node)
             specs: dict[fx.Node, QuantizationSpec | None] = {
-                layer.args[1]: self._weight_spec(layer, weight_bits[layer])  # type: ignore[dict-item]
+                layer.args[1]: self._weight_spec(layer, shared[layer_name(layer)])  # type: ignore[dict-item]
             }
             if not quantized_shortcut:
                 specs[source] = self._activation_spec(source, tensor_bits[source])

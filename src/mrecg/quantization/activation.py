@@ -212,11 +212,10 @@ class ActivationQuantizer(nn.Module):
         self._mask = mask
         return self.factor
 
-    def stop_learning(self, keep: bool = True) -> None:
-        """Fix the learned step, or return to the one before; from here on everything is quantized."""
+    def stop_learning(self) -> None:
+        """Fix the learned step; from here on everything is quantized."""
         assert self.scaling is not None, "not calibrated"
-        if keep:
-            self.scaling = Scaling(self._scale(), self.scaling.zero_point)
+        self.scaling = Scaling(self._scale(), self.scaling.zero_point)
         self.factor = self._mask = None
 
     @torch.no_grad()

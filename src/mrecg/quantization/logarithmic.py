@@ -202,7 +202,7 @@ class LogarithmicActivation(ActivationQuantizer):
         """Where `mask` is 0, the tensor stays float from here on."""
         self._mask = mask
 
-    def stop_learning(self, keep: bool = True) -> None:
+    def stop_learning(self) -> None:
         """From here on everything is quantized."""
         self._mask = None
 

@@ -127,12 +127,11 @@ class WeightQuantizer(nn.Module):
         assert self.range is not None, "grow needs start_growing first"
         self.soft = self.hard * self.range.factor()
 
-    def stop_growing(self, keep: bool) -> None:
-        """Fix the learned range, or return to the one before."""
+    def stop_growing(self) -> None:
+        """Fix the learned range."""
         assert self.range is not None, "stop_growing needs start_growing first"
-        if keep:
-            self.set_codes(self.codes, self.range.scaling())
-        self.range = self.soft = None
+        self.set_codes(self.codes, self.range.scaling())
+        self.range = None
 
     def set_codes(self, codes: Float[Tensor, "..."], scaling: Scaling) -> None:
         """Hold these hard codes."""

@@ -16,6 +16,7 @@ from mrecg.graph.placement import PlacedQuantizer, Quantizer, freeze, place
 from mrecg.graph.recipe_placement import RecipePlacement
 from mrecg.graph.units import Chain, Unit, cut
 from mrecg.quantization.activation import ActivationQuantizer
+from mrecg.quantization.grid import Scaling
 from mrecg.quantization.weight import WeightQuantizer
 from mrecg.recipe import Recipe
 from mrecg.reconstruction.biases import IntegerBias, make_integer_biases
@@ -23,7 +24,7 @@ from mrecg.reconstruction.clipping import fuse_clipping
 from mrecg.reconstruction.quantizers import make_activation, make_weight
 from mrecg.record import QuantizerRecord
 
-__all__ = ["Assembly", "assemble"]
+__all__ = ["Assembly", "Held", "assemble"]
 
 
 IMAGE_BITS = 8
@@ -140,6 +141,26 @@ class Assembly:
         module = self.graph.get_submodule(placed.name)
         assert isinstance(module, WeightQuantizer | ActivationQuantizer)
         return module
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the quantizers of some units hold, to return to."""
+
+    weights: Sequence[tuple[WeightQuantizer, Tensor, Scaling]]
+    activations: Sequence[tuple[ActivationQuantizer, Scaling | None]]
+
+    @classmethod
+    def of(cls, assembly: Assembly, members: Sequence[Unit]) -> "Held":
+        weights = [(one, one.codes, one.scaling) for one, _ in assembly.weights(members).values()]
+        activations = [(one, one.scaling) for one in assembly.activations(members).values()]
+        return cls(weights, activations)
+
+    def put_back(self) -> None:
+        for weight, codes, scaling in self.weights:
+            weight.set_codes(codes, scaling)
+        for activation, activation_scaling in self.activations:
+            activation.scaling = activation_scaling
 
 
 def assemble(

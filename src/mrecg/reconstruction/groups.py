@@ -13,7 +13,7 @@ from mrecg.quantization.grid import Scaling
 from mrecg.quantization.ranges import Sample
 from mrecg.quantization.weight import WeightQuantizer
 from mrecg.recipe import Recipe
-from mrecg.reconstruction.assembly import Assembly
+from mrecg.reconstruction.assembly import Assembly, Held
 from mrecg.reconstruction.biases import IntegerBias
 from mrecg.reconstruction.quantizers import calibrate
 from mrecg.reconstruction.storage import Storage
@@ -87,7 +87,7 @@ def reconstruct(
         if resume:
             left = steps_left(settings.steps, spent)
             settings = settings.model_copy(update={"steps": left})
-        held = _Held.of(assembly, members)
+        held = Held.of(assembly, members)
         start = _Start.calibrated(assembly, stream, members, recipe)
         weights = assembly.learned_weights(members, recipe.reconstruct.exclude)
         activations = assembly.learned_activations(members)
@@ -129,26 +129,6 @@ def reconstruct(
 def steps_left(steps: int, spent: float) -> int:
     """Of a group's steps, when a fraction of them was taken before."""
     return max(1, steps - round(spent * steps))
-
-
-@dataclass(frozen=True)
-class _Held:
-    """What the quantizers of a group hold."""
-
-    weights: Sequence[tuple[WeightQuantizer, Tensor, Scaling]]
-    activations: Sequence[tuple[ActivationQuantizer, Scaling | None]]
-
-    @classmethod
-    def of(cls, assembly: Assembly, members: Sequence[Unit]) -> "_Held":
-        weights = [(one, one.codes, one.scaling) for one, _ in assembly.weights(members).values()]
-        activations = [(one, one.scaling) for one in assembly.activations(members).values()]
-        return cls(weights, activations)
-
-    def put_back(self) -> None:
-        for weight, codes, scaling in self.weights:
-            weight.set_codes(codes, scaling)
-        for activation, activation_scaling in self.activations:
-            activation.scaling = activation_scaling
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from mrecg.quantization.rounding import LearnedRange
 from mrecg.quantization.weight import WeightQuantizer
 from mrecg.recipe import Recipe
 from mrecg.reconstruction.adam import Adam
-from mrecg.reconstruction.assembly import Assembly
+from mrecg.reconstruction.assembly import Assembly, Held
 from mrecg.reconstruction.precision import precision, products
 from mrecg.reconstruction.stream import images_at_once, images_tuned_at_once, run_plain, run_units
 from mrecg.reconstruction.tune import (
@@ -88,6 +88,7 @@ def tune_network(
         return None
     objective = _Objective(assembly.chain, images, assembly.device, settings.precision)
     before = objective.of_mirrored_answer(images)
+    held = Held.of(assembly, units)
     learned = _Learned(weights, activations, steps)
     batches = shuffled_batches(len(images), settings, recipe.seed)
     for step in range(steps):
@@ -95,15 +96,18 @@ def tune_network(
             loss = learned.step(objective, images[next(batches)], step / steps)
         if (step + 1) % max(1, steps // REPORTS_PER_RUN) == 0:
             report(step + 1, float(loss))
+    learned.stop()
+    _round_biases(assembly)
     after = objective.of_mirrored_answer(images)
-    learned.stop(keep=after < before)
-    for bias in assembly.biases.values():
-        bias.fit()
+    accepted = after < before
+    if not accepted:
+        held.put_back()
+        _round_biases(assembly)
     return NetworkRecord(
         steps=steps,
         divergence_before=before,
         divergence_after=after,
-        accepted=after < before,
+        accepted=accepted,
         seconds=time.perf_counter() - started,
     )
 
@@ -143,11 +147,17 @@ class _Learned:
             quantizer.grow()
         return loss
 
-    def stop(self, keep: bool) -> None:
+    def stop(self) -> None:
         for weight in self._weights:
-            weight.stop_growing(keep)
+            weight.stop_growing()
         for activation in self._activations:
-            activation.stop_learning(keep)
+            activation.stop_learning()
+
+
+def _round_biases(assembly: Assembly) -> None:
+    """To whole accumulator steps at the present scales, as they will be shipped."""
+    for bias in assembly.biases.values():
+        bias.fit()
 
 
 class _Objective:
