@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -12,8 +13,8 @@ import toys
 from mrecg.quantization import native
 from mrecg.quantization.activation import _FakeQuantize
 from mrecg.recipe import Recipe
+from mrecg.reconstruction import network, stream
 from mrecg.reconstruction import precision as contexts
-from mrecg.reconstruction import stream
 from mrecg.settings import Precision
 
 
@@ -85,11 +86,11 @@ def test_what_is_multiplied_in_tfloat32(
     """Tuning, forward and backward, where it is chosen; what a run measures never is."""
     seen: dict[str, set[tuple[str, str]]] = {}
 
-    def watch(owner: object, attribute: str) -> None:
+    def watch(owner: ModuleType | type, attribute: str) -> None:
         function = getattr(owner, attribute)
 
         def watched(*arguments: Any) -> Any:
-            seen.setdefault(attribute, set()).add(multiplied_in())
+            seen.setdefault(f"{owner.__name__}.{attribute}", set()).add(multiplied_in())
             return function(*arguments)
 
         replacement: Callable[..., Any] = watched
@@ -103,14 +104,19 @@ def test_what_is_multiplied_in_tfloat32(
     watch(_FakeQuantize, "forward")
     watch(_FakeQuantize, "backward")
     watch(stream, "run_units")  # with which hard codes are measured
+    watch(
+        network, "run_units"
+    )  # the network as a whole, measured before its first step and after its last
     settings = {"reconstruct.steps": 4, "reconstruct.batch_size": 8, "reconstruct.precision": name}
     mrecg.quantize(
         toys.make("residual"), toys.images(16), recipe=mrecg.preset("w4a4-qdrop", settings)
     )
-    assert seen["backward"] == {(wanted, wanted)}
-    # The network as a whole is measured, too, between its first step and its last.
-    assert seen["forward"] == {(wanted, wanted), ("ieee", "ieee")}
-    assert seen["run_units"] == {("ieee", "ieee")}
+    assert seen == {
+        "_FakeQuantize.forward": {(wanted, wanted)},
+        "_FakeQuantize.backward": {(wanted, wanted)},
+        "mrecg.reconstruction.stream.run_units": {("ieee", "ieee")},
+        "mrecg.reconstruction.network.run_units": {(wanted, wanted), ("ieee", "ieee")},
+    }
     assert multiplied_in() == before
 
 
