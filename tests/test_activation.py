@@ -18,10 +18,16 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+def calibrated(grid: Grid, scaling: Scaling) -> ActivationQuantizer:
+    quantizer = ActivationQuantizer(grid)
+    quantizer.scaling = scaling
+    return quantizer
+
+
 def test_fake_quantize_values_and_gradients() -> None:
     """LSQ, eq. 3, written out."""
     grid, scaling = Grid(0, 3, False), Scaling(torch.tensor(0.3), torch.tensor(1.0))
-    quantizer = ActivationQuantizer(grid, scaling)
+    quantizer = calibrated(grid, scaling)
     x = normal(2, 3, 4, 5).requires_grad_()
     expected = dequantize(quantize(x.detach(), scaling, grid), scaling)
     torch.testing.assert_close(quantizer(x.detach()), expected)
@@ -41,7 +47,7 @@ def test_fake_quantize_values_and_gradients() -> None:
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_dropped_elements_pass_in_float(layout: torch.memory_format) -> None:
     scaling = Scaling(torch.tensor(0.5), torch.tensor(0.0))
-    quantizer = ActivationQuantizer(Grid(0, 3, False), scaling)
+    quantizer = calibrated(Grid(0, 3, False), scaling)
     x = normal(2, 3, 8, 8).contiguous(memory_format=layout).requires_grad_()
     step = quantizer.start_learning(RandomMask(0.5, seed=0))
     out = quantizer(x)

@@ -1,6 +1,7 @@
 """Capture leaves the caller's model alone and writes into nothing; placement follows its conventions."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ import toys
 from mrecg.errors import CaptureError, RecipeError
 from mrecg.graph.capture import capture
 from mrecg.graph.layers import layer_name, layers_of, module_path
+from mrecg.graph.operands import cannot_be_negative
 from mrecg.graph.placement import PlacedQuantizer, place
 from mrecg.graph.recipe_placement import RecipePlacement
 from mrecg.reconstruction.quantizers import make_activation
@@ -188,6 +190,30 @@ def test_weight_grids(symmetric: bool, per_channel: bool) -> None:
     assert (request.low, request.high) == ((-2, 1) if symmetric else (0, 3))
     assert request.symmetric is symmetric
     assert request.channel_axis == (0 if per_channel else None)
+
+
+@pytest.mark.parametrize(
+    ("function", "signed"),
+    [
+        (lambda x: x.relu(), False),
+        (lambda x: x.relu() + 1, False),
+        (lambda x: x.relu() * 2, False),
+        (lambda x: x.relu() - 1, True),
+        (lambda x: x.relu() + -1, True),
+        (lambda x: x.relu() * -2, True),
+        (lambda x: torch.add(x.relu(), x.sigmoid(), alpha=-1), True),
+        (lambda x: torch.add(x.relu(), x.sigmoid(), alpha=2), False),
+    ],
+)
+def test_what_can_be_negative_needs_signed_codes(
+    function: Callable[[Tensor], Tensor], signed: bool
+) -> None:
+    class Network(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return function(x)
+
+    (output,) = capture(Network(), toys.images(2)).graph.output_node().all_input_nodes
+    assert cannot_be_negative(output) is not signed
 
 
 def test_any_pt2e_quantizer_can_place() -> None:

@@ -57,8 +57,8 @@ def test_fake_quantization(
     found = []
     for takes in (native.fits, lambda tensor: False):
         monkeypatch.setattr(native, "fits", takes)
-        scaling = Scaling(torch.tensor(0.3), torch.tensor(3))
-        quantizer = ActivationQuantizer(Grid(0, 7, False), scaling)
+        quantizer = ActivationQuantizer(Grid(0, 7, False))
+        quantizer.scaling = Scaling(torch.tensor(0.3), torch.tensor(3))
         quantizer.bounds = bounds
         factor = quantizer.start_learning(RandomMask(0.5, 0) if masked else None)
         given = x.detach().requires_grad_()
@@ -187,7 +187,8 @@ def test_a_record_says_which_kernels_ran() -> None:
 @compiled
 def test_a_quantizer_that_learns_takes_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     called = []
-    quantizer = ActivationQuantizer(Grid(0, 3, False), Scaling(torch.tensor(0.5), torch.tensor(0)))
+    quantizer = ActivationQuantizer(Grid(0, 3, False))
+    quantizer.scaling = Scaling(torch.tensor(0.5), torch.tensor(0))
     quantizer.start_learning(None)
     monkeypatch.setattr(native, "_call", lambda name, *rest: called.append(name))
     quantizer(normal(4))

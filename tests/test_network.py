@@ -109,6 +109,31 @@ def test_an_answer_that_is_no_logits_counts_by_its_relative_error() -> None:
     assert float(error.detach()) == pytest.approx(figure, rel=1e-2)
 
 
+def test_a_single_number_is_no_table_of_logits() -> None:
+    """Its predictions never differ: the divergence would be 0 whatever the network answers."""
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 1)).eval()
+    recipe = mrecg.preset("w2a2-brecq", STEPS)
+    found = mrecg.quantize(model, toys.images(32), recipe=recipe).record.network
+    assert found is not None
+    assert found.divergence_before > 0
+
+
+def test_weight_ranges_are_learned_where_activation_steps_stay() -> None:
+    """Quantizers that learn nothing pass gradients on to what is before them."""
+    moved = {}
+    for share in (0.0, 1.0):
+        quantized = run("chain", "w2a2-brecq", network_share=share, activation_rate=0, steps=100)
+        moved[share] = {q.tensor: (q.kind, q.scales) for q in quantized.record.quantizers}
+    found = quantized.record.network
+    assert found is not None
+    assert found.accepted
+    for name, (kind, scales) in moved[1.0].items():
+        if name in ("2.weight", "6.weight"):  # which are not the last layer
+            assert scales != moved[0.0][name][1], name
+        if kind == "activation":
+            assert scales == pytest.approx(moved[0.0][name][1], rel=1e-6)
+
+
 @pytest.mark.parametrize(
     "settings",
     [

@@ -149,8 +149,7 @@ def test_each_unit_runs_a_fixed_number_of_times(monkeypatch: pytest.MonkeyPatch)
     quantized = run(toys.make("residual"), quick("w2a2-brecq"))
     groups = quantized.record.groups
     assert seen[0].passes == {group.units[0]: 3 + (not group.accepted) for group in groups}
-    # Of all the values only the model's result is still held.
-    assert len(seen[0].plain) == len(seen[0].quantized) == 1
+    assert seen[0].plain == seen[0].quantized == {}  # nothing is still held
 
 
 def test_record_tells_what_happened() -> None:

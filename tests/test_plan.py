@@ -137,6 +137,7 @@ def test_explicit_plans_that_do_not_fit(groups: tuple[tuple[str, ...], ...], mes
         ((("u0",), ("u2", "u1")), "unit 2 is 'u2', the model's is 'u1'"),
         ((("u0",), ("u1",)), "lists 2 units, the model has 3"),
         ((("u0",), ("u1",), ("u2",), ("u3",)), "lists 4 units, the model has 3"),
+        ((("u0",), (), ("u1", "u2")), "group 2 names no unit"),
     ],
 )
 def test_plans_of_another_model(groups: tuple[tuple[str, ...], ...], message: str) -> None:
@@ -150,9 +151,15 @@ def test_plan_survives_json_and_editing(tmp_path: Path) -> None:
     path.write_text(plan.to_json(), encoding="utf-8")
     assert Plan.read(path) == plan
     assert "joined: (u2 u3)" in str(plan)
+    with pytest.raises(RunError, match=r"plan\.json already exists"):
+        plan.write(path)
+    plan.write(tmp_path / "new" / "plan.json")
+    assert Plan.read(tmp_path / "new" / "plan.json") == plan
     path.write_text('{"groups": [["a"]], "rules": "x"}', encoding="utf-8")
     with pytest.raises(RunError, match="no plan: rules"):
         Plan.read(path)
+    with pytest.raises(RunError, match=r"plan\.json/plan\.json cannot be written"):
+        plan.write(path / "plan.json")
 
 
 def test_oscillation_counts_rises_that_fall_again() -> None:

@@ -65,7 +65,7 @@ def quantize(
     distributed.share_of_batch(recipe.reconstruct.batch_size)
     check_weights(model)
     assembly = assemble(model, everything, recipe, quantizer)
-    storage = Storage(assembly.device, memory, recipe.reconstruct.cache == "float16")
+    storage = _storage(assembly, recipe, memory)
     clock.lap("capture")
     spent = 0.0
     if plan is None:
@@ -122,7 +122,7 @@ def make_model_plan(
     check_weights(model)
     assembly = assemble(model, everything, recipe, None)
     report = progress or (lambda event: None)
-    return _plan(assembly, images, recipe, report, Storage(assembly.device))
+    return _plan(assembly, images, recipe, report, _storage(assembly, recipe))
 
 
 def foresee(model: nn.Module, probe: Tensor, count: int, recipe: Recipe) -> Estimate:
@@ -140,13 +140,18 @@ def foresee(model: nn.Module, probe: Tensor, count: int, recipe: Recipe) -> Esti
         MrecgError: the model cannot be captured.
     """
     assembly = assemble(model, probe, recipe, None)
-    storage, rule, units = Storage(assembly.device), recipe.plan, assembly.chain.units
+    storage, rule, units = _storage(assembly, recipe), recipe.plan, assembly.chain.units
     if rule.join != "loss":
         return estimate(assembly, probe, count, recipe, make_plan(units, rule), storage)
     ahead = estimate(assembly, probe, count, _short(recipe), _single(units), storage)
     plan = make_plan(units, rule.model_copy(update={"join": "capacity"}))
     found = estimate(assembly, probe, count, recipe, plan, storage, rule.loss_steps)
     return replace(found, seconds=ahead.seconds + found.seconds)
+
+
+def _storage(assembly: Assembly, recipe: Recipe, memory: int | None = None) -> Storage:
+    """Where a run keeps the values of calibration images."""
+    return Storage(assembly.device, memory, recipe.reconstruct.cache == "float16")
 
 
 def _short(recipe: Recipe) -> Recipe:

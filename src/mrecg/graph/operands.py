@@ -61,6 +61,12 @@ def cannot_be_negative(node: fx.Node) -> bool:
     if operator in _CLIPS:
         lowest = node.args[1] if len(node.args) > 1 else -1.0
         return isinstance(lowest, int | float) and lowest >= 0
+    if operator in (_ADDITION, _aten.mul):
+        factors = [
+            one for one in (*node.args, *node.kwargs.values()) if isinstance(one, int | float)
+        ]
+        if min(factors, default=0) < 0:  # a negative number, or alpha
+            return False
     if operator in _POOLS | _COMBINES | _MOVES:
         return bool(node.all_input_nodes) and all(map(cannot_be_negative, node.all_input_nodes))
     return operator in _NON_NEGATIVE

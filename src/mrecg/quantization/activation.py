@@ -170,14 +170,17 @@ class ActivationQuantizer(nn.Module):
         assert self.scaling is not None, "calibrate before the first forward pass"
         # A convolution may have been computed in another precision; quantizers and their kernels take one.
         x = x.to(self.scaling.scale.dtype)
-        if self.factor is None:
+        if self.factor is None and not (x.requires_grad and torch.is_grad_enabled()):
             # By the reciprocal, as PT2E's operators do: the finished model rounds every tie the same way. In one
             # tensor of the strides of x: they tell a convolution the layout of grey images.
             clipped = x.detach().clamp(*self.bounds) if self.bounds else x.detach()
             codes = torch.mul(clipped, 1 / self.scaling.scale, out=torch.empty_like(x)).round_()
             return codes.clamp_(*self._limits).mul_(self.scaling.scale)
         keep = None if self._mask is None else self._mask.like(x)
-        numbers = (self.factor, self._scale(), self._unit, *self._limits, keep)
+        if self.factor is None:  # nothing is learned here, but before it
+            numbers = (self.scaling.scale, self.scaling.scale, self._unit, *self._limits, keep)
+        else:
+            numbers = (self.factor, self._scale(), self._unit, *self._limits, keep)
         quantized: Tensor
         if native.fits(x):
             quantized = native.FakeQuantize.apply(x, self.bounds or _UNBOUNDED, *numbers)  # type: ignore[no-untyped-call]
@@ -185,6 +188,11 @@ class ActivationQuantizer(nn.Module):
             clipped = functional.hardtanh(x, *self.bounds) if self.bounds else x
             quantized = _FakeQuantize.apply(clipped, *numbers)  # type: ignore[no-untyped-call]
         return quantized
+
+    @property
+    def learns(self) -> bool:
+        """Whether there is a step that may be learned."""
+        return self.uniform and self.fixed_scaling is None
 
     @property
     def scaling(self) -> Scaling | None:
@@ -204,13 +212,13 @@ class ActivationQuantizer(nn.Module):
         """Make the step learnable, in units of itself or absolutely; where `mask` is 0, the tensor stays float.
 
         Returns:
-            What is learned, if anything is.
+            What is learned, if anything is: a scale that a backend prescribes is not.
         """
         assert self.scaling is not None, "calibrate before learning"
         self._unit = self.scaling.scale if relative else torch.ones_like(self.scaling.scale)
         self.factor = nn.Parameter(self.scaling.scale / self._unit)
         self._mask = mask
-        return self.factor
+        return self.factor if self.learns else None
 
     def stop_learning(self) -> None:
         """Fix the learned step; from here on everything is quantized."""

@@ -61,6 +61,8 @@ def check_plan(plan: Plan, units: Sequence[Plannable]) -> Plan:
     Raises:
         PlanError: they are not; the message names the first that differs.
     """
+    if () in plan.groups:
+        raise PlanError(f"The plan's group {plan.groups.index(()) + 1} names no unit; take it out.")
     names = [unit.name for unit in units]
     planned = [name for group in plan.groups for name in group]
     for position, (expected, found) in enumerate(zip(names, planned, strict=False), start=1):

@@ -82,8 +82,8 @@ def reconstruct(
         started = time.perf_counter()
         members = assembly.chain.units[len(units) : len(units) + len(names)]
         inputs = stream.inputs(members)
-        resume = spent > 0 and len(members) == 1
         settings = recipe.reconstruct
+        resume = len(members) == 1 and steps_left(settings.steps, spent) < settings.steps
         if resume:
             left = steps_left(settings.steps, spent)
             settings = settings.model_copy(update={"steps": left})
@@ -91,7 +91,7 @@ def reconstruct(
         start = _Start.calibrated(assembly, stream, members, recipe)
         weights = assembly.learned_weights(members, recipe.reconstruct.exclude)
         activations = assembly.learned_activations(members)
-        learned = weights or any(one.uniform for one in activations.values())
+        learned = weights or any(one.learns for one in activations.values())
         learns = recipe.reconstruct.steps > 0 and bool(learned)
         nearest = losses = stream.run_quantized(members, keep=not learns)
         event = Progress(phase, names, index, len(plan.groups), 0, settings.steps, nearest[-1])
@@ -101,20 +101,21 @@ def reconstruct(
         if learns:
             if resume:
                 held.put_back()
-            tuned = tune(
-                members,
-                weights,
-                activations,
-                *inputs,
-                stream.targets(members),
-                settings,
-                recipe.seed + index,
-                lambda step, loss, event=event: report(replace(event, step=step, loss=loss)),  # type: ignore[misc]
-                resume,
-            )
+            if settings.steps:
+                tuned = tune(
+                    members,
+                    weights,
+                    activations,
+                    *inputs,
+                    stream.targets(members),
+                    settings,
+                    recipe.seed + index,
+                    lambda step, loss, event=event: report(replace(event, step=step, loss=loss)),  # type: ignore[misc]
+                    resume,
+                )
             start.round_biases()
             losses = stream.run_quantized(members, keep=True)
-            if losses[-1] > nearest[-1]:
+            if not stream.lasting_loss(members, losses) <= stream.lasting_loss(members, nearest):
                 tuned = replace(tuned, accepted=False)
                 start.restore()
                 losses = stream.run_quantized(members, keep=True)
@@ -123,12 +124,13 @@ def reconstruct(
         groups.append(_group_record(names, tuned, seconds))
         report(replace(event, step=event.steps, loss=losses[-1], finished=True))
         stream.forget(members)
+    stream.close()
     return tuple(units), tuple(groups)
 
 
 def steps_left(steps: int, spent: float) -> int:
     """Of a group's steps, when a fraction of them was taken before."""
-    return max(1, steps - round(spent * steps))
+    return steps - round(spent * steps)
 
 
 @dataclass(frozen=True)

@@ -80,16 +80,15 @@ def tune_network(
         if not quantizer.fixed_scale and weight_scale_rate(settings)
     ]
     activations = [
-        quantizer
-        for quantizer in assembly.learned_activations(units).values()
-        if quantizer.uniform and activation_rate(settings)
+        quantizer for quantizer in assembly.learned_activations(units).values() if quantizer.uniform
     ]
-    if not (weights or activations):
+    learns_steps = any(one.learns for one in activations) and activation_rate(settings) > 0
+    if not (weights or learns_steps):
         return None
     objective = _Objective(assembly.chain, images, assembly.device, settings.precision)
     before = objective.of_mirrored_answer(images)
     held = Held.of(assembly, units)
-    learned = _Learned(weights, activations, steps)
+    learned = _Learned(weights, activations, steps, learns_steps)
     batches = shuffled_batches(len(images), settings, recipe.seed)
     for step in range(steps):
         with products(settings.precision, assembly.device):
@@ -120,12 +119,14 @@ class _Learned:
         weights: Sequence[WeightQuantizer],
         activations: Sequence[ActivationQuantizer],
         steps: int,
+        learns_steps: bool,
     ) -> None:
         self._weights, self._activations = weights, activations
         ranges: list[LearnedRange] = [quantizer.start_growing() for quantizer in weights]
         factors = [quantizer.start_learning(None) for quantizer in activations]
         self._rates = (
-            min(LARGEST_ACTIVATION_RATE, ACTIVATION_REACH / steps),
+            # Quantizers whose steps stay have to pass gradients on all the same.
+            min(LARGEST_ACTIVATION_RATE, ACTIVATION_REACH / steps) if learns_steps else 0.0,
             min(LARGEST_RANGE_RATE, RANGE_REACH / steps),
         )
         groups = ([one for one in factors if one is not None], [one.growth for one in ranges])
@@ -209,7 +210,7 @@ class _Objective:
         return {name: made[name].float() for name in compared}, self._plain(source)
 
     def _distance(self, name: str, made: Tensor, wanted: Tensor) -> Tensor:
-        if wanted.ndim != 2:
+        if wanted.ndim != 2 or wanted.shape[1] == 1:
             return self._relative_error(name, made, wanted)
         predictions = made.log_softmax(1), wanted.log_softmax(1)
         return functional.kl_div(*predictions, reduction="batchmean", log_target=True)

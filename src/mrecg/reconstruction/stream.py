@@ -165,6 +165,19 @@ class Stream:
                     self._write(self.quantized, name, first, made[name])
         return distributed.average([loss / self._images for loss in losses])
 
+    def lasting_loss(self, units: Sequence[Unit], losses: Sequence[float]) -> float:
+        """What tuning neighbouring units minimises, of their losses: of those whose outputs are read after them."""
+        lasting = set(self._lasting(units))
+        return sum(
+            loss for unit, loss in zip(units, losses, strict=True) if lasting & set(unit.outputs)
+        )
+
+    def close(self) -> None:
+        """Free everything that is left: what the model returns has no reader that would."""
+        for values in (self.plain, self.quantized):
+            for name in list(values):
+                self._storage.release(values.pop(name))
+
     def forget(self, units: Sequence[Unit]) -> None:
         """Free what no unit after `units` reads."""
         last = self._chain.units.index(units[-1])

@@ -1,0 +1,205 @@
+"""Group by group: what a group reads while it learns, and what it keeps."""
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+from torchao.quantization.pt2e.quantizer import FixedQParamsQuantizationSpec
+
+import mrecg
+import toys
+from mrecg.graph.recipe_placement import RecipePlacement
+from mrecg.quantization.grid import Scaling
+from mrecg.reconstruction import groups, step, stream
+from mrecg.reconstruction.step import Batch, Numbers, Step
+from mrecg.reconstruction.storage import Storage
+from mrecg.record import Plan
+from mrecg.runs import QuantizedModel
+
+QUICK = {
+    "reconstruct.steps": 8,
+    "reconstruct.batch_size": 8,
+    "reconstruct.network_share": 0,
+    "reconstruct.early_stop": False,
+}
+
+
+def run(
+    model: nn.Module, name: str, plan: Plan | None = None, **overrides: object
+) -> QuantizedModel:
+    settings = QUICK | {f"reconstruct.{key}": value for key, value in overrides.items()}
+    return mrecg.quantize(model, toys.images(32), recipe=mrecg.preset(name, settings), plan=plan)
+
+
+def scales(quantized: QuantizedModel) -> dict[str, float]:
+    found = quantized.record.quantizers
+    return {one.tensor: one.scales[0] for one in found if one.kind == "activation"}
+
+
+@pytest.mark.parametrize("name", ["w2a2-brecq", "w2a2-qdrop-mrecg"])
+def test_what_tuning_made_worse_is_taken_back(name: str) -> None:
+    toy = toys.make("residual")
+    wild = run(toy, name, activation_rate=1e3, activation_rate_unit="absolute", penalty=0)
+    rejected = [index for index, one in enumerate(wild.record.groups) if not one.accepted]
+    assert len(rejected) > 1
+    assert len(wild.record.groups) - 1 in rejected
+    for unit in wild.record.units:
+        if unit.group in rejected:
+            assert unit.loss == unit.nearest_loss
+    x = toys.images(32)
+    shipped = (wild.model(x) - toy(x)).detach().square().sum(1).mean()
+    assert float(shipped) == pytest.approx(wild.record.units[-1].nearest_loss, rel=1e-4)
+
+
+def test_a_result_that_is_no_number_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = groups.tune
+
+    def poisoned(units, weights, activations, *rest):  # type: ignore[no-untyped-def]
+        tuned = original(units, weights, activations, *rest)
+        for quantizer in activations.values():
+            quantizer.scaling = Scaling(torch.tensor(torch.nan), quantizer.scaling.zero_point)
+        return tuned
+
+    monkeypatch.setattr(groups, "tune", poisoned)
+    quantized = run(toys.make("residual"), "w4a4-brecq")
+    accepted = [group.units for group in quantized.record.groups if group.accepted]
+    assert accepted == [("stem",)]  # which reads the images in float
+    assert torch.isfinite(quantized.model(toys.images(4))).all()
+
+
+class TwoAnswers(nn.Module):
+    """One output leaves early; the joined units' last one is not all that counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(2, 4, 3), nn.Conv2d(4, 4, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        early = self.a(x)
+        return early, self.b(early.relu())
+
+
+def test_a_joined_group_is_judged_by_all_that_is_read_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    joined = Plan(groups=(("a", "b"),))
+    original = stream.Stream.run_quantized
+    calls = 0
+
+    def worse_on_the_way(self, units, keep):  # type: ignore[no-untyped-def]
+        nonlocal calls
+        calls += 1
+        losses = original(self, units, keep)
+        # After tuning: the last unit is a little better, the one before it much worse.
+        return [losses[0] * 10, losses[1] * 0.9] if calls == 2 else losses
+
+    monkeypatch.setattr(stream.Stream, "run_quantized", worse_on_the_way)
+    record = run(TwoAnswers().eval(), "w4a4-brecq", joined).record
+    assert [group.accepted for group in record.groups] == [False]
+
+
+@pytest.mark.parametrize("probability", [0.25, 0.5, 1.0])
+def test_learning_reads_elements_of_both_networks(
+    probability: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QDrop, eq. 8: each element behind the quantized units, or with 1 - p from the float network."""
+    batches: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
+    read: list[dict[str, Tensor]] = []
+    take, run_units = Step.__call__, step.run_units
+
+    def watched(self: Step, batch: Batch, numbers: Numbers) -> Tensor:
+        batches.append(({n: v.clone() for n, v in batch.plain.items()}, dict(batch.quantized)))
+        return take(self, batch, numbers)
+
+    def reads(units, given):  # type: ignore[no-untyped-def]
+        read.append({name: value.clone() for name, value in given.items()})
+        return run_units(units, given)
+
+    monkeypatch.setattr(Step, "__call__", watched)
+    monkeypatch.setattr(step, "run_units", reads)
+    run(toys.make("residual"), "w2a2-qdrop", keep_quantized_probability=probability)
+    from_quantized, compared = 0, 0
+    for (plain, quantized), given in zip(batches, read, strict=True):
+        assert given.keys() == quantized.keys()
+        for name, value in plain.items():
+            differ = value != quantized[name]
+            kept = given[name] == quantized[name]
+            torch.testing.assert_close(given[name][~kept], value[~kept], rtol=1e-5, atol=1e-6)
+            from_quantized += int((kept & differ).sum())
+            compared += int(differ.sum())
+    if probability == 1:
+        assert compared == 0
+        assert all(
+            torch.equal(g[n], q[n]) for (_, q), g in zip(batches, read, strict=True) for n in q
+        )
+    else:
+        assert compared > 1000
+        assert from_quantized / compared == pytest.approx(probability, abs=0.02)
+
+
+@pytest.mark.parametrize("unit", ["relative", "absolute"])
+def test_a_step_moves_by_the_rate_in_its_unit(unit: str) -> None:
+    """Adam's first step is the rate itself, whatever the gradient: of the activation step, or absolute as in LSQ's code."""
+    toy, rate = toys.make("residual"), 0.01
+    before = scales(run(toy, "w8a4-brecq", steps=0))
+    after = scales(run(toy, "w8a4-brecq", steps=1, activation_rate=rate, activation_rate_unit=unit))
+    moved = {name for name in before if before[name] != after[name]}
+    assert moved
+    assert max(before.values()) > 2 * min(before.values())
+    for name in moved:
+        distance = abs(after[name] - before[name])
+        expected = rate * before[name] if unit == "relative" else rate
+        assert distance == pytest.approx(expected, rel=1e-2)
+
+
+class Prescribed(RecipePlacement):
+    """One step for all activations, given from outside."""
+
+    def _activation_spec(self, tensor: fx.Node, bits: int) -> FixedQParamsQuantizationSpec:  # type: ignore[override]
+        return FixedQParamsQuantizationSpec(torch.uint8, 1 / 64, 100, 0, 255)
+
+
+def test_steps_that_a_target_prescribes_are_not_learned() -> None:
+    """Neither group by group nor in the network as a whole; roundings are."""
+    settings = QUICK | {"reconstruct.network_share": 1.0, "reconstruct.activation_rate": 0.1}
+    recipe = mrecg.preset("w2a8-brecq", settings | {"reconstruct.steps": 40})
+    placement = Prescribed(recipe.placement, recipe.weight, recipe.activation)
+    quantized = mrecg.quantize(
+        toys.make("residual"), toys.images(32), recipe=recipe, quantizer=placement
+    )
+    assert set(scales(quantized).values()) == {1 / 64}
+    assert all(unit.loss < unit.nearest_loss for unit in quantized.record.units[:-1])
+    assert quantized.record.network is not None
+
+
+def test_nothing_stays_in_storage_after_the_groups() -> None:
+    storage = Storage(torch.device("cpu"))
+    recipe = mrecg.preset("w4a4-qdrop", QUICK)
+    from mrecg.reconstruction.assembly import assemble
+    from mrecg.reconstruction.granularity import make_plan
+
+    images = toys.images(16)
+    assembly = assemble(toys.make("two-outputs"), images, recipe, None)
+    groups.reconstruct(
+        assembly,
+        images,
+        recipe,
+        make_plan(assembly.chain.units, recipe.plan),
+        "tune",
+        lambda event: None,
+        storage,
+    )
+    assert sum(storage.most.values()) > 0
+    assert set(storage.held.values()) == {0}
+
+
+@pytest.mark.parametrize("fraction", [0.5, 1.0])
+def test_the_run_for_the_plan_may_take_all_steps(fraction: float) -> None:
+    """Then units that stay single keep what it found."""
+    recipe = mrecg.preset(
+        "w2a2-qdrop-mrecg", QUICK | {"plan.join": "loss", "plan.loss_steps": fraction}
+    )
+    record = mrecg.quantize(toys.make("residual"), toys.images(32), recipe=recipe).record
+    for group in record.groups:
+        expected = 8 if len(group.units) > 1 else round(8 * (1 - fraction))
+        assert group.steps == expected
