@@ -52,6 +52,10 @@ def test_plan_can_be_saved_and_followed(tmp_path: Path) -> None:
     assert found.returncode == 0, found.stderr
     plan = json.loads(found.stdout)
     assert plan == json.loads(plan_file.read_text())
+    again = mrecg_command("plan", *arguments, "--output", str(plan_file))
+    assert (again.returncode, again.stdout) == (1, "")
+    assert "plan.json already exists" in again.stderr
+    assert plan == json.loads(plan_file.read_text())
     assert ["features.3", "features.4"] in plan["groups"]
     plan["groups"] = [[unit] for group in plan["groups"] for unit in group]
     plan_file.write_text(json.dumps(plan))
@@ -126,12 +130,13 @@ def test_own_network(tmp_path: Path) -> None:
         (["--data", "mnist"], "There is no data source 'mnist'"),
         (["--recipe", "nothing.yaml"], "cannot be read"),
         (["--plan", "nothing.json"], "cannot be read"),
+        (["--output", "/dev/null/run"], "cannot be written"),
     ],
 )
 def test_mistakes_are_one_sentence(arguments: list[str], message: str, tmp_path: Path) -> None:
     output = tmp_path / "run"
     quick = ["--evaluation-images", "10", "--output", str(output)]
-    done = mrecg_command("quantize", *MODEL, *arguments, *quick, cwd=tmp_path)
+    done = mrecg_command("quantize", *MODEL, *quick, *arguments, cwd=tmp_path)
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr

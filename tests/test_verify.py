@@ -2,6 +2,7 @@
 
 import copy
 import io
+import json
 from pathlib import Path
 
 import onnx
@@ -162,9 +163,12 @@ def test_export_and_verify_on_the_command_line(tmp_path: Path) -> None:
     parted = mrecg_command("verify", str(run), str(file), *shown)
     assert parted.returncode == 1
     assert "parts from the simulation at its output" in parted.stderr
-    program = mrecg_command("export", str(run), "--output", str(tmp_path / "model.pt2"))
-    assert program.returncode == 0, program.stderr
-    assert (tmp_path / "model.pt2").is_file()
+    for name, more in [("model.pt2", []), ("unverified.onnx", ["--no-verify"])]:
+        written = tmp_path / name
+        exported = mrecg_command("export", str(run), "--output", str(written), *more, "--json")
+        assert exported.returncode == 0, exported.stderr
+        assert json.loads(exported.stdout) == {"file": str(written), "verified": False}
+        assert written.is_file()
 
 
 @pytest.mark.parametrize(

@@ -78,8 +78,10 @@ class StorageError(MrecgError):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The end of a sentence that names what is close to `name`, or all there is when nothing is."""
-    names = sorted(known)
-    close = get_close_matches(name, names, n=1)
+    names = {one.lower(): one for one in sorted(known)}
+    asked = name.lower()
+    ends = [one for one in names if one.rpartition(".")[2] == asked]
+    close = ends or get_close_matches(asked, names, n=1)
     if close:
-        return f"; did you mean '{close[0]}'"
-    return f"; known: {', '.join(names)}"
+        return f"; did you mean '{names[close[0]]}'"
+    return f"; known: {', '.join(names.values())}"

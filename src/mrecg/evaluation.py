@@ -89,15 +89,16 @@ def below_published(measured: Evaluation, published: float | None) -> str | None
 def _logits(model: nn.Module, images: Tensor, index: int) -> Tensor:
     try:
         result = model(images)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # it is the caller's model: anything may come out of it
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(
             f"The model cannot take the images of batch {index}, of shape {tuple(images.shape)}: {reason}"
         ) from error
     logits = result[0] if isinstance(result, tuple | list) else result
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         raise DataError(
-            "The model's output is no table of logits (images × classes), so nothing can be counted."
+            "The model's output is no table of logits (images × classes), so nothing can be counted; "
+            "mrecg quantize --evaluation-images 0 does without."
         )
     return logits
 

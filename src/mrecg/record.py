@@ -25,6 +25,20 @@ __all__ = [
 ]
 
 
+def check_new(path: Path) -> None:
+    """Refuse a file that exists or whose folder cannot be made; ask before the work, not after.
+
+    Raises:
+        RunError: naming it.
+    """
+    if path.exists() or path.is_symlink():
+        raise RunError(f"The file {path} already exists; name another or remove it.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"The file {path} cannot be written: {error.strerror}.") from error
+
+
 class FoundModel(BaseModel):
     """Frozen, refuses unknown keys, reads and writes JSON."""
 
@@ -33,6 +47,18 @@ class FoundModel(BaseModel):
     def to_json(self) -> str:
         """The value as indented JSON."""
         return self.model_dump_json(indent=2) + "\n"
+
+    def write(self, path: Path) -> None:
+        """Write a new JSON file.
+
+        Raises:
+            RunError: it exists, or cannot be written.
+        """
+        check_new(path)
+        try:
+            path.write_text(self.to_json(), encoding="utf-8")
+        except OSError as error:
+            raise RunError(f"The file {path} cannot be written: {error.strerror}.") from error
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -47,7 +73,8 @@ class FoundModel(BaseModel):
             raise RunError(f"The file {path} cannot be read: {error.strerror}.") from error
         except (UnicodeDecodeError, ValidationError) as error:
             first = error.errors()[0] if isinstance(error, ValidationError) else None
-            reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else str(error)
+            where = [".".join(map(str, first["loc"]))] if first and first["loc"] else []
+            reason = ": ".join([*where, first["msg"]]) if first else str(error)
             raise RunError(f"The file {path} is no {cls.__name__.lower()}: {reason}.") from error
 
 

@@ -8,6 +8,7 @@ graph.pt2          the structure, as torch.export writes it, without tensors, co
 """
 
 import contextlib
+import io
 import platform
 import shutil
 import tempfile
@@ -79,13 +80,12 @@ class QuantizedModel:
                 (draft / RECIPE).write_text(self.recipe.to_yaml(), encoding="utf-8")
                 save_file(_packed(self.program, self.record), draft / TENSORS)
                 with _without_tensors(self.program) as structure:
-                    torch.export.save(structure, draft / GRAPH)
-                _compress(draft / GRAPH)
+                    _save_compressed(structure, draft / GRAPH)
                 (draft / RECORD).write_text(self.record.to_json(), encoding="utf-8")
                 if target.exists():
                     target.rmdir()
                 shutil.move(draft, target)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise RunError(f"The run folder {target} cannot be written: {error}.") from error
         return target
 
@@ -94,16 +94,22 @@ def check_free(folder: Path) -> None:
     """Refuse a folder that a run must not be written to; ask before hours of work, not after.
 
     Raises:
-        RunError: the folder holds a run or other files, or is a file.
+        RunError: the folder holds a run or other files, is a file, or cannot be made.
     """
     if is_finished(folder):
         raise RunError(
             f"The folder {folder} already holds a finished run; name another or remove it."
         )
-    if folder.exists() and not folder.is_dir():
+    if (folder.exists() or folder.is_symlink()) and not folder.is_dir():
         raise RunError(f"The path {folder} is a file, expected a folder for the run.")
     if folder.is_dir() and any(folder.iterdir()):
         raise RunError(f"The folder {folder} is not empty; name another for the run.")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".mrecg-"):
+            pass
+    except OSError as error:
+        raise RunError(f"The run folder {folder} cannot be written: {error}.") from error
 
 
 def is_finished(folder: Path) -> bool:
@@ -209,13 +215,13 @@ def _unpacked(
     }
 
 
-def _compress(archive: Path) -> None:
+def _save_compressed(program: ExportedProgram, path: Path) -> None:
     """Deflate the archive that torch.export writes without compression: it is text, mostly."""
-    with ZipFile(archive) as source:
-        entries = [(name, source.read(name)) for name in source.namelist()]
-    with ZipFile(archive, "w", ZIP_DEFLATED) as target:
-        for name, content in entries:
-            target.writestr(name, content)
+    archive = io.BytesIO()
+    torch.export.save(program, archive)
+    with ZipFile(archive) as source, ZipFile(path, "w", ZIP_DEFLATED) as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name))
 
 
 @contextlib.contextmanager

@@ -37,7 +37,7 @@ Bits = Annotated[int, AfterValidator(_check_bits)]
 class Settings(BaseModel):
     """A section: frozen, and a key that it does not have is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Ranges(Settings):
@@ -188,7 +188,7 @@ class Reconstruction(Settings):
     weight_scale_rate: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
     penalty: float = Field(default=0.01, ge=0)
     warm_up: float = Field(default=0.2, ge=0, lt=1)
-    beta: tuple[float, float] = (20.0, 2.0)
+    beta: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (20.0, 2.0)
     keep_quantized_probability: float = Field(default=1.0, gt=0, le=1)
     precision: Precision = "float32"
     cuda_graphs: bool = False

@@ -41,4 +41,5 @@ def main() -> None:
         )
         raise SystemExit(1) from error
     except KeyboardInterrupt:
+        error_console.print("interrupted: what was not finished is not written")
         raise SystemExit(130) from None

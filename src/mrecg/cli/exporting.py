@@ -44,7 +44,7 @@ def export(
 
     quantized = load(run)
     if output.suffix == ".pt2":
-        console.print(f"The program is in {export_program(quantized, output)}.", markup=False)
+        _tell(export_program(quantized, output), as_json)
         return
     if output.suffix != ".onnx":
         raise ExportError(
@@ -58,7 +58,7 @@ def export(
     if chosen is not None:
         _verify(run, quantized, output, chosen, as_json)
     else:
-        console.print(f"The model is in {output}, not verified.", markup=False)
+        _tell(output, as_json)
 
 
 @app.command()
@@ -77,6 +77,14 @@ def verify(
     quantized = load(run)
     chosen = _verified_images(quantized, data, images, size, workers)
     _verify(run, quantized, file, chosen, as_json)
+
+
+def _tell(file: Path, as_json: bool) -> None:
+    """Where the file is that was not run."""
+    if as_json:
+        console.print_json(data={"file": str(file), "verified": False})
+    else:
+        console.print(f"The model is in {file}, not verified.", markup=False)
 
 
 def _verify(

@@ -34,7 +34,7 @@ from mrecg.cli.options import (
     Workers,
 )
 from mrecg.mqbench import read_experiment
-from mrecg.record import Plan
+from mrecg.record import Plan, check_new
 
 __all__ = ["demo", "evaluate", "plan", "quantize"]
 
@@ -167,6 +167,8 @@ def plan(
     from mrecg.presentation import Reporter, show_plan
     from mrecg.reproduction import published_joins
 
+    if output is not None:
+        check_new(output)
     experiment = None if config is None else read_experiment(config)
     chosen = [f"plan.join={metric}"] if metric is not None else []
     recipe = recipe_from(preset_name, recipe_file, experiment, None, [*chosen, *(overrides or [])])
@@ -192,7 +194,7 @@ def plan(
             progress=reporter,
         )
     if output is not None:
-        output.write_text(found.to_json(), encoding="utf-8")
+        found.write(output)
     if as_json:
         console.print_json(found.to_json())
     else:
@@ -204,7 +206,9 @@ def plan(
 def evaluate(
     run: Annotated[Path, typer.Argument(help="The folder of a run.")],
     data: Data = None,
-    evaluation_images: EvaluationImages = None,
+    evaluation_images: Annotated[
+        int | None, typer.Option(min=1, help="Evaluate on so many images, spread evenly.")
+    ] = None,
     size: Size = None,
     workers: Workers = None,
     as_json: AsJson = False,

@@ -114,7 +114,8 @@ def reproduce(
             outcomes.append(outcome)
             _warn_once(outcomes)
     rows = reproduction.rows(outcomes)
-    (output / "table.md").write_text(reproduction.as_markdown(rows), encoding="utf-8")
+    if any(outcome.record is not None for outcome in outcomes):
+        (output / "table.md").write_text(reproduction.as_markdown(rows), encoding="utf-8")
     if as_json:
         console.print_json(json.dumps([row.as_dict() for row in rows]))
     else:
