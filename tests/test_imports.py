@@ -20,6 +20,7 @@ ROOMS = [
     "presets",
     "mqbench",
     "record",
+    "models",
     "quantization",
     "graph",
     "reconstruction",

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from mrecg.errors import DataError, ModelError
+from mrecg.errors import DataError
 from mrecg.settings import Reconstruction
 
-__all__ = ["CalibrationImages", "check_images", "check_weights", "gather_images"]
+__all__ = ["CalibrationImages", "check_images", "gather_images"]
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ def gather_images(
         parts = [calibration]
     else:
         parts = [_image_of(item, index) for index, item in enumerate(calibration)]
-    if not parts or sum(map(len, parts)) == 0:
+        if parts and parts[0].ndim == 3:  # single images
+            parts = [part.unsqueeze(0) for part in parts]
+    if sum(len(part) if part.ndim else 1 for part in parts) == 0:
         raise DataError("The calibration set is empty; give a few hundred images.")
-    if parts[0].ndim == 3:  # single images
-        parts = [part.unsqueeze(0) for part in parts]
     for index, part in enumerate(parts):
         if part.shape[1:] != parts[0].shape[1:]:
             raise DataError(
@@ -77,6 +77,8 @@ def check_images(images: Tensor, where: str) -> None:
     Raises:
         DataError: naming `where`.
     """
+    if images.layout != torch.strided:
+        raise DataError(f"The images in {where} are sparse, expected dense; call .to_dense().")
     if images.dtype != torch.float32:
         raise DataError(
             f"The images in {where} are {str(images.dtype).removeprefix('torch.')}, expected float32, "
@@ -89,17 +91,6 @@ def check_images(images: Tensor, where: str) -> None:
     if not bool(torch.isfinite(images).all()):
         bad = int((~torch.isfinite(images.flatten(1)).all(1)).nonzero()[0])
         raise DataError(f"Image {bad} in {where} holds NaN or infinite values; remove or mend it.")
-
-
-def check_weights(model: nn.Module) -> None:
-    """Refuse a model with parameters or buffers that are not finite.
-
-    Raises:
-        ModelError: naming the tensor.
-    """
-    for name, tensor in model.state_dict().items():
-        if isinstance(tensor, Tensor) and not bool(torch.isfinite(tensor).all()):
-            raise ModelError(f"The model's tensor '{name}' holds NaN or infinite values.")
 
 
 def _image_of(item: Any, index: int) -> Tensor:

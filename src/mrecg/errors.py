@@ -29,6 +29,7 @@ __all__ = [
     "StorageError",
     "VerificationError",
     "did_you_mean",
+    "expect",
 ]
 
 
@@ -74,6 +75,29 @@ class VerificationError(ExportError):
 
 class StorageError(MrecgError):
     """Memory or disk that is not enough, or a budget that cannot be read."""
+
+
+def expect(
+    value: object, kind: type | tuple[type, ...], what: str, advice: str, error: type[MrecgError]
+) -> None:
+    """Refuse an argument of another type, which would fail later and somewhere else.
+
+    Args:
+        value: the argument.
+        kind: what it has to be an instance of.
+        what: it is called in the message.
+        advice: where to get the right one.
+        error: is raised.
+    """
+    if not isinstance(value, kind):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        expected = " or ".join(map(_named, kinds))
+        raise error(f"{what} is {_named(type(value))}, expected {expected}; {advice}.")
+
+
+def _named(kind: type) -> str:
+    article = "an" if kind.__name__[0] in "AEIOUaeiou" else "a"
+    return f"{article} {kind.__name__}"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mrecg import distributed
 from mrecg.calibration import check_images
-from mrecg.errors import DataError
+from mrecg.errors import DataError, ModelError, expect
 from mrecg.record import Evaluation
 from mrecg.runs import QuantizedModel
 
@@ -28,11 +28,13 @@ def evaluate(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]) -> Evalu
     Raises:
         DataError: no images, images that the model cannot take, or labels that the model has no logit for.
     """
+    expect(model, nn.Module, "The model", "give a module, such as quantized.model", ModelError)
+    expect(loader, Iterable, "What is evaluated on", "give batches of images and labels", DataError)
     parameter = next(iter([*model.parameters(), *model.buffers()]), None)
     device = torch.device("cpu") if parameter is None else parameter.device
     count = correct1 = correct5 = 0
-    for index, (images, labels) in distributed.share_of_items(enumerate(loader)):
-        check_images(images, f"batch {index}")
+    for index, batch in distributed.share_of_items(enumerate(loader)):
+        images, labels = _images_and_labels(batch, index)
         logits = _logits(model, images.to(device), index)
         _check_labels(labels, len(images), logits.shape[1], index)
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices
@@ -86,6 +88,21 @@ def below_published(measured: Evaluation, published: float | None) -> str | None
     )
 
 
+def _images_and_labels(batch: object, index: int) -> tuple[Tensor, Tensor]:
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        raise DataError(
+            f"Batch {index} is a {type(batch).__name__}, expected a pair of images and labels."
+        )
+    images, labels = batch
+    advice = "convert it with torch.from_numpy, say"
+    expect(images, Tensor, f"What batch {index} shows", advice, DataError)
+    check_images(images, f"batch {index}")
+    expect(
+        labels, Tensor, f"What labels batch {index}", "give a tensor of class numbers", DataError
+    )
+    return images, labels
+
+
 def _logits(model: nn.Module, images: Tensor, index: int) -> Tensor:
     try:
         result = model(images)
@@ -108,6 +125,8 @@ def _check_labels(labels: Tensor, images: int, classes: int, index: int) -> None
         raise DataError(
             f"Batch {index} has {images} images but labels of shape {tuple(labels.shape)}."
         )
+    if labels.is_floating_point():
+        raise DataError(f"Batch {index} has labels of {labels.dtype}, expected class numbers.")
     wrong = labels[(labels < 0) | (labels >= classes)]
     if len(wrong):
         raise DataError(

@@ -8,10 +8,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from mrecg import distributed
-from mrecg.calibration import CalibrationImages, check_weights, gather_images
+from mrecg.calibration import CalibrationImages, gather_images
+from mrecg.errors import DataError, PlanError, RecipeError, StorageError, expect
 from mrecg.graph.capture import export_frozen
 from mrecg.graph.placement import Quantizer
 from mrecg.graph.units import Unit
+from mrecg.models import check_model
 from mrecg.recipe import Recipe
 from mrecg.reconstruction.assembly import Assembly, assemble
 from mrecg.reconstruction.estimate import Estimate, estimate
@@ -60,10 +62,10 @@ def quantize(
     """
     clock = _Clock()
     report = progress or (lambda event: None)
+    _check_arguments(model, calibration, recipe, plan, quantizer, memory)
     everything = gather_images(calibration, recipe.reconstruct)
     images = distributed.share_of_images(everything)
     distributed.share_of_batch(recipe.reconstruct.batch_size)
-    check_weights(model)
     assembly = assemble(model, everything, recipe, quantizer)
     storage = _storage(assembly, recipe, memory)
     clock.lap("capture")
@@ -114,12 +116,12 @@ def make_model_plan(
     Raises:
         MrecgError: as `quantize`.
     """
+    _check_arguments(model, calibration, recipe)
     tuning = recipe.reconstruct
     if recipe.plan.join != "loss":
         tuning = tuning.model_copy(update={"steps": 0})
     everything = gather_images(calibration, tuning)
     images = distributed.share_of_images(everything)
-    check_weights(model)
     assembly = assemble(model, everything, recipe, None)
     report = progress or (lambda event: None)
     return _plan(assembly, images, recipe, report, _storage(assembly, recipe))
@@ -139,6 +141,7 @@ def foresee(model: nn.Module, probe: Tensor, count: int, recipe: Recipe) -> Esti
     Raises:
         MrecgError: the model cannot be captured.
     """
+    _check_arguments(model, probe, recipe)
     assembly = assemble(model, probe, recipe, None)
     storage, rule, units = _storage(assembly, recipe), recipe.plan, assembly.chain.units
     if rule.join != "loss":
@@ -147,6 +150,31 @@ def foresee(model: nn.Module, probe: Tensor, count: int, recipe: Recipe) -> Esti
     plan = make_plan(units, rule.model_copy(update={"join": "capacity"}))
     found = estimate(assembly, probe, count, recipe, plan, storage, rule.loss_steps)
     return replace(found, seconds=ahead.seconds + found.seconds)
+
+
+def _check_arguments(
+    model: nn.Module,
+    calibration: CalibrationImages | Iterable[Any],
+    recipe: Recipe,
+    plan: Plan | None = None,
+    quantizer: Quantizer | None = None,
+    memory: int | None = None,
+) -> None:
+    """Refuse what is of another kind before anything is read or captured."""
+    check_model(model)
+    advice = "give images as a tensor, or an iterable of image tensors, batches or (images, labels)"
+    expect(calibration, (CalibrationImages, Iterable), "The calibration set", advice, DataError)
+    expect(
+        recipe, Recipe, "The recipe", "make one with mrecg.preset('w4a4-qdrop-mrecg')", RecipeError
+    )
+    if plan is not None:
+        expect(plan, Plan, "The plan", "make one with mrecg.Plan(groups=...)", PlanError)
+    if quantizer is not None:
+        expect(quantizer, Quantizer, "The quantizer", "give one of torchao's PT2E", RecipeError)
+    if memory is not None:
+        expect(memory, int, "The memory budget", "give bytes, such as 4 * 2**30", StorageError)
+        if memory < 0:
+            raise StorageError(f"The memory budget is {memory} bytes, expected 0 or more.")
 
 
 def _storage(assembly: Assembly, recipe: Recipe, memory: int | None = None) -> Storage:

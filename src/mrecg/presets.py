@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from mrecg.errors import RecipeError, did_you_mean
+from mrecg.errors import RecipeError, did_you_mean, expect
 from mrecg.recipe import Recipe, validated
 
 __all__ = ["METHODS", "preset", "preset_names"]
@@ -37,6 +37,7 @@ def preset(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
     Raises:
         RecipeError: the name, a key or a value is not known; the message suggests the nearest.
     """
+    expect(name, str, "The preset", "name one such as 'w4a4-qdrop-mrecg'", RecipeError)
     match = _PRESET.fullmatch(name)
     if match is None:
         raise RecipeError(f"There is no preset '{name}'{did_you_mean(name, preset_names())}.")

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from mrecg.backends import ACADEMIC, find_backend
 from mrecg.configuration import read_mapping
-from mrecg.errors import RecipeError, did_you_mean
+from mrecg.errors import RecipeError, did_you_mean, expect
 from mrecg.settings import (
     FLOAT_BITS,
     ActivationSettings,
@@ -94,19 +94,23 @@ class Recipe(Settings):
         Raises:
             RecipeError: a key does not exist or a value does not fit.
         """
+        advice = "give dotted keys and values, such as {'reconstruct.steps': 500}"
+        expect(overrides, Mapping, "What replaces settings", advice, RecipeError)
         settings = self.model_dump(mode="json")
         for key, value in overrides.items():
+            expect(key, str, f"The key {key!r}", advice, RecipeError)
             _set(settings, key, value)
         return validated(settings, "The recipe")
 
 
-def read_recipe(path: Path) -> Recipe:
+def read_recipe(path: str | Path) -> Recipe:
     """The recipe in a YAML file, as `Recipe.to_yaml` writes it.
 
     Raises:
         RecipeError: the file cannot be read, is no YAML mapping, or holds an unknown key or a bad value.
     """
-    return validated(read_mapping(path, "recipe"), f"The recipe {path}")
+    expect(path, (str, Path), "The recipe's path", "name a YAML file", RecipeError)
+    return validated(read_mapping(Path(path), "recipe"), f"The recipe {path}")
 
 
 def _set(settings: dict[str, Any], key: str, value: Any) -> None:

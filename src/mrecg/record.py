@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mrecg.errors import RunError
+from mrecg.errors import RunError, expect
 
 __all__ = [
     "Evaluation",
@@ -48,27 +48,28 @@ class FoundModel(BaseModel):
         """The value as indented JSON."""
         return self.model_dump_json(indent=2) + "\n"
 
-    def write(self, path: Path) -> None:
+    def write(self, path: str | Path) -> None:
         """Write a new JSON file.
 
         Raises:
             RunError: it exists, or cannot be written.
         """
-        check_new(path)
+        check_new(Path(path))
         try:
-            path.write_text(self.to_json(), encoding="utf-8")
+            Path(path).write_text(self.to_json(), encoding="utf-8")
         except OSError as error:
             raise RunError(f"The file {path} cannot be written: {error.strerror}.") from error
 
     @classmethod
-    def read(cls, path: Path) -> Self:
+    def read(cls, path: str | Path) -> Self:
         """The value in a JSON file.
 
         Raises:
             RunError: the file cannot be read or is not of this kind.
         """
+        expect(path, (str, Path), "What is read", "name a JSON file", RunError)
         try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+            return cls.model_validate_json(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise RunError(f"The file {path} cannot be read: {error.strerror}.") from error
         except (UnicodeDecodeError, ValidationError) as error:

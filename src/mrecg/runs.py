@@ -27,7 +27,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 import mrecg.quantization  # noqa: F401 — registers the operators of a saved program
-from mrecg.errors import RunError
+from mrecg.errors import RunError, expect
 from mrecg.quantization import native
 from mrecg.quantization.packing import pack, unpack
 from mrecg.recipe import Recipe, read_recipe
@@ -70,6 +70,7 @@ class QuantizedModel:
         Raises:
             RunError: the folder already holds a run or other files, or cannot be written.
         """
+        expect(folder, (str, Path), "The run folder", "name a new one", RunError)
         target = Path(folder)
         check_free(target)
         try:
@@ -132,6 +133,7 @@ def load(folder: str | Path) -> QuantizedModel:
     Raises:
         RunError: the folder holds no run, or a file of it is damaged.
     """
+    expect(folder, (str, Path), "The run folder", "name one that holds a run", RunError)
     source = Path(folder)
     missing = [name for name in (RECIPE, RECORD, TENSORS, GRAPH) if not (source / name).is_file()]
     if missing:

@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 
-from mrecg.errors import ExportError
+from mrecg.errors import ExportError, expect
 from mrecg.runs import QuantizedModel
 
 __all__ = ["is_installed", "require", "require_uniform"]
@@ -31,8 +31,10 @@ def require_uniform(quantized: QuantizedModel) -> None:
     """Refuse codes that neither ONNX nor PT2E has operators for.
 
     Raises:
-        ExportError: the model's codes are logarithms.
+        ExportError: the model's codes are logarithms, or it is no quantized model.
     """
+    advice = "make one with mrecg.quantize or mrecg.load"
+    expect(quantized, QuantizedModel, "What is exported", advice, ExportError)
     recipe = quantized.recipe
     if recipe.weight.logarithmic or recipe.activation.logarithmic:
         raise ExportError(

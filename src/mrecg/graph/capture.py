@@ -1,7 +1,12 @@
 """From a module to a graph of ATen operators that writes into no tensor it has read."""
 
+import contextlib
 import copy
+import io
+import logging
 import traceback
+from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -13,6 +18,8 @@ from mrecg.graph.folding import fold_computed_weights, fold_written_constants
 from mrecg.graph.functional import make_functional
 
 __all__ = ["capture", "export_frozen"]
+
+_TORCH, _MODULES = Path(torch.__file__).parent, Path(nn.modules.__file__).parent
 
 
 def capture(model: nn.Module, example: Float[Tensor, "n ..."]) -> fx.GraphModule:
@@ -31,9 +38,10 @@ def capture(model: nn.Module, example: Float[Tensor, "n ..."]) -> fx.GraphModule
     """
     copied = copy.deepcopy(model).eval().requires_grad_(False)
     try:
-        program = torch.export.export(
-            copied, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
-        )
+        with _quiet():
+            program = torch.export.export(
+                copied, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
+            )
     except Exception as error:  # torch.export documents no narrower class
         raise CaptureError(_explain(copied, error)) from error
     graph_module = program.module(check_guards=False)
@@ -67,13 +75,25 @@ def export_frozen(frozen: fx.GraphModule, example: Float[Tensor, "n ..."]) -> Ex
     return program
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the graphs that torch.export logs and prints when it fails: the error says what is wrong."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.ERROR))
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
+
+
 def _explain(model: nn.Module, error: Exception) -> str:
     """One sentence about a failed export: the innermost module being called and the line in it."""
     names = {id(module): name or "the model itself" for name, module in model.named_modules()}
     culprit, line = "the model itself", ""
     for frame, lineno in traceback.walk_tb(error.__traceback__):
-        owner = frame.f_locals.get("self")
-        if id(owner) in names and frame.f_code.co_filename != nn.modules.module.__file__:
+        owner = next(iter(frame.f_locals.values()), None)  # self, whatever it is called
+        if id(owner) in names and _may_hold_a_forward(Path(frame.f_code.co_filename)):
             culprit = names[id(owner)]
             summary = traceback.FrameSummary(frame.f_code.co_filename, lineno, frame.f_code.co_name)
             line = f", at '{summary.line}'" if summary.line else ""
@@ -82,6 +102,13 @@ def _explain(model: nn.Module, error: Exception) -> str:
         f"The model cannot be exported: {type(error).__name__} in {culprit}{line}: "
         f"{reason.strip()[:300]} — torch.export must be able to trace the model's forward."
     )
+
+
+def _may_hold_a_forward(file: Path) -> bool:
+    """Whether a function in it that is given a module may be the module's own."""
+    if _MODULES in file.parents:
+        return file.name != "module.py"
+    return _TORCH not in file.parents
 
 
 def _drop_inference_no_ops(graph: fx.Graph) -> None:

@@ -145,7 +145,8 @@ def _parameters(units: Sequence[Unit]) -> int:
 def _forward_seconds(assembly: Assembly, images: Tensor) -> dict[str, float]:
     """Of every float unit, per image."""
     chain = assembly.chain
-    source = images.to(assembly.device, memory_format=torch.channels_last)
+    laid_out = torch.channels_last if images.ndim == 4 else torch.preserve_format
+    source = images.to(assembly.device, memory_format=laid_out)
     seconds: dict[str, float] = {}
     for _ in range(2):  # the first pass warms up
         values = {chain.input: source}

@@ -1,6 +1,7 @@
 """Quantized models as files for ONNX Runtime and its like."""
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import onnx_ir as ir
@@ -53,6 +54,14 @@ def export_onnx(
     """
     require_uniform(quantized)
     target = Path(path)
+    for what, value, known in (
+        ("layout", layout, get_args(Layout)),
+        ("runtime", runtime, (None, *get_args(Runtime))),
+    ):
+        if value not in known:
+            raise ExportError(
+                f"There is no {what} {value!r}, expected {' or '.join(map(repr, known))}."
+            )
     grids = weight_grids(quantized.program)
     narrow = packed_types(grids) if layout == "packed" else set()
     if runtime is not None:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, fx
 
 from mrecg.calibration import check_images
-from mrecg.errors import ExportError, VerificationError
+from mrecg.errors import DataError, ExportError, VerificationError, expect
 from mrecg.export.findings import RuntimeRecord, Verification
 from mrecg.export.onnx.files import float_model
 from mrecg.export.onnx.layouts import weight_grids
@@ -63,7 +63,7 @@ def verify_onnx(
     """
     file = Path(path)
     require_uniform(quantized)
-    check_images(images, "the images to verify with")
+    _check_images(quantized, images)
     model = quantized.model
     assert isinstance(model, fx.GraphModule)
     steps = output_steps(model)
@@ -110,6 +110,18 @@ def ideal_bytes(quantized: QuantizedModel) -> int:
     return sum(-(-tensor.numel() * bits.get(name, 32) // 8) for name, tensor in state.items())
 
 
+def _check_images(quantized: QuantizedModel, images: Tensor) -> None:
+    where = "the images to verify with"
+    expect(images, Tensor, "What is verified with", "give images as a tensor", DataError)
+    check_images(images, where)
+    shape = quantized.record.input_shape
+    if tuple(images.shape[1:]) != shape or not len(images):
+        raise DataError(
+            f"There are {len(images)} {where.removeprefix('the ')}, of shape {tuple(images.shape[1:])}, "
+            f"expected at least one, of shape {shape}."
+        )
+
+
 def _replay(
     model: fx.GraphModule, file: Path, images: Tensor, folder: Path
 ) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray], list[Rounding]]:
@@ -121,10 +133,18 @@ def _replay(
     parts: list[list[np.ndarray]] = []
     with torch.inference_mode():
         for batch in images.split(IMAGES_AT_ONCE):
-            given = run(batch.numpy())
-            values = dict(zip(names, given, strict=True))
-            codes = {node: values[name] for node, name in exposed.items()}
-            same = [output.numpy() for output in replay.outputs(batch, codes)]
+            try:
+                given = run(batch.numpy())
+                values = dict(zip(names, given, strict=True))
+                codes = {node: values[name] for node, name in exposed.items()}
+                same = [output.numpy() for output in replay.outputs(batch, codes)]
+            except (
+                Exception
+            ) as error:  # of the runtime, or of the simulation on codes of other shapes
+                reason = str(error).strip().splitlines()[0][:200]
+                raise VerificationError(
+                    f"The file {file} is of another network than the run: {reason}; export it from this run."
+                ) from error
             alone = model(batch)
             alone = alone[0] if isinstance(alone, tuple | list) else alone
             parts.append([alone.numpy(), *same, *given[: len(same)]])

@@ -1,0 +1,47 @@
+"""What a model must be before it can be quantized."""
+
+import torch
+from torch import Tensor, nn
+
+from mrecg.errors import ModelError
+
+__all__ = ["check_model"]
+
+_WRAPPERS: dict[type[nn.Module], str] = {
+    nn.DataParallel: "give what it wraps, its .module",
+    nn.parallel.DistributedDataParallel: "give what it wraps, its .module",
+    torch.jit.ScriptModule: "torch.export cannot read it; give the module that it was made from",
+    torch._dynamo.OptimizedModule: "give the module as it was before torch.compile",
+}
+
+
+def check_model(model: nn.Module) -> None:
+    """Refuse what is no float32 network with finite weights on one device.
+
+    Raises:
+        ModelError: naming the tensor at fault.
+    """
+    if not isinstance(model, nn.Module):
+        kind = f"class {model.__name__}" if isinstance(model, type) else type(model).__name__
+        raise ModelError(
+            f"The model is the {kind}, expected an instance of torch.nn.Module; build the network first."
+        )
+    for wrapper, advice in _WRAPPERS.items():
+        if isinstance(model, wrapper):
+            raise ModelError(f"The model is a {type(model).__name__}: {advice}.")
+    tensors = {n: t for n, t in model.state_dict().items() if isinstance(t, Tensor)}
+    devices = {str(tensor.device) for tensor in tensors.values()}
+    if "meta" in devices:
+        raise ModelError("The model's tensors lie on the device 'meta', without values; load them.")
+    if len(devices) > 1:
+        raise ModelError(
+            f"The model's tensors lie on {' and '.join(sorted(devices))}, expected one device; move the model to one."
+        )
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise ModelError(
+                f"The model's tensor '{name}' is {kind}, expected float32; call model.float()."
+            )
+        if not bool(torch.isfinite(tensor).all()):
+            raise ModelError(f"The model's tensor '{name}' holds NaN or infinite values.")
