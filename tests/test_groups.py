@@ -3,7 +3,11 @@
 import pytest
 import torch
 from torch import Tensor, fx, nn
-from torchao.quantization.pt2e.quantizer import FixedQParamsQuantizationSpec
+from torchao.quantization.pt2e.quantizer import (
+    FixedQParamsQuantizationSpec,
+    QuantizationAnnotation,
+    SharedQuantizationSpec,
+)
 
 import mrecg
 import toys
@@ -203,3 +207,41 @@ def test_the_run_for_the_plan_may_take_all_steps(fraction: float) -> None:
     for group in record.groups:
         expected = 8 if len(group.units) > 1 else round(8 * (1 - fraction))
         assert group.steps == expected
+
+
+class Shared(RecipePlacement):
+    """All that a concatenation joins has one range, as integer backends need it."""
+
+    def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
+        super().annotate(model)
+        joins = [n for n in model.graph.nodes if n.target is torch.ops.aten.cat.default]
+        for join in joins:
+            first, *others = join.all_input_nodes
+            edges = {first: self._activation_spec(first, 8)}
+            edges |= {one: SharedQuantizationSpec((first, join)) for one in others}
+            join.meta["quantization_annotation"] = QuantizationAnnotation(
+                input_qspec_map=edges, _annotated=True
+            )
+        return model
+
+
+class Joined(nn.Module):
+    """Two branches of very different size, the larger one first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(2, 4, 1), nn.Conv2d(2, 4, 1)
+        self.fc = nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(torch.cat([20 * self.a(x).relu(), self.b(x).relu()], 1))
+
+
+def test_a_range_that_operands_share_reaches_all_of_them() -> None:
+    recipe = mrecg.preset(
+        "w8a8-rtn", {"weight.symmetric": True, "activation.ranges.method": "minmax"}
+    )
+    placement = Shared(recipe.placement, recipe.weight, recipe.activation)
+    model = Joined().eval()
+    quantized = mrecg.quantize(model, toys.images(32), recipe=recipe, quantizer=placement)
+    assert quantized.record.units[-1].relative_loss < 1e-3

@@ -108,7 +108,7 @@ def test_sample_keeps_the_extremes_of_all_batches() -> None:
     for seed in range(5):
         batch = normal(100, seed=seed)
         batch[37] = 10.0 * seed
-        sample.add(batch, images=1)
+        sample.add([batch], images=1)
     assert float(sample.high) == 40.0
     assert sample.rows().shape == (5, 10)
 
@@ -119,8 +119,17 @@ def test_a_sample_does_not_depend_on_batches() -> None:
     for size in (12, 4, 5):
         sample = Sample()
         for batch in x.split(size):
-            sample.add(batch, len(batch))
+            sample.add([batch], len(batch))
         rows.append(sample.rows())
     assert rows[0].shape == (12, 1024)
     assert torch.equal(rows[0], rows[1])
     assert torch.equal(rows[0], rows[2])
+
+
+def test_a_sample_of_several_tensors() -> None:
+    """A quantizer that several operands share has to reach all of them."""
+    sample = Sample()
+    for _ in range(2):
+        sample.add([torch.ones(3, 4), torch.full((3, 2, 2, 2), -2.0), torch.tensor([[5.0]])], 3)
+    assert (float(sample.low), float(sample.high)) == (-2, 5)
+    assert sample.rows().shape == (6, 4 + 8 + 1)

@@ -28,9 +28,10 @@ class Unit:
         shape: of its last output, without the batch.
         weights: names of its weight quantizers and of the parameters that they quantize.
         activations: names of its activation quantizers.
+        observed: for each tensor that these read, the name of the quantizer; one may read several.
         quantized: the unit with its quantizers; `inputs` in order to a tuple of `outputs`.
         plain: the float unit; `inputs` to a tuple of `outputs` and then of the tensors that the
-            activation quantizers read, in the order of `activations`.
+            activation quantizers read, in the order of `observed`.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Unit:
     shape: tuple[int, ...]
     weights: Mapping[str, str]
     activations: tuple[str, ...]
+    observed: tuple[str, ...]
     quantized: fx.GraphModule
     plain: fx.GraphModule
 
@@ -102,10 +104,10 @@ def extract(
     called = dict.fromkeys(writer.modules)
     mine = [quantizers[target] for target in called if target in quantizers and target not in owned]
     activations = [quantizer.name for quantizer in mine if not quantizer.is_weight]
-    read = {node.target: node.all_input_nodes[0] for node in piece if node.op == "call_module"}
+    reading = [node for node in piece if node.op == "call_module" and node.target in activations]
     writer.graph.output(tuple(writer.made[node] for node in made))
     plain.graph.output(
-        tuple(plain.made[node] for node in (*made, *(read[target] for target in activations)))
+        tuple(plain.made[node] for node in (*made, *(one.all_input_nodes[0] for one in reading)))
     )
     return Unit(
         name=name,
@@ -115,6 +117,7 @@ def extract(
         shape=_shape(made[-1]),
         weights={quantizer.name: quantizer.tensor for quantizer in mine if quantizer.is_weight},
         activations=tuple(activations),
+        observed=tuple(str(node.target) for node in reading),
         quantized=fx.GraphModule(placed, writer.graph),
         plain=fx.GraphModule(placed, plain.graph),
     )

@@ -1,5 +1,7 @@
 """Search for the range of a quantizer, for all channels and candidates at once."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -36,12 +38,12 @@ _ELEMENTS_AT_ONCE = 1 << 22
 
 
 class Sample:
-    """Values of one tensor over many images, condensed to extremes and a subsample.
+    """Values of what one quantizer reads over many images, condensed to extremes and a subsample.
 
     Of every image the same positions are kept, so that it does not matter how images come in batches.
 
     Args:
-        limit: how many values of each image are kept at most.
+        limit: how many values of each tensor and image are kept at most.
 
     Attributes:
         low, high: the extremes, or 0 if that lies outside of them.
@@ -53,11 +55,17 @@ class Sample:
         self.high = torch.tensor(0.0)
         self._parts: list[Tensor] = []
 
-    def add(self, values: Float[Tensor, "..."], images: int) -> None:
+    def add(self, tensors: Sequence[Float[Tensor, "..."]], images: int) -> None:
         """Take the values of some images into account; a tensor that does not start with them counts as one image."""
+        columns = [self._condense(values.detach(), images) for values in tensors]
+        if len(columns) > 1:
+            columns = [torch.cat([rows.expand(images, -1) for rows in columns], dim=1)]
+        self._parts.append(columns[0].clone())
+
+    def _condense(self, values: Tensor, images: int) -> Tensor:
         if values.ndim == 4:
             values = values.permute(0, 2, 3, 1)  # the order in memory, so that nothing is copied
-        rows = values.detach().reshape(images if len(values) % images == 0 else 1, -1)
+        rows = values.reshape(images if len(values) % images == 0 else 1, -1)
         low, high = torch.aminmax(rows)
         self.low = torch.minimum(self.low.to(low.device), low)
         self.high = torch.maximum(self.high.to(high.device), high)
@@ -65,7 +73,7 @@ class Sample:
             generator = torch.Generator().manual_seed(rows.shape[1])
             kept = torch.randint(rows.shape[1], (self.limit,), generator=generator)
             rows = rows.index_select(1, kept.to(rows.device))
-        self._parts.append(rows.clone())
+        return rows
 
     def rows(self) -> Float[Tensor, "images k"]:
         """The subsample, image by image."""

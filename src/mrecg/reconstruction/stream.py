@@ -137,8 +137,10 @@ class Stream:
             for name, result in zip(unit.outputs, results, strict=False):
                 self._write(self.plain, name, first, result)
                 power += float(signal_power(result)) * len(result)
-            for name, tensor in zip(unit.activations, results[len(unit.outputs) :], strict=True):
-                samples[name].add(tensor, last - first)
+            read = list(zip(unit.observed, results[len(unit.outputs) :], strict=True))
+            for name in unit.activations:
+                tensors = [tensor for reader, tensor in read if reader == name]
+                samples[name].add(tensors, last - first)
         (self.power[unit.name],) = distributed.average([power / self._images])
 
     @torch.no_grad()
