@@ -62,14 +62,14 @@ class FloatStep:
             for name in unit.inputs
         ]
         self.positions = [unit.outputs.index(name) for name in targets]
+        self.channels = [unit.channels[name] for name in targets]
         self.targets = [_as_given(target.batch(everything)) for target in targets.values()]
 
     def __call__(self) -> None:
         outputs = self.unit(*self.inputs)
-        pairs = zip(self.positions, self.targets, strict=True)
-        torch.stack(
-            [reconstruction_loss(outputs[i], target) for i, target in pairs]
-        ).sum().backward()
+        wanted = zip(self.positions, self.targets, self.channels, strict=True)
+        losses = [reconstruction_loss(outputs[i], *rest) for i, *rest in wanted]
+        torch.stack(losses).sum().backward()
         for tensor in (*self.weights, *self.inputs):
             tensor.grad = None
 

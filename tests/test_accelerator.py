@@ -34,7 +34,7 @@ def step(x: Tensor, weight: Tensor, keep_probability: float) -> tuple[Tensor, li
     scaling = Scaling(x.new_full((4, 1, 1, 1), 0.3), x.new_ones(4, 1, 1, 1))
     learned = LearnedRounding(neighbours(weight, scaling, grid), scaling, grid)
     output = functional.conv2d(quantizer(x), learned(Penalty(0.01, 10.0)))
-    loss, slopes = loss_and_slopes([output], [torch.zeros_like(output)])
+    loss, slopes = loss_and_slopes([output], [torch.zeros_like(output)], [4])
     parameters = [learned.logits, factor]
     torch.autograd.backward([output], slopes, inputs=parameters)
     return loss, [one.grad for one in parameters if one.grad is not None]

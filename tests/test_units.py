@@ -1,5 +1,7 @@
 """The chain of units: how many, which layers, and equal to the captured model bit for bit."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, fx, nn
@@ -128,3 +130,39 @@ def test_a_fixed_filter_is_a_layer_like_others() -> None:
     model = nn.Sequential(nn.Conv2d(2, 4, 3), Blur()).eval()
     recipe = mrecg.preset("w4a4-brecq", {"reconstruct.steps": 2, "reconstruct.batch_size": 4})
     assert mrecg.quantize(model, toys.images(), recipe=recipe).record.left_in_float == ()
+
+
+class _Staged(nn.Module):
+    """Convolves in a forward that calls blocks, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.after = (nn.Parameter(torch.randn(4, 4, 1, 1)) for _ in range(2))
+        self.blocks = nn.Sequential(toys.ResidualBlock(4, 4), toys.ResidualBlock(4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.conv2d(x, self.before).relu()
+        return nn.functional.conv2d(self.blocks(x), self.after)
+
+
+def test_names_of_units_are_their_own() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 4, 1), nn.ReLU(), _Staged()).eval()
+    names = [unit.name for unit in chain_of(model, toys.images())[0].units]
+    assert names == ["0", "2", "2.blocks.0", "2.blocks.1", "2.after"]
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "channels"),
+    [
+        (lambda: nn.Sequential(nn.Conv1d(3, 5, 3), nn.ReLU(), nn.Conv1d(5, 4, 3)), (3, 9), [5, 4]),
+        (lambda: nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 4)), (6, 7, 3), [5, 4]),
+        (lambda: nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Conv2d(5, 4, 3)), (3, 9, 9), [5, 4]),
+        (lambda: nn.Sequential(nn.Conv2d(3, 5, 3), nn.Flatten(1), nn.Linear(245, 1), nn.Flatten(0)), (3, 9, 9), [5, 1]),
+    ],
+)  # fmt: skip
+def test_channels_of_what_units_make(
+    make: Callable[[], nn.Module], shape: tuple[int, ...], channels: list[int]
+) -> None:
+    """Maps of one axis, rows of tokens and numbers too; the penalty stands against a sum over channels."""
+    chain, _ = chain_of(make().eval(), torch.randn(2, *shape))
+    assert [unit.channels[name] for unit in chain.units for name in unit.outputs] == channels

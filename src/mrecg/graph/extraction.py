@@ -8,12 +8,13 @@ from typing import Any, Literal
 import torch
 from torch import SymInt, Tensor, fx
 
-from mrecg.graph.layers import LAYER_OPERATORS, layer_name
+from mrecg.graph.channels import channels_of
+from mrecg.graph.layers import LAYER_OPERATORS, layer_name, traced_value
 from mrecg.graph.placement import PlacedQuantizer
 from mrecg.record import Layer
 from mrecg.settings import FLOAT_BITS
 
-__all__ = ["Unit", "can_be_stored", "extract", "holds_tensors", "traced_value"]
+__all__ = ["Unit", "can_be_stored", "extract", "holds_tensors"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Unit:
         name: the block or layer that it is.
         inputs: names of the values that it reads.
         outputs: names of the values that it makes and that are read after it.
+        channels: of each output.
         layers: its layers.
         shape: of its last output, without the batch.
         weights: names of its weight quantizers and of the parameters that they quantize.
@@ -37,6 +39,7 @@ class Unit:
     name: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    channels: Mapping[str, int]
     layers: tuple[Layer, ...]
     shape: tuple[int, ...]
     weights: Mapping[str, str]
@@ -44,13 +47,6 @@ class Unit:
     observed: tuple[str, ...]
     quantized: fx.GraphModule
     plain: fx.GraphModule
-
-
-def traced_value(node: fx.Node) -> object:
-    """The traced value of a node; inserted quantizers keep that of their source."""
-    while "val" not in node.meta and node.all_input_nodes:
-        node = node.all_input_nodes[0]
-    return node.meta.get("val")
 
 
 def holds_tensors(node: fx.Node) -> bool:
@@ -113,6 +109,7 @@ def extract(
         name=name,
         inputs=tuple(node.name for node in inputs),
         outputs=tuple(node.name for node in made),
+        channels={node.name: channels_of(node) for node in made},
         layers=_layers(piece, quantizers),
         shape=_shape(made[-1]),
         weights={quantizer.name: quantizer.tensor for quantizer in mine if quantizer.is_weight},

@@ -11,6 +11,7 @@ __all__ = [
     "layer_name",
     "layers_of",
     "module_path",
+    "traced_value",
 ]
 
 LAYER_OPERATORS = frozenset(
@@ -69,3 +70,10 @@ def module_path(node: fx.Node) -> str:
     """The path of the innermost original module that `node` comes from; `""` is the model itself."""
     stack = node.meta.get("nn_module_stack")
     return str(next(reversed(stack.values()))[0]) if stack else ""
+
+
+def traced_value(node: fx.Node) -> object:
+    """The traced value of a node; inserted quantizers keep that of their source."""
+    while "val" not in node.meta and node.all_input_nodes:
+        node = node.all_input_nodes[0]
+    return node.meta.get("val")

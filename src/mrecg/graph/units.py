@@ -12,8 +12,8 @@ from typing import Literal
 from torch import Tensor, fx, nn
 
 from mrecg.errors import CaptureError
-from mrecg.graph.extraction import Unit, can_be_stored, extract, holds_tensors, traced_value
-from mrecg.graph.layers import data_nodes, layer_name, layers_of
+from mrecg.graph.extraction import Unit, can_be_stored, extract, holds_tensors
+from mrecg.graph.layers import data_nodes, layer_name, layers_of, traced_value
 from mrecg.graph.modules import BlockTree
 from mrecg.graph.placement import PlacedQuantizer
 
@@ -36,6 +36,11 @@ class Chain:
     units: tuple[Unit, ...]
     input: str
     outputs: tuple[str, ...]
+
+    @cached_property
+    def channels(self) -> dict[str, int]:
+        """Of each value that a unit makes."""
+        return {name: count for unit in self.units for name, count in unit.channels.items()}
 
     @cached_property
     def last_reader(self) -> dict[str, int]:
@@ -81,7 +86,12 @@ def cut(
             if node in layers
         ]
         owned = {name for unit in units for name in (*unit.weights, *unit.activations)}
-        units.append(extract(placed, piece, _label(names), by_name, owned, output))
+        label = _label(names)
+        if any(
+            unit.name == label for unit in units
+        ):  # layers in the forward of a module that holds blocks, too
+            label = _label([layer_name(node) for node in piece if node in layers])
+        units.append(extract(placed, piece, label, by_name, owned, output))
     source = next(node.name for node in placed.graph.nodes if node.op == "placeholder")
     results = tuple(dict.fromkeys(node.name for node in output.all_input_nodes if node in data))
     return Chain(tuple(units), source, results)

@@ -11,39 +11,35 @@ __all__ = ["loss_and_slopes", "reconstruction_loss", "signal_power"]
 
 
 def reconstruction_loss(
-    output: Float[Tensor, "n c ..."], target: Float[Tensor, "n c ..."]
+    output: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"], channels: int
 ) -> Float[Tensor, ""]:
-    """`Σ_c |y_q − y|²`, averaged over images and positions (BRECQ, eq. 10 without the Fisher weights).
-
-    Channels are axis 1 of feature maps and the last axis of tokens and vectors.
-    """
-    return functional.mse_loss(output, target) * _channels(output)
+    """`Σ_c |y_q − y|²` over the channels, averaged over images and positions (BRECQ, eq. 10 without the Fisher weights)."""
+    return functional.mse_loss(output, target) * channels
 
 
 @torch.no_grad()
 def loss_and_slopes(
-    outputs: Sequence[Float[Tensor, "..."]], targets: Sequence[Float[Tensor, "..."]]
+    outputs: Sequence[Float[Tensor, "..."]],
+    targets: Sequence[Float[Tensor, "..."]],
+    channels: Sequence[int],
 ) -> tuple[Float[Tensor, ""], list[Float[Tensor, "..."]]]:
     """The sum of `reconstruction_loss` over pairs, and its gradient with respect to each output.
 
     Args:
         outputs: as the units made them.
         targets: are overwritten with the gradients, which saves memory and time.
+        channels: of each.
     """
     loss = torch.zeros((), device=outputs[0].device)
-    for output, target in zip(outputs, targets, strict=True):
+    for output, target, count in zip(outputs, targets, channels, strict=True):
         torch.sub(output, target, out=target)
-        weight = _channels(output) / output.numel()
+        weight = count / output.numel()
         rows = target.permute(0, 2, 3, 1).reshape(-1) if target.ndim == 4 else target.view(-1)
         loss += weight * torch.dot(rows, rows)
         target.mul_(2 * weight)
     return loss, list(targets)
 
 
-def signal_power(target: Float[Tensor, "n c ..."]) -> Float[Tensor, ""]:
+def signal_power(target: Float[Tensor, "..."], channels: int) -> Float[Tensor, ""]:
     """The same measure of the target itself, to which a loss is relative."""
-    return target.square().mean() * _channels(target)
-
-
-def _channels(values: Tensor) -> int:
-    return values.shape[1] if values.ndim == 4 else values.shape[-1]
+    return target.square().mean() * channels

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mrecg.graph.extraction import traced_value
+from mrecg.graph.layers import traced_value
 from mrecg.graph.units import Chain, Unit
 from mrecg.recipe import Recipe
 from mrecg.reconstruction.assembly import Assembly

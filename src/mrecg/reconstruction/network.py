@@ -216,7 +216,7 @@ class _Objective:
         return functional.kl_div(*predictions, reduction="batchmean", log_target=True)
 
     def _relative_error(self, name: str, made: Tensor, wanted: Tensor) -> Tensor:
-        return reconstruction_loss(made, wanted) / self._power[name]
+        return reconstruction_loss(made, wanted, self._chain.channels[name]) / self._power[name]
 
     @torch.no_grad()
     def _powers(self, images: Float[Tensor, "n ..."]) -> dict[str, float]:
@@ -224,7 +224,11 @@ class _Objective:
         for part in self._portions(images):
             made = self._plain(part.to(self._device))
             for name in powers:
-                powers[name] += float(signal_power(made[name])) * len(part) / len(images)
+                powers[name] += (
+                    float(signal_power(made[name], self._chain.channels[name]))
+                    * len(part)
+                    / len(images)
+                )
         shared = distributed.average(list(powers.values()))
         return {
             name: max(power, _SMALLEST_POWER) for name, power in zip(powers, shared, strict=True)

@@ -78,6 +78,7 @@ class Step:
         computed_in: Precision,
     ) -> None:
         self._units, self._weights, self._learned = units, list(weights), learned
+        self._channels = {name: count for unit in units for name, count in unit.channels.items()}
         self._adam, self._mask, self._precision = adam, mask, computed_in
 
     def __call__(self, batch: Batch, numbers: Numbers) -> Tensor:
@@ -91,7 +92,8 @@ class Step:
             with precision(self._precision, device):
                 made = run_units(self._units, given)
             outputs = [made[name].float() for name in batch.targets]
-            loss, slopes = loss_and_slopes(outputs, list(batch.targets.values()))
+            channels = [self._channels[name] for name in batch.targets]
+            loss, slopes = loss_and_slopes(outputs, list(batch.targets.values()), channels)
             self._backward(outputs, slopes)
         distributed.average_gradients(self._learned)
         self._adam.step(*numbers.rates)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mrecg import distributed
-from mrecg.graph.extraction import traced_value
+from mrecg.graph.layers import traced_value
 from mrecg.graph.units import Chain, Unit
 from mrecg.quantization.losses import reconstruction_loss, signal_power
 from mrecg.quantization.ranges import Sample
@@ -136,7 +136,7 @@ class Stream:
                 results = unit.plain(*batch)
             for name, result in zip(unit.outputs, results, strict=False):
                 self._write(self.plain, name, first, result)
-                power += float(signal_power(result)) * len(result)
+                power += float(signal_power(result, unit.channels[name])) * len(result)
             read = list(zip(unit.observed, results[len(unit.outputs) :], strict=True))
             for name in unit.activations:
                 tensors = [tensor for reader, tensor in read if reader == name]
@@ -161,7 +161,8 @@ class Stream:
             for index, unit in enumerate(units):
                 for name in unit.outputs:
                     target = self.plain[name].portion(first, last)
-                    losses[index] += float(reconstruction_loss(made[name], target)) * len(target)
+                    loss = reconstruction_loss(made[name], target, unit.channels[name])
+                    losses[index] += float(loss) * len(target)
             if keep:
                 for name in self._lasting(units):
                     self._write(self.quantized, name, first, made[name])

@@ -1,0 +1,44 @@
+"""Which axis of a tensor holds its channels: a shape alone does not tell maps from tokens."""
+
+from collections import deque
+
+import torch
+from torch import Tensor, fx
+
+from mrecg.graph.layers import CONVOLUTIONS_AND_PRODUCTS, traced_value
+
+__all__ = ["channels_of"]
+
+_aten = torch.ops.aten
+_ON_THE_LAST_AXIS = frozenset({_aten.linear.default, _aten.layer_norm.default})
+_REORDERS = frozenset(
+    {_aten.permute, _aten.transpose, _aten.reshape, _aten.view, _aten.flatten, _aten.unflatten}
+)
+
+
+def channels_of(node: fx.Node) -> int:
+    """How many channels the value of a node has; a number for each image is one.
+
+    The nearest operator before it tells: a convolution puts channels on axis 1, a linear layer on the last. Behind what
+    reorders them, feature maps have them on axis 1 and everything else on the last.
+    """
+    value = traced_value(node)
+    if not isinstance(value, Tensor) or value.ndim < 2:
+        return 1
+    axis = _axis_before(node)
+    usual = 1 if value.ndim == 4 else -1
+    return int(value.shape[usual if axis is None else axis])
+
+
+def _axis_before(node: fx.Node) -> int | None:
+    found, waiting = {node}, deque([node])
+    while waiting:
+        one = waiting.popleft()
+        if one.target in _ON_THE_LAST_AXIS:
+            return -1
+        if one.target in CONVOLUTIONS_AND_PRODUCTS:
+            return 1
+        if getattr(one.target, "overloadpacket", None) not in _REORDERS:
+            waiting.extend(source for source in one.all_input_nodes if source not in found)
+            found.update(one.all_input_nodes)
+    return None
