@@ -96,6 +96,7 @@ def test_own_network(tmp_path: Path) -> None:
         "    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2704, 10))\n"
         "def broken():\n    raise ValueError('no')\n"
         "def number():\n    return 3\n"
+        "def leaves():\n    raise SystemExit\n"
     )
     arguments = ["--data", "demo", "--images", "16", *QUICK, "--preset", "w4a4-rtn"]
     arguments = [a for a in arguments if a not in QUICK] + ["--set", "seed=3"]
@@ -103,9 +104,14 @@ def test_own_network(tmp_path: Path) -> None:
         "quantize", "--network", "mine:net", *arguments, "--output", "r", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
+    preprocessing = mrecg.load(tmp_path / "r").record.preprocessing
+    assert (preprocessing["channels"], preprocessing["crop"]) == (1, 28)
+    found = mrecg_command("plan", "--network", "mine:net", *arguments, cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
     for name, message in [
         ("mine:broken", "ValueError: no"),
         ("mine:number", "gave a int"),
+        ("mine:leaves", "SystemExit"),
         ("mine:absent", "cannot be built"),
         ("theirs:net", "cannot be built"),
     ]:
@@ -131,16 +137,21 @@ def test_own_network(tmp_path: Path) -> None:
         (["--recipe", "nothing.yaml"], "cannot be read"),
         (["--plan", "nothing.json"], "cannot be read"),
         (["--output", "/dev/null/run"], "cannot be written"),
+        (["--data", ""], "There is no data source ''"),
+        (["--size", "32"], "come as 1×28×28; leave out --size"),
+        (["--plan", "plan.json"], "unit 1 is 'a', the model's is 'features.0'"),
     ],
 )
 def test_mistakes_are_one_sentence(arguments: list[str], message: str, tmp_path: Path) -> None:
-    output = tmp_path / "run"
+    output, plan = tmp_path / "run", tmp_path / "plan.json"
+    mrecg.Plan(groups=(("a",),)).write(plan)
     quick = ["--evaluation-images", "10", "--output", str(output)]
     done = mrecg_command("quantize", *MODEL, *quick, *arguments, cwd=tmp_path)
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr
-    assert not list(tmp_path.iterdir())
+    assert "float: top-1" not in done.stdout  # before anything long
+    assert list(tmp_path.iterdir()) == [plan]
 
 
 def test_usage_errors_exit_with_two() -> None:

@@ -70,6 +70,9 @@ def test_saved_runs_reload_bit_for_bit(toy: str, tmp_path: Path) -> None:
         "recipe.yaml",
         "record.json",
     ]
+    assert (
+        len({path.stat().st_mode for path in folder.iterdir()}) == 1
+    )  # who may read one, may read all
     assert loaded.model.eval() is loaded.model
     loaded.model.train()
 

@@ -1,7 +1,7 @@
 """Whatever a caller brings as calibration images, as one checked tensor."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,10 +21,12 @@ class CalibrationImages:
     Attributes:
         images: as many as were asked for.
         skipped: what could not be read, with the reasons; the record of the run keeps them.
+        preprocessing: how image files became these images; the record keeps it, too.
     """
 
     images: Float[Tensor, "n c h w"]
     skipped: tuple[str, ...] = ()
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.images)

@@ -24,7 +24,7 @@ from mrecg.reconstruction.storage import Storage
 from mrecg.record import NetworkRecord, Oscillation, Plan, Record
 from mrecg.runs import QuantizedModel, environment
 
-__all__ = ["Estimate", "Progress", "foresee", "make_model_plan", "quantize"]
+__all__ = ["Estimate", "Progress", "check", "foresee", "make_model_plan", "quantize"]
 
 _PROBED = 8
 """Images that the estimate of time runs on."""
@@ -62,18 +62,14 @@ def quantize(
     """
     clock = _Clock()
     report = progress or (lambda event: None)
-    _check_arguments(model, calibration, recipe, plan, quantizer, memory)
-    everything = gather_images(calibration, recipe.reconstruct)
-    images = distributed.share_of_images(everything)
-    distributed.share_of_batch(recipe.reconstruct.batch_size)
-    assembly = assemble(model, everything, recipe, quantizer)
+    _check_memory(memory)
+    everything, images, assembly = _prepared(model, calibration, recipe, plan, quantizer)
     storage = _storage(assembly, recipe, memory)
     clock.lap("capture")
     spent = 0.0
     if plan is None:
         plan = _plan(assembly, images, recipe, report, storage)
         spent = recipe.plan.loss_steps if recipe.plan.join == "loss" else 0.0
-    plan = check_plan(plan, assembly.chain.units)
     clock.lap("plan")
     if announce is not None:
         announce(estimate(assembly, images[:_PROBED], len(images), recipe, plan, storage, spent))
@@ -96,12 +92,29 @@ def quantize(
         network=network,
         left_in_float=assembly.left_in_float,
         images=len(everything),
-        skipped_images=calibration.skipped if isinstance(calibration, CalibrationImages) else (),
+        **_kept_of(calibration),
         input_shape=tuple(images.shape[1:]),
         seconds=clock.laps,
         environment=environment(assembly.device),
     )
     return QuantizedModel(program, record, recipe)
+
+
+def check(
+    model: nn.Module,
+    calibration: CalibrationImages | Tensor | Iterable[Any],
+    *,
+    recipe: Recipe,
+    plan: Plan | None = None,
+) -> None:
+    """Refuse in seconds what `quantize` would refuse; worth it before something long.
+
+    Raises:
+        MrecgError: as `quantize`.
+    """
+    _, _, assembly = _prepared(model, calibration, recipe, plan, None)
+    if plan is None and recipe.plan.join != "loss":
+        make_plan(assembly.chain.units, recipe.plan)
 
 
 def make_model_plan(
@@ -116,13 +129,10 @@ def make_model_plan(
     Raises:
         MrecgError: as `quantize`.
     """
-    _check_arguments(model, calibration, recipe)
-    tuning = recipe.reconstruct
-    if recipe.plan.join != "loss":
-        tuning = tuning.model_copy(update={"steps": 0})
-    everything = gather_images(calibration, tuning)
-    images = distributed.share_of_images(everything)
-    assembly = assemble(model, everything, recipe, None)
+    _check_arguments(model, calibration, recipe, None, None)
+    if recipe.plan.join != "loss":  # nothing is tuned: two images will do
+        recipe = recipe.override({"reconstruct.steps": 0})
+    _, images, assembly = _prepared(model, calibration, recipe, None, None)
     report = progress or (lambda event: None)
     return _plan(assembly, images, recipe, report, _storage(assembly, recipe))
 
@@ -141,7 +151,7 @@ def foresee(model: nn.Module, probe: Tensor, count: int, recipe: Recipe) -> Esti
     Raises:
         MrecgError: the model cannot be captured.
     """
-    _check_arguments(model, probe, recipe)
+    _check_arguments(model, probe, recipe, None, None)
     assembly = assemble(model, probe, recipe, None)
     storage, rule, units = _storage(assembly, recipe), recipe.plan, assembly.chain.units
     if rule.join != "loss":
@@ -152,29 +162,56 @@ def foresee(model: nn.Module, probe: Tensor, count: int, recipe: Recipe) -> Esti
     return replace(found, seconds=ahead.seconds + found.seconds)
 
 
+def _prepared(
+    model: nn.Module,
+    calibration: CalibrationImages | Iterable[Any],
+    recipe: Recipe,
+    plan: Plan | None,
+    quantizer: Quantizer | None,
+) -> tuple[Tensor, Tensor, Assembly]:
+    """All images, those of this process, and the captured model, once everything that was given fits together."""
+    _check_arguments(model, calibration, recipe, plan, quantizer)
+    everything = gather_images(calibration, recipe.reconstruct)
+    images = distributed.share_of_images(everything)
+    distributed.share_of_batch(recipe.reconstruct.batch_size)
+    assembly = assemble(model, everything, recipe, quantizer)
+    if plan is not None:
+        check_plan(plan, assembly.chain.units)
+    return everything, images, assembly
+
+
 def _check_arguments(
     model: nn.Module,
     calibration: CalibrationImages | Iterable[Any],
     recipe: Recipe,
-    plan: Plan | None = None,
-    quantizer: Quantizer | None = None,
-    memory: int | None = None,
+    plan: Plan | None,
+    quantizer: Quantizer | None,
 ) -> None:
     """Refuse what is of another kind before anything is read or captured."""
     check_model(model)
     advice = "give images as a tensor, or an iterable of image tensors, batches or (images, labels)"
     expect(calibration, (CalibrationImages, Iterable), "The calibration set", advice, DataError)
-    expect(
-        recipe, Recipe, "The recipe", "make one with mrecg.preset('w4a4-qdrop-mrecg')", RecipeError
-    )
+    advice = "make one with mrecg.preset('w4a4-qdrop-mrecg')"
+    expect(recipe, Recipe, "The recipe", advice, RecipeError)
     if plan is not None:
         expect(plan, Plan, "The plan", "make one with mrecg.Plan(groups=...)", PlanError)
     if quantizer is not None:
         expect(quantizer, Quantizer, "The quantizer", "give one of torchao's PT2E", RecipeError)
-    if memory is not None:
-        expect(memory, int, "The memory budget", "give bytes, such as 4 * 2**30", StorageError)
-        if memory < 0:
-            raise StorageError(f"The memory budget is {memory} bytes, expected 0 or more.")
+
+
+def _check_memory(memory: int | None) -> None:
+    if memory is None:
+        return
+    expect(memory, int, "The memory budget", "give bytes, such as 4 * 2**30", StorageError)
+    if memory < 0:
+        raise StorageError(f"The memory budget is {memory} bytes, expected 0 or more.")
+
+
+def _kept_of(calibration: object) -> dict[str, Any]:
+    """What the record keeps of where the images come from."""
+    if not isinstance(calibration, CalibrationImages):
+        return {}
+    return {"skipped_images": calibration.skipped, "preprocessing": calibration.preprocessing}
 
 
 def _storage(assembly: Assembly, recipe: Recipe, memory: int | None = None) -> Storage:

@@ -304,7 +304,7 @@ class Record(FoundModel):
         skipped_images: what could not be read, with the reasons.
         accuracy: of the float and the quantized network on the same images; empty where it was not measured.
         input_shape: of one image.
-        preprocessing: how image files became such images, where the command line read them.
+        preprocessing: how image files became such images, where mrecg read them.
         seconds: wall time by phase.
         environment: versions, device and threads.
     """

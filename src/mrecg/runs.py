@@ -22,7 +22,7 @@ from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
@@ -79,14 +79,15 @@ class QuantizedModel:
                 draft = Path(scratch) / "run"
                 draft.mkdir()
                 (draft / RECIPE).write_text(self.recipe.to_yaml(), encoding="utf-8")
-                save_file(_packed(self.program, self.record), draft / TENSORS)
+                # Not safetensors' own file, which nobody but its owner may read.
+                (draft / TENSORS).write_bytes(save(_packed(self.program, self.record)))
                 with _without_tensors(self.program) as structure:
                     _save_compressed(structure, draft / GRAPH)
                 (draft / RECORD).write_text(self.record.to_json(), encoding="utf-8")
                 if target.exists():
                     target.rmdir()
                 shutil.move(draft, target)
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             raise RunError(f"The run folder {target} cannot be written: {error}.") from error
         return target
 

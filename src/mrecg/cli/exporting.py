@@ -111,7 +111,7 @@ def _verified_images(
     from mrecg.data import evaluation_batches
 
     preprocessing = preprocessing_of(quantized.record, size)
-    source = data or "fashion-mnist"
+    source = "fashion-mnist" if data is None else data
     found: list[Tensor] = []
     for batch, _ in evaluation_batches(
         source, preprocessing=preprocessing, workers=workers_or_usual(workers)

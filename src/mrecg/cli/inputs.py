@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import yaml
 
 from mrecg.cli.consoles import error_console
-from mrecg.errors import NoLabelsError, RecipeError, StorageError
+from mrecg.errors import DataError, NoLabelsError, RecipeError, StorageError
 from mrecg.mqbench import Experiment
 from mrecg.presets import preset
 from mrecg.recipe import Recipe, read_recipe
@@ -114,6 +114,7 @@ class Inputs(NamedTuple):
     crops: str
     workers: int
     preprocessing: "Preprocessing"
+    resized: bool
 
     @classmethod
     def resolve(
@@ -139,7 +140,8 @@ class Inputs(NamedTuple):
         name = network or (asked.network if asked else None)
         if name is None:
             raise RecipeError("No network is named; give --network, or a --config with model.type.")
-        source = data or (f"imagenet:{asked.data}" if asked and asked.data else "fashion-mnist")
+        usual = f"imagenet:{asked.data}" if asked and asked.data else "fashion-mnist"
+        source = usual if data is None else data
         return cls(
             recipe=recipe,
             network=name,
@@ -149,7 +151,8 @@ class Inputs(NamedTuple):
             images=images or (asked.images if asked else _IMAGES),
             crops=crops or ("random" if asked else "centre"),
             workers=workers_or_usual(asked.workers if asked and workers is None else workers),
-            preprocessing=_preprocessing(name, asked, size, channels),
+            preprocessing=_preprocessing(name, asked, data, size, channels),
+            resized=size is not None or channels is not None,
         )
 
     def model(self, needs_weights: bool = True) -> "nn.Module":
@@ -173,9 +176,14 @@ class Inputs(NamedTuple):
 
     def calibration(self) -> "CalibrationImages":
         """The calibration images, with a note on those that cannot be read."""
-        from mrecg.data import calibration_images
+        from mrecg.data import calibration_images, own_preprocessing
         from mrecg.presentation import show_skipped
 
+        own = own_preprocessing(self.data)
+        if own is not None and self.resized:
+            raise DataError(
+                f"The images of '{self.data}' come as {own.channels}×{own.crop}×{own.crop}; leave out --size and --channels."
+            )
         found = calibration_images(
             self.data,
             self.images,
@@ -205,10 +213,18 @@ class Inputs(NamedTuple):
 
 
 def _preprocessing(
-    network: str, experiment: Experiment | None, size: int | None, channels: int | None
+    network: str,
+    experiment: Experiment | None,
+    data: str | None,
+    size: int | None,
+    channels: int | None,
 ) -> "Preprocessing":
-    from mrecg.data import Preprocessing
+    from mrecg.data import Preprocessing, own_preprocessing
     from mrecg.zoo import NETWORKS
+
+    own = own_preprocessing(data) if data is not None else None
+    if own is not None:
+        return own
 
     known = NETWORKS.get(network)
     usual = Preprocessing() if known is None else known.preprocessing

@@ -90,6 +90,7 @@ def quantize(
     """Measure a float network, quantize it, measure it again, and save the run."""
     from mrecg.distributed import is_first
     from mrecg.evaluation import with_accuracy
+    from mrecg.pipeline import check
     from mrecg.pipeline import quantize as quantize_model
     from mrecg.presentation import Reporter, show_notes, show_record
     from mrecg.runs import check_free
@@ -117,7 +118,10 @@ def quantize(
     batches = inputs.evaluation(evaluation_images)
     # What a script reads stays alone on standard output.
     spoken = error_console if as_json else console
-    before = None if batches is None else measure_float(model, inputs.network, batches, spoken)
+    before = None
+    if batches is not None:
+        check(model, calibration, recipe=recipe, plan=followed)
+        before = measure_float(model, inputs.network, batches, spoken)
     with Reporter(error_console) as reporter:
         quantized = quantize_model(
             model,
@@ -128,7 +132,6 @@ def quantize(
             memory=allowed,
             announce=reporter.announce,
         )
-    quantized = quantized.with_found(preprocessing=inputs.preprocessing.described())
     try:
         if batches is not None and before is not None:
             quantized = with_accuracy(quantized, before, batches, batches.skipped)
@@ -222,7 +225,7 @@ def evaluate(
 
     quantized = load(run)
     batches = evaluation_batches(
-        data or "fashion-mnist",
+        "fashion-mnist" if data is None else data,
         preprocessing=preprocessing_of(quantized.record, size),
         count=evaluation_images,
         workers=workers_or_usual(workers),

@@ -26,6 +26,7 @@ __all__ = [
     "calibration_images",
     "evaluation_batches",
     "name_some",
+    "own_preprocessing",
 ]
 
 DEMO_FOLDER = Path(__file__).parent.parent / "demo" / "fashion-mnist"
@@ -39,6 +40,7 @@ _NEEDS_PATH = {
     "imagenet": "imagenet:/data/imagenet",
 }
 _SOURCES = ("demo", "fashion-mnist", *_NEEDS_PATH)
+_FASHION_MNIST = ("demo", "fashion-mnist", "fashion-mnist-download")
 
 _Part = Literal["calibration", "evaluation"]
 
@@ -108,23 +110,30 @@ def evaluation_batches(
     return EvaluationBatches(opened, order, batch_size, workers)
 
 
+def own_preprocessing(source: str) -> Preprocessing | None:
+    """That of images which come as they are, whatever is asked for; `None` where image files are read."""
+    kind = source.partition(":")[0]
+    return fashion_mnist.PREPROCESSING if kind in _FASHION_MNIST else None
+
+
 def _open(source: str, part: _Part, preprocessing: Preprocessing) -> Source:
     kind, _, path = source.partition(":")
     if kind not in _SOURCES:
         raise DataError(f"There is no data source '{kind}'{did_you_mean(kind, _SOURCES)}.")
     if kind in _NEEDS_PATH and not path:
         raise DataError(f"The data source '{kind}' needs a path, such as {_NEEDS_PATH[kind]}.")
+    place = Path(path).expanduser()  # a shell leaves a ~ behind a colon
     if kind == "imagenet":
-        split = folders.imagenet_split(Path(path), "train" if part == "calibration" else "val")
+        split = folders.imagenet_split(place, "train" if part == "calibration" else "val")
         return Source(source, split, preprocessing)
     if kind == "folder":
-        return Source(source, folders.find_images(Path(path)), preprocessing)
+        return Source(source, folders.find_images(place), preprocessing)
     if kind == "datasets":
         return Source(source, huggingface.load_part(path, part), preprocessing)
     if kind == "fashion-mnist-download":
-        folder = fashion_mnist.download(Path(path))
+        folder = fashion_mnist.download(place)
     elif path:
-        folder = Path(path)
+        folder = place
     else:
         folder = DEMO_FOLDER if kind == "demo" else fashion_mnist.DEBIAN_FOLDER
     grey = fashion_mnist.read_split("train" if part == "calibration" else "test", folder)

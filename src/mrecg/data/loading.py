@@ -101,7 +101,7 @@ def draw_images(
             if good:
                 images[done : done + len(good)] = source.preprocessing.normalize(_stack(good))
                 done += len(good)
-    return CalibrationImages(images, tuple(tally.skipped))
+    return CalibrationImages(images, tuple(tally.skipped), source.preprocessing.described())
 
 
 _Found = tuple[int, NDArray[np.uint8] | str]

@@ -174,9 +174,6 @@ def _run(
         model, images, recipe=recipe, progress=lambda event: report(cell.name, event)
     )
     batches = shared.batches()
-    quantized = quantized.with_found(
-        preprocessing=shared.sources.preprocessing(cell.network).described()
-    )
     finished = with_accuracy(quantized, before, batches, batches.skipped)
     finished.save(folder)
     return finished.record

@@ -79,7 +79,7 @@ _LIBRARIES = {"timm": _timm, "torchvision": _torchvision}
 def _built(name: str, make: Callable[[], Any]) -> nn.Module:
     try:
         model = make()
-    except Exception as error:  # other people's code may raise anything
+    except (Exception, SystemExit) as error:  # other people's code may raise anything
         raise ModelError(
             f"The network {name} cannot be built: {type(error).__name__}: {error}."
         ) from error
