@@ -13,7 +13,7 @@ from mrecg.errors import CaptureError, DataError, ModelError, PlanError, RunErro
 from mrecg.pipeline import Progress
 from mrecg.presets import METHODS
 from mrecg.reconstruction.step import Batch, Numbers, Step
-from mrecg.record import Plan
+from mrecg.record import Plan, Record
 from mrecg.runs import QuantizedModel
 
 QUICK = {"reconstruct.steps": 8, "reconstruct.batch_size": 8}
@@ -329,11 +329,31 @@ def test_a_finished_run_is_never_overwritten(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["recipe.yaml", "record.json", "model.safetensors", "graph.pt2"])
-def test_damaged_runs_are_refused(name: str, tmp_path: Path) -> None:
+def test_damaged_runs_are_refused(
+    name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     folder = run(toys.make("chain"), quick("w4a4-rtn")).save(tmp_path / "run")
-    (folder / name).write_bytes(b"\x00damaged")
-    with pytest.raises(mrecg.MrecgError):
-        mrecg.load(folder)
+    written = (folder / name).read_bytes()
+    half = len(written) // 2
+    flipped = bytes([*written[:half], written[half] ^ 255, *written[half + 1 :]])
+    for content in (b"\x00damaged", written[:half], b"", flipped):
+        if name == "model.safetensors" and content == flipped:
+            continue  # other numbers are numbers, too
+        (folder / name).write_bytes(content)
+        with pytest.raises(mrecg.MrecgError):
+            mrecg.load(folder)
     (folder / name).unlink()
     with pytest.raises(RunError, match=f"{name} is missing"):
+        mrecg.load(folder)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_record_that_knows_other_quantizers(tmp_path: Path) -> None:
+    folder = run(toys.make("chain"), quick("w4a4-rtn")).save(tmp_path / "run")
+    record = Record.read(folder / "record.json")
+    weight = next(q for q in record.quantizers if q.kind == "weight")
+    others = tuple(q for q in record.quantizers if q is not weight)
+    changed = record.model_copy(update={"quantizers": others})
+    (folder / "record.json").write_text(changed.to_json(), encoding="utf-8")
+    with pytest.raises(RunError, match=r"'0\.quantized_weight\.codes' has the shape \(72,\)"):
         mrecg.load(folder)

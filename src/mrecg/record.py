@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mrecg.errors import RunError, expect
 
@@ -319,7 +319,7 @@ class Record(FoundModel):
     images: int
     skipped_images: tuple[str, ...] = ()
     accuracy: Mapping[Literal["float", "quantized"], Evaluation] = {}
-    input_shape: tuple[int, ...]
+    input_shape: Annotated[tuple[int, ...], Field(min_length=1)]
     preprocessing: Mapping[str, Any] = {}
     seconds: Mapping[str, float]
     environment: Mapping[str, Any]

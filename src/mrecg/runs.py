@@ -143,7 +143,7 @@ def load(folder: str | Path) -> QuantizedModel:
     recipe = read_recipe(source / RECIPE)
     try:
         tensors = load_file(source / TENSORS)
-        program = torch.export.load(source / GRAPH)
+        program = _read_program(source / GRAPH)
     except (OSError, SafetensorError, RuntimeError, ValueError, BadZipFile) as error:
         reason = str(error).splitlines()[0]
         raise RunError(f"The run in {source} is damaged: {reason}.") from error
@@ -152,10 +152,17 @@ def load(folder: str | Path) -> QuantizedModel:
         raise RunError(
             f"The run in {source} is damaged: {TENSORS} and {GRAPH} disagree on '{odd}'."
         )
+    traced = _traced(program)
     try:
-        tensors |= _unpacked(tensors, program, record)
+        tensors |= _unpacked(tensors, traced, record)
     except ValueError as error:
         raise RunError(f"The run in {source} is damaged: {error}.") from error
+    for name, tensor in tensors.items():
+        if name in traced and tensor.shape != traced[name].shape:
+            raise RunError(
+                f"The run in {source} is damaged: '{name}' has the shape {tuple(tensor.shape)} in {TENSORS}, "
+                f"{tuple(traced[name].shape)} in {GRAPH}."
+            )
     program.state_dict.update(
         {name: _as(program.state_dict[name], tensor) for name, tensor in tensors.items()}
     )
@@ -206,16 +213,30 @@ def _packed(program: ExportedProgram, record: Record) -> dict[str, Tensor]:
 
 
 def _unpacked(
-    tensors: Mapping[str, Tensor], program: ExportedProgram, record: Record
+    tensors: Mapping[str, Tensor], traced: Mapping[str, Tensor], record: Record
 ) -> dict[str, Tensor]:
-    names = program.graph_signature.inputs_to_buffers
-    traced = {
-        names[node.name]: node.meta["val"] for node in program.graph.nodes if node.name in names
-    }
     return {
         name: unpack(tensors[name], *grid, tuple(traced[name].shape), traced[name].dtype)
-        for name, grid in _grids(record, tensors).items()
+        for name, grid in _grids(record, traced).items()
     }
+
+
+def _traced(program: ExportedProgram) -> dict[str, Tensor]:
+    """What the graph knows of its parameters and buffers: their shapes and types."""
+    signature = program.graph_signature
+    names = signature.inputs_to_parameters | signature.inputs_to_buffers
+    return {
+        names[node.name]: node.meta["val"] for node in program.graph.nodes if node.name in names
+    }
+
+
+def _read_program(path: Path) -> ExportedProgram:
+    """The structure; an archive that is damaged is refused before torch logs what it thinks of it."""
+    with ZipFile(path) as archive:
+        broken = archive.testzip()
+        if broken is not None:
+            raise BadZipFile(f"{broken} in {path.name} is not what was written")
+    return torch.export.load(path)
 
 
 def _save_compressed(program: ExportedProgram, path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from mrecg.errors import DataError, did_you_mean
@@ -81,8 +81,19 @@ class Preprocessing:
 
     @classmethod
     def from_description(cls, fields: Mapping[str, Any]) -> "Preprocessing":
-        """What `described` was asked of."""
-        return TypeAdapter(cls).validate_python(dict(fields))
+        """What `described` was asked of.
+
+        Raises:
+            DataError: a field is of another kind.
+        """
+        try:
+            return TypeAdapter(cls).validate_python(dict(fields))
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(map(str, first["loc"]))
+            raise DataError(
+                f"The preprocessing has a bad value for '{name}': {first['msg']}."
+            ) from error
 
     def resized(self, crop: int) -> "Preprocessing":
         """The same for images of another side, cut from as large a part of the picture."""
