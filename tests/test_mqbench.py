@@ -325,7 +325,7 @@ def test_options_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Path
     assert (inputs.network, inputs.data) == ("resnet18", "imagenet:/data/imagenet")
     assert (inputs.workers, inputs.images, inputs.crops) == (4, 4096, "random")
     assert (inputs.preprocessing.resize, inputs.preprocessing.crop) == (256, 224)
-    given = options | {"network": "resnet50", "data": "demo", "workers": 0, "size": 112}
+    given = options | {"network": "resnet50", "data": "folder:mine", "workers": 0, "size": 112}
     inputs = Inputs.resolve(found.recipe, found, **given)
-    assert (inputs.network, inputs.data, inputs.workers) == ("resnet50", "demo", 0)
+    assert (inputs.network, inputs.data, inputs.workers) == ("resnet50", "folder:mine", 0)
     assert inputs.preprocessing.crop == 112

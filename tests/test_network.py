@@ -152,3 +152,13 @@ def test_fixed_scales_are_left_alone() -> None:
     for quantizer in quantized.record.quantizers:
         for scale in quantizer.scales:
             assert torch.tensor(scale).log2().frac() == 0
+
+
+def test_only_images_have_mirror_images() -> None:
+    assert torch.equal(network._mirrored(toys.images(2)), toys.images(2).flip(-1))
+    vectors = torch.randn(4, 6)
+    assert torch.equal(network._mirrored(vectors), vectors)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    x = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
+    found = mrecg.quantize(model, x, recipe=mrecg.preset("w2a4-brecq", STEPS)).record.network
+    assert found is not None

@@ -131,3 +131,19 @@ def test_settings_of_the_process_are_put_back() -> None:
             assert multiplied_in() == {"float32": ("ieee",) * 2, "tfloat32": ("tf32",) * 2}[name]
             raise ZeroDivisionError
         assert multiplied_in() == before
+
+
+def test_accuracy_is_counted_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch computes convolutions on CUDA devices in TF32 unless it is told not to."""
+    monkeypatch.setattr(contexts, "_knows_tfloat32", lambda device: True)
+    seen = set()
+
+    class Watched(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.add(multiplied_in())
+            return x.flatten(1)[:, :5]
+
+    before = multiplied_in()
+    mrecg.evaluate(Watched(), [(toys.images(4), torch.zeros(4, dtype=torch.long))])
+    assert seen == {("ieee", "ieee")}
+    assert multiplied_in() == before

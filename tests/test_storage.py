@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import mrecg
 import toys
 from mrecg.errors import StorageError
-from mrecg.pipeline import Estimate
+from mrecg.pipeline import Estimate, foresee
 from mrecg.reconstruction import storage as room
 from mrecg.reconstruction.storage import Storage
 
@@ -39,7 +39,7 @@ def test_what_is_stored_comes_back(
     for first in (0, 4, 8):
         stored.write(first, x[first : first + 4])
     expected = x.half().float() if half else x
-    assert torch.equal(torch.cat(list(stored.portions(4))), expected)
+    assert torch.equal(stored.portion(0, 9), expected)
     chosen = torch.tensor([5, 0, 5])
     batch = stored.batch(chosen)
     assert torch.equal(batch, expected[chosen])
@@ -166,3 +166,19 @@ def test_budgets() -> None:
     assert bytes_of("4GiB") == 4 * 2**30
     assert bytes_of("1.5 MB") == 1_500_000
     assert bytes_of("100") == 100
+
+
+def test_a_file_that_somebody_else_cuts_is_no_endless_loop() -> None:
+    stored = Storage(CPU, 0).allocate(9, (3,))
+    stored.write(0, values(3))
+    stored._file.truncate(20)  # type: ignore[attr-defined]
+    with pytest.raises(StorageError, match="shorter than what was written"):
+        stored.portion(0, 9)
+
+
+def test_the_estimate_counts_the_masks_of_qdrop() -> None:
+    model, images = toys.make("residual"), toys.images(8)
+    groups_only = {"reconstruct.network_share": 0}
+    recipes = [mrecg.preset(f"w4a4-{name}", groups_only) for name in ("brecq", "qdrop")]
+    brecq, qdrop = (foresee(model, images, 64, recipe).working for recipe in recipes)
+    assert qdrop - brecq == 4 << 20

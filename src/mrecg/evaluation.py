@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from mrecg import distributed
 from mrecg.calibration import check_images
 from mrecg.errors import DataError, ModelError, expect
+from mrecg.reconstruction.precision import products
 from mrecg.record import Evaluation
 from mrecg.runs import QuantizedModel
 
@@ -105,7 +106,8 @@ def _images_and_labels(batch: object, index: int) -> tuple[Tensor, Tensor]:
 
 def _logits(model: nn.Module, images: Tensor, index: int) -> Tensor:
     try:
-        result = model(images)
+        with products("float32", images.device):  # torch's own choice on CUDA devices is TF32
+            result = model(images)
     except Exception as error:  # it is the caller's model: anything may come out of it
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(

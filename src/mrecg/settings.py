@@ -63,7 +63,7 @@ class TensorSettings(Settings):
     Attributes:
         bits: width of a code.
         symmetric: the zero point is 0 and codes are signed.
-        narrow: a symmetric grid leaves out its lowest code, so that it reaches as far down as up.
+        narrow: a symmetric grid (no other) leaves out its lowest code, so that it reaches as far down as up.
         power_of_two: every scale is a power of two.
         logarithmic: codes are logarithms, as the backend NNIE has them; other grids are uniform.
         ranges: how a scale is found.
@@ -174,7 +174,8 @@ class Reconstruction(Settings):
             float32.
         cuda_graphs: whether a CUDA device repeats a recorded step, which spares it waiting for the host.
         cache: precision of the stored inputs and targets; `float16` halves memory and rounds them to 11 bits.
-        batches: `reshuffled` every epoch, or the authors' `fixed` ones.
+        batches: `reshuffled` every epoch, or the authors' `fixed` ones; images that fill no batch are left out, in
+            each epoch others or always the last.
         early_stop: whether a group stops when its roundings are decided and its loss is flat.
         network_share: steps that tune the network as a whole after its groups, as a fraction of `steps`; 0 is none.
         exclude: shell patterns of the layers whose weights stay rounded to nearest.

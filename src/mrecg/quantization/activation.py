@@ -56,10 +56,15 @@ class RandomMask:
             mask.copy_(self._drawn(mask))
         self._position = 0
 
+    @staticmethod
+    def pool_of(elements: int) -> int:
+        """How many random numbers are drawn for tensors of up to so many elements."""
+        return max(1 << 20, 4 * elements)
+
     def _drawn(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         fits = self._pool.device == x.device and self._pool.dtype == x.dtype
         if len(self._pool) < 2 * x.numel() or not fits:
-            drawn = torch.rand(max(1 << 20, 4 * x.numel()), generator=self._generator)
+            drawn = torch.rand(self.pool_of(x.numel()), generator=self._generator)
             self._pool = (drawn < self.keep_probability).to(x.device, x.dtype)
         offset = self._offsets.randrange(len(self._pool) - x.numel())
         # A slice has strides beyond its own elements; the layout of a fresh tensor never has.

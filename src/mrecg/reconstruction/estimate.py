@@ -10,15 +10,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mrecg import distributed
 from mrecg.graph.layers import traced_value
 from mrecg.graph.units import Chain, Unit
+from mrecg.quantization.activation import RandomMask
 from mrecg.recipe import Recipe
 from mrecg.reconstruction.assembly import Assembly
 from mrecg.reconstruction.groups import steps_left
 from mrecg.reconstruction.network import network_steps
 from mrecg.reconstruction.precision import products
 from mrecg.reconstruction.storage import Storage
-from mrecg.reconstruction.stream import images_tuned_at_once, kept_bytes
+from mrecg.reconstruction.stream import images_tuned_at_once, kept_bytes, largest_value
 from mrecg.record import Plan
 
 __all__ = ["Estimate", "estimate"]
@@ -76,7 +78,7 @@ def estimate(
         spent: fraction of the steps that units which stay single have taken already.
     """
     chain = assembly.chain
-    batch = min(recipe.reconstruct.batch_size, count)
+    batch = min(distributed.share_of_batch(recipe.reconstruct.batch_size), count)
     steps, network = recipe.reconstruct.steps, network_steps(recipe)
     with products(recipe.reconstruct.precision, assembly.device):
         seconds = _forward_seconds(assembly, probe)
@@ -86,7 +88,8 @@ def estimate(
         for unit in members
     )
     whole = min(batch, images_tuned_at_once(chain.units)) * kept_bytes(chain.units)
-    groups = max(_working(members, batch) for members in _members(chain, plan))
+    masked = recipe.reconstruct.keep_quantized_probability < 1
+    groups = max(_working(members, batch, masked) for members in _members(chain, plan))
     values = storage.bytes_per_element * count * _most_elements(chain, plan)
     return Estimate(
         values=values,
@@ -132,9 +135,10 @@ def _elements(value: object) -> int:
     return int(math.prod(value.shape[1:])) if isinstance(value, Tensor) else 0
 
 
-def _working(members: Sequence[Unit], batch: int) -> int:
-    """Bytes of a tuning step, which remembers all activations of the group."""
-    return batch * kept_bytes(members) + 4 * _KEPT_PER_WEIGHT * _parameters(members)
+def _working(members: Sequence[Unit], batch: int, masked: bool) -> int:
+    """Bytes of a tuning step, which remembers all activations of the group, and of the random numbers that mask them."""
+    masks = 4 * RandomMask.pool_of(batch * max(map(largest_value, members))) if masked else 0
+    return batch * kept_bytes(members) + 4 * _KEPT_PER_WEIGHT * _parameters(members) + masks
 
 
 def _parameters(units: Sequence[Unit]) -> int:

@@ -155,6 +155,11 @@ class _Learned:
             activation.stop_learning()
 
 
+def _mirrored(images: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
+    """Left and right exchanged; what has no left and right stays as it is."""
+    return images.flip(-1) if images.ndim == 4 else images
+
+
 def _round_biases(assembly: Assembly) -> None:
     """To whole accumulator steps at the present scales, as they will be shipped."""
     for bias in assembly.biases.values():
@@ -192,10 +197,10 @@ class _Objective:
 
     @torch.no_grad()
     def of_mirrored_answer(self, images: Float[Tensor, "n ..."]) -> float:
-        """The answer's distance alone, on mirror images; the mean over those of all processes."""
+        """The answer's distance alone, on mirror images where there are images; the mean over those of all processes."""
         added = 0.0
         for part in self._portions(images):
-            made, wanted = self._both(part.flip(-1))
+            made, wanted = self._both(_mirrored(part))
             for name in self._chain.outputs:
                 added += float(self._distance(name, made[name], wanted[name])) * len(part)
         return distributed.average([added / len(images)])[0]

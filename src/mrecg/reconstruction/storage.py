@@ -4,7 +4,7 @@ import math
 import tempfile
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal, final
 
 import torch
@@ -52,11 +52,6 @@ class Stored(ABC):
     def portion(self, first: int, last: int) -> Float[Tensor, "b ..."]:
         """The values of the images from `first` to before `last`, on the device; not to be changed."""
         return self._unfolded(self._slice(first, last))
-
-    def portions(self, size: int) -> Iterator[Float[Tensor, "b ..."]]:
-        """All values, `size` images at a time."""
-        for first in range(0, len(self), size):
-            yield self.portion(first, min(first + size, len(self)))
 
     def write(self, first: int, values: Float[Tensor, "b ..."]) -> None:
         """Store the values of some neighbouring images."""
@@ -151,7 +146,13 @@ class _OnDisk(Stored):
         data = _bytes(rows)
         self._file.seek(first * self._row_bytes)
         while data:
-            data = data[self._file.readinto(data) :]
+            read = self._file.readinto(data)
+            if not read:
+                raise StorageError(
+                    "A temporary file of calibration values is shorter than what was written to it; "
+                    "something else has changed it."
+                )
+            data = data[read:]
         return rows
 
     def _empty(self, rows: int) -> Tensor:

@@ -22,6 +22,7 @@ __all__ = [
     "images_at_once",
     "images_tuned_at_once",
     "kept_bytes",
+    "largest_value",
     "run_plain",
     "run_units",
 ]
@@ -73,13 +74,18 @@ def images_tuned_at_once(units: Sequence[Unit]) -> int:
 
 def images_at_once(unit: Unit) -> int:
     """Images in one forward pass of a unit, so that its largest tensor stays within bounds."""
+    return max(1, min(_MOST_IMAGES_AT_ONCE, _LARGEST_TENSOR // (4 * largest_value(unit))))
+
+
+def largest_value(unit: Unit) -> int:
+    """Elements per image of the largest tensor that a unit reads or makes."""
     sizes = [
-        math.prod(value.shape[1:]) * 4
+        int(math.prod(value.shape[1:]))
         for node in unit.plain.graph.nodes
         if isinstance(value := traced_value(node), Tensor) and value.ndim > 1
         if node.op != "get_attr"
     ]
-    return max(1, min(_MOST_IMAGES_AT_ONCE, _LARGEST_TENSOR // int(max(sizes, default=1))))
+    return max(sizes, default=1)
 
 
 class Stream:
