@@ -114,6 +114,11 @@ def test_a_flat_folder_has_no_accuracy(tmp_path: Path, command: Callable[..., Do
     assert "The accuracy is not measured: The source 'folder:flat' has no labels" in done.stderr
     assert "top-1" not in done.stdout
     assert mrecg.load(tmp_path / "run").record.accuracy == {}
+    pytest.importorskip("onnx")
+    shown = ["--data", "folder:flat", "--images", "20", "--json"]
+    exported = command("export", "run", "--output", "model.onnx", *shown)
+    assert exported.code == 0, exported.stderr
+    assert json.loads(exported.stdout)["images"] == 20
 
 
 def test_a_run_outlasts_an_evaluation_that_fails(

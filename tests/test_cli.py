@@ -168,3 +168,13 @@ def test_evaluating_what_is_no_run(tmp_path: Path) -> None:
 def test_help_names_the_commands() -> None:
     text = mrecg_command("--help").stdout
     assert all(command in text for command in ("demo", "quantize", "plan", "evaluate"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+def test_what_the_system_refuses_is_a_sentence() -> None:
+    command = [sys.executable, "-m", "mrecg.cli", "recipe", "w4a4-brecq"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert "error: The system says: No space left on device." in done.stderr
+    assert "Traceback" not in done.stderr

@@ -66,9 +66,9 @@ def gather_images(
     images = torch.cat(parts)
     least = max(2, settings.batch_size if settings.steps else 2)
     if len(images) < least:
+        batch = " (one batch), or lower reconstruct.batch_size" if least > 2 else ""
         raise DataError(
-            f"The calibration set has {len(images)} images, expected at least {least} "
-            "(one batch); give more images or lower reconstruct.batch_size."
+            f"The calibration set has {len(images)} images, expected at least {least}{batch}; give more images."
         )
     return images
 

@@ -1,13 +1,28 @@
-"""A YAML file as a mapping, without what a configuration has no use for: aliases, objects, code."""
+"""A YAML file as a mapping, without what a configuration has no use for; and what is wrong with its values."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from mrecg.errors import RecipeError
 
-__all__ = ["read_mapping"]
+__all__ = ["first_problem", "read_mapping"]
+
+_WORDS = {
+    r"^Value error, ": "",
+    r"^Input should be (?:a valid )?": "expected ",
+    r"\b(?:tuple|list)\b": "list",
+    r"^expected (list|number|string|dictionary)": r"expected a \1",
+    r"^expected integer.*": "expected a whole number",
+    r"^expected boolean.*": "expected true or false",
+    r"^Field required": "it is missing",
+    r"^Tuple should have (at \w+ \d+ items?) after validation, not \d+": r"expected \1",
+    r", unable to parse .*": "",
+}
+"""pydantic's sentences in the words of ours."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -20,6 +35,17 @@ class _Loader(yaml.SafeLoader):
                 None, None, f"the alias '*{event.anchor}' is not accepted", event.start_mark
             )
         return super().compose_node(parent, index)
+
+
+def first_problem(error: ValidationError) -> tuple[str, str]:
+    """The dotted key of the first value that does not fit, and why; the key is empty where values contradict each other."""
+    first = error.errors()[0]
+    reason = first["msg"]
+    for pattern, replacement in _WORDS.items():
+        reason = re.sub(pattern, replacement, reason)
+    # Beside names and positions there are pydantic's marks of alternatives, such as `constrained-int`.
+    key = [str(part) for part in first["loc"] if isinstance(part, int) or part.isidentifier()]
+    return ".".join(key), reason
 
 
 def read_mapping(path: Path, what: str) -> dict[str, Any]:

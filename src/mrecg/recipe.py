@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from mrecg.backends import ACADEMIC, find_backend
-from mrecg.configuration import read_mapping
+from mrecg.configuration import first_problem, read_mapping
 from mrecg.errors import RecipeError, did_you_mean, expect
 from mrecg.settings import (
     FLOAT_BITS,
@@ -154,12 +154,11 @@ def validated(settings: Mapping[str, Any], where: str) -> Recipe:
         return Recipe.model_validate(settings)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        key, reason = first_problem(error)
         if first["type"] == "extra_forbidden":
             raise RecipeError(f"{where}: {_unknown_key(key)}") from error
-        message = first["msg"].removeprefix("Value error, ")
         if not key:
-            raise RecipeError(f"{where} contradicts itself: {message}.") from error
+            raise RecipeError(f"{where} contradicts itself: {reason}.") from error
         raise RecipeError(
-            f"{where} has a bad value for '{key}': {message} (got {first['input']!r})."
+            f"{where} has a bad value for '{key}': {reason} (got {first['input']!r})."
         ) from error

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from mrecg.configuration import first_problem
 from mrecg.errors import RunError, expect
 
 __all__ = [
@@ -73,9 +74,8 @@ class FoundModel(BaseModel):
         except OSError as error:
             raise RunError(f"The file {path} cannot be read: {error.strerror}.") from error
         except (UnicodeDecodeError, ValidationError) as error:
-            first = error.errors()[0] if isinstance(error, ValidationError) else None
-            where = [".".join(map(str, first["loc"]))] if first and first["loc"] else []
-            reason = ": ".join([*where, first["msg"]]) if first else str(error)
+            problem = first_problem(error) if isinstance(error, ValidationError) else (str(error),)
+            reason = ": ".join(filter(None, problem))
             raise RunError(f"The file {path} is no {cls.__name__.lower()}: {reason}.") from error
 
 

@@ -40,6 +40,15 @@ def main() -> None:
             f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True
         )
         raise SystemExit(1) from error
+    except OSError as error:
+        where = f" at {error.filename}" if error.filename else ""
+        error_console.print(
+            f"error: The system says{where}: {error.strerror or error}.",
+            style="red",
+            markup=False,
+            soft_wrap=True,
+        )
+        raise SystemExit(1) from error
     except KeyboardInterrupt:
         error_console.print("interrupted: what was not finished is not written")
         raise SystemExit(130) from None

@@ -106,17 +106,8 @@ def _verified_images(
     quantized: "QuantizedModel", data: str | None, count: int, size: int | None, workers: int | None
 ) -> "Tensor":
     """The first test images."""
-    import torch
+    from mrecg.data import evaluation_images
 
-    from mrecg.data import evaluation_batches
-
-    preprocessing = preprocessing_of(quantized.record, size)
     source = "fashion-mnist" if data is None else data
-    found: list[Tensor] = []
-    for batch, _ in evaluation_batches(
-        source, preprocessing=preprocessing, workers=workers_or_usual(workers)
-    ):
-        found.append(batch)
-        if sum(map(len, found)) >= count:
-            break
-    return torch.cat(found)[:count]
+    preprocessing = preprocessing_of(quantized.record, size)
+    return evaluation_images(source, count, preprocessing, workers=workers_or_usual(workers))

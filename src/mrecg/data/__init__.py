@@ -11,9 +11,18 @@ datasets:NAME_OR_PATH           Hugging Face `datasets`: a hub name, a folder of
 from pathlib import Path
 from typing import Literal, get_args
 
+from jaxtyping import Float
+from torch import Tensor
+
 from mrecg.calibration import CalibrationImages
 from mrecg.data import fashion_mnist, folders, huggingface
-from mrecg.data.loading import EvaluationBatches, Source, draw_images, name_some
+from mrecg.data.loading import (
+    EvaluationBatches,
+    Source,
+    draw_images,
+    first_images,
+    name_some,
+)
 from mrecg.data.preprocessing import Crops, Preprocessing
 from mrecg.errors import DataError, NoLabelsError, did_you_mean
 
@@ -25,6 +34,7 @@ __all__ = [
     "Preprocessing",
     "calibration_images",
     "evaluation_batches",
+    "evaluation_images",
     "name_some",
     "own_preprocessing",
 ]
@@ -108,6 +118,23 @@ def evaluation_batches(
     count = count or available
     order = [position * available // count for position in range(count)]
     return EvaluationBatches(opened, order, batch_size, workers)
+
+
+def evaluation_images(
+    source: str, count: int, preprocessing: Preprocessing = IMAGENET, *, workers: int = 0
+) -> Float[Tensor, "n c h w"]:
+    """The first `count` images of the test part of `source`, or as many as there are; they need no labels.
+
+    Args:
+        source: see the module.
+        count: how many at most.
+        preprocessing: of image files; Fashion-MNIST has its own.
+        workers: processes that decode.
+
+    Raises:
+        DataError: the source is not known or cannot be read.
+    """
+    return first_images(_open(source, "evaluation", preprocessing), count, workers)
 
 
 def own_preprocessing(source: str) -> Preprocessing | None:

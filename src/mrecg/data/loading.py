@@ -16,7 +16,7 @@ from mrecg.data.preprocessing import Crops, Preprocessing, UnreadableImage
 from mrecg.data.samples import Samples
 from mrecg.errors import DataError
 
-__all__ = ["EvaluationBatches", "Source", "draw_images", "name_some"]
+__all__ = ["EvaluationBatches", "Source", "draw_images", "first_images", "name_some"]
 
 _NAMED = 3
 """How many unreadable images an error names."""
@@ -102,6 +102,18 @@ def draw_images(
                 images[done : done + len(good)] = source.preprocessing.normalize(_stack(good))
                 done += len(good)
     return CalibrationImages(images, tuple(tally.skipped), source.preprocessing.described())
+
+
+def first_images(source: Source, count: int, workers: int) -> Float[Tensor, "n c h w"]:
+    """The first `count` images, or as many as there are, without those that cannot be read.
+
+    Raises:
+        DataError: more than 1 % of them cannot be read.
+    """
+    order = range(min(count, len(source.samples)))
+    crop, tally = _Crop(source, "centre", 0), _Tally(source, len(order), replaced=False)
+    batches = map(tally.sift, _read(crop, order, _READ_AT_ONCE, workers))
+    return torch.cat([source.preprocessing.normalize(_stack(good)) for good in batches if good])
 
 
 _Found = tuple[int, NDArray[np.uint8] | str]

@@ -13,6 +13,7 @@ from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from mrecg.configuration import first_problem
 from mrecg.errors import DataError, did_you_mean
 
 __all__ = ["Crops", "Preprocessing", "UnreadableImage", "random_box"]
@@ -89,11 +90,8 @@ class Preprocessing:
         try:
             return TypeAdapter(cls).validate_python(dict(fields))
         except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(map(str, first["loc"]))
-            raise DataError(
-                f"The preprocessing has a bad value for '{name}': {first['msg']}."
-            ) from error
+            name, reason = first_problem(error)
+            raise DataError(f"The preprocessing has a bad value for '{name}': {reason}.") from error
 
     def resized(self, crop: int) -> "Preprocessing":
         """The same for images of another side, cut from as large a part of the picture."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mrecg.backends import ACADEMIC, BACKENDS
-from mrecg.configuration import read_mapping
+from mrecg.configuration import first_problem, read_mapping
 from mrecg.errors import RecipeError
 from mrecg.mqbench.keys import (
     ADAROUND,
@@ -193,10 +193,9 @@ class _Draft:
                 **self.fields,
             )
         except ValidationError as error:
-            first = error.errors()[0]
+            key, reason = first_problem(error)
             raise RecipeError(
-                f"{self.where} has a bad value for '{first['loc'][0]}': {first['msg']} "
-                f"(got {first['input']!r})."
+                f"{self.where} has a bad value for '{key}': {reason} (got {error.errors()[0]['input']!r})."
             ) from error
 
     def _check_quantizers(self, backend: str) -> None:
