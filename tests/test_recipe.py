@@ -79,6 +79,10 @@ def test_mistakes_are_explained(name: str, overrides: dict[str, object], message
         ("- a list", "holds list, expected a mapping"),
         ("name: [unclosed", "cannot be read"),
         ("name: x\nweight: {bits: 4}\nactivation: {bits: 4}\nsteps: 3", "no key 'steps'"),
+        (
+            "name: x\nweight: {bits: 4}\nactivation: {bits: 4}\nweight-bits: 3",
+            "no key 'weight-bits'",
+        ),
         ("!!python/object/apply:os.system ['true']", "cannot be read"),
     ],
 )

@@ -23,6 +23,8 @@ _WORDS = {
     r", unable to parse .*": "",
 }
 """pydantic's sentences in the words of ours."""
+_ALTERNATIVE = re.compile(r"constrained-|literal\[")
+"""What pydantic names, beside keys, where a value may be of several kinds."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -43,8 +45,7 @@ def first_problem(error: ValidationError) -> tuple[str, str]:
     reason = first["msg"]
     for pattern, replacement in _WORDS.items():
         reason = re.sub(pattern, replacement, reason)
-    # Beside names and positions there are pydantic's marks of alternatives, such as `constrained-int`.
-    key = [str(part) for part in first["loc"] if isinstance(part, int) or part.isidentifier()]
+    key = [part for part in map(str, first["loc"]) if not _ALTERNATIVE.match(part)]
     return ".".join(key), reason
 
 

@@ -28,6 +28,7 @@ def evaluate(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]) -> Evalu
 
     Raises:
         DataError: no images, images that the model cannot take, or labels that the model has no logit for.
+        ModelError: `model` is no module.
     """
     expect(model, nn.Module, "The model", "give a module, such as quantized.model", ModelError)
     expect(loader, Iterable, "What is evaluated on", "give batches of images and labels", DataError)

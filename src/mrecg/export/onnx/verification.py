@@ -138,9 +138,7 @@ def _replay(
                 values = dict(zip(names, given, strict=True))
                 codes = {node: values[name] for node, name in exposed.items()}
                 same = [output.numpy() for output in replay.outputs(batch, codes)]
-            except (
-                Exception
-            ) as error:  # of the runtime, or of the simulation on codes of other shapes
+            except Exception as error:  # of the runtime, or of codes that do not fit
                 reason = str(error).strip().splitlines()[0][:200]
                 raise VerificationError(
                     f"The file {file} is of another network than the run: {reason}; export it from this run."
