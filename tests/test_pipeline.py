@@ -348,6 +348,22 @@ def test_damaged_runs_are_refused(
     assert capfd.readouterr().err == ""
 
 
+def test_a_structure_that_is_damaged_anywhere(tmp_path: Path) -> None:
+    folder = run(toys.make("chain"), quick("w4a4-rtn")).save(tmp_path / "run")
+    written = (folder / "graph.pt2").read_bytes()
+    refused = 0
+    places = range(0, len(written), len(written) // 97)
+    for place in places:
+        changed = bytearray(written)
+        changed[place] ^= 255
+        (folder / "graph.pt2").write_bytes(changed)
+        try:
+            mrecg.load(folder)  # a few bytes, such as a file's date, mean nothing
+        except RunError:
+            refused += 1
+    assert refused > 0.8 * len(places)
+
+
 def test_a_record_that_knows_other_quantizers(tmp_path: Path) -> None:
     folder = run(toys.make("chain"), quick("w4a4-rtn")).save(tmp_path / "run")
     record = Record.read(folder / "record.json")

@@ -231,11 +231,18 @@ def _traced(program: ExportedProgram) -> dict[str, Tensor]:
 
 
 def _read_program(path: Path) -> ExportedProgram:
-    """The structure; an archive that is damaged is refused before torch logs what it thinks of it."""
-    with ZipFile(path) as archive:
-        broken = archive.testzip()
-        if broken is not None:
-            raise BadZipFile(f"{broken} in {path.name} is not what was written")
+    """The structure; an archive that is damaged is refused before torch logs what it thinks of it.
+
+    Raises:
+        BadZipFile: it cannot be read, or is not what was written.
+    """
+    try:
+        with ZipFile(path) as archive:
+            broken = archive.testzip()
+    except Exception as error:  # damaged archives fail in every way there is
+        raise BadZipFile(f"{path.name} is no archive that can be read ({error})") from error
+    if broken is not None:
+        raise BadZipFile(f"{broken} in {path.name} is not what was written")
     return torch.export.load(path)
 
 
