@@ -27,7 +27,9 @@ MARKS = (
 HEADER = """# Results
 
 Top-1 (%) on the 10,000 test images of Fashion-MNIST, mean ± standard deviation over seeds; the number of seeds is in
-brackets. The binomial standard error at 91 % is 0.29. First and last layers at 8 bits (the "QDrop setting").
+brackets. The binomial standard error at 91 % is 0.29. First and last layers at 8 bits (the "QDrop setting"). *KL from float*
+is the mean Kullback-Leibler divergence of the predictions on the same images from the float network's; it depends on no label, and
+so on no luck with the images that lie between two classes.
 Written by `benchmarks/render_results.py` from the files in `benchmarks/results/accuracy`, each of which names its
 commit, seed, device, versions and whole recipe.
 """
@@ -46,7 +48,8 @@ SCHEDULE_HEADER = """
 The same code without everything of ours that decides accuracy (`benchmarks/accuracy.py --without everything`): the paper's
 rates, fixed batches, no learned weight ranges, nothing for the network as a whole, no early stop. What it reaches at 500
 steps beside the authors' own figures tells how far it stands for their code; what it reaches at 20,000, their default, is
-what their code was not run for.
+what their code was not run for. Where few images get another class than from the float network, top-1 is which of those
+images are right by luck; the divergence tells which schedule is nearer.
 """
 README_STEPS = 500
 """The budget at which the authors' code was measured."""
@@ -56,6 +59,20 @@ METHODS = ("rtn", "adaround", "brecq", "brecq-mrecg", "qdrop", "qdrop-mrecg")
 def summary(values: list[float]) -> str:
     spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.2f}{spread} ({len(values)})"
+
+
+def divergence(cells: list[Result]) -> str:
+    """Mean over cells, or nothing where one of them did not measure it."""
+    if not all("divergence" in cell for cell in cells):
+        return ""
+    return f"{statistics.mean(cell['divergence'] for cell in cells):.4f}"
+
+
+def disagreement(cells: list[Result]) -> str:
+    """Percent of the images whose class is not the float network's; or nothing where a cell did not measure it."""
+    if not all("agreement" in cell for cell in cells):
+        return ""
+    return summary([100 - cell["agreement"] for cell in cells])
 
 
 def by_key(results: Iterable[Result], *keys: str) -> dict[tuple[Any, ...], list[Result]]:
@@ -72,13 +89,15 @@ def accuracy_table(results: list[Result], authors: dict[str, Any]) -> list[str]:
     for (network, bits, steps, images), cells in by_key(results, *keys).items():
         methods = by_key(cells, "method")
         for method in sorted((name for (name,) in methods), key=METHODS.index):
-            ours = [cell["top1"] for cell in methods[(method,)]]
+            same = methods[(method,)]
+            ours = [cell["top1"] for cell in same]
             theirs = authors.get(str(steps), {}).get(network, {}).get(bits, {}).get(method)
             other = f"{theirs:.2f}" if theirs is not None else ""
             gap = f"{statistics.mean(ours) - theirs:+.2f}" if theirs is not None else ""
-            rows.append((network, bits, method, steps, images, summary(ours), other, gap))
-    columns = "network | bits | method | steps | images | ours | authors' code | difference"
-    return table(columns, rows)
+            figures = (summary(ours), other, gap, divergence(same))
+            rows.append((network, bits, method, steps, images, *figures))
+    figures_named = "ours | authors' code | difference | KL from float"
+    return table(f"network | bits | method | steps | images | {figures_named}", rows)
 
 
 def steps_table(results: list[Result]) -> list[str]:
@@ -114,9 +133,11 @@ def joining_table(results: list[Result]) -> list[str]:
                 f"{100 * statistics.mean(pair[side]['largest_loss'] for pair in pairs):.1f} %"
                 for side in (0, 1)
             )
+            nearness = " → ".join(divergence([pair[side] for pair in pairs]) for side in (0, 1))
             joins = ", ".join("+".join(group) for group in pairs[0][1]["joined"]) or "none"
-            rows.append((network, bits, method, steps, gaps, losses, joins))
-    joining = "+ mrecg − blocks | largest unit loss, blocks → mrecg | joined (first seed)"
+            rows.append((network, bits, method, steps, gaps, nearness, losses, joins))
+    arrows = "KL from float, blocks → mrecg | largest unit loss, blocks → mrecg"
+    joining = f"+ mrecg − blocks | {arrows} | joined (first seed)"
     return table(f"network | bits | method | steps | {joining}", rows)
 
 
@@ -156,8 +177,10 @@ def schedule_table(
                 top1 = summary([result["top1"] for result in same])
                 known = authors.get(str(steps), {}).get(network, {}).get(bits, {}).get(method)
                 theirs = "" if known is None or schedule == "ours" else f"{known:.2f}"
-                rows.append((network, bits, method, schedule, f"{steps:,}", top1, theirs))
-    return table("network | bits | method | schedule | steps | top-1 | authors' code", rows)
+                figures = (top1, theirs, divergence(same), disagreement(same))
+                rows.append((network, bits, method, schedule, f"{steps:,}", *figures))
+    figures_named = "top-1 | authors' code | KL from float | other class than float (%)"
+    return table(f"network | bits | method | schedule | steps | {figures_named}", rows)
 
 
 def provenance(results: list[Result]) -> list[str]:
