@@ -67,7 +67,8 @@ def session() -> Iterator[None]:
     device = local_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    # A model may stay on the CPU although there are cards; what it exchanges stays there, too.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield
     finally:
@@ -116,8 +117,7 @@ def total(values: Sequence[float]) -> list[float]:
     """The sum over the processes, number by number."""
     if count() == 1:
         return list(values)
-    device = local_device() if dist.get_backend() == "nccl" else torch.device("cpu")
-    added = torch.tensor(values, dtype=torch.float64, device=device)
+    added = torch.tensor(values, dtype=torch.float64)
     dist.all_reduce(added)
     return [float(value) for value in added]
 
