@@ -4,7 +4,7 @@ A cut goes where few values are live. Cuts inside one block of the original mode
 follows from the tree of modules that `torch.export` recorded (`nn_module_stack`), not from names.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -76,8 +76,8 @@ def cut(
     body = [node for node in placed.graph.nodes if node in data and holds_tensors(node)]
     output = next(node for node in placed.graph.nodes if node.op == "output")
     blocks = {node: tree.block_of(node) for node in body} if granularity == "block" else None
-    pieces = _split(body, layers, blocks)
     by_name = {quantizer.name: quantizer for quantizer in quantizers}
+    pieces = _split(body, layers, blocks, by_name)
     units: list[Unit] = []
     for piece in _attach_loose(pieces, frozenset(layers)):
         names = [
@@ -123,10 +123,13 @@ def _split(
     body: Sequence[fx.Node],
     layers: Sequence[fx.Node],
     blocks: Mapping[fx.Node, str | None] | None,
+    quantizers: Container[str],
 ) -> list[list[fx.Node]]:
     """Split at every position where a cut is allowed; without `blocks`, live values do not matter."""
     index = {node: position for position, node in enumerate(body)}
-    joined = [(first, last) for first, last in _spans(index, layers, blocks) if last > first]
+    joined = [
+        (first, last) for first, last in _spans(index, layers, blocks, quantizers) if last > first
+    ]
     pieces: list[list[fx.Node]] = [[]]
     live: dict[fx.Node, int] = {}
     for position, node in enumerate(body):
@@ -148,11 +151,15 @@ def _spans(
     index: Mapping[fx.Node, int],
     layers: Sequence[fx.Node],
     blocks: Mapping[fx.Node, str | None] | None,
+    quantizers: Container[str],
 ) -> list[tuple[int, int]]:
-    """First and last position of what must stay together: calls of one block, uses of one weight."""
+    """First and last position of what must stay together: calls of one block, uses of one weight or of one range."""
     members: dict[tuple[str, str], list[int]] = {}
     for node in layers:
         members.setdefault(("weight", layer_name(node)), []).append(index[node])
+    for node, position in index.items():
+        if node.op == "call_module" and node.target in quantizers:
+            members.setdefault(("range", str(node.target)), []).append(position)
     for node, block in (blocks or {}).items():
         if block is not None:
             members.setdefault(("block", block), []).append(index[node])

@@ -220,7 +220,8 @@ def _condense(values: Float[Tensor, "c n"]) -> tuple[Float[Tensor, "c b"], Float
     low, high = torch.aminmax(values, dim=1, keepdim=True)
     width = ((high - low) / _BINS).clamp(min=torch.finfo(values.dtype).tiny)
     index = ((values - low) / width).long().clamp_(max=_BINS - 1)
-    zeros = torch.zeros(len(values), _BINS, device=values.device)
-    counts = zeros.scatter_add(1, index, torch.ones_like(values))
-    sums = zeros.scatter_add(1, index, values)
-    return sums / counts.clamp(min=1), counts
+    # In double precision: a value that a million others repeat would drift out of its bin otherwise.
+    zeros = torch.zeros(len(values), _BINS, device=values.device, dtype=torch.float64)
+    counts = zeros.scatter_add(1, index, torch.ones_like(values, dtype=torch.float64))
+    sums = zeros.scatter_add(1, index, values.double())
+    return (sums / counts.clamp(min=1)).to(values.dtype), counts.to(values.dtype)

@@ -18,7 +18,7 @@ from mrecg.reconstruction.biases import IntegerBias
 from mrecg.reconstruction.quantizers import calibrate
 from mrecg.reconstruction.storage import Storage
 from mrecg.reconstruction.stream import Stream
-from mrecg.reconstruction.tune import Tuned, tune
+from mrecg.reconstruction.tune import Tuned, derived_seed, tune
 from mrecg.record import GroupRecord, Plan, UnitRecord
 
 __all__ = ["Progress", "Report", "reconstruct", "steps_left"]
@@ -94,10 +94,9 @@ def reconstruct(
         learned = weights or any(one.learns for one in activations.values())
         learns = recipe.reconstruct.steps > 0 and bool(learned)
         nearest = losses = stream.run_quantized(members, keep=not learns)
-        event = Progress(phase, names, index, len(plan.groups), 0, settings.steps, nearest[-1])
-        tuned = Tuned(
-            steps=0, first_loss=nearest[-1], last_loss=nearest[-1], undecided=0, roundings=0
-        )
+        loss = to_nearest = stream.lasting_loss(members, nearest)
+        event = Progress(phase, names, index, len(plan.groups), 0, settings.steps, loss)
+        tuned = Tuned(steps=0, first_loss=loss, last_loss=loss, undecided=0, roundings=0)
         if learns:
             if resume:
                 held.put_back()
@@ -109,20 +108,22 @@ def reconstruct(
                     *inputs,
                     stream.targets(members),
                     settings,
-                    recipe.seed + index,
+                    derived_seed(recipe.seed, phase, index),
                     lambda step, loss, event=event: report(replace(event, step=step, loss=loss)),  # type: ignore[misc]
                     resume,
                 )
             start.round_biases()
             losses = stream.run_quantized(members, keep=True)
-            if not stream.lasting_loss(members, losses) <= stream.lasting_loss(members, nearest):
+            loss = stream.lasting_loss(members, losses)
+            if not loss <= to_nearest:
                 tuned = replace(tuned, accepted=False)
                 start.restore()
                 losses = stream.run_quantized(members, keep=True)
+                loss = stream.lasting_loss(members, losses)
         units += _unit_records(members, index, losses, nearest, stream.power)
         seconds = time.perf_counter() - started
         groups.append(_group_record(names, tuned, seconds))
-        report(replace(event, step=event.steps, loss=losses[-1], finished=True))
+        report(replace(event, step=event.steps, loss=loss, finished=True))
         stream.forget(members)
     stream.close()
     return tuple(units), tuple(groups)
@@ -175,12 +176,13 @@ class _Start:
 def _unit_records(
     members: Sequence[Unit],
     group: int,
-    losses: Sequence[float],
-    nearest: Sequence[float],
+    losses: Mapping[str, float],
+    nearest: Mapping[str, float],
     powers: Mapping[str, float],
 ) -> list[UnitRecord]:
     records = []
-    for unit, loss, nearest_loss in zip(members, losses, nearest, strict=True):
+    for unit in members:
+        loss, nearest_loss = (sum(map(of.__getitem__, unit.outputs)) for of in (losses, nearest))
         records.append(
             UnitRecord(
                 name=unit.name,

@@ -30,6 +30,7 @@ from mrecg.reconstruction.tune import (
     REPORTS_PER_RUN,
     activation_rate,
     cosine,
+    derived_seed,
     shuffled_batches,
     weight_scale_rate,
 )
@@ -89,7 +90,7 @@ def tune_network(
     before = objective.of_mirrored_answer(images)
     held = Held.of(assembly, units)
     learned = _Learned(weights, activations, steps, learns_steps)
-    batches = shuffled_batches(len(images), settings, recipe.seed)
+    batches = shuffled_batches(len(images), settings, derived_seed(recipe.seed, "network"))
     for step in range(steps):
         with products(settings.precision, assembly.device):
             loss = learned.step(objective, images[next(batches)], step / steps)

@@ -150,8 +150,8 @@ class Stream:
         (self.power[unit.name],) = distributed.average([power / self._images])
 
     @torch.no_grad()
-    def run_quantized(self, units: Sequence[Unit], keep: bool) -> list[float]:
-        """Run quantized units on quantized values; the reconstruction loss of each, over all outputs and processes.
+    def run_quantized(self, units: Sequence[Unit], keep: bool) -> dict[str, float]:
+        """Run quantized units on quantized values; the reconstruction loss of each of their outputs, over all processes.
 
         Args:
             units: neighbours.
@@ -159,27 +159,24 @@ class Stream:
         """
         self._count(units)
         inputs = list(self.inputs(units)[1])
-        losses = [0.0] * len(units)
+        channels = {name: count for unit in units for name, count in unit.channels.items()}
+        losses = dict.fromkeys(channels, 0.0)
         for first, last in self._portions(units):
             given = {name: self.quantized[name].portion(first, last) for name in inputs}
             with precision("float32", self._device):
                 made = run_units(units, given)
-            for index, unit in enumerate(units):
-                for name in unit.outputs:
-                    target = self.plain[name].portion(first, last)
-                    loss = reconstruction_loss(made[name], target, unit.channels[name])
-                    losses[index] += float(loss) * len(target)
+            for name, count in channels.items():
+                target = self.plain[name].portion(first, last)
+                losses[name] += float(reconstruction_loss(made[name], target, count)) * len(target)
             if keep:
                 for name in self._lasting(units):
                     self._write(self.quantized, name, first, made[name])
-        return distributed.average([loss / self._images for loss in losses])
+        shared = distributed.average([loss / self._images for loss in losses.values()])
+        return dict(zip(losses, shared, strict=True))
 
-    def lasting_loss(self, units: Sequence[Unit], losses: Sequence[float]) -> float:
-        """What tuning neighbouring units minimises, of their losses: of those whose outputs are read after them."""
-        lasting = set(self._lasting(units))
-        return sum(
-            loss for unit, loss in zip(units, losses, strict=True) if lasting & set(unit.outputs)
-        )
+    def lasting_loss(self, units: Sequence[Unit], losses: Mapping[str, float]) -> float:
+        """What tuning neighbouring units minimises, of their outputs' losses: of those that are read after them."""
+        return sum(losses[name] for name in self._lasting(units))
 
     def close(self) -> None:
         """Free everything that is left: what the model returns has no reader that would."""

@@ -1,6 +1,7 @@
 """One group's optimisation: learn how its weights round and how wide its activation steps are."""
 
 import math
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ __all__ = [
     "Tuned",
     "activation_rate",
     "cosine",
+    "derived_seed",
     "rounding_rate",
     "shuffled_batches",
     "tune",
@@ -46,7 +48,6 @@ MOST_UNDECIDED = 1e-3
 """Fraction of the roundings that may be undecided at an early stop."""
 SMALLEST_GAIN = 5e-3
 """Fraction by which the loss has to fall from one report to the next, or it is flat."""
-_SEEDS_APART = 1_000_003
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def tune(
     mask = None
     if settings.keep_quantized_probability < 1:
         # Every process draws masks of its own, for images of its own.
-        own_seed = seed + _SEEDS_APART * distributed.rank()
+        own_seed = derived_seed(seed, "mask", distributed.rank())
         mask = RandomMask(settings.keep_quantized_probability, own_seed)
     roundings = [quantizer.start_learning(weight, resume) for quantizer, weight in weights.values()]
     logits = [rounding.logits for rounding in roundings]
@@ -178,6 +179,8 @@ def _is_flat(losses: Float[Tensor, " steps"], interval: int) -> bool:
 
 
 def _is_decided(roundings: Sequence[LearnedRounding]) -> bool:
+    if not roundings:  # where only steps are learned, the noise of dropping is no end
+        return False
     undecided = sum(rounding.undecided() for rounding in roundings)
     return undecided <= MOST_UNDECIDED * sum(rounding.logits.numel() for rounding in roundings)
 
@@ -201,6 +204,11 @@ def _recorder(settings: Reconstruction, device: torch.device) -> Recorder | None
 def cosine(progress: float) -> float:
     """The fraction of a learning rate that is left after a fraction of the steps."""
     return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def derived_seed(*purpose: object) -> int:
+    """A seed for each purpose: those of neighbouring numbers have nothing in common, whatever else is the same."""
+    return random.Random("/".join(map(str, purpose))).getrandbits(63)
 
 
 def shuffled_batches(images: int, settings: Reconstruction, seed: int) -> Iterator[Tensor]:
