@@ -1,5 +1,7 @@
 """Group by group: what a group reads while it learns, and what it keeps."""
 
+import gc
+
 import pytest
 import torch
 from torch import Tensor, fx, nn
@@ -16,6 +18,7 @@ from mrecg.quantization.grid import Scaling
 from mrecg.reconstruction import groups, step, stream
 from mrecg.reconstruction.step import Batch, Numbers, Step
 from mrecg.reconstruction.storage import Storage
+from mrecg.reconstruction.tune import shuffled_batches
 from mrecg.record import Plan
 from mrecg.runs import QuantizedModel
 
@@ -280,3 +283,117 @@ def test_a_range_that_operands_share_reaches_all_of_them() -> None:
     model = Joined().eval()
     quantized = mrecg.quantize(model, toys.images(32), recipe=recipe, quantizer=placement)
     assert quantized.record.units[-1].relative_loss < 1e-3
+
+
+class ReadTwice(nn.Module):
+    """The first branch is read by a layer of its own, long before it is joined with a larger one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(2, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+        self.fc = nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x).relu()
+        return self.fc(torch.cat([x, 30 * self.c(self.b(x).relu()).relu()], 1))
+
+
+def test_a_range_is_shared_within_one_unit() -> None:
+    """Units are calibrated one after the other: what a range must reach has to be in one of them."""
+    recipe = mrecg.preset(
+        "w8a8-rtn", {"weight.symmetric": True, "activation.ranges.method": "minmax"}
+    )
+    placement = Shared(recipe.placement, recipe.weight, recipe.activation)
+    torch.manual_seed(0)
+    model = ReadTwice().eval()
+    quantized = mrecg.quantize(model, toys.images(32), recipe=recipe, quantizer=placement)
+    assert quantized.record.units[-1].relative_loss < 1e-3
+
+
+class TwoWidths(RecipePlacement):
+    """Every layer wants its input in a width of its own."""
+
+    def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
+        super().annotate(model)
+        layers = [n for n in model.graph.nodes if n.target is torch.ops.aten.conv2d.default]
+        for layer in layers:
+            layer.args[0].meta.pop("quantization_annotation", None)
+        for layer in layers:
+            source, weight = layer.args[:2]
+            bits = 2 if weight.target == "b.weight" else 8
+            layer.meta["quantization_annotation"] = QuantizationAnnotation(
+                input_qspec_map={
+                    source: self._activation_spec(source, bits),
+                    weight: self._weight_spec(layer, 8),
+                },
+                _annotated=True,
+            )
+        return model
+
+
+def test_readers_of_one_tensor_with_two_grids() -> None:
+    class TwoReaders(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(2, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x).relu()
+            return torch.cat([self.b(x), self.c(x)], 1)
+
+    recipe = mrecg.preset("w8a8-rtn")
+    placement = TwoWidths(recipe.placement, recipe.weight, recipe.activation)
+    model = TwoReaders().eval()
+    quantized = mrecg.quantize(model, toys.images(32), recipe=recipe, quantizer=placement)
+    activations = [one for one in quantized.record.quantizers if one.kind == "activation"]
+    widths = {one.readers: one.high for one in activations}
+    assert widths == {("a",): 255, ("b",): 3, ("c",): 255}
+    assert len({one.name for one in activations}) == 3
+    images = toys.images(32)
+    with torch.no_grad():
+        wanted, found = model(images), quantized.model(images)
+    errors = (found - wanted).square().mean((0, 2, 3)) / wanted.square().mean((0, 2, 3))
+    assert errors[:4].mean() > 100 * errors[4:].mean()
+
+
+def test_steps_alone_do_not_stop_early() -> None:
+    """Where no rounding is learned, none is undecided; the noise of dropping would end every group."""
+    settings = QUICK | {"reconstruct.steps": 100, "reconstruct.early_stop": True}
+    recipe = mrecg.preset("w4a2-qdrop", settings | {"reconstruct.exclude": ["*"]})
+    record = mrecg.quantize(toys.make("residual"), toys.images(32), recipe=recipe).record
+    assert {group.steps for group in record.groups if group.steps} == {100}
+
+
+def test_neighbouring_seeds_have_nothing_in_common(monkeypatch: pytest.MonkeyPatch) -> None:
+    orders: list[list[int]] = []
+    original = groups.tune
+
+    def watched(units, weights, activations, plain, quantized, targets, settings, seed, *rest):  # type: ignore[no-untyped-def]
+        orders.append(next(shuffled_batches(32, settings, seed)).tolist())
+        return original(
+            units, weights, activations, plain, quantized, targets, settings, seed, *rest
+        )
+
+    monkeypatch.setattr(groups, "tune", watched)
+    for seed in (1, 2, 3):
+        recipe = mrecg.preset("w4a4-brecq-mrecg", QUICK | {"seed": seed})
+        mrecg.quantize(toys.make("residual"), toys.images(32), recipe=recipe)
+    assert len(orders) > 9
+    assert len(set(map(tuple, orders))) == len(orders)
+
+
+def test_runs_leave_nothing_in_memory() -> None:
+    """torchao would keep every model that it prepared."""
+
+    def live_bytes() -> int:
+        gc.collect()
+        tensors = [one for one in gc.get_objects() if type(one) in (Tensor, nn.Parameter)]
+        return sum(one.numel() * one.element_size() for one in tensors)
+
+    model, images = toys.make("residual"), toys.images(32)
+    recipe = mrecg.preset("w4a4-rtn")
+    found = []
+    for _ in range(3):
+        mrecg.quantize(model, images, recipe=recipe)
+        found.append(live_bytes())
+    assert found[0] == found[1] == found[2]

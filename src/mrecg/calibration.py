@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from mrecg.errors import DataError
 from mrecg.settings import Reconstruction
@@ -39,7 +40,8 @@ def gather_images(
 
     Args:
         calibration: from `mrecg.data.calibration_images`, a tensor of images, or an iterable of image tensors,
-            batches, or pairs with labels.
+            batches, or pairs with labels. An item of three axes is one image, unless it comes from a DataLoader that
+            makes batches.
         settings: decide how few images are too few.
 
     Raises:
@@ -52,7 +54,8 @@ def gather_images(
         parts = [calibration]
     else:
         parts = [_image_of(item, index) for index, item in enumerate(calibration)]
-        if parts and parts[0].ndim == 3:  # single images
+        batches = isinstance(calibration, DataLoader) and calibration.batch_sampler is not None
+        if parts and parts[0].ndim == 3 and not batches:  # single images
             parts = [part.unsqueeze(0) for part in parts]
     if sum(len(part) if part.ndim else 1 for part in parts) == 0:
         raise DataError("The calibration set is empty; give a few hundred images.")

@@ -231,7 +231,7 @@ class QuantizerRecord(FoundModel):
     """One quantizer of the result.
 
     Attributes:
-        name: in the graph and in the state dict.
+        name: of the quantizer while the network is reconstructed.
         kind: of what.
         tensor: the parameter, or the module and operator whose output it is.
         readers: the layers that read it.

@@ -173,7 +173,8 @@ class Reconstruction(Settings):
             `tfloat32` rounds them to 11 bits on CUDA devices and changes nothing on others. What is learned stays in
             float32.
         cuda_graphs: whether a CUDA device repeats a recorded step, which spares it waiting for the host.
-        cache: precision of the stored inputs and targets; `float16` halves memory and rounds them to 11 bits.
+        cache: precision of the stored inputs and targets; `float16` halves memory and rounds them to 11 bits, to
+            fewer below 6e-5, and cuts them off at 65,504.
         batches: `reshuffled` every epoch, or the authors' `fixed` ones; images that fill no batch are left out, in
             each epoch others or always the last.
         early_stop: whether a group stops when its roundings are decided and its loss is flat.

@@ -1,5 +1,6 @@
 """What no image changes is computed once: weights made from parameters, and masks that are written piece by piece."""
 
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -116,8 +117,7 @@ def _evaluated(module: fx.GraphModule, constants: list[fx.Node]) -> dict[fx.Node
 
     def value_of(node: fx.Node) -> Any:
         if node not in values:
-            owner, _, attribute = str(node.target).rpartition(".")
-            held = getattr(module.get_submodule(owner), attribute)
+            held = attrgetter(str(node.target))(module)
             values[node] = held.clone() if isinstance(held, Tensor) else held
         return values[node]
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from torch import fx, nn
 
-__all__ = ["BlockTree"]
+__all__ = ["BlockTree", "free_name"]
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -76,3 +76,10 @@ def module_stack(node: fx.Node) -> Collection[tuple[str, str]]:
     """The modules whose forward made `node`, from the model inwards: key of the call, path of the module."""
     stack = node.meta.get("nn_module_stack") or {}
     return [(str(key), str(value[0])) for key, value in stack.items()]
+
+
+def free_name(owner: nn.Module, name: str) -> str:
+    """`name`, or what it becomes where `owner` has an attribute of that name."""
+    while hasattr(owner, name):
+        name += "_again"
+    return name

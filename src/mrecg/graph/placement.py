@@ -9,12 +9,14 @@ import io
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 import torch
 from torch import Tensor, fx, nn
 
 from mrecg.errors import CaptureError
-from mrecg.graph.layers import LAYER_OPERATORS, data_nodes, layer_name
+from mrecg.graph.layers import CONVOLUTIONS_AND_PRODUCTS, data_nodes, layer_name, module_path
+from mrecg.graph.modules import free_name
 from mrecg.graph.normalization import remove_shields, shield_batch_norms
 
 
@@ -34,6 +36,8 @@ def _quiet_torchao() -> Iterator[None]:
 
 
 with _quiet_torchao():
+    import torch.ao.quantization.fx.utils
+    import torchao.utils
     from torchao.quantization.pt2e import MinMaxObserver, ObserverBase, PerChannelMinMaxObserver
     from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
     from torchao.quantization.pt2e.quantizer import (
@@ -53,6 +57,15 @@ __all__ = [
     "freeze",
     "place",
 ]
+
+
+def _forget_models() -> None:
+    """torchao remembers on which device each model lies for as long as the process lives, and keeps the model for it."""
+    for module in (torchao.utils, torch.ao.quantization.fx.utils):
+        for name in ("_assert_and_get_unique_device", "assert_and_get_unique_device"):
+            forget = getattr(getattr(module, name, None), "cache_clear", None)
+            if forget is not None:
+                forget()
 
 
 @dataclass(frozen=True)
@@ -113,6 +126,7 @@ def place(
     shield_batch_norms(captured)
     with _quiet_torchao():
         prepared = prepare_pt2e(captured, quantizer)
+    _forget_models()
     remove_shields(prepared)
     observers = dict(prepared.named_modules(remove_duplicate=False))
     computed = data_nodes(prepared.graph)
@@ -135,7 +149,9 @@ def place(
             )
         name, placed = made[key]
         node.target = name
-        readers = tuple(layer_name(user) for user in node.users if user.target in LAYER_OPERATORS)
+        readers = tuple(
+            layer_name(user) for user in node.users if user.target in CONVOLUTIONS_AND_PRODUCTS
+        )
         merged = tuple(dict.fromkeys(placed.readers + readers))
         if is_weight and request != placed.request:
             raise CaptureError(
@@ -158,7 +174,7 @@ def _insert(
     make_weight: Callable[[QuantizerRequest, Tensor], nn.Module],
     make_activation: Callable[[QuantizerRequest], nn.Module],
 ) -> tuple[str, PlacedQuantizer]:
-    name = f"quantize_{source.name}"
+    name = free_name(prepared, f"quantize_{source.name}")
     if is_weight:
         module = make_weight(request, _constant(prepared, source))
         tensor = str(source.target)
@@ -170,8 +186,7 @@ def _insert(
 
 
 def _tensor_label(source: fx.Node) -> str:
-    stack = source.meta.get("nn_module_stack")
-    path = str(next(reversed(stack.values()))[0]) if stack else ""
+    path = module_path(source)
     return f"{path}:{source.name}" if path else source.name
 
 
@@ -186,8 +201,7 @@ def _constant(module: fx.GraphModule, node: fx.Node) -> Tensor:
             f"The weight '{node.name}' is computed by {node.target}, expected a parameter; "
             "fold the computation into the parameter or leave the layer in float."
         )
-    owner, _, attribute = str(node.target).rpartition(".")
-    value = getattr(module.get_submodule(owner), attribute)
+    value = attrgetter(str(node.target))(module)
     assert isinstance(value, Tensor)
     return value
 

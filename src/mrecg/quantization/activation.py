@@ -235,6 +235,8 @@ class ActivationQuantizer(nn.Module):
     def _scale(self) -> Tensor:
         """The scale by the factor as it is; what holds it in its bounds passes gradients straight through."""
         assert self.factor is not None, "not learning"
+        if self.fixed_scaling is not None:
+            return self.fixed_scaling.scale
         scale = (self._unit * self.factor).clamp_(min=SMALLEST_SCALE)
         return torch.exp2(torch.log2(scale).round()) if self.power_of_two else scale
 

@@ -7,7 +7,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["loss_and_slopes", "reconstruction_loss", "signal_power"]
+__all__ = ["SMALLEST_POWER", "loss_and_slopes", "reconstruction_loss", "signal_power"]
+
+SMALLEST_POWER = 1e-12
+"""What a loss is relative to at least."""
 
 
 def reconstruction_loss(

@@ -7,6 +7,9 @@ from torch import Tensor
 
 __all__ = ["pack", "unpack"]
 
+_AT_ONCE = 1 << 18
+"""Codes in a portion, which takes many times their memory; a multiple of 8, so that portions end with whole bytes."""
+
 
 def pack(codes: Integer[Tensor, "..."], low: int, high: int) -> Integer[Tensor, " bytes"]:
     """The codes one behind the other, the lowest bit of each first; the last byte is filled up with zeros.
@@ -15,10 +18,13 @@ def pack(codes: Integer[Tensor, "..."], low: int, high: int) -> Integer[Tensor, 
         codes: integers from `low` to `high`.
         low, high: of their grid; its width decides the bits of a code.
     """
-    offsets = (codes.flatten().to(torch.int64) - low).numpy()
     width = (high - low).bit_length()
-    bits = (offsets[:, None] >> np.arange(width)) & 1
-    return torch.from_numpy(np.packbits(bits.astype(np.uint8), bitorder="little"))
+    portions = []
+    for part in codes.flatten().split(_AT_ONCE):
+        offsets = (part.to(torch.int64) - low).numpy()
+        bits = (offsets[:, None] >> np.arange(width)) & 1
+        portions.append(torch.from_numpy(np.packbits(bits.astype(np.uint8), bitorder="little")))
+    return torch.cat(portions)
 
 
 def unpack(
@@ -38,6 +44,10 @@ def unpack(
         raise ValueError(
             f"{packed.numel()} elements of {packed.dtype} hold no {count} codes of {width} bits"
         )
-    bits = np.unpackbits(packed.numpy(), count=count * width, bitorder="little")
-    offsets = bits.reshape(count, width).astype(np.int64) @ (1 << np.arange(width))
-    return torch.from_numpy(offsets + low).to(dtype).reshape(shape)
+    codes = torch.empty(count, dtype=dtype)
+    portions = packed.split(_AT_ONCE // 8 * width)
+    for part, source in zip(codes.split(_AT_ONCE), portions, strict=True):
+        bits = np.unpackbits(source.numpy(), count=len(part) * width, bitorder="little")
+        offsets = bits.reshape(-1, width).astype(np.int64) @ (1 << np.arange(width))
+        part.copy_(torch.from_numpy(offsets + low))
+    return codes.reshape(shape)

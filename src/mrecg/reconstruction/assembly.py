@@ -68,14 +68,13 @@ class Assembly:
         return {
             name: found
             for name, found in self.weights(units).items()
-            if not all(
-                any(fnmatchcase(layer, pattern) for pattern in exclude)
-                for layer in self._readers(name)
-            )
+            if not self._is_excluded(name, exclude)
         }
 
-    def _readers(self, name: str) -> tuple[str, ...]:
-        return next(placed.readers for placed in self.quantizers if placed.name == name)
+    def _is_excluded(self, name: str, patterns: Sequence[str]) -> bool:
+        readers = next(placed.readers for placed in self.quantizers if placed.name == name)
+        matched = [any(fnmatchcase(layer, one) for one in patterns) for layer in readers]
+        return bool(matched) and all(matched)
 
     def activations(self, units: Sequence[Unit]) -> dict[str, ActivationQuantizer]:
         """The activation quantizers of some units."""

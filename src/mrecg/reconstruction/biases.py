@@ -8,11 +8,13 @@ there is no such step, and the bias stays float.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import torch
 from torch import Tensor, fx, nn
 
 from mrecg.graph.layers import LAYER_OPERATORS
+from mrecg.graph.modules import free_name
 from mrecg.graph.units import Unit
 from mrecg.quantization.activation import ActivationQuantizer
 from mrecg.quantization.grid import Scaling, bias_step
@@ -99,7 +101,7 @@ def _find(module: fx.GraphModule, layer: fx.Node) -> IntegerBias | None:
         return None
     if not isinstance(weight_quantizer, WeightQuantizer):
         return None
-    value = _attribute(module, str(bias.target))
+    value = attrgetter(str(bias.target))(module)
     if not (activation_quantizer.uniform and weight_quantizer.uniform):
         return None  # products of powers are no multiples of one step
     if weight_quantizer.scaling.scale.numel() not in (1, value.numel()):
@@ -108,19 +110,11 @@ def _find(module: fx.GraphModule, layer: fx.Node) -> IntegerBias | None:
     return IntegerBias(value, rounded, activation_quantizer, weight_quantizer)
 
 
-def _attribute(module: nn.Module, path: str) -> Tensor:
-    owner, _, name = path.rpartition(".")
-    value = getattr(module.get_submodule(owner), name)
-    assert isinstance(value, Tensor)
-    return value
-
-
 def _replace(module: fx.GraphModule, layer: fx.Node, path: str, value: nn.Parameter) -> None:
     """Let `layer` read `value` under a free name; a layer that is called twice has a bias per call."""
     owner_path, _, name = path.rpartition(".")
     owner = module.get_submodule(owner_path)
-    while hasattr(owner, name):
-        name += "_again"
+    name = free_name(owner, name)
     owner.register_parameter(name, value)
     with layer.graph.inserting_before(layer):
         attribute = layer.graph.get_attr(f"{owner_path}.{name}" if owner_path else name)

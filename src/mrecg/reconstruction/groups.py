@@ -10,6 +10,7 @@ from torch import Tensor
 from mrecg.graph.units import Unit
 from mrecg.quantization.activation import ActivationQuantizer
 from mrecg.quantization.grid import Scaling
+from mrecg.quantization.losses import SMALLEST_POWER
 from mrecg.quantization.ranges import Sample
 from mrecg.quantization.weight import WeightQuantizer
 from mrecg.recipe import Recipe
@@ -22,8 +23,6 @@ from mrecg.reconstruction.tune import Tuned, derived_seed, tune
 from mrecg.record import GroupRecord, Plan, UnitRecord
 
 __all__ = ["Progress", "Report", "reconstruct", "steps_left"]
-
-_SMALLEST_POWER = 1e-12
 
 
 @dataclass(frozen=True)
@@ -190,7 +189,7 @@ def _unit_records(
                 shape=unit.shape,
                 group=group,
                 loss=loss,
-                relative_loss=loss / max(powers[unit.name], _SMALLEST_POWER),
+                relative_loss=loss / max(powers[unit.name], SMALLEST_POWER),
                 nearest_loss=nearest_loss,
             )
         )

@@ -18,7 +18,7 @@ from torch.nn import functional
 from mrecg import distributed
 from mrecg.graph.units import Chain
 from mrecg.quantization.activation import ActivationQuantizer
-from mrecg.quantization.losses import reconstruction_loss, signal_power
+from mrecg.quantization.losses import SMALLEST_POWER, reconstruction_loss, signal_power
 from mrecg.quantization.rounding import LearnedRange
 from mrecg.quantization.weight import WeightQuantizer
 from mrecg.recipe import Recipe
@@ -45,7 +45,6 @@ LARGEST_ACTIVATION_RATE = 1e-3
 RANGE_REACH = 3.0
 """Rate × steps of the weight ranges, in code steps."""
 LARGEST_RANGE_RATE = 3e-2
-_SMALLEST_POWER = 1e-12
 
 
 def network_steps(recipe: Recipe) -> int:
@@ -237,7 +236,7 @@ class _Objective:
                 )
         shared = distributed.average(list(powers.values()))
         return {
-            name: max(power, _SMALLEST_POWER) for name, power in zip(powers, shared, strict=True)
+            name: max(power, SMALLEST_POWER) for name, power in zip(powers, shared, strict=True)
         }
 
     @torch.no_grad()

@@ -7,6 +7,7 @@ quantizer: what is left is each layer's own difference.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -148,5 +149,4 @@ def _largest_weight(model: fx.GraphModule, dequantize: Any) -> float:
 def _attribute(model: fx.GraphModule, argument: Any) -> Any:
     if not isinstance(argument, fx.Node):
         return argument
-    owner, _, name = str(argument.target).rpartition(".")
-    return getattr(model.get_submodule(owner), name)
+    return attrgetter(str(argument.target))(model)
