@@ -290,6 +290,29 @@ def test_weights_computed_from_parameters_are_quantized_like_others() -> None:
     assert [unit.name for unit in record.units] == ["0", "2"]
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize(
+    "normalized",
+    [
+        nn.utils.weight_norm,
+        nn.utils.spectral_norm,
+        nn.utils.parametrizations.weight_norm,
+        nn.utils.parametrizations.spectral_norm,
+    ],
+)
+def test_parametrized_weights_are_quantized_like_others(
+    normalized: Callable[[nn.Module], nn.Module],
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(normalized(nn.Conv2d(2, 4, 3)), nn.ReLU(), nn.Conv2d(4, 3, 3)).eval()
+    captured = capture(model, toys.images(2))
+    assert [layer_name(layer) for layer in layers_of(captured.graph)] == ["0", "2"]
+    torch.testing.assert_close(captured(toys.images()), model(toys.images()))
+    record = mrecg.quantize(model, toys.images(), recipe=mrecg.preset("w8a8-rtn")).record
+    assert record.left_in_float == ()
+    assert [unit.name for unit in record.units] == ["0", "2"]
+
+
 def test_a_mask_written_piece_by_piece_is_a_constant() -> None:
     model = _Masked().eval()
     captured = capture(model, toys.images(2))

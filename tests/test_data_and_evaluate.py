@@ -1,5 +1,6 @@
 """Images in, counts out; and a sentence for what cannot be read."""
 
+import copy
 import gzip
 import sys
 from pathlib import Path
@@ -54,6 +55,24 @@ def test_counts() -> None:
 def test_batches_that_cannot_be_counted(batches: list[tuple[Tensor, Tensor]], message: str) -> None:
     with pytest.raises(DataError, match=message):
         mrecg.evaluate(Fixed(), batches)
+
+
+def test_logits_that_are_no_numbers() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 10))
+    model[1].weight.data[3, 0] = torch.nan
+    with pytest.raises(DataError, match="logits of image 0 in batch 1 are NaN or infinite"):
+        mrecg.evaluate(model, [(torch.zeros(0, 1, 4, 4), torch.zeros(0).long()), batch([0])])
+
+
+def test_a_model_in_training_is_evaluated_as_it_will_be_used_and_left_as_it_was() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(1), nn.Dropout(0.9), nn.Flatten(), nn.Linear(16, 10))
+    images, labels = torch.randn(64, 1, 4, 4), torch.zeros(64).long()
+    before = copy.deepcopy(model.state_dict())
+    expected = mrecg.evaluate(copy.deepcopy(model).eval(), [(images, labels)])
+    model[1].eval()
+    assert mrecg.evaluate(model, [(images, labels)]) == expected
+    assert [module.training for module in model] == [True, False, True, True]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_images_that_the_model_cannot_take() -> None:

@@ -21,6 +21,7 @@ ROOMS = [
     "mqbench",
     "record",
     "models",
+    "modes",
     "quantization",
     "graph",
     "reconstruction",

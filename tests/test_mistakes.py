@@ -1,5 +1,6 @@
 """What a caller in Python gets wrong: one sentence that names it, never a traceback from the middle."""
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,10 @@ def quantized(toy: str = "chain") -> QuantizedModel:
         (lambda: nn.DataParallel(chain()), r"give what it wraps, its \.module"),
         (lambda: torch.compile(chain()), r"before torch\.compile"),
         (lambda: chain().to("meta"), "on the device 'meta', without values"),
+        (
+            lambda: nn.Sequential(nn.LazyConv2d(4, 3)),
+            r"'0\.weight' has no shape yet; run the model",
+        ),
         (
             lambda: chain().half(),
             r"'0\.weight' is float16, expected float32; call model\.float\(\)",
@@ -95,6 +100,13 @@ def test_models_that_cannot_be_exported(
     with pytest.raises(CaptureError, match=message):
         mrecg.quantize(model, IMAGES, recipe=RTN)
     assert capfd.readouterr() == ("", "")  # torch's own dumps of the graph are no sentence
+
+
+def test_models_that_cannot_be_copied() -> None:
+    model = chain()
+    model.lock = threading.Lock()  # type: ignore[assignment]
+    with pytest.raises(CaptureError, match=r"cannot be copied: TypeError: cannot pickle.*lock"):
+        mrecg.quantize(model, IMAGES, recipe=RTN)
 
 
 @pytest.mark.parametrize(

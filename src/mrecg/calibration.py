@@ -40,8 +40,8 @@ def gather_images(
 
     Args:
         calibration: from `mrecg.data.calibration_images`, a tensor of images, or an iterable of image tensors,
-            batches, or pairs with labels. An item of three axes is one image, unless it comes from a DataLoader that
-            makes batches.
+            batches, or pairs with labels. An item is one image where it comes with a single label, or has one or three
+            axes; of a DataLoader that makes batches it never is.
         settings: decide how few images are too few.
 
     Raises:
@@ -53,10 +53,8 @@ def gather_images(
     if isinstance(calibration, Tensor):
         parts = [calibration]
     else:
-        parts = [_image_of(item, index) for index, item in enumerate(calibration)]
         batches = isinstance(calibration, DataLoader) and calibration.batch_sampler is not None
-        if parts and parts[0].ndim == 3 and not batches:  # single images
-            parts = [part.unsqueeze(0) for part in parts]
+        parts = [_images_of(item, index, batches) for index, item in enumerate(calibration)]
     if sum(len(part) if part.ndim else 1 for part in parts) == 0:
         raise DataError("The calibration set is empty; give a few hundred images.")
     for index, part in enumerate(parts):
@@ -66,7 +64,7 @@ def gather_images(
                 f"expected {tuple(parts[0].shape[1:])} as the first."
             )
         check_images(part, f"calibration item {index}")
-    images = torch.cat(parts)
+    images = torch.cat([part.detach() for part in parts])
     least = max(2, settings.batch_size if settings.steps else 2)
     if len(images) < least:
         batch = " (one batch), or lower reconstruct.batch_size" if least > 2 else ""
@@ -98,11 +96,17 @@ def check_images(images: Tensor, where: str) -> None:
         raise DataError(f"Image {bad} in {where} holds NaN or infinite values; remove or mend it.")
 
 
-def _image_of(item: Any, index: int) -> Tensor:
-    image = item[0] if isinstance(item, tuple | list) and item else item
+def _images_of(item: Any, index: int, batches: bool) -> Tensor:
+    """The batch that an item is, or the only image that it holds as a batch."""
+    image, *rest = item if isinstance(item, tuple | list) and item else (item,)
     if not isinstance(image, Tensor):
         raise DataError(
             f"Calibration item {index} is a {type(image).__name__}, "
             "expected a tensor or a pair of a tensor and labels."
         )
-    return image
+    single = image.ndim in (1, 3) or (bool(rest) and _is_number(rest[0]))
+    return image.unsqueeze(0) if single and not batches else image
+
+
+def _is_number(label: object) -> bool:
+    return isinstance(label, int | float) or (isinstance(label, Tensor) and label.ndim == 0)

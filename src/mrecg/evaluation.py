@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from mrecg import distributed
 from mrecg.calibration import check_images
 from mrecg.errors import DataError, ModelError, expect
+from mrecg.modes import evaluation_mode
 from mrecg.reconstruction.precision import products
 from mrecg.record import Evaluation
 from mrecg.runs import QuantizedModel
@@ -22,7 +23,7 @@ def evaluate(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]) -> Evalu
     """Count the images that `model` classifies correctly.
 
     Args:
-        model: images to logits; a tuple of outputs counts by its first. Put it in evaluation mode before.
+        model: images to logits; a tuple of outputs counts by its first. It is run in evaluation mode, and left as it was.
         loader: batches of images and labels, such as a DataLoader; processes that share a run bring equal ones, and
             each counts its part.
 
@@ -37,7 +38,8 @@ def evaluate(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]) -> Evalu
     count = correct1 = correct5 = 0
     for index, batch in distributed.share_of_items(enumerate(loader)):
         images, labels = _images_and_labels(batch, index)
-        logits = _logits(model, images.to(device), index)
+        with evaluation_mode(model):
+            logits = _logits(model, images.to(device), index)
         _check_labels(labels, len(images), logits.shape[1], index)
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices
         hits = best == labels.to(device)[:, None]
@@ -119,6 +121,11 @@ def _logits(model: nn.Module, images: Tensor, index: int) -> Tensor:
         raise DataError(
             "The model's output is no table of logits (images × classes), so nothing can be counted; "
             "mrecg quantize --evaluation-images 0 does without."
+        )
+    if not bool(torch.isfinite(logits).all()):
+        wrong = int((~torch.isfinite(logits).all(1)).nonzero()[0])
+        raise DataError(
+            f"The model's logits of image {wrong} in batch {index} are NaN or infinite; mend its weights."
         )
     return logits
 

@@ -30,6 +30,11 @@ def check_model(model: nn.Module) -> None:
         if isinstance(model, wrapper):
             raise ModelError(f"The model is a {type(model).__name__}: {advice}.")
     tensors = {n: t for n, t in model.state_dict().items() if isinstance(t, Tensor)}
+    for name, tensor in tensors.items():
+        if nn.parameter.is_lazy(tensor):
+            raise ModelError(
+                f"The model's tensor '{name}' has no shape yet; run the model once on an image."
+            )
     devices = {str(tensor.device) for tensor in tensors.values()}
     if "meta" in devices:
         raise ModelError("The model's tensors lie on the device 'meta', without values; load them.")

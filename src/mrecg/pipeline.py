@@ -14,6 +14,7 @@ from mrecg.graph.capture import export_frozen
 from mrecg.graph.placement import Quantizer
 from mrecg.graph.units import Unit
 from mrecg.models import check_model
+from mrecg.modes import own_modes
 from mrecg.recipe import Recipe
 from mrecg.reconstruction.assembly import Assembly, assemble
 from mrecg.reconstruction.estimate import Estimate, estimate
@@ -30,6 +31,7 @@ _PROBED = 8
 """Images that the estimate of time runs on."""
 
 
+@own_modes()
 def quantize(
     model: nn.Module,
     calibration: CalibrationImages | Tensor | Iterable[Any],
@@ -100,6 +102,7 @@ def quantize(
     return QuantizedModel(program, record, recipe)
 
 
+@own_modes()
 def check(
     model: nn.Module,
     calibration: CalibrationImages | Tensor | Iterable[Any],
@@ -117,6 +120,7 @@ def check(
         make_plan(assembly.chain.units, recipe.plan)
 
 
+@own_modes()
 def make_model_plan(
     model: nn.Module,
     calibration: CalibrationImages | Tensor | Iterable[Any],
@@ -137,6 +141,7 @@ def make_model_plan(
     return _plan(assembly, images, recipe, report, _storage(assembly, recipe))
 
 
+@own_modes()
 def foresee(model: nn.Module, probe: Tensor, count: int, recipe: Recipe) -> Estimate:
     """What quantizing will take, without calibrating anything.
 

@@ -5,6 +5,7 @@ import copy
 import io
 import logging
 import traceback
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def capture(model: nn.Module, example: Float[Tensor, "n ..."]) -> fx.GraphModule
         CaptureError: the model cannot be exported, or an in-place operator has no functional form;
             the message names the operator and the module at fault.
     """
-    copied = copy.deepcopy(model).eval().requires_grad_(False)
+    copied = _copy(model).eval().requires_grad_(False)
     try:
         with _quiet():
             program = torch.export.export(
@@ -75,13 +76,40 @@ def export_frozen(frozen: fx.GraphModule, example: Float[Tensor, "n ..."]) -> Ex
     return program
 
 
+def _copy(model: nn.Module) -> nn.Module:
+    """A copy of its own; tensors that the model computed and remembers lose their history, which has none.
+
+    Raises:
+        CaptureError: something in it cannot be copied.
+    """
+    remembered = (value for module in model.modules() for value in vars(module).values())
+    memo: dict[int, object] = {
+        id(value): value.detach().clone()
+        for value in remembered
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:  # attributes may be anything
+        raise CaptureError(
+            f"The model cannot be copied: {type(error).__name__}: {str(error).splitlines()[0]}; "
+            "take the attribute that cannot off the model."
+        ) from error
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the graphs that torch.export logs and prints when it fails: the error says what is wrong."""
+    """Without the graphs that torch.export logs and prints when it fails: the error says what is wrong.
+
+    Nor does it matter what the copy remembers, such as a weight that is computed before each call.
+    """
     before = logging.root.manager.disable
     logging.disable(max(before, logging.ERROR))
     try:
-        with contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", message="The tensor attributes? .* assigned during export"
+            )
             yield
     finally:
         logging.disable(before)

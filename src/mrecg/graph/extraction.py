@@ -1,7 +1,7 @@
 """One unit as graphs of its own, with and without quantizers."""
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -57,9 +57,9 @@ def holds_tensors(node: fx.Node) -> bool:
 
 
 def can_be_stored(node: fx.Node) -> bool:
-    """Whether a value is one tensor whose first axis is the batch, not a multiple of it such as all windows."""
+    """Whether a value is one tensor of floats whose first axis is the batch, not a multiple of it such as all windows."""
     value = traced_value(node)
-    if not isinstance(value, Tensor) or value.ndim == 0:
+    if not isinstance(value, Tensor) or value.ndim == 0 or not value.is_floating_point():
         return False
     length = value.shape[0]
     return isinstance(length, SymInt) and length.node.expr.is_Symbol
@@ -71,7 +71,7 @@ def extract(
     name: str,
     quantizers: Mapping[str, PlacedQuantizer],
     owned: set[str],
-    output: fx.Node,
+    answers: Collection[fx.Node],
 ) -> Unit:
     """Make a unit of some nodes.
 
@@ -81,16 +81,14 @@ def extract(
         name: of the unit.
         quantizers: all of the graph, by name.
         owned: quantizers that belong to units before.
-        output: the graph's output node.
+        answers: nodes whose values tell the model's answer.
     """
     inside = frozenset(piece)
     inputs = _inputs(piece, inside)
     made = [
         node
         for node in piece
-        if any(
-            user is output or (user not in inside and holds_tensors(user)) for user in node.users
-        )
+        if node in answers or any(user not in inside and holds_tensors(user) for user in node.users)
     ]
     writer = _Writer(inputs)
     plain = _Writer(inputs)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from mrecg.graph.layers import LAYER_OPERATORS, data_nodes, layer_name
+from mrecg.graph.layers import LAYER_OPERATORS, data_nodes, layer_name, module_path
 
 __all__ = ["fold_computed_weights", "fold_written_constants"]
 
@@ -46,7 +46,7 @@ def fold_written_constants(module: fx.GraphModule) -> None:
 
 
 def fold_computed_weights(module: fx.GraphModule) -> None:
-    """Evaluate what stands between a layer and its parameter, as in weight standardization or spectral norm.
+    """Evaluate what stands between a layer and its parameters, as in weight standardization, weight or spectral norm.
 
     Outside of training it gives the same tensor for every image, so it can be quantized like any other weight. A
     parameter that others read, too, is left as it is, and so is the layer.
@@ -57,24 +57,40 @@ def fold_computed_weights(module: fx.GraphModule) -> None:
     graph = module.graph
     computed = data_nodes(graph)
     folded: dict[str, Tensor] = {}
+    replaced: list[tuple[fx.Node, fx.Node, str]] = []
     for layer in [node for node in graph.nodes if node.target in LAYER_OPERATORS]:
         weight = layer.args[1]
         if weight in computed or weight.op == "get_attr":
             continue
-        name, sources = f"{layer_name(layer)}.weight", _sources(weight)
-        origins = [node for node in sources if node.target == name]
-        if not origins or any(user not in sources for one in origins for user in one.users):
+        sources = _sources(weight)
+        parameters = [node for node in sources if node.op == "get_attr"]
+        name = f"{layer_name(layer)}.weight"
+        origins = [node for node in parameters if node.target == name]
+        if not origins:  # a parametrization, whose module has no parameter of that name any more
+            name, origins = f"{module_path(layer)}.weight", parameters
+            if not _is_free(module, name):
+                continue
+        if any(user not in sources for one in origins for user in one.users):
             continue
         needed = [n for n in graph.nodes if n in sources and n.op == "call_function"]
         folded[name] = _evaluated(module, needed)[weight].clone().contiguous()
+        replaced.append((layer, weight, name))
+    for name, value in folded.items():
+        owner, _, attribute = name.rpartition(".")
+        setattr(module.get_submodule(owner), attribute, nn.Parameter(value, requires_grad=False))
+    for layer, weight, name in replaced:
         with graph.inserting_before(layer):
             constant = graph.get_attr(name)
         constant.meta = dict(weight.meta)
         layer.replace_input_with(weight, constant)
     graph.eliminate_dead_code()
-    for name, value in folded.items():
-        owner, _, attribute = name.rpartition(".")
-        setattr(module.get_submodule(owner), attribute, nn.Parameter(value, requires_grad=False))
+
+
+def _is_free(module: fx.GraphModule, name: str) -> bool:
+    """Whether a module of the model could have a parameter of that name, and has none."""
+    owner, _, attribute = name.rpartition(".")
+    known = dict(module.named_modules())
+    return owner in known and not hasattr(known[owner], attribute)
 
 
 def _detach_new_tensors(graph: fx.Graph) -> None:

@@ -30,7 +30,7 @@ class Chain:
     Attributes:
         units: run one after the other, each adds its outputs to the values known so far.
         input: name of the model's input.
-        outputs: names of the model's outputs.
+        outputs: names of the values that tell the model's answer: mostly what it returns.
     """
 
     units: tuple[Unit, ...]
@@ -74,7 +74,7 @@ def cut(
     tree = BlockTree(model, layers)
     data = data_nodes(placed.graph)
     body = [node for node in placed.graph.nodes if node in data and holds_tensors(node)]
-    output = next(node for node in placed.graph.nodes if node.op == "output")
+    answers = _answers(next(node for node in placed.graph.nodes if node.op == "output"), data)
     blocks = {node: tree.block_of(node) for node in body} if granularity == "block" else None
     by_name = {quantizer.name: quantizer for quantizer in quantizers}
     pieces = _split(body, layers, blocks, by_name)
@@ -91,10 +91,22 @@ def cut(
             unit.name == label for unit in units
         ):  # layers in the forward of a module that holds blocks, too
             label = _label([layer_name(node) for node in piece if node in layers])
-        units.append(extract(placed, piece, label, by_name, owned, output))
+        units.append(extract(placed, piece, label, by_name, owned, answers))
     source = next(node.name for node in placed.graph.nodes if node.op == "placeholder")
-    results = tuple(dict.fromkeys(node.name for node in output.all_input_nodes if node in data))
-    return Chain(tuple(units), source, results)
+    return Chain(tuple(units), source, tuple(node.name for node in answers))
+
+
+def _answers(output: fx.Node, data: Container[fx.Node]) -> list[fx.Node]:
+    """What the model returns; of classes, masks and single numbers, which are no signals to compare, what they are made of."""
+    found: dict[fx.Node, None] = {}
+    waiting = [node for node in output.all_input_nodes if node in data]
+    while waiting:
+        node = waiting.pop(0)
+        if can_be_stored(node):
+            found[node] = None
+        else:
+            waiting += [source for source in node.all_input_nodes if source in data]
+    return list(found)
 
 
 def _label(names: Sequence[str]) -> str:
