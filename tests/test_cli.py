@@ -129,6 +129,8 @@ def test_own_network(tmp_path: Path) -> None:
         (["--set", "weight.bits=1"], "expected 2 to 8 bits"),
         (["--backend", "nnie"], "holds weights of exactly 8 bits, got 4"),
         (["--set", "plan.join=explicit", "--set", "plan.groups=[[a, b]]"], "the unit 'a'"),
+        (["--size", "64"], "come as 1×28×28; leave out --size and --channels"),
+        (["--channels", "2"], "1 channel (grey) or 3 (colour), got --channels 2"),
         (["--images", "8"], "at least 32"),
         (["--network", "resnet"], "There is no network 'resnet'"),
         (["--weights", "nothing.safetensors"], "cannot be read"),

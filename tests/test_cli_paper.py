@@ -96,12 +96,20 @@ def test_a_bad_configuration_is_one_sentence(name: str, tmp_path: Path) -> None:
     [
         (["plan", "--metric", "capacity"], "No network is named"),
         (["plan", "--network", "resnet18", "--preset", "w4a4-rtn", "--recipe", "x"], "one recipe"),
+        (
+            ["recipe", "w4a4-brecq", "--set", "plan.scheme=[1, 2]"],
+            "scheme is read only where join = scheme, got join = none",
+        ),
+        (
+            ["recipe", "w4a4-brecq-mrecg", "--set", "plan.groups=[[a, b]]"],
+            "groups is read only where join = explicit, got join = loss",
+        ),
         (["recipe", "nothing.yaml"], "cannot be read"),
         (["recipe", "w4a4-brecc"], "did you mean 'w4a4-brecq'"),
         (["recipe", "w4a4-brecq", "--backend", "vits"], "did you mean 'vitis'"),
         (
             ["plan", "--network", "resnet18_small", "--set", "plan.join=scheme"],
-            "counts 0 units, the model has 10",
+            "join = scheme needs scheme, which is empty",
         ),
     ],
 )

@@ -94,6 +94,13 @@ def test_learned_losses_agree(folder: Path) -> None:
         assert ours.relative_loss == pytest.approx(theirs.relative_loss, rel=1e-2)
 
 
+def test_a_plan_is_written_once(folder: Path) -> None:
+    """What one process writes is no surprise to the other, which looked for it before."""
+    plan = ["plan", "--network", "mine:net", "--data", "demo", "--metric", "capacity"]
+    command(2, *plan, "--output", "plan.json")
+    assert mrecg.Plan.read("plan.json").groups
+
+
 def test_a_single_process_needs_no_others() -> None:
     assert (distributed.rank(), distributed.count(), distributed.is_first()) == (0, 1, True)
     images = torch.arange(6.0)

@@ -151,6 +151,14 @@ def test_plan_survives_json_and_editing(tmp_path: Path) -> None:
     path.write_text(plan.to_json(), encoding="utf-8")
     assert Plan.read(path) == plan
     assert "joined: (u2 u3)" in str(plan)
+    assert check_plan(plan, units_of(1, 5, 50, 500, 2)) == plan
+    edited = plan.model_copy(update={"groups": (("u0", "u1"), ("u2",), ("u3", "u4"))})
+    followed = check_plan(edited, units_of(1, 5, 50, 500, 2))
+    assert followed.rule == f"edited by hand, before: {plan.rule}"
+    assert [pair.joined for pair in followed.neighbours] == [True, False, False, True]
+    assert [pair.difference for pair in followed.neighbours] == [
+        pair.difference for pair in plan.neighbours
+    ]
     with pytest.raises(RunError, match=r"plan\.json already exists"):
         plan.write(path)
     plan.write(tmp_path / "new" / "plan.json")

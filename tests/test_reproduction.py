@@ -1,6 +1,7 @@
 """The paper's table: its cells, its published numbers, and runs that survive what fails."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 
 import mrecg
 from mrecg.errors import ModelError, RecipeError
+from mrecg.presentation import estimates_as_json
 from mrecg.presets import preset
 from mrecg.reconstruction.assembly import assemble
 from mrecg.reproduction import (
@@ -132,6 +134,19 @@ def test_finished_cells_are_skipped_and_failed_ones_named(folder: Path, tmp_path
     again = list(reproduce(wanted, sources(folder, evaluation_images=10), budget, tmp_path))
     assert [outcome.status for outcome in again] == ["skipped"] * 3 + ["failed"] * 3
     assert again[0].record == record
+    for changes, of_sources, difference in [
+        ({"weight.bits": 8}, {}, r"weight\.bits = 4, not 8"),
+        ({}, {"size": 32}, "size = 64, not 32"),
+        ({}, {"evaluation_images": 20}, "evaluation images = 10, not 20"),
+    ]:
+        other = Budget(images=4, overrides=QUICK | changes)
+        asked = sources(folder, **{"evaluation_images": 10} | of_sources)
+        (refused,) = reproduce(wanted[:1], asked, other, tmp_path)
+        assert refused.status == "failed"
+        assert re.search(f"was made with {difference}", refused.reason)
+        ((_, problem),) = estimates(wanted[:1], asked, other, tmp_path)
+        assert problem == refused.reason
+    assert not estimates(wanted[:1], sources(folder, evaluation_images=10), budget, tmp_path)
     table = rows(again)
     assert [len(row.top1) for row in table] == [2, 1, 0, 0]
     assert table[0].mean == pytest.approx(sum(table[0].top1) / 2)
@@ -150,6 +165,9 @@ def test_an_estimate_grows_with_the_work(folder: Path, tmp_path: Path) -> None:
     assert large[0][1].seconds > 5 * small[0][1].seconds
     assert large[0][1].memory > small[0][1].memory
     assert "resnet50" in str(small[1][1])  # no checkpoint: a sentence in place of a number
+    possible, impossible = estimates_as_json(small)
+    assert possible["seconds"] == small[0][1].seconds
+    assert impossible["problem"] == small[1][1]
     assert not any(tmp_path.iterdir())
 
 
@@ -205,6 +223,11 @@ def test_the_command_prints_a_row_per_cell(tmp_path: Path) -> None:
         *("--data", f"imagenet:{tmp_path / 'imagenet'}", "--workers", "0"),
         *("--checkpoints", str(tmp_path / "checkpoints"), "--evaluation-images", "40"),
     ]
+    nowhere = ("--checkpoints", str(tmp_path / "nowhere"), "--dry-run", "--json")
+    impossible = mrecg_command(*arguments, *nowhere)
+    assert impossible.returncode == 1
+    assert [set(cell) for cell in json.loads(impossible.stdout)] == [{"cell", "problem"}] * 3
+    assert "3 of 3 cells cannot run, as listed" in impossible.stderr
     planned = mrecg_command(*arguments, "--dry-run")
     assert planned.returncode == 0, planned.stderr
     assert "3 cells" in planned.stdout

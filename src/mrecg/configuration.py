@@ -1,6 +1,7 @@
 """A YAML file as a mapping, without what a configuration has no use for; and what is wrong with its values."""
 
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from pydantic import ValidationError
 
 from mrecg.errors import RecipeError
 
-__all__ = ["first_problem", "read_mapping"]
+__all__ = ["first_problem", "flat", "read_mapping"]
 
 _WORDS = {
     r"^Value error, ": "",
@@ -47,6 +48,15 @@ def first_problem(error: ValidationError) -> tuple[str, str]:
         reason = re.sub(pattern, replacement, reason)
     key = [part for part in map(str, first["loc"]) if not _ALTERNATIVE.match(part)]
     return ".".join(key), reason
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested mappings under dotted keys."""
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def read_mapping(path: Path, what: str) -> dict[str, Any]:

@@ -30,6 +30,7 @@ __all__ = [
     "share_of_images",
     "share_of_items",
     "total",
+    "wait",
 ]
 
 
@@ -120,6 +121,11 @@ def total(values: Sequence[float]) -> list[float]:
     added = torch.tensor(values, dtype=torch.float64)
     dist.all_reduce(added)
     return [float(value) for value in added]
+
+
+def wait() -> None:
+    """Until all processes have come here: what one of them looks for, another may be about to write."""
+    total([0.0])
 
 
 def average_gradients(parameters: Sequence[Tensor]) -> None:

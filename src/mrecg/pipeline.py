@@ -66,6 +66,8 @@ def quantize(
     report = progress or (lambda event: None)
     _check_memory(memory)
     everything, images, assembly = _prepared(model, calibration, recipe, plan, quantizer)
+    if plan is not None:
+        plan = check_plan(plan, assembly.chain.units)
     storage = _storage(assembly, recipe, memory)
     clock.lap("capture")
     spent = 0.0
@@ -116,7 +118,9 @@ def check(
         MrecgError: as `quantize`.
     """
     _, _, assembly = _prepared(model, calibration, recipe, plan, None)
-    if plan is None and recipe.plan.join != "loss":
+    if plan is not None:
+        check_plan(plan, assembly.chain.units)
+    elif recipe.plan.join != "loss":
         make_plan(assembly.chain.units, recipe.plan)
 
 
@@ -180,8 +184,6 @@ def _prepared(
     images = distributed.share_of_images(everything)
     distributed.share_of_batch(recipe.reconstruct.batch_size)
     assembly = assemble(model, everything, recipe, quantizer)
-    if plan is not None:
-        check_plan(plan, assembly.chain.units)
     return everything, images, assembly
 
 

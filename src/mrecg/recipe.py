@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from mrecg.backends import ACADEMIC, find_backend
-from mrecg.configuration import first_problem, read_mapping
+from mrecg.configuration import first_problem, flat, read_mapping
 from mrecg.errors import RecipeError, did_you_mean, expect
 from mrecg.settings import (
     FLOAT_BITS,
@@ -85,6 +85,11 @@ class Recipe(Settings):
         """The resolved recipe, every default included."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
+    def differences(self, other: "Recipe") -> list[tuple[str, tuple[Any, Any]]]:
+        """The dotted keys at which another recipe differs, each with this one's value and that one's."""
+        ours, theirs = (dict(flat(one.model_dump(mode="json"))) for one in (self, other))
+        return [(key, (ours[key], theirs[key])) for key in ours if ours[key] != theirs[key]]
+
     def override(self, overrides: Mapping[str, Any]) -> "Recipe":
         """A copy with some settings replaced.
 
@@ -157,8 +162,9 @@ def validated(settings: Mapping[str, Any], where: str) -> Recipe:
         key, reason = first_problem(error)
         if first["type"] == "extra_forbidden":
             raise RecipeError(f"{where}: {_unknown_key(key)}") from error
-        if not key:
-            raise RecipeError(f"{where} contradicts itself: {reason}.") from error
+        if not key or isinstance(first["input"], dict):
+            place = f" in '{key}'" if key else ""
+            raise RecipeError(f"{where} contradicts itself{place}: {reason}.") from error
         raise RecipeError(
             f"{where} has a bad value for '{key}': {reason} (got {first['input']!r})."
         ) from error

@@ -128,6 +128,15 @@ def record_of(folder: Path) -> Record:
     return Record.read(folder / RECORD)
 
 
+def recipe_of(folder: Path) -> Recipe:
+    """The recipe of a finished run.
+
+    Raises:
+        RecipeError: it cannot be read.
+    """
+    return read_recipe(folder / RECIPE)
+
+
 def load(folder: str | Path) -> QuantizedModel:
     """Read a run that `QuantizedModel.save` wrote; the model gives equal outputs, bit for bit.
 
@@ -140,7 +149,7 @@ def load(folder: str | Path) -> QuantizedModel:
     if missing:
         raise RunError(f"The folder {source} holds no run: {', '.join(missing)} is missing.")
     record = record_of(source)
-    recipe = read_recipe(source / RECIPE)
+    recipe = recipe_of(source)
     try:
         tensors = load_file(source / TENSORS)
         program = _read_program(source / GRAPH)

@@ -153,6 +153,20 @@ class PlanRule(Settings):
     scheme: tuple[Annotated[int, Field(ge=1)], ...] = ()
     groups: tuple[tuple[str, ...], ...] = ()
 
+    @model_validator(mode="after")
+    def _joins_what_is_given(self) -> "PlanRule":
+        for join, key, given in (
+            ("scheme", "scheme", self.scheme),
+            ("explicit", "groups", self.groups),
+        ):
+            if given and self.join != join:
+                raise ValueError(
+                    f"{key} is read only where join = {join}, got join = {self.join}; set it, or {key} to []"
+                )
+            if self.join == join and not given:
+                raise ValueError(f"join = {join} needs {key}, which is empty")
+        return self
+
 
 class Reconstruction(Settings):
     """How the groups are tuned.

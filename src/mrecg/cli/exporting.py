@@ -109,5 +109,5 @@ def _verified_images(
     from mrecg.data import evaluation_images
 
     source = "fashion-mnist" if data is None else data
-    preprocessing = preprocessing_of(quantized.record, size)
+    preprocessing = preprocessing_of(quantized.record, source, size)
     return evaluation_images(source, count, preprocessing, workers=workers_or_usual(workers))

@@ -135,7 +135,13 @@ class Inputs(NamedTuple):
 
         Raises:
             RecipeError: neither names a network.
+            DataError: the images have no such size or channels.
         """
+        if channels == 2:
+            raise DataError("Images have 1 channel (grey) or 3 (colour), got --channels 2.")
+        resized = size is not None or channels is not None
+        if data is not None:
+            _check_resizable(data, resized)
         asked = experiment
         name = network or (asked.network if asked else None)
         if name is None:
@@ -152,7 +158,7 @@ class Inputs(NamedTuple):
             crops=crops or ("random" if asked else "centre"),
             workers=workers_or_usual(asked.workers if asked and workers is None else workers),
             preprocessing=_preprocessing(name, asked, data, size, channels),
-            resized=size is not None or channels is not None,
+            resized=resized,
         )
 
     def model(self, needs_weights: bool = True) -> "nn.Module":
@@ -176,14 +182,10 @@ class Inputs(NamedTuple):
 
     def calibration(self) -> "CalibrationImages":
         """The calibration images, with a note on those that cannot be read."""
-        from mrecg.data import calibration_images, own_preprocessing
+        from mrecg.data import calibration_images
         from mrecg.presentation import show_skipped
 
-        own = own_preprocessing(self.data)
-        if own is not None and self.resized:
-            raise DataError(
-                f"The images of '{self.data}' come as {own.channels}×{own.crop}×{own.crop}; leave out --size and --channels."
-            )
+        _check_resizable(self.data, self.resized)
         found = calibration_images(
             self.data,
             self.images,
@@ -246,10 +248,25 @@ def _plain(channels: int) -> "Preprocessing":
     )
 
 
-def preprocessing_of(record: "Record", size: int | None) -> "Preprocessing":
-    """How images became the inputs of a run."""
+def _check_resizable(data: str, resized: bool) -> None:
+    from mrecg.data import own_preprocessing
+
+    own = own_preprocessing(data)
+    if own is not None and resized:
+        raise DataError(
+            f"The images of '{data}' come as {own.channels}×{own.crop}×{own.crop}; leave out --size and --channels."
+        )
+
+
+def preprocessing_of(record: "Record", data: str, size: int | None) -> "Preprocessing":
+    """How the images of a source become the inputs of a run.
+
+    Raises:
+        DataError: they have a size of their own, and another was asked for.
+    """
     from mrecg.data import Preprocessing
 
+    _check_resizable(data, size is not None)
     if record.preprocessing:
         usual = Preprocessing.from_description(record.preprocessing)
     else:  # a run that no command made

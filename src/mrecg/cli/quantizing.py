@@ -51,14 +51,16 @@ def demo(
 ) -> None:
     """Quantize the packaged network on packaged images: float, to nearest, blocks and MRECG."""
     from mrecg.demo import run_demo
+    from mrecg.distributed import is_first, wait
     from mrecg.presentation import Reporter, demo_as_json, show_demo
     from mrecg.runs import check_free
 
     if output is not None:
         check_free(output)
+    wait()
     with Reporter(error_console) as reporter:
         rows = run_demo(bits, steps, seed, reporter.named)
-    if output is not None and rows[-1].quantized is not None:
+    if output is not None and rows[-1].quantized is not None and is_first():
         rows[-1].quantized.save(output)
     if as_json:
         console.print_json(data=demo_as_json(rows))
@@ -88,7 +90,7 @@ def quantize(
     as_json: AsJson = False,
 ) -> None:
     """Measure a float network, quantize it, measure it again, and save the run."""
-    from mrecg.distributed import is_first
+    from mrecg.distributed import is_first, wait
     from mrecg.evaluation import with_accuracy
     from mrecg.pipeline import check
     from mrecg.pipeline import quantize as quantize_model
@@ -96,6 +98,7 @@ def quantize(
     from mrecg.runs import check_free
 
     check_free(output)
+    wait()
     allowed = bytes_of(memory)
     experiment = None if config is None else read_experiment(config)
     if experiment is not None:
@@ -166,14 +169,16 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Show which units would be reconstructed jointly, and why; only the metric `loss` needs images and weights."""
+    from mrecg.distributed import is_first, wait
     from mrecg.pipeline import make_model_plan
     from mrecg.presentation import Reporter, show_plan
     from mrecg.reproduction import published_joins
 
     if output is not None:
         check_new(output)
+    wait()
     experiment = None if config is None else read_experiment(config)
-    chosen = [f"plan.join={metric}"] if metric is not None else []
+    chosen = [f"plan.join={metric}", "plan.groups=[]", "plan.scheme=[]"] if metric else []
     recipe = recipe_from(preset_name, recipe_file, experiment, None, [*chosen, *(overrides or [])])
     inputs = Inputs.resolve(
         recipe,
@@ -196,7 +201,7 @@ def plan(
             recipe=recipe,
             progress=reporter,
         )
-    if output is not None:
+    if output is not None and is_first():
         found.write(output)
     if as_json:
         console.print_json(found.to_json())
@@ -224,9 +229,10 @@ def evaluate(
     from mrecg.runs import load
 
     quantized = load(run)
+    source = "fashion-mnist" if data is None else data
     batches = evaluation_batches(
-        "fashion-mnist" if data is None else data,
-        preprocessing=preprocessing_of(quantized.record, size),
+        source,
+        preprocessing=preprocessing_of(quantized.record, source, size),
         count=evaluation_images,
         workers=workers_or_usual(workers),
     )

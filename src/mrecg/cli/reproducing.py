@@ -88,7 +88,14 @@ def reproduce(
 ) -> None:
     """Run the paper's table, or a part of it, and print it beside the published numbers."""
     from mrecg import reproduction
-    from mrecg.presentation import Reporter, show_estimates, show_outcome, show_rows
+    from mrecg.distributed import is_first
+    from mrecg.presentation import (
+        Reporter,
+        estimates_as_json,
+        show_estimates,
+        show_outcome,
+        show_rows,
+    )
 
     changes = changes_of(overrides) | ({} if steps is None else {"reconstruct.steps": steps})
     chosen = {"networks": networks, "bits": bits, "methods": methods, "seeds": seeds}
@@ -105,7 +112,13 @@ def reproduce(
     )
     if dry_run:
         estimates = reproduction.estimates(cells, sources, budget, output)
-        show_estimates(console, estimates)
+        if as_json:
+            console.print_json(data=estimates_as_json(estimates))
+        else:
+            show_estimates(console, estimates)
+        impossible = sum(isinstance(found, str) for _, found in estimates)
+        if impossible:
+            raise MrecgError(f"{impossible} of {len(estimates)} cells cannot run, as listed.")
         return
     outcomes = []
     with Reporter(error_console) as reporter:
@@ -114,7 +127,7 @@ def reproduce(
             outcomes.append(outcome)
             _warn_once(outcomes)
     rows = reproduction.rows(outcomes)
-    if any(outcome.record is not None for outcome in outcomes):
+    if is_first() and any(outcome.record is not None for outcome in outcomes):
         (output / "table.md").write_text(reproduction.as_markdown(rows), encoding="utf-8")
     if as_json:
         console.print_json(json.dumps([row.as_dict() for row in rows]))

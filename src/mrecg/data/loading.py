@@ -16,12 +16,20 @@ from mrecg.data.preprocessing import Crops, Preprocessing, UnreadableImage
 from mrecg.data.samples import Samples
 from mrecg.errors import DataError
 
-__all__ = ["EvaluationBatches", "Source", "draw_images", "first_images", "name_some"]
+__all__ = [
+    "MOST_SKIPPED",
+    "EvaluationBatches",
+    "Source",
+    "draw_images",
+    "first_images",
+    "name_some",
+]
 
 _NAMED = 3
 """How many unreadable images an error names."""
 _READ_AT_ONCE = 50
-_MOST_SKIPPED = 0.01
+MOST_SKIPPED = 0.01
+"""Fraction of the images that may be unreadable."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +174,7 @@ class _Tally:
             else:
                 good.append((index, pixels))
         read = self._wanted + (len(self.skipped) if self._replaced else 0)
-        if len(self.skipped) > _MOST_SKIPPED * read:
+        if len(self.skipped) > MOST_SKIPPED * read:
             raise DataError(
                 f"More than 1 % of the {read} images to be read from '{self._source.name}' cannot be "
                 f"used: {name_some(self.skipped)}; mend or remove them."

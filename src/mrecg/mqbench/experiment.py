@@ -3,14 +3,14 @@
 Every key is either mapped onto a recipe or listed as ignored with the reason.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mrecg.backends import ACADEMIC, BACKENDS
-from mrecg.configuration import first_problem, read_mapping
+from mrecg.configuration import first_problem, flat, read_mapping
 from mrecg.errors import RecipeError
 from mrecg.mqbench.keys import (
     ADAROUND,
@@ -98,7 +98,7 @@ def read_experiment(path: Path) -> Experiment:
     Raises:
         RecipeError: the file cannot be read, a value cannot be understood, or two contradict each other.
     """
-    values = dict(_flat(_with_root(path, ())))
+    values = dict(flat(_with_root(path, ())))
     order = {key: position for position, key in enumerate(KEYS)}
     draft = _Draft(path)
     for key in sorted(values, key=lambda key: order.get(key, -1)):
@@ -127,14 +127,6 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
         nested = isinstance(old, dict) and isinstance(value, dict)
         merged[key] = _merged(old, value) if nested else value  # type: ignore[arg-type]
     return merged
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 class _Draft:

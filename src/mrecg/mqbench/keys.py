@@ -117,7 +117,7 @@ def _backend(value: Any) -> Mapping[str, Any]:
 
 _TYPES: Mapping[str, Mapping[str, Any]] = {
     "advanced_ptq": {},
-    "naive_ptq": {"reconstruct.steps": 0, "plan.join": "none"},
+    "naive_ptq": {"reconstruct.steps": 0, "plan.join": "none", "plan.scheme": []},
 }
 _MODELS = {"resnet18", "resnet50", "mobilenet_v2", "regnetx_600m"}
 

@@ -1,7 +1,13 @@
 """What a terminal shows: progress, tables, the loss along the network."""
 
 from mrecg.presentation.exports import show_verification
-from mrecg.presentation.paper import show_estimates, show_notes, show_outcome, show_rows
+from mrecg.presentation.paper import (
+    estimates_as_json,
+    show_estimates,
+    show_notes,
+    show_outcome,
+    show_rows,
+)
 from mrecg.presentation.progress import Reporter
 from mrecg.presentation.results import (
     demo_as_json,
@@ -15,6 +21,7 @@ from mrecg.presentation.results import (
 __all__ = [
     "Reporter",
     "demo_as_json",
+    "estimates_as_json",
     "show_accuracy",
     "show_demo",
     "show_estimates",

@@ -1,6 +1,7 @@
 """The paper's configuration files and its table."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -11,7 +12,7 @@ from mrecg.pipeline import Estimate
 from mrecg.reproduction import Cell, Outcome, Row
 from mrecg.reproduction.table import COLUMNS
 
-__all__ = ["show_estimates", "show_notes", "show_outcome", "show_rows"]
+__all__ = ["estimates_as_json", "show_estimates", "show_notes", "show_outcome", "show_rows"]
 
 
 def show_notes(console: Console, experiment: Experiment) -> None:
@@ -46,6 +47,16 @@ def show_rows(console: Console, rows: Sequence[Row]) -> None:
     for row in rows:
         table.add_row(*row.texts())
     console.print(table)
+
+
+def estimates_as_json(estimates: Sequence[tuple[Cell, Estimate | str]]) -> list[dict[str, Any]]:
+    """Seconds and bytes of every cell, or why it cannot run."""
+    return [
+        {"cell": cell.name, "problem": found}
+        if isinstance(found, str)
+        else {"cell": cell.name, "seconds": found.seconds, "memory": found.memory}
+        for cell, found in estimates
+    ]
 
 
 def show_estimates(console: Console, estimates: Sequence[tuple[Cell, Estimate | str]]) -> None:

@@ -56,7 +56,7 @@ def make_plan(units: Sequence[Plannable], rule: PlanRule, losses: Sequence[float
 
 
 def check_plan(plan: Plan, units: Sequence[Plannable]) -> Plan:
-    """`plan` itself if its groups are the model's units in their order.
+    """`plan` itself if its groups are the model's units in their order; where they are not what its rule joined, it says so.
 
     Raises:
         PlanError: they are not; the message names the first that differs.
@@ -74,7 +74,15 @@ def check_plan(plan: Plan, units: Sequence[Plannable]) -> Plan:
         raise PlanError(
             f"The plan does not fit the model: it lists {len(planned)} units, the model has {len(names)}."
         )
-    return plan
+    together = {pair for group in plan.groups for pair in itertools.pairwise(group)}
+    neighbours = tuple(
+        pair.model_copy(update={"joined": (pair.first, pair.second) in together})
+        for pair in plan.neighbours
+    )
+    if neighbours == plan.neighbours:
+        return plan
+    rule = f"edited by hand, before: {plan.rule}"
+    return plan.model_copy(update={"neighbours": neighbours, "rule": rule})
 
 
 def _explicit(units: Sequence[Plannable], groups: Sequence[Sequence[str]]) -> Plan:

@@ -10,8 +10,7 @@ from mrecg.errors import MrecgError
 from mrecg.pipeline import Estimate, foresee
 from mrecg.reproduction.grid import Cell
 from mrecg.reproduction.published import find_checkpoint
-from mrecg.reproduction.running import Budget, Sources
-from mrecg.runs import is_finished
+from mrecg.reproduction.running import Budget, Sources, finished_run
 from mrecg.zoo import build
 
 __all__ = ["estimates"]
@@ -29,9 +28,9 @@ def estimates(
     models: dict[str, nn.Module] = {}
     found: list[tuple[Cell, Estimate | str]] = []
     for cell in cells:
-        if is_finished(output / cell.name):
-            continue
         try:
+            if finished_run(cell, sources, budget, output / cell.name) is not None:
+                continue
             find_checkpoint(sources.checkpoints, cell.network)
             if cell.network not in models:
                 models = {cell.network: build(cell.network)}

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import nn
 
+from mrecg import distributed
 from mrecg.data import (
     CalibrationImages,
     Crops,
@@ -15,18 +16,19 @@ from mrecg.data import (
     calibration_images,
     evaluation_batches,
 )
+from mrecg.data.loading import MOST_SKIPPED
 from mrecg.distributed import local_device
-from mrecg.errors import MrecgError
+from mrecg.errors import MrecgError, RunError
 from mrecg.evaluation import Evaluation, evaluate, with_accuracy
 from mrecg.pipeline import Progress, quantize
 from mrecg.record import Record
 from mrecg.reproduction.grid import Cell
 from mrecg.reproduction.published import NETWORKS as PAPER
 from mrecg.reproduction.published import find_checkpoint
-from mrecg.runs import is_finished, record_of
+from mrecg.runs import is_finished, recipe_of, record_of
 from mrecg.zoo import NETWORKS, network
 
-__all__ = ["Budget", "Outcome", "Sources", "reproduce"]
+__all__ = ["Budget", "Outcome", "Sources", "finished_run", "reproduce"]
 
 
 _BATCH = 50
@@ -95,22 +97,51 @@ def reproduce(
         cells: those of one network should be neighbours: they share its checkpoint, images and float accuracy.
         sources: of networks and images.
         budget: replaces the paper's.
-        output: is made; a cell whose run is already there is not run again.
+        output: is made; a cell whose run is already there is not run again, and fails if it has other settings.
         report: called with the name of a cell and what is going on.
     """
     shared: _Shared | None = None
     for cell in cells:
         folder = output / cell.name
-        if is_finished(folder):
-            yield Outcome(cell, "skipped", record_of(folder))
-            continue
         try:
+            found = finished_run(cell, sources, budget, folder)
+            distributed.wait()
+            if found is not None:
+                yield Outcome(cell, "skipped", found)
+                continue
             if shared is None or shared.name != cell.network:
                 shared = _Shared(cell.network, sources)
             yield Outcome(cell, "done", _run(cell, shared, budget, folder, report))
         except (MrecgError, RuntimeError, MemoryError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             yield Outcome(cell, "failed", None, reason)
+
+
+def finished_run(cell: Cell, sources: Sources, budget: Budget, folder: Path) -> Record | None:
+    """The record of a cell's run in `folder`, if there is one.
+
+    Raises:
+        RunError: it is a run of other settings or images than are asked for.
+    """
+    if not is_finished(folder):
+        return None
+    record, recipe = record_of(folder), recipe_of(folder)
+    differences = {
+        "images": (record.images, budget.images_for(cell.network)),
+        "size": (record.input_shape[-1], sources.preprocessing(cell.network).crop),
+    }
+    evaluated, asked_for = record.accuracy.get("quantized"), sources.evaluation_images
+    if evaluated is not None and asked_for is not None:
+        # Images that could not be read are missing.
+        complete = (1 - MOST_SKIPPED) * asked_for <= evaluated.count <= asked_for
+        differences["evaluation images"] = (asked_for if complete else evaluated.count, asked_for)
+    differences |= recipe.differences(cell.recipe(budget.overrides))
+    for name, (made, asked) in differences.items():
+        if made != asked:
+            raise RunError(
+                f"The run in {folder} was made with {name} = {made}, not {asked}; remove it or name another output."
+            )
+    return record
 
 
 @dataclass
@@ -175,5 +206,7 @@ def _run(
     )
     batches = shared.batches()
     finished = with_accuracy(quantized, before, batches, batches.skipped)
-    finished.save(folder)
+    if distributed.is_first():
+        finished.save(folder)
+    distributed.wait()
     return finished.record
