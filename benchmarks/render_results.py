@@ -48,8 +48,8 @@ SCHEDULE_HEADER = """
 The same code without everything of ours that decides accuracy (`benchmarks/accuracy.py --without everything`): the paper's
 rates, fixed batches, no learned weight ranges, nothing for the network as a whole, no early stop. What it reaches at 500
 steps beside the authors' own figures tells how far it stands for their code; what it reaches at 20,000, their default, is
-what their code was not run for. Where few images get another class than from the float network, top-1 is which of those
-images are right by luck; the divergence tells which schedule is nearer.
+what their code was not run for. Where only a few images get another class than from the float network, it is luck which of
+them are right afterwards, and that moves top-1; the divergence tells which schedule is nearer.
 """
 README_STEPS = 500
 """The budget at which the authors' code was measured."""
