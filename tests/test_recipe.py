@@ -103,3 +103,13 @@ def test_a_section_is_not_replaced_as_a_whole(value: object) -> None:
     """Its other settings would go back to their defaults: QDrop would silently become BRECQ."""
     with pytest.raises(RecipeError, match=r"'reconstruct' is a section .* reconstruct\.steps"):
         mrecg.preset("w2a4-qdrop", {"reconstruct": value})
+
+
+def test_a_key_that_is_like_no_other() -> None:
+    """The sections, or what its own section holds, and not every key there is."""
+    for key, known in [
+        ("zzz", "known: name, seed, weight, activation, placement, plan, reconstruct"),
+        ("plan.zzzzzzzzzzzzzz", r"known: plan\.granularity, plan\.join,"),
+    ]:
+        with pytest.raises(RecipeError, match=f"no key '{key}'; {known}"):
+            mrecg.preset("w4a4-brecq", {key: 1})

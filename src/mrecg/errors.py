@@ -100,12 +100,12 @@ def _named(kind: type) -> str:
     return f"{article} {kind.__name__}"
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence that names what is close to `name`, or all there is when nothing is."""
+def did_you_mean(name: str, known: Iterable[str], listed: Iterable[str] = ()) -> str:
+    """The end of a sentence that names what is close to `name`; when nothing is, what is `listed`, or all there is."""
     names = {one.lower(): one for one in sorted(known)}
     asked = name.lower()
     ends = [one for one in names if one.rpartition(".")[2] == asked]
     close = ends or get_close_matches(asked, names, n=1)
     if close:
         return f"; did you mean '{names[close[0]]}'"
-    return f"; known: {', '.join(names.values())}"
+    return f"; known: {', '.join(listed or names.values())}"

@@ -135,7 +135,10 @@ def _set(settings: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _unknown_key(key: str) -> str:
-    return f"A recipe has no key '{key}'{did_you_mean(key, _keys(Recipe))}."
+    keys = _keys(Recipe)
+    section = key.rpartition(".")[0]
+    beside = [one for one in keys if section and one.startswith(f"{section}.")]
+    return f"A recipe has no key '{key}'{did_you_mean(key, keys, beside or Recipe.model_fields)}."
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
