@@ -77,7 +77,7 @@ def export_frozen(frozen: fx.GraphModule, example: Float[Tensor, "n ..."]) -> Ex
 
 
 def _copy(model: nn.Module) -> nn.Module:
-    """A copy of its own; tensors that the model computed and remembers lose their history, which has none.
+    """A copy; tensors that the model computed and remembers come without their history, which cannot be copied.
 
     Raises:
         CaptureError: something in it cannot be copied.
