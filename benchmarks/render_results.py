@@ -128,12 +128,13 @@ def joining_table(results: list[Result]) -> list[str]:
             ]
             if not pairs:
                 continue
-            gaps = summary([joined["top1"] - single["top1"] for single, joined in pairs])
+            gaps = summary([after["top1"] - before["top1"] for before, after in pairs])
             losses = " → ".join(
                 f"{100 * statistics.mean(pair[side]['largest_loss'] for pair in pairs):.1f} %"
                 for side in (0, 1)
             )
-            nearness = " → ".join(divergence([pair[side] for pair in pairs]) for side in (0, 1))
+            single, joined = (divergence([pair[side] for pair in pairs]) for side in (0, 1))
+            nearness = f"{single} → {joined}" if single and joined else ""
             joins = ", ".join("+".join(group) for group in pairs[0][1]["joined"]) or "none"
             rows.append((network, bits, method, steps, gaps, nearness, losses, joins))
     arrows = "KL from float, blocks → mrecg | largest unit loss, blocks → mrecg"
