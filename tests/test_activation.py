@@ -107,3 +107,13 @@ def test_slopes_of_the_loss_are_its_gradient() -> None:
     loss, slopes = loss_and_slopes(outputs, [target.clone() for target in targets], channels)
     torch.testing.assert_close(loss, expected.detach())
     torch.testing.assert_close(slopes, [output.grad for output in outputs])
+
+
+def test_a_prescribed_scale_stays_although_others_become_powers_of_two() -> None:
+    prescribed = Scaling(torch.tensor(0.1), torch.tensor(0.0))
+    quantizer = ActivationQuantizer(Grid(0, 255, False), prescribed, power_of_two=True)
+    x = torch.tensor([0.3], requires_grad=True)
+    assert quantizer.start_learning(None) is None
+    torch.testing.assert_close(quantizer(x), torch.tensor([0.3]))
+    quantizer.stop_learning()
+    assert quantizer.scaling == prescribed

@@ -20,7 +20,7 @@ from mrecg.export.onnx import files
 from mrecg.export.onnx.runtimes import open_file
 from mrecg.export.onnx.verification import ideal_bytes
 from mrecg.graph.placement import Quantizer
-from mrecg.quantization.packing import pack, unpack
+from mrecg.quantization.packing import _AT_ONCE, pack, unpack
 from mrecg.runs import QuantizedModel
 
 
@@ -316,3 +316,12 @@ def test_files_are_as_small_as_their_bits(bits: int, tmp_path: Path) -> None:
     assert path.stat().st_size < 1.1 * ideal * stored / bits + 16_000  # names and nodes
     folder = quantized.save(tmp_path / "run")
     assert (folder / "model.safetensors").stat().st_size < 1.1 * ideal
+
+
+def test_codes_are_packed_in_portions() -> None:
+    """One portion and a half take the same bytes as all at once would."""
+    count = _AT_ONCE + _AT_ONCE // 2 + 3
+    codes = torch.randint(0, 8, (count,), generator=torch.Generator().manual_seed(0))
+    packed = pack(codes, 0, 7)
+    assert packed.numel() == -(-count * 3 // 8)
+    assert torch.equal(unpack(packed, 0, 7, (count,), torch.int64), codes)

@@ -11,7 +11,14 @@ from mrecg.quantization.grid import (
     quantize,
     scaling_for_range,
 )
-from mrecg.quantization.ranges import Sample, error_search, find_scaling, minmax, percentile
+from mrecg.quantization.ranges import (
+    Sample,
+    _condense,
+    error_search,
+    find_scaling,
+    minmax,
+    percentile,
+)
 from mrecg.settings import Ranges, TensorSettings
 
 GRIDS = [
@@ -133,3 +140,16 @@ def test_a_sample_of_several_tensors() -> None:
         sample.add([torch.ones(3, 4), torch.full((3, 2, 2, 2), -2.0), torch.tensor([[5.0]])], 3)
     assert (float(sample.low), float(sample.high)) == (-2, 5)
     assert sample.rows().shape == (6, 4 + 8 + 1)
+
+
+def test_a_value_that_many_repeat_stays_where_it_is() -> None:
+    """Padding and saturation do that; summed up in single precision, it drifts out of its bin."""
+    repeated = torch.full((1, 400_000), 0.07)
+    values = torch.cat(
+        [repeated, torch.rand(1, 10_000, generator=torch.Generator().manual_seed(0))], 1
+    )
+    points, counts = _condense(values)
+    assert counts.sum() == values.numel()
+    fullest = int(counts.argmax())
+    width = float(values.max() - values.min()) / counts.shape[1]
+    assert abs(float(points[0, fullest]) - 0.07) < width / 100
