@@ -38,6 +38,14 @@ def test_quantize_then_evaluate(tmp_path: Path) -> None:
     result = json.loads(counted.stdout)
     assert result["count"] == 2000
     assert result["correct1"] > 1000
+    other_size = ("--data", "demo", "--size", "64")
+    for command in (
+        ("evaluate", str(run)),
+        ("export", str(run), "--output", str(tmp_path / "x.onnx")),
+    ):
+        refused = mrecg_command(*command, *other_size)
+        assert refused.returncode == 1
+        assert "come as 1×28×28; leave out --size" in refused.stderr
     again = mrecg_command("quantize", *MODEL, *QUICK, "--output", str(run))
     assert again.returncode == 1
     assert "already holds a finished run" in again.stderr

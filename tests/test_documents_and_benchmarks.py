@@ -62,6 +62,21 @@ def test_accuracy_benchmark_in_short(tmp_path: Path) -> None:
     cell = json.loads(sorted(tmp_path.glob("*.json"))[0].read_text())
     assert {"top1", "commit", "seed", "environment", "recipe", "oscillation"} <= set(cell)
     assert cell["environment"]["torch"] == torch.__version__
+    assert cell["divergence"] > 0
+    assert cell["agreement"] < 100
+
+
+def test_a_network_is_nearest_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    accuracy = importlib.import_module("accuracy")
+    model = accuracy.float_network("mobilenetv2_small", None)
+    found = accuracy.measured(model, model, DEMO_FOLDER)
+    counted = mrecg.evaluate(model, evaluation_batches("demo"))
+    assert found == {
+        "top1": counted.top1,
+        "agreement": 100,
+        "divergence": pytest.approx(0, abs=1e-6),
+    }
 
 
 def test_choices_are_compared_seed_by_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Group by group: what a group reads while it learns, and what it keeps."""
 
 import gc
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -85,49 +86,8 @@ class TwoAnswers(nn.Module):
         return early, self.b(early.relu())
 
 
-def test_a_joined_group_is_judged_by_all_that_is_read_after_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    torch.manual_seed(0)
-    joined = Plan(groups=(("a", "b"),))
-    original = stream.Stream.run_quantized
-    calls = 0
-
-    def worse_on_the_way(self, units, keep):  # type: ignore[no-untyped-def]
-        nonlocal calls
-        calls += 1
-        losses = original(self, units, keep)
-        # After tuning: the last unit is a little better, the one before it much worse.
-        *early, last = losses
-        worse = {name: losses[name] * 10 for name in early} | {last: losses[last] * 0.9}
-        return worse if calls == 2 else losses
-
-    monkeypatch.setattr(stream.Stream, "run_quantized", worse_on_the_way)
-    record = run(TwoAnswers().eval(), "w4a4-brecq", joined).record
-    assert [group.accepted for group in record.groups] == [False]
-
-
-def test_what_no_later_unit_reads_judges_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What only the second unit of a joined pair reads may get worse, as long as what the pair passes on gets better."""
-    original = stream.Stream.run_quantized
-    calls = 0
-
-    def worse_inside(self, units, keep):  # type: ignore[no-untyped-def]
-        nonlocal calls
-        calls += 1
-        losses = original(self, units, keep)
-        lasting = set(self.targets(units))
-        assert lasting < losses.keys()
-        changed = {name: loss * (0.9 if name in lasting else 10) for name, loss in losses.items()}
-        return changed if calls == 2 else losses
-
-    monkeypatch.setattr(stream.Stream, "run_quantized", worse_inside)
-    record = run(PartlyRead().eval(), "w4a4-brecq", Plan(groups=(("a", "b"),))).record
-    assert [group.accepted for group in record.groups] == [True]
-
-
 class PartlyRead(nn.Module):
-    """The first layer's values are the result and the second layer's input, which no one else reads as it is."""
+    """The first layer's values leave as something else; as they are, only the second layer reads them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -136,6 +96,46 @@ class PartlyRead(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = self.a(x)
         return x.sigmoid(), self.b(x)
+
+
+def is_kept(
+    monkeypatch: pytest.MonkeyPatch, model: nn.Module, factor: Callable[[str, list[str]], float]
+) -> bool:
+    """Whether the two layers, joined, keep what they learned when it changed each value's loss by a factor.
+
+    Args:
+        factor: of a value's name and those of the values that are read after the group, the last layer's last.
+    """
+    original = stream.Stream.run_quantized
+    calls = 0
+
+    def changed(self, units, keep):  # type: ignore[no-untyped-def]
+        nonlocal calls
+        calls += 1
+        losses = original(self, units, keep)
+        if calls != 2:  # the second is after tuning
+            return losses
+        lasting = list(self.targets(units))
+        return {name: loss * factor(name, lasting) for name, loss in losses.items()}
+
+    monkeypatch.setattr(stream.Stream, "run_quantized", changed)
+    torch.manual_seed(0)
+    (group,) = run(model.eval(), "w4a4-brecq", Plan(groups=(("a", "b"),))).record.groups
+    return group.accepted
+
+
+def test_a_joined_group_is_judged_by_all_that_is_read_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The last unit is a little better, the one before it much worse."""
+    assert not is_kept(
+        monkeypatch, TwoAnswers(), lambda name, read: 0.9 if name == read[-1] else 10
+    )
+
+
+def test_what_no_later_unit_reads_judges_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What only the second unit of a joined pair reads may get worse, as long as what the pair passes on gets better."""
+    assert is_kept(monkeypatch, PartlyRead(), lambda name, read: 0.9 if name in read else 1e6)
 
 
 @pytest.mark.parametrize("probability", [0.25, 0.5, 1.0])
@@ -397,3 +397,31 @@ def test_runs_leave_nothing_in_memory() -> None:
         mrecg.quantize(model, images, recipe=recipe)
         found.append(live_bytes())
     assert found[0] == found[1] == found[2]
+
+
+class Padded(RecipePlacement):
+    """Also quantizes the weight of a convolution whose padding is named, which no recipe does."""
+
+    def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
+        super().annotate(model)
+        for layer in model.graph.nodes:
+            if layer.target is torch.ops.aten.conv1d.padding:
+                layer.meta["quantization_annotation"] = QuantizationAnnotation(
+                    input_qspec_map={layer.args[1]: self._weight_spec(layer, 3)}, _annotated=True
+                )
+        return model
+
+
+def test_weights_that_only_a_foreign_placement_quantizes_are_learned_and_told() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv1d(2, 4, 3), nn.ReLU(), nn.Conv1d(4, 4, 3, padding="same"), nn.Conv1d(4, 3, 1)
+    ).eval()
+    recipe = mrecg.preset("w4a4-brecq", QUICK)
+    placement = Padded(recipe.placement, recipe.weight, recipe.activation)
+    x = torch.randn(32, 2, 16)
+    record = mrecg.quantize(model, x, recipe=recipe, quantizer=placement).record
+    assert record.left_in_float == ()
+    weights = {one.tensor: one for one in record.quantizers if one.kind == "weight"}
+    assert weights["2.weight"].readers == ("2",)
+    assert (weights["2.weight"].low, weights["2.weight"].high) == (0, 7)
