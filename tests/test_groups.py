@@ -258,7 +258,9 @@ class Shared(RecipePlacement):
             edges = {first: self._activation_spec(first, 8)}
             edges |= {one: SharedQuantizationSpec((first, join)) for one in others}
             join.meta["quantization_annotation"] = QuantizationAnnotation(
-                input_qspec_map=edges, _annotated=True
+                input_qspec_map=edges,
+                output_qspec=SharedQuantizationSpec((first, join)),
+                _annotated=True,
             )
         return model
 
@@ -285,17 +287,26 @@ def test_a_range_that_operands_share_reaches_all_of_them() -> None:
     assert quantized.record.units[-1].relative_loss < 1e-3
 
 
+class Block(nn.Module):
+    def __init__(self, channels: int, size: float = 1) -> None:
+        super().__init__()
+        self.a, self.b, self.size = nn.Conv2d(channels, 4, 1), nn.Conv2d(4, 4, 1), size
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.size * self.b(self.a(x).relu()).relu()
+
+
 class ReadTwice(nn.Module):
-    """The first branch is read by a layer of its own, long before it is joined with a larger one."""
+    """The first block's values are read by the second, before they are joined with its larger ones."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.a, self.b, self.c = nn.Conv2d(2, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
-        self.fc = nn.Conv2d(8, 3, 1)
+        self.one, self.two, self.three = Block(2), Block(4, size=30), Block(8)
+        self.fc = nn.Conv2d(4, 3, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.a(x).relu()
-        return self.fc(torch.cat([x, 30 * self.c(self.b(x).relu()).relu()], 1))
+        x = self.one(x)
+        return self.fc(self.three(torch.cat([x, self.two(x)], 1)))
 
 
 def test_a_range_is_shared_within_one_unit() -> None:
@@ -307,7 +318,7 @@ def test_a_range_is_shared_within_one_unit() -> None:
     torch.manual_seed(0)
     model = ReadTwice().eval()
     quantized = mrecg.quantize(model, toys.images(32), recipe=recipe, quantizer=placement)
-    assert quantized.record.units[-1].relative_loss < 1e-3
+    assert all(unit.relative_loss < 1e-2 for unit in quantized.record.units)
 
 
 class TwoWidths(RecipePlacement):
