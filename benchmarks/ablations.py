@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 
 from mrecg import pipeline
-from mrecg.mqbench.experiment import PUBLISHED_PRACTICE
-from mrecg.quantization import activation, native, rounding
-from mrecg.reconstruction import assembly, network, storage, tune
-from mrecg.reconstruction.adam import Adam
+from mrecg.cache import storage
+from mrecg.optimize import group as tune
+from mrecg.optimize import network
+from mrecg.optimize.adam import Adam
+from mrecg.paper.mqbench.experiment import PUBLISHED_PRACTICE
+from mrecg.prepare import prepared_model as assembly
+from mrecg.quantizers import kernels
 
 __all__ = ["ABLATIONS", "CHOICES", "without"]
 
@@ -92,9 +95,9 @@ ABLATIONS: dict[str, list[tuple[object, str, object]]] = {
         (storage.Stored, "write", _plain_write),
         (storage.Stored, "_unfolded", _plain_unfolded),
     ],
-    "native-kernels": [(native, "fits", lambda tensor: False)],
+    "native-kernels": [(kernels, "fits", lambda tensor: False)],
     "hand-written-gradients": [
-        (native, "fits", lambda tensor: False),
+        (kernels, "fits", lambda tensor: False),
         (activation._FakeQuantize, "apply", _composed_quantizer),
         (rounding.LearnedRounding, "forward", _composed_rounding),
     ],

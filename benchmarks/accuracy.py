@@ -27,7 +27,7 @@ from torch.nn.functional import kl_div
 import mrecg
 from ablations import CHOICES, without
 from mrecg.data.fashion_mnist import DEBIAN_FOLDER, load_split
-from mrecg.zoo import build, load_weights
+from mrecg.paper.networks import build, load_weights
 
 HERE = Path(__file__).parent
 OUR_NETWORKS = sorted(path.stem for path in (HERE / "checkpoints").glob("*.safetensors"))

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 import mrecg
-import mrecg.zoo
+import mrecg.paper.networks
 from accuracy import commit
 from export import PACKAGES
 from torchvision_import import import_torchvision
@@ -222,7 +222,7 @@ def _examine_named(
 def _network(name: str) -> nn.Module:
     if name.startswith(("timm:", "torchvision:")):  # timm imports torchvision
         import_torchvision()
-    return mrecg.zoo.network(name)
+    return mrecg.paper.networks.network(name)
 
 
 def _end(code: int) -> str:

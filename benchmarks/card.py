@@ -22,11 +22,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import mrecg
 from accuracy import commit
-from mrecg.recipe import Recipe
-from mrecg.reconstruction import groups
-from mrecg.reconstruction.precision import precision
-from mrecg.reconstruction.tune import tune
-from mrecg.zoo import NETWORKS, build
+from mrecg.config.recipe import Recipe
+from mrecg.optimize import groups
+from mrecg.optimize.group import tune
+from mrecg.optimize.precision import precision
+from mrecg.paper.networks import NETWORKS, build
 
 HERE = Path(__file__).parent
 PEAK_SIDE = {"cuda": 8192, "cpu": 1024}

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 
 import mrecg
-import mrecg.zoo
+import mrecg.paper.networks
 from accuracy import commit
-from mrecg.backends import ACADEMIC
+from mrecg.config.targets import ACADEMIC
 from mrecg.data import calibration_images, evaluation_batches
 from mrecg.demo import DEMO_NETWORK, demo_network
 from mrecg.export.onnx.layouts import Layout
 from mrecg.export.onnx.verification import ideal_bytes
-from mrecg.runs import QuantizedModel
+from mrecg.runs.folder import QuantizedModel
 
 HERE = Path(__file__).parent
 PLACEMENTS = ("academic", "onnxruntime", "openvino", "tensorrt", "xnnpack")
@@ -89,7 +89,7 @@ def main() -> None:
     placements = arguments.placements or (("onnxruntime",) if arguments.speed else PLACEMENTS)
     if arguments.speed:
         torch.manual_seed(0)
-        model, images = mrecg.zoo.build("resnet18"), torch.randn(16, 3, 224, 224)
+        model, images = mrecg.paper.networks.build("resnet18"), torch.randn(16, 3, 224, 224)
         calibration = images[:8]
     else:
         model, calibration = demo_network(), calibration_images("demo", 256, seed=1005)

@@ -18,9 +18,9 @@ import torch
 import mrecg
 from accuracy import commit
 from mrecg.cli.inputs import bytes_of
+from mrecg.paper.networks import NETWORKS, build
 from mrecg.pipeline import Estimate, Progress
-from mrecg.runs import environment
-from mrecg.zoo import NETWORKS, build
+from mrecg.runs.folder import environment
 
 HERE = Path(__file__).parent
 

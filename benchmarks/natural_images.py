@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import mrecg
 from accuracy import commit
-from mrecg.zoo import NETWORKS, network
+from mrecg.paper.networks import NETWORKS, network
 
 HERE = Path(__file__).parent
 NETWORK = "efficientnet_lite0"

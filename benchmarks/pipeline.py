@@ -23,9 +23,9 @@ import torch
 import mrecg
 from accuracy import commit
 from mrecg import pipeline
-from mrecg.reconstruction import groups
-from mrecg.reconstruction.stream import Stream
-from mrecg.zoo import NETWORKS, build
+from mrecg.cache.activation_cache import Stream
+from mrecg.optimize import groups
+from mrecg.paper.networks import NETWORKS, build
 
 HERE = Path(__file__).parent
 PHASES = {

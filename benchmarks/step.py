@@ -23,15 +23,15 @@ from torch import Tensor
 import mrecg
 from ablations import ABLATIONS, CHOICES, without
 from accuracy import commit
+from mrecg.cache.activation_cache import Stream, Values
 from mrecg.graph.units import Unit
-from mrecg.quantization.losses import reconstruction_loss
-from mrecg.quantization.ranges import Sample
-from mrecg.reconstruction.assembly import Assembly, assemble
-from mrecg.reconstruction.quantizers import calibrate
-from mrecg.reconstruction.stream import Stream, Values
-from mrecg.reconstruction.tune import tune
-from mrecg.runs import environment
-from mrecg.zoo import NETWORKS, build
+from mrecg.optimize.group import tune
+from mrecg.paper.networks import NETWORKS, build
+from mrecg.prepare.prepared_model import Assembly, assemble
+from mrecg.prepare.quantizers import calibrate
+from mrecg.quantizers.losses import reconstruction_loss
+from mrecg.quantizers.range_search import Sample
+from mrecg.runs.folder import environment
 
 HERE = Path(__file__).parent
 NETWORKS_AT = (

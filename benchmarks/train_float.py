@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mrecg.data.fashion_mnist import DEBIAN_FOLDER, load_split
-from mrecg.zoo import NETWORKS, build
+from mrecg.paper.networks import NETWORKS, build
 
 
 def augment(images: Tensor, rng: np.random.Generator) -> Tensor:

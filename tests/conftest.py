@@ -10,9 +10,17 @@ from jaxtyping import install_import_hook
 from torchvision_import import import_torchvision
 
 # The hook compiles whatever its modules import for the first time; torchao's sources warn when they are compiled.
-importlib.import_module("mrecg.graph.placement")
+importlib.import_module("mrecg.graph.insert")
 install_import_hook(
-    ["mrecg.calibration", "mrecg.data", "mrecg.quantization", "mrecg.reconstruction", "mrecg.zoo"],
+    [
+        "mrecg.cache",
+        "mrecg.data",
+        "mrecg.optimize",
+        "mrecg.paper.networks",
+        "mrecg.planning",
+        "mrecg.prepare",
+        "mrecg.quantizers",
+    ],
     "typechecker.check",
 )
 

@@ -8,18 +8,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mrecg.quantization import activation
-from mrecg.quantization.activation import ActivationQuantizer, RandomMask
-from mrecg.quantization.grid import Grid, Scaling, neighbours
-from mrecg.quantization.logarithmic import (
+from mrecg.cache.storage import Storage
+from mrecg.quantizers import lsq as activation
+from mrecg.quantizers.adaround import LearnedRounding, Penalty
+from mrecg.quantizers.grid import Grid, Scaling, neighbours
+from mrecg.quantizers.logarithmic import (
     LogarithmicActivation,
     LogarithmicWeight,
     Logarithms,
     logarithmic_scaling,
 )
-from mrecg.quantization.losses import loss_and_slopes
-from mrecg.quantization.rounding import LearnedRounding, Penalty
-from mrecg.reconstruction.storage import Storage
+from mrecg.quantizers.losses import loss_and_slopes
+from mrecg.quantizers.lsq import ActivationQuantizer, RandomMask
 
 CARD = torch.device("meta")
 

@@ -16,7 +16,7 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 import mrecg
-import mrecg.zoo
+import mrecg.paper.networks
 import toys
 from mrecg.data import DEMO_FOLDER, evaluation_batches
 from mrecg.demo import run_demo
@@ -222,7 +222,7 @@ def test_card_benchmark_in_short(tmp_path: Path) -> None:
     (path,) = tmp_path.iterdir()
     result = json.loads(path.read_text())
     with FlopCounterMode(display=False) as counter:
-        mrecg.zoo.build("resnet18_small").eval()(torch.randn(32, 1, 28, 28))
+        mrecg.paper.networks.build("resnet18_small").eval()(torch.randn(32, 1, 28, 28))
     # Forward, gradients of inputs and of weights: thrice, but that the images need no gradient.
     assert 2.9 < result["operations_per_step"] / counter.get_total_flops() < 3
     assert 0 < result["operations_per_second"] < result["peak_operations_per_second"]
@@ -266,8 +266,8 @@ def test_training_in_short(tmp_path: Path) -> None:
 def test_float_checkpoints_are_normally_accurate(network: str) -> None:
     folder = ROOT / "benchmarks" / "checkpoints"
     assert json.loads((folder / f"{network}.json").read_text())["test_top1"] > 91.5
-    model = mrecg.zoo.build(network)
-    mrecg.zoo.load_weights(model, folder / f"{network}.safetensors")
+    model = mrecg.paper.networks.build(network)
+    mrecg.paper.networks.load_weights(model, folder / f"{network}.safetensors")
     assert mrecg.evaluate(model, evaluation_batches("demo")).top1 > 90.5
 
 
@@ -277,7 +277,7 @@ def test_photographs_are_cropped_and_normalised(tmp_path: Path) -> None:
 
     pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "noise.png")
-    wanted = mrecg.zoo.NETWORKS[natural_images.NETWORK].preprocessing
+    wanted = mrecg.paper.networks.NETWORKS[natural_images.NETWORK].preprocessing
     centre = natural_images.centre(tmp_path / "noise.png")
     random = np.random.RandomState(0)
     crops = natural_images.crops([tmp_path / "noise.png"], 3, wanted.crop, random)

@@ -12,12 +12,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import mrecg
 import toys
+from mrecg.config.presets import METHODS
 from mrecg.errors import CaptureError, DataError, ModelError, PlanError, RunError
+from mrecg.optimize.step import Batch, Numbers, Step
 from mrecg.pipeline import Progress
-from mrecg.presets import METHODS
-from mrecg.reconstruction.step import Batch, Numbers, Step
-from mrecg.record import Plan, Record
-from mrecg.runs import QuantizedModel
+from mrecg.records.record import Plan, Record
+from mrecg.runs.folder import QuantizedModel
 
 QUICK = {"reconstruct.steps": 8, "reconstruct.batch_size": 8}
 PRESETS = [f"{method}{suffix}" for method in METHODS for suffix in ("", "-mrecg")]
@@ -142,7 +142,7 @@ def test_every_rounding_is_decided_at_a_short_budget() -> None:
 def test_each_unit_runs_a_fixed_number_of_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """Float once; quantized before and after tuning, and again where the tuning is taken back. Nothing runs from the
     first layer again."""
-    from mrecg.reconstruction import stream
+    from mrecg.cache import activation_cache as stream
 
     seen: list[stream.Stream] = []
     original = stream.Stream.__init__
@@ -185,7 +185,7 @@ def test_record_tells_what_happened() -> None:
 
 def test_single_units_continue_from_the_run_for_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the codes and scales that it left, not anew from the float weights."""
-    from mrecg.reconstruction import groups
+    from mrecg.optimize import groups
 
     left: dict[str, tuple[Tensor, Tensor]] = {}
     resumed = []
@@ -242,7 +242,7 @@ def test_no_step_leaves_a_tensor_behind(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("batches", ["reshuffled", "fixed"])
 def test_batches(batches: str) -> None:
-    from mrecg.reconstruction.tune import shuffled_batches
+    from mrecg.optimize.group import shuffled_batches
 
     settings = quick(reconstruct__batches=batches).reconstruct
     stream = shuffled_batches(35, settings, seed=0)

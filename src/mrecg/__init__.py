@@ -3,19 +3,19 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from mrecg.config.presets import preset
+from mrecg.config.recipe import Recipe, read_recipe
 from mrecg.errors import MrecgError
 from mrecg.export.findings import Verification
-from mrecg.presets import preset
-from mrecg.recipe import Recipe, read_recipe
-from mrecg.record import Plan, Record
+from mrecg.records.record import Plan, Record
 
 if TYPE_CHECKING:
     from mrecg.evaluation import Evaluation, evaluate
     from mrecg.export.onnx.files import export_onnx
     from mrecg.export.onnx.verification import verify_onnx
-    from mrecg.export.program import export_program
+    from mrecg.export.pt2 import export_program
     from mrecg.pipeline import Progress, make_model_plan, quantize
-    from mrecg.runs import QuantizedModel, load
+    from mrecg.runs.folder import QuantizedModel, load
 
 __all__ = [
     "Evaluation",
@@ -43,13 +43,13 @@ _NEEDS_TORCH = {
     "Evaluation": "mrecg.evaluation",
     "evaluate": "mrecg.evaluation",
     "export_onnx": "mrecg.export.onnx.files",
-    "export_program": "mrecg.export.program",
+    "export_program": "mrecg.export.pt2",
     "verify_onnx": "mrecg.export.onnx.verification",
     "Progress": "mrecg.pipeline",
     "make_model_plan": "mrecg.pipeline",
     "quantize": "mrecg.pipeline",
-    "QuantizedModel": "mrecg.runs",
-    "load": "mrecg.runs",
+    "QuantizedModel": "mrecg.runs.folder",
+    "load": "mrecg.runs.folder",
 }
 
 

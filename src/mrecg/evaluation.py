@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from mrecg import distributed
-from mrecg.calibration import check_images
 from mrecg.errors import DataError, ModelError, expect
-from mrecg.modes import evaluation_mode
-from mrecg.reconstruction.precision import products
-from mrecg.record import Evaluation
-from mrecg.runs import QuantizedModel
+from mrecg.optimize.precision import products
+from mrecg.prepare.calibration_images import check_images
+from mrecg.records.record import Evaluation
+from mrecg.runs.folder import QuantizedModel
+from mrecg.torch_state import evaluation_mode
 
 __all__ = ["Evaluation", "below_published", "evaluate", "with_accuracy"]
 

@@ -8,22 +8,22 @@ from typing import Any
 from torch import Tensor, nn
 
 from mrecg import distributed
-from mrecg.calibration import CalibrationImages, gather_images
+from mrecg.cache.storage import Storage
+from mrecg.config.recipe import Recipe
 from mrecg.errors import DataError, PlanError, RecipeError, StorageError, expect
 from mrecg.graph.capture import export_frozen
-from mrecg.graph.placement import Quantizer
+from mrecg.graph.insert import Quantizer
 from mrecg.graph.units import Unit
-from mrecg.models import check_model
-from mrecg.modes import own_modes
-from mrecg.recipe import Recipe
-from mrecg.reconstruction.assembly import Assembly, assemble
-from mrecg.reconstruction.estimate import Estimate, estimate
-from mrecg.reconstruction.granularity import check_plan, make_plan
-from mrecg.reconstruction.groups import Progress, Report, reconstruct
-from mrecg.reconstruction.network import network_steps, tune_network
-from mrecg.reconstruction.storage import Storage
-from mrecg.record import NetworkRecord, Oscillation, Plan, Record
-from mrecg.runs import QuantizedModel, environment
+from mrecg.optimize.groups import Progress, Report, reconstruct
+from mrecg.optimize.network import network_steps, tune_network
+from mrecg.planning.estimate import Estimate, estimate
+from mrecg.planning.joint_plan import check_plan, make_plan
+from mrecg.prepare.calibration_images import CalibrationImages, gather_images
+from mrecg.prepare.models import check_model
+from mrecg.prepare.prepared_model import Assembly, assemble
+from mrecg.records.record import NetworkRecord, Oscillation, Plan, Record
+from mrecg.runs.folder import QuantizedModel, environment
+from mrecg.torch_state import own_modes
 
 __all__ = ["Estimate", "Progress", "check", "foresee", "make_model_plan", "quantize"]
 

@@ -7,7 +7,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from mrecg.cli import exporting, quantizing, reproducing
+from mrecg.cli.commands import exporting, quantizing, reproducing
 from mrecg.cli.consoles import app, console, error_console
 from mrecg.errors import MrecgError
 

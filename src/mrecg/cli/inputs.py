@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import yaml
 
 from mrecg.cli.consoles import error_console
+from mrecg.config.presets import preset
+from mrecg.config.recipe import Recipe, read_recipe
 from mrecg.errors import DataError, NoLabelsError, RecipeError, StorageError
-from mrecg.mqbench import Experiment
-from mrecg.presets import preset
-from mrecg.recipe import Recipe, read_recipe
+from mrecg.paper.mqbench import Experiment
 
 if TYPE_CHECKING:
     from rich.console import Console
     from torch import Tensor, nn
 
     from mrecg.data import CalibrationImages, EvaluationBatches, Preprocessing
-    from mrecg.record import Evaluation, Record
+    from mrecg.records.record import Evaluation, Record
 
 __all__ = [
     "Inputs",
@@ -164,7 +164,7 @@ class Inputs(NamedTuple):
     def model(self, needs_weights: bool = True) -> "nn.Module":
         """The float network, with a warning when its weights are random and that matters."""
         from mrecg.distributed import local_device
-        from mrecg.zoo import has_own_factory, network
+        from mrecg.paper.networks import has_own_factory, network
 
         model = network(self.network, self.weights, self.num_classes).to(local_device())
         if needs_weights and self.weights is None and not has_own_factory(self.network):
@@ -182,8 +182,8 @@ class Inputs(NamedTuple):
 
     def calibration(self) -> "CalibrationImages":
         """The calibration images, with a note on those that cannot be read."""
+        from mrecg.cli.show import show_skipped
         from mrecg.data import calibration_images
-        from mrecg.presentation import show_skipped
 
         _check_resizable(self.data, self.resized)
         found = calibration_images(
@@ -222,7 +222,7 @@ def _preprocessing(
     channels: int | None,
 ) -> "Preprocessing":
     from mrecg.data import Preprocessing, own_preprocessing
-    from mrecg.zoo import NETWORKS
+    from mrecg.paper.networks import NETWORKS
 
     own = own_preprocessing(data) if data is not None else None
     if own is not None:
@@ -278,9 +278,9 @@ def measure_float(
     model: "nn.Module", network: str, batches: "EvaluationBatches", output: "Console"
 ) -> "Evaluation":
     """The accuracy before quantization; one that is too low means that something else is wrong."""
+    from mrecg.cli.show import show_accuracy, show_skipped
     from mrecg.evaluation import below_published, evaluate
-    from mrecg.presentation import show_accuracy, show_skipped
-    from mrecg.zoo import published_top1
+    from mrecg.paper.networks import published_top1
 
     measured = evaluate(model.eval(), batches)
     show_accuracy(output, "float", measured)

@@ -14,7 +14,6 @@ from typing import Literal, get_args
 from jaxtyping import Float
 from torch import Tensor
 
-from mrecg.calibration import CalibrationImages
 from mrecg.data import fashion_mnist, folders, huggingface
 from mrecg.data.loading import (
     EvaluationBatches,
@@ -25,6 +24,7 @@ from mrecg.data.loading import (
 )
 from mrecg.data.preprocessing import Crops, Preprocessing
 from mrecg.errors import DataError, NoLabelsError, did_you_mean
+from mrecg.prepare.calibration_images import CalibrationImages
 
 __all__ = [
     "DEMO_FOLDER",

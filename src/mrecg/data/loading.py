@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mrecg.calibration import CalibrationImages
 from mrecg.data.preprocessing import Crops, Preprocessing, UnreadableImage
 from mrecg.data.samples import Samples
 from mrecg.errors import DataError
+from mrecg.prepare.calibration_images import CalibrationImages
 
 __all__ = [
     "MOST_SKIPPED",

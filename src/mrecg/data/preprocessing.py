@@ -13,7 +13,7 @@ from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from mrecg.configuration import first_problem
+from mrecg.config.yaml_files import first_problem
 from mrecg.errors import DataError, did_you_mean
 
 __all__ = ["Crops", "Preprocessing", "UnreadableImage", "random_box"]

@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 from torch import nn
 
+from mrecg.config.presets import preset
 from mrecg.data import calibration_images, evaluation_batches
 from mrecg.evaluation import Evaluation, evaluate
+from mrecg.paper.networks import build, load_weights
 from mrecg.pipeline import Progress, quantize
-from mrecg.presets import preset
-from mrecg.reconstruction.granularity import make_plan
-from mrecg.runs import QuantizedModel
-from mrecg.zoo import build, load_weights
+from mrecg.planning.joint_plan import make_plan
+from mrecg.runs.folder import QuantizedModel
 
 __all__ = ["DEMO_NETWORK", "DemoRow", "demo_network", "run_demo"]
 

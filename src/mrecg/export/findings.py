@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mrecg.errors import RunError
-from mrecg.record import FoundModel
+from mrecg.records.record import FoundModel
 
 __all__ = ["RuntimeRecord", "Verification", "save_verification"]
 

@@ -3,7 +3,7 @@
 from importlib.util import find_spec
 
 from mrecg.errors import ExportError, expect
-from mrecg.runs import QuantizedModel
+from mrecg.runs.folder import QuantizedModel
 
 __all__ = ["is_installed", "require", "require_uniform"]
 

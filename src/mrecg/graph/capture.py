@@ -15,8 +15,8 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from mrecg.errors import CaptureError
-from mrecg.graph.folding import fold_computed_weights, fold_written_constants
-from mrecg.graph.functional import make_functional
+from mrecg.graph.constant_folding import fold_computed_weights, fold_written_constants
+from mrecg.graph.functionalize import make_functional
 
 __all__ = ["capture", "export_frozen"]
 

@@ -6,17 +6,17 @@ from fnmatch import fnmatchcase
 import torch
 from torch import fx
 
+from mrecg.config.settings import FLOAT_BITS, ActivationSettings, Placement, TensorSettings
 from mrecg.errors import RecipeError
-from mrecg.graph.layers import TRANSPOSED_OPERATORS, layer_name, layers_of
-from mrecg.graph.operands import cannot_be_negative, operands, results
-from mrecg.graph.placement import (
+from mrecg.graph.insert import (
     MinMaxObserver,
     PerChannelMinMaxObserver,
     QuantizationAnnotation,
     QuantizationSpec,
     Quantizer,
 )
-from mrecg.settings import FLOAT_BITS, ActivationSettings, Placement, TensorSettings
+from mrecg.graph.layers import TRANSPOSED_OPERATORS, layer_name, layers_of
+from mrecg.graph.operands import cannot_be_negative, operands, results
 
 __all__ = ["RecipePlacement"]
 

@@ -12,10 +12,10 @@ from typing import Literal
 from torch import Tensor, fx, nn
 
 from mrecg.errors import CaptureError
-from mrecg.graph.extraction import Unit, can_be_stored, extract, holds_tensors
+from mrecg.graph.blocks import BlockTree
+from mrecg.graph.extract import Unit, can_be_stored, extract, holds_tensors
+from mrecg.graph.insert import PlacedQuantizer
 from mrecg.graph.layers import data_nodes, layer_name, layers_of, traced_value
-from mrecg.graph.modules import BlockTree
-from mrecg.graph.placement import PlacedQuantizer
 
 __all__ = ["Chain", "Unit", "cut"]
 

@@ -19,7 +19,7 @@ from mrecg.export.onnx.layouts import Layout, lay_out_weights, numbers, packed_t
 from mrecg.export.onnx.runtimes import Runtime, can_load, describe
 from mrecg.export.onnx.translation import translate
 from mrecg.export.requirements import require_uniform
-from mrecg.runs import QuantizedModel
+from mrecg.runs.folder import QuantizedModel
 
 __all__ = ["export_onnx", "float_model"]
 

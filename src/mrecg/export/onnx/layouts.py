@@ -8,7 +8,7 @@ import torch
 from torch.export import ExportedProgram
 
 from mrecg.export.onnx.graphs import add_constant, constant, container_bounds
-from mrecg.quantization.grid import container_shift
+from mrecg.quantizers.grid import container_shift
 
 __all__ = ["Layout", "lay_out_weights", "numbers", "packed_types", "weight_grids"]
 

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, fx
 
-from mrecg.calibration import check_images
 from mrecg.errors import DataError, ExportError, VerificationError, expect
 from mrecg.export.findings import RuntimeRecord, Verification
 from mrecg.export.onnx.files import float_model
@@ -25,7 +24,8 @@ from mrecg.export.onnx.runtimes import (
 )
 from mrecg.export.onnx.tracing import Replay, Rounding, expose_codes, output_steps
 from mrecg.export.requirements import require_uniform
-from mrecg.runs import QuantizedModel
+from mrecg.prepare.calibration_images import check_images
+from mrecg.runs.folder import QuantizedModel
 
 __all__ = ["ideal_bytes", "verify_onnx"]
 

@@ -1,0 +1,1 @@
+"""The calibration images' activations between units, and where they are stored."""

@@ -1,0 +1,1 @@
+"""What a user chooses; nothing here needs torch."""

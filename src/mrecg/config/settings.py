@@ -1,0 +1,215 @@
+"""The sections of a recipe."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from mrecg.config.targets import ACADEMIC
+
+__all__ = [
+    "FLOAT_BITS",
+    "ActivationSettings",
+    "Bits",
+    "LayerOverride",
+    "Placement",
+    "PlanRule",
+    "Precision",
+    "Ranges",
+    "Reconstruction",
+    "Settings",
+    "TensorSettings",
+]
+
+Precision = Literal["float32", "tfloat32", "bfloat16"]
+FLOAT_BITS = 32
+"""The width that means "leave in float"."""
+
+
+def _check_bits(bits: int) -> int:
+    if not (2 <= bits <= 8 or bits in (16, FLOAT_BITS)):
+        raise ValueError(f"expected 2 to 8 bits, 16, or {FLOAT_BITS} for float, got {bits}")
+    return bits
+
+
+Bits = Annotated[int, AfterValidator(_check_bits)]
+
+
+class Settings(BaseModel):
+    """A section: frozen, and a key that it does not have is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Ranges(Settings):
+    """How a quantizer finds its range.
+
+    Attributes:
+        method: `minmax`; `percentile`, which cuts tails; `deviation`, the mean ± some standard deviations;
+            `lsq`, the step 2 mean |x| / √(largest code) of LSQ; or `error`, which minimises the mean |x − x_q|^p.
+        p: exponent of the error search.
+        percentile: percent of the values that stay inside on either side.
+        deviations: how many standard deviations.
+    """
+
+    method: Literal["minmax", "percentile", "deviation", "lsq", "error"] = "error"
+    p: float = Field(default=2.4, gt=0)
+    percentile: float = Field(default=99.9, gt=50, le=100)
+    deviations: float = Field(default=2.6, gt=0)
+
+
+class TensorSettings(Settings):
+    """The grid of weights or of activations.
+
+    Attributes:
+        bits: width of a code.
+        symmetric: the zero point is 0 and codes are signed.
+        narrow: a symmetric grid (no other) leaves out its lowest code, so that it reaches as far down as up.
+        power_of_two: every scale is a power of two.
+        logarithmic: codes are logarithms, as the backend NNIE has them; other grids are uniform.
+        ranges: how a scale is found.
+    """
+
+    bits: Bits
+    symmetric: bool = False
+    narrow: bool = False
+    power_of_two: bool = False
+    logarithmic: bool = False
+    ranges: Ranges = Ranges()
+
+
+class ActivationSettings(TensorSettings):
+    """The grid of activations.
+
+    Attributes:
+        unsigned: on a symmetric grid, a tensor that cannot be negative takes the codes 0 … 2^bits − 1.
+    """
+
+    unsigned: bool = False
+
+
+class LayerOverride(Settings):
+    """Widths for the layers whose name matches a shell pattern; `None` leaves a width as it is."""
+
+    layers: str
+    weight_bits: Bits | None = None
+    activation_bits: Bits | None = None
+
+
+class Placement(Settings):
+    """Which tensors are quantized.
+
+    Attributes:
+        backend: `academic`, the papers' simulation, or a target of `mrecg.config.targets` that the settings must suit.
+        tensors: what `layers` (convolutions and linear layers) read, as in the papers; the `operands` of additions,
+            products, pooling and resizing too; `fused-operands`, the same but for an addend that a layer adds up in
+            its accumulator; or `all`: operands, and what all of these return.
+        first_last: `qdrop` (first and last layer at `first_last_bits`, the first layer's output already at
+            the low width), `brecq` (the input of the second layer too) or `same` (no exception). The two
+            conventions differ by points: never mix them in a table.
+        first_last_bits: width of the layers that `first_last` excepts.
+        shortcut: whether a shortcut sees the `quantized` or the `float` tensor that a layer reads.
+        per_channel_weights: one range per output channel, or one per tensor.
+        overrides: ordered; a later one wins; one that matches no layer is an error.
+    """
+
+    backend: str = ACADEMIC
+    tensors: Literal["layers", "fused-operands", "operands", "all"] = "layers"
+    first_last: Literal["qdrop", "brecq", "same"] = "qdrop"
+    first_last_bits: Bits = 8
+    shortcut: Literal["quantized", "float"] = "quantized"
+    per_channel_weights: bool = True
+    overrides: tuple[LayerOverride, ...] = ()
+
+    @model_validator(mode="after")
+    def _quantized_operands(self) -> "Placement":
+        if self.tensors != "layers" and self.shortcut == "float":
+            raise ValueError(
+                f"tensors = {self.tensors} quantizes the shortcut, so it cannot be float"
+            )
+        return self
+
+
+class PlanRule(Settings):
+    """Which pieces are reconstructed, and which neighbours jointly (METHOD: MRECG).
+
+    Attributes:
+        granularity: the pieces: single `layer`s or `block`s.
+        join: `none`; by difference of `capacity` (ModCap, data-free) or of `loss` (a short run without
+            joining); at every change of `stage`; by a `scheme` as the authors write it; or `explicit`.
+        difference: CapDiff as `square` (the paper) or as `log-ratio`, which does not favour deep layers.
+        count: how many neighbours to join; `auto` takes those whose CapDiff exceeds the mean.
+        largest_group: units in one group at most.
+        loss_steps: fraction of the steps that the run for `loss` takes.
+        scheme: how many units each group of a scheme takes, along the chain.
+        groups: the groups of an explicit plan, as lists of unit names; other units stay single.
+    """
+
+    granularity: Literal["layer", "block"] = "block"
+    join: Literal["none", "capacity", "loss", "stage", "scheme", "explicit"] = "none"
+    difference: Literal["square", "log-ratio"] = "square"
+    count: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    largest_group: int = Field(default=3, ge=2)
+    loss_steps: float = Field(default=0.25, gt=0, le=1)
+    scheme: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    groups: tuple[tuple[str, ...], ...] = ()
+
+    @model_validator(mode="after")
+    def _joins_what_is_given(self) -> "PlanRule":
+        for join, key, given in (
+            ("scheme", "scheme", self.scheme),
+            ("explicit", "groups", self.groups),
+        ):
+            if given and self.join != join:
+                raise ValueError(
+                    f"{key} is read only where join = {join}, got join = {self.join}; set it, or {key} to []"
+                )
+            if self.join == join and not given:
+                raise ValueError(f"join = {join} needs {key}, which is empty")
+        return self
+
+
+class Reconstruction(Settings):
+    """How the groups are tuned.
+
+    Attributes:
+        steps: optimisation steps per group; 0 is rounding to nearest.
+        batch_size: images per step.
+        rounding_rate: Adam's rate for the rounding variables; `auto` scales it with the budget.
+        activation_rate: the same for the activation steps; it decays to 0 by a cosine.
+        activation_rate_unit: whether that rate is a fraction of each step, or `absolute` as in the papers' code.
+        weight_scale_rate: the same for the weight ranges, in code steps (Genie); 0 keeps them as calibrated.
+        penalty: weight λ of the rounding penalty, against a loss that is summed over channels.
+        warm_up: fraction of the steps without penalty.
+        beta: exponent of the penalty, from its first to its last value.
+        keep_quantized_probability: 1 is BRECQ; below, each activation stays float with the rest (QDrop).
+        precision: of the convolutions and products while something is learned; `bfloat16` rounds their inputs to 8
+            bits and, where the processor has it, is faster for dense convolutions but not for depthwise ones;
+            `tfloat32` rounds them to 11 bits on CUDA devices and changes nothing on others. What is learned stays in
+            float32.
+        cuda_graphs: whether a CUDA device repeats a recorded step, which spares it waiting for the host.
+        cache: precision of the stored inputs and targets; `float16` halves memory and rounds them to 11 bits, to
+            fewer below 6e-5, and cuts them off at 65,504.
+        batches: `reshuffled` every epoch, or the authors' `fixed` ones; images that fill no batch are left out, in
+            each epoch others or always the last.
+        early_stop: whether a group stops when its roundings are decided and its loss is flat.
+        network_share: steps that tune the network as a whole after its groups, as a fraction of `steps`; 0 is none.
+        exclude: shell patterns of the layers whose weights stay rounded to nearest.
+    """
+
+    steps: int = Field(default=500, ge=0)
+    batch_size: int = Field(default=32, ge=1)
+    rounding_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+    activation_rate: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    activation_rate_unit: Literal["relative", "absolute"] = "relative"
+    weight_scale_rate: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    penalty: float = Field(default=0.01, ge=0)
+    warm_up: float = Field(default=0.2, ge=0, lt=1)
+    beta: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (20.0, 2.0)
+    keep_quantized_probability: float = Field(default=1.0, gt=0, le=1)
+    precision: Precision = "float32"
+    cuda_graphs: bool = False
+    cache: Literal["float32", "float16"] = "float32"
+    batches: Literal["reshuffled", "fixed"] = "reshuffled"
+    early_stop: bool = True
+    network_share: float = Field(default=0.2, ge=0)
+    exclude: tuple[str, ...] = ()

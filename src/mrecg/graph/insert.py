@@ -1,0 +1,253 @@
+"""Which tensors of a graph carry a quantizer.
+
+`place` runs torchao's PT2E preparation (batch norm folding, insertion) under any PT2E `Quantizer` and puts
+our own quantizers where the observers were.
+"""
+
+import contextlib
+import io
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from operator import attrgetter
+
+import torch
+from torch import Tensor, fx, nn
+
+from mrecg.errors import CaptureError
+from mrecg.graph.batch_norm import remove_shields, shield_batch_norms
+from mrecg.graph.blocks import free_name
+from mrecg.graph.layers import CONVOLUTIONS_AND_PRODUCTS, data_nodes, layer_name, module_path
+
+
+@contextlib.contextmanager
+def _quiet_torchao() -> Iterator[None]:
+    """torchao reports CUDA libraries that a CPU build does not have; nothing else is silenced."""
+    loggers = [logging.getLogger(name) for name in ("torchao", "torch.utils._pytree")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+with _quiet_torchao():
+    import torch.ao.quantization.fx.utils
+    import torchao.utils
+    from torchao.quantization.pt2e import MinMaxObserver, ObserverBase, PerChannelMinMaxObserver
+    from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
+    from torchao.quantization.pt2e.quantizer import (
+        QuantizationAnnotation,
+        QuantizationSpec,
+        Quantizer,
+    )
+
+__all__ = [
+    "MinMaxObserver",
+    "PerChannelMinMaxObserver",
+    "PlacedQuantizer",
+    "QuantizationAnnotation",
+    "QuantizationSpec",
+    "Quantizer",
+    "QuantizerRequest",
+    "freeze",
+    "place",
+]
+
+
+def _forget_models() -> None:
+    """torchao remembers on which device each model lies for as long as the process lives, and keeps the model for it."""
+    for module in (torchao.utils, torch.ao.quantization.fx.utils):
+        for name in ("_assert_and_get_unique_device", "assert_and_get_unique_device"):
+            forget = getattr(getattr(module, name, None), "cache_clear", None)
+            if forget is not None:
+                forget()
+
+
+@dataclass(frozen=True)
+class QuantizerRequest:
+    """What a PT2E quantizer asked for at one tensor: a grid of integers and its granularity."""
+
+    low: int
+    high: int
+    symmetric: bool
+    channel_axis: int | None
+    fixed: tuple[float, int] | None = None
+
+    @property
+    def bits(self) -> int:
+        """The width that holds the grid."""
+        return (self.high - self.low).bit_length()
+
+
+@dataclass(frozen=True)
+class PlacedQuantizer:
+    """A quantizer in the graph.
+
+    Attributes:
+        name: of the submodule, which is also the graph node's.
+        tensor: a weight's parameter name, or the module whose output it is.
+        readers: the layers that read the quantized tensor.
+        is_weight: whether the tensor is a constant of the graph.
+        request: its grid.
+    """
+
+    name: str
+    tensor: str
+    readers: tuple[str, ...]
+    is_weight: bool
+    request: QuantizerRequest
+
+
+def place(
+    captured: fx.GraphModule,
+    quantizer: Quantizer,
+    make_weight: Callable[[QuantizerRequest, Tensor], nn.Module],
+    make_activation: Callable[[QuantizerRequest], nn.Module],
+) -> tuple[fx.GraphModule, tuple[PlacedQuantizer, ...]]:
+    """Fold batch norm and insert quantizers where `quantizer` annotates the graph.
+
+    Args:
+        captured: from `capture`; consumed.
+        quantizer: any PT2E quantizer with static, integer specifications.
+        make_weight: builds the quantizer of a constant tensor.
+        make_activation: builds the quantizer of a computed tensor.
+
+    Returns:
+        The graph with quantizers as submodules, and their list in graph order.
+
+    Raises:
+        CaptureError: an annotation asks for something that cannot be reconstructed.
+    """
+    shield_batch_norms(captured)
+    with _quiet_torchao():
+        prepared = prepare_pt2e(captured, quantizer)
+    _forget_models()
+    remove_shields(prepared)
+    observers = dict(prepared.named_modules(remove_duplicate=False))
+    computed = data_nodes(prepared.graph)
+    made: dict[object, tuple[str, PlacedQuantizer]] = {}
+    for node in list(prepared.graph.nodes):
+        observer = observers.get(str(node.target)) if node.op == "call_module" else None
+        if not isinstance(observer, nn.Module):
+            continue
+        source = node.args[0]
+        if not isinstance(observer, ObserverBase) or not isinstance(source, fx.Node):
+            _erase(prepared.graph, node)  # a derived grid (bias): stays float, as in the papers
+            continue
+        request = _request(observer, node)
+        is_weight = source not in computed
+        # One module per weight (a layer may be called twice) and per shared observer.
+        key = ("weight", source.target) if is_weight else ("activation", id(observer))
+        if key not in made:
+            made[key] = _insert(
+                prepared, node, source, request, is_weight, make_weight, make_activation
+            )
+        name, placed = made[key]
+        node.target = name
+        readers = tuple(
+            layer_name(user) for user in node.users if user.target in CONVOLUTIONS_AND_PRODUCTS
+        )
+        merged = tuple(dict.fromkeys(placed.readers + readers))
+        if is_weight and request != placed.request:
+            raise CaptureError(
+                f"The quantizer asks for two grids of one weight, '{placed.tensor}': {placed.request} and {request}; "
+                "give the layers that share it the same."
+            )
+        made[key] = (name, replace(placed, readers=merged))
+    prepared.delete_all_unused_submodules()
+    prepared.recompile()
+    prepared.requires_grad_(False)  # folding makes new biases; nobody learns them
+    return prepared, tuple(placed for _, placed in made.values())
+
+
+def _insert(
+    prepared: fx.GraphModule,
+    node: fx.Node,
+    source: fx.Node,
+    request: QuantizerRequest,
+    is_weight: bool,
+    make_weight: Callable[[QuantizerRequest, Tensor], nn.Module],
+    make_activation: Callable[[QuantizerRequest], nn.Module],
+) -> tuple[str, PlacedQuantizer]:
+    name = free_name(prepared, f"quantize_{source.name}")
+    if is_weight:
+        module = make_weight(request, _constant(prepared, source))
+        tensor = str(source.target)
+    else:
+        module = make_activation(request)
+        tensor = _tensor_label(source)
+    prepared.add_submodule(name, module)
+    return name, PlacedQuantizer(name, tensor, (), is_weight, request)
+
+
+def _tensor_label(source: fx.Node) -> str:
+    path = module_path(source)
+    return f"{path}:{source.name}" if path else source.name
+
+
+def _erase(graph: fx.Graph, node: fx.Node) -> None:
+    node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
+    graph.erase_node(node)
+
+
+def _constant(module: fx.GraphModule, node: fx.Node) -> Tensor:
+    if node.op != "get_attr":
+        raise CaptureError(
+            f"The weight '{node.name}' is computed by {node.target}, expected a parameter; "
+            "fold the computation into the parameter or leave the layer in float."
+        )
+    value = attrgetter(str(node.target))(module)
+    assert isinstance(value, Tensor)
+    return value
+
+
+def _request(observer: ObserverBase, node: fx.Node) -> QuantizerRequest:
+    if getattr(observer, "is_dynamic", False):
+        raise CaptureError(
+            f"The quantizer asks for dynamic quantization at '{node.args[0]}'; use static."
+        )
+    fixed = None
+    if type(observer).__name__ == "FixedQParamsObserver":
+        fixed = (float(observer.scale), int(observer.zero_point))
+    scheme = observer.qscheme
+    per_channel = scheme in (torch.per_channel_affine, torch.per_channel_symmetric)
+    return QuantizerRequest(
+        low=int(observer.quant_min),
+        high=int(observer.quant_max),
+        symmetric=scheme in (torch.per_tensor_symmetric, torch.per_channel_symmetric),
+        channel_axis=int(observer.ch_axis) if per_channel else None,
+        fixed=fixed,
+    )
+
+
+def freeze(
+    placed: fx.GraphModule,
+    quantizers: Sequence[PlacedQuantizer],
+    results: Mapping[str, nn.Module],
+) -> fx.GraphModule:
+    """Put results in the place of quantizers: a weight's takes no input, and the float weight goes.
+
+    Args:
+        placed: from `place`; consumed.
+        quantizers: its list.
+        results: for each quantizer's name, a module that gives the quantized tensor.
+    """
+    weights = {quantizer.name: quantizer for quantizer in quantizers if quantizer.is_weight}
+    for node in placed.graph.nodes:
+        if node.op != "call_module" or node.target not in results:
+            continue
+        name = str(node.target)
+        if name in weights:
+            owner, _, attribute = weights[name].tensor.rpartition(".")
+            node.target = f"{owner}.quantized_{attribute}" if owner else f"quantized_{attribute}"
+            node.args = ()
+        placed.add_submodule(node.target, results[name])
+    placed.graph.eliminate_dead_code()
+    placed.recompile()
+    # A fresh module takes along only what the graph refers to: no float weight stays behind.
+    return fx.GraphModule(placed, placed.graph)

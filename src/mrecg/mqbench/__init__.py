@@ -1,5 +1,0 @@
-"""Configuration files of MQBench and of the paper's code."""
-
-from mrecg.mqbench.experiment import Experiment, Note, is_mqbench, read_experiment
-
-__all__ = ["Experiment", "Note", "is_mqbench", "read_experiment"]

@@ -1,0 +1,1 @@
+"""Learning: one group after the other, then the network as a whole."""

@@ -1,0 +1,112 @@
+"""Steps that an accelerator repeats by itself, where launching their kernels takes longer than the kernels."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from mrecg.cache.storage import sent
+from mrecg.optimize.step import Batch, Numbers, Step
+from mrecg.quantizers.adaround import Penalty
+from mrecg.quantizers.lsq import RandomMask
+
+__all__ = ["CudaGraph", "Recorder", "ReplayedStep"]
+
+WARM_UP = 3
+"""Steps before the recorded one, in which libraries choose kernels and workspaces, and Adam its moments."""
+
+
+@runtime_checkable
+class Recorder(Protocol):
+    """Something that can repeat what a function did to memory."""
+
+    def run(self, function: Callable[[], None]) -> None:
+        """Call it under the conditions of `record`."""
+
+    def record(self, function: Callable[[], None]) -> None:
+        """Call it to learn what it does, which is not done yet."""
+
+    def replay(self) -> None:
+        """Do what was recorded."""
+
+
+class CudaGraph:
+    """The recorder of a CUDA device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._graph, self._stream = torch.cuda.CUDAGraph(), _recording_stream(device)
+
+    def run(self, function: Callable[[], None]) -> None:
+        # On the stream that records: libraries keep a workspace for every stream.
+        usual = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(usual)
+        with torch.cuda.stream(self._stream):
+            function()
+        usual.wait_stream(self._stream)
+
+    def record(self, function: Callable[[], None]) -> None:
+        with (
+            torch.cuda.device(self._device),
+            torch.cuda.graph(self._graph, stream=self._stream),
+        ):
+            function()
+
+    def replay(self) -> None:
+        self._graph.replay()
+
+
+@cache
+def _recording_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
+
+
+class ReplayedStep:
+    """Is called as a `Step`; after the first few calls one is recorded, and repeated from there on.
+
+    What is repeated reads and writes the same memory and the same numbers every time. So all that changes from call to
+    call lies in tensors that are filled before: the batch, the numbers of the schedules, and the masks.
+
+    Args:
+        step: takes tensors for numbers.
+        mask: its mask, if it has one.
+        recorder: has recorded nothing yet.
+    """
+
+    def __init__(self, step: Step, mask: RandomMask | None, recorder: Recorder) -> None:
+        self._step, self._mask, self._recorder = step, mask, recorder
+        self._calls = 0
+        if mask is not None:
+            mask.hold()
+
+    def __call__(self, batch: Batch, numbers: Numbers) -> Tensor:
+        """Take the step; returns its loss."""
+        if self._calls == 0:
+            self._batch = Batch(*({n: v.clone() for n, v in part.items()} for part in batch))
+            device = next(iter(batch.targets.values())).device
+            size = len(numbers.penalty) + len(numbers.rates)
+            self._numbers = torch.empty(size, dtype=torch.float32, device=device)
+        self._fill(batch, numbers)
+        if self._calls < WARM_UP:
+            self._recorder.run(self._take)
+        else:
+            if self._calls == WARM_UP:
+                self._recorder.record(self._take)
+            self._recorder.replay()
+        self._calls += 1
+        return self._loss.clone()
+
+    def _fill(self, batch: Batch, numbers: Numbers) -> None:
+        for held, given in zip(self._batch, batch, strict=True):
+            for name, values in given.items():
+                held[name].copy_(values)
+        now = torch.tensor([*numbers.penalty, *numbers.rates], dtype=torch.float32)
+        self._numbers.copy_(sent(now, self._numbers.device))
+        if self._mask is not None:
+            self._mask.redraw()
+
+    def _take(self) -> None:
+        strength, beta, *rates = self._numbers.unbind()
+        self._loss = self._step(self._batch, Numbers(Penalty(strength, beta), tuple(rates)))

@@ -1,0 +1,5 @@
+"""Configuration files of MQBench and of the paper's code."""
+
+from mrecg.paper.mqbench.experiment import Experiment, Note, is_mqbench, read_experiment
+
+__all__ = ["Experiment", "Note", "is_mqbench", "read_experiment"]

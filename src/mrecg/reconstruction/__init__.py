@@ -1,1 +1,0 @@
-"""The method: capacity, plan, stream, tuning."""

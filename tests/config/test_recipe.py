@@ -1,0 +1,115 @@
+"""Recipes: presets, overrides, YAML, and a sentence for every mistake."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+import mrecg
+from mrecg.config.presets import METHODS, preset_names
+from mrecg.config.recipe import read_recipe
+from mrecg.errors import RecipeError
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_presets_resolve_and_survive_yaml(name: str, tmp_path: Path) -> None:
+    recipe = mrecg.preset(name)
+    assert recipe.name == name
+    assert (f"w{recipe.weight.bits}a{recipe.activation.bits}") == name.split("-")[0]
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe.to_yaml(), encoding="utf-8")
+    assert read_recipe(path) == recipe
+
+
+def test_methods_differ_in_what_defines_them() -> None:
+    recipes = {method: mrecg.preset(f"w2a4-{method}") for method in METHODS}
+    assert recipes["rtn"].reconstruct.steps == 0
+    assert recipes["adaround"].plan.granularity == "layer"
+    assert recipes["brecq"].reconstruct.keep_quantized_probability == 1
+    assert recipes["qdrop"].reconstruct.keep_quantized_probability == 0.5
+    assert mrecg.preset("w2a4-qdrop-mrecg").plan.join != "none"
+
+
+def test_overrides_reach_their_setting() -> None:
+    recipe = mrecg.preset("w2a4-qdrop", {"reconstruct.steps": 7, "seed": 3, "weight.ranges.p": 2})
+    assert (recipe.reconstruct.steps, recipe.seed, recipe.weight.ranges.p) == (7, 3, 2.0)
+
+
+def test_recipes_are_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        mrecg.preset("w2a4-qdrop").seed = 2
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("w2a4-qdorp", {}, "did you mean 'w2a4-qdrop'"),
+        ("w9a4-brecq", {}, "expected 2 to 8 bits, 16, or 32 for float, got 9"),
+        ("w2a1-brecq", {}, "'activation.bits'.*got 1"),
+        ("w2a4-brecq", {"reconstruct.step": 1}, "did you mean 'reconstruct.steps'"),
+        ("w2a4-brecq", {"seeds": 1}, "did you mean 'seed'"),
+        ("w2a4-brecq", {"steps": 1}, "did you mean 'reconstruct.steps'"),
+        ("W2A4-BRECQQ", {}, "did you mean 'w2a4-brecq'"),
+        ("w2a4-brecq", {"reconstruct.rounding_rate": float("nan")}, "rounding_rate"),
+        ("w2a4-brecq", {"reconstruct.penalty": float("inf")}, "penalty"),
+        ("w2a4-brecq", {"reconstruct.beta": [20, 0]}, "beta"),
+        ("w2a4-brecq", {"seed.x": 1}, "no key 'seed.x'"),
+        ("w2a4-brecq", {"reconstruct.steps": -1}, "'reconstruct.steps'.*got -1"),
+        (
+            "w2a4-brecq",
+            {"reconstruct.steps": "many"},
+            "'reconstruct.steps': expected a whole number .got 'many'",
+        ),
+        ("w2a4-brecq", {"plan.count": "many"}, "'plan.count': expected a whole number"),
+        ("w2a4-brecq", {"reconstruct.early_stop": 3}, "expected true or false"),
+        ("w2a4-brecq", {"reconstruct.exclude": "fc"}, "'reconstruct.exclude': expected a list"),
+        ("w2a4-brecq", {"reconstruct.beta": [1, 2, 3]}, "expected at most 2 items"),
+        ("w2a4-brecq", {"plan.join": "everything"}, "'plan.join'"),
+        ("w2a4-brecq", {"placement.overrides": [{"layer": "x"}]}, "overrides"),
+    ],
+)
+def test_mistakes_are_explained(name: str, overrides: dict[str, object], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        mrecg.preset(name, overrides)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- a list", "holds list, expected a mapping"),
+        ("name: [unclosed", "cannot be read"),
+        ("name: x\nweight: {bits: 4}\nactivation: {bits: 4}\nsteps: 3", "no key 'steps'"),
+        (
+            "name: x\nweight: {bits: 4}\nactivation: {bits: 4}\nweight-bits: 3",
+            "no key 'weight-bits'",
+        ),
+        ("!!python/object/apply:os.system ['true']", "cannot be read"),
+    ],
+)
+def test_bad_recipe_files_are_explained(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(RecipeError, match=message):
+        read_recipe(path)
+
+
+def test_missing_recipe_file(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="cannot be read"):
+        read_recipe(tmp_path / "nothing.yaml")
+
+
+@pytest.mark.parametrize("value", [{"steps": 3}, 3])
+def test_a_section_is_not_replaced_as_a_whole(value: object) -> None:
+    """Its other settings would go back to their defaults: QDrop would silently become BRECQ."""
+    with pytest.raises(RecipeError, match=r"'reconstruct' is a section .* reconstruct\.steps"):
+        mrecg.preset("w2a4-qdrop", {"reconstruct": value})
+
+
+def test_a_key_that_is_like_no_other() -> None:
+    """The sections, or what its own section holds, and not every key there is."""
+    for key, known in [
+        ("zzz", "known: name, seed, weight, activation, placement, plan, reconstruct"),
+        ("plan.zzzzzzzzzzzzzz", r"known: plan\.granularity, plan\.join,"),
+    ]:
+        with pytest.raises(RecipeError, match=f"no key '{key}'; {known}"):
+            mrecg.preset("w4a4-brecq", {key: 1})

@@ -1,0 +1,164 @@
+"""Tuning the network as a whole, after its groups."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import mrecg
+import toys
+from mrecg.optimize import network
+from mrecg.runs.folder import QuantizedModel
+
+STEPS = {"reconstruct.steps": 40, "reconstruct.batch_size": 8}
+
+
+def run(toy: str, name: str = "w3a3-brecq", **overrides: object) -> QuantizedModel:
+    settings = STEPS | {f"reconstruct.{key}": value for key, value in overrides.items()}
+    return mrecg.quantize(toys.make(toy), toys.images(32), recipe=mrecg.preset(name, settings))
+
+
+def codes(quantized: QuantizedModel) -> dict[str, Tensor]:
+    state = quantized.model.state_dict()
+    return {name: value for name, value in state.items() if name.endswith("codes")}
+
+
+def everything(quantized: QuantizedModel) -> list[Tensor]:
+    made = quantized.model(toys.images(8, seed=3))
+    outputs = [made] if isinstance(made, Tensor) else list(made)
+    return [*outputs, *quantized.model.state_dict().values()]
+
+
+@pytest.mark.parametrize("toy", toys.TOYS)
+def test_codes_stay_and_what_is_worse_is_taken_back(toy: str) -> None:
+    groups, whole = run(toy, network_share=0), run(toy, network_share=0.5)
+    assert groups.record.network is None
+    found = whole.record.network
+    assert found is not None
+    assert found.steps == 20
+    assert found.accepted == (found.divergence_after < found.divergence_before)
+    before, after = codes(groups), codes(whole)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    same = all(map(torch.equal, everything(groups), everything(whole)))
+    assert same != found.accepted
+
+
+@pytest.mark.parametrize("toy", ["chain", "inception", "vit"])
+def test_the_answer_comes_closer_on_images_that_nothing_was_fitted_to(toy: str) -> None:
+    whole = run(toy, "w2a2-brecq", steps=100, network_share=1.0).record.network
+    assert whole is not None
+    assert whole.divergence_after < 0.9 * whole.divergence_before
+
+
+@pytest.mark.parametrize("toy", ["chain", "inception", "residual"])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_recorded_divergence_is_the_finished_models(toy: str, seed: int) -> None:
+    """Biases rounded to the steps that are shipped included: what was accepted is better as it is shipped."""
+    model, mirrored = toys.make(toy), toys.images(32).flip(-1)
+    quantized = run(
+        toy, "w2a2-brecq", network_share=0.5, early_stop=seed % 2 == 0, penalty=10**-seed
+    )
+    made, wanted = quantized.model(mirrored).log_softmax(1), model(mirrored).log_softmax(1)
+    divergence = float((wanted.exp() * (wanted - made)).sum(1).mean().detach())
+    found = quantized.record.network
+    assert found is not None
+    figure = found.divergence_after if found.accepted else found.divergence_before
+    assert divergence == pytest.approx(figure, rel=2e-3, abs=2e-8)
+
+
+def test_a_step_too_far_is_taken_back_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = run("residual", network_share=0)
+    for name in (
+        "LARGEST_ACTIVATION_RATE",
+        "LARGEST_RANGE_RATE",
+        "ACTIVATION_REACH",
+        "RANGE_REACH",
+    ):
+        monkeypatch.setattr(network, name, 1e3)
+    wild = run("residual", network_share=0.5)
+    assert wild.record.network is not None
+    assert not wild.record.network.accepted
+    assert all(map(torch.equal, everything(groups), everything(wild)))
+
+
+def test_passes_of_a_few_images_add_up_to_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once = run("residual", network_share=0.2)
+    monkeypatch.setattr(network, "images_tuned_at_once", lambda units: 3)
+    in_parts = run("residual", network_share=0.2)
+    assert at_once.record.network is not None
+    assert in_parts.record.network is not None
+    assert in_parts.record.network.divergence_after == pytest.approx(
+        at_once.record.network.divergence_after, rel=1e-2
+    )
+    scales = [
+        [value for name, value in quantized.model.state_dict().items() if name.endswith("scale")]
+        for quantized in (at_once, in_parts)
+    ]
+    for one, other in zip(*scales, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=0)
+
+
+def test_an_answer_that_is_no_logits_counts_by_its_relative_error() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 3)).eval()
+    x = toys.images(32)
+    quantized = mrecg.quantize(model, x, recipe=mrecg.preset("w2a2-brecq", STEPS))
+    mirrored = x.flip(-1)
+    error = (quantized.model(mirrored) - model(mirrored)).square().mean() / model(x).square().mean()
+    found = quantized.record.network
+    assert found is not None
+    figure = found.divergence_after if found.accepted else found.divergence_before
+    assert float(error.detach()) == pytest.approx(figure, rel=1e-2)
+
+
+def test_a_single_number_is_no_table_of_logits() -> None:
+    """Its predictions never differ: the divergence would be 0 whatever the network answers."""
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 1)).eval()
+    recipe = mrecg.preset("w2a2-brecq", STEPS)
+    found = mrecg.quantize(model, toys.images(32), recipe=recipe).record.network
+    assert found is not None
+    assert found.divergence_before > 0
+
+
+def test_weight_ranges_are_learned_where_activation_steps_stay() -> None:
+    """Quantizers that learn nothing pass gradients on to what is before them."""
+    moved = {}
+    for share in (0.0, 1.0):
+        quantized = run("chain", "w2a2-brecq", network_share=share, activation_rate=0, steps=100)
+        moved[share] = {q.tensor: (q.kind, q.scales) for q in quantized.record.quantizers}
+    found = quantized.record.network
+    assert found is not None
+    assert found.accepted
+    for name, (kind, scales) in moved[1.0].items():
+        if name in ("2.weight", "6.weight"):  # which are not the last layer
+            assert scales != moved[0.0][name][1], name
+        if kind == "activation":
+            assert scales == pytest.approx(moved[0.0][name][1], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"steps": 0},
+        {"network_share": 0},
+        {"weight_scale_rate": 0, "activation_rate": 0},
+    ],
+)
+def test_there_may_be_nothing_to_tune(settings: dict[str, float]) -> None:
+    assert run("chain", **settings).record.network is None
+
+
+def test_fixed_scales_are_left_alone() -> None:
+    recipe = mrecg.preset("w8a8-brecq", STEPS).for_backend("vitis")
+    quantized = mrecg.quantize(toys.make("residual"), toys.images(32), recipe=recipe)
+    for quantizer in quantized.record.quantizers:
+        for scale in quantizer.scales:
+            assert torch.tensor(scale).log2().frac() == 0
+
+
+def test_only_images_have_mirror_images() -> None:
+    assert torch.equal(network._mirrored(toys.images(2)), toys.images(2).flip(-1))
+    vectors = torch.randn(4, 6)
+    assert torch.equal(network._mirrored(vectors), vectors)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    x = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
+    found = mrecg.quantize(model, x, recipe=mrecg.preset("w2a4-brecq", STEPS)).record.network
+    assert found is not None

@@ -1,0 +1,250 @@
+"""The paper's table: its cells, its published numbers, and runs that survive what fails."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_cli import mrecg_command
+
+import mrecg
+from mrecg.cli.show import estimates_as_json
+from mrecg.config.presets import preset
+from mrecg.errors import ModelError, RecipeError
+from mrecg.paper.networks import build
+from mrecg.paper.networks import published_top1 as float_top1
+from mrecg.paper.published import find_checkpoint
+from mrecg.paper.reproduction import (
+    BITS,
+    METHODS,
+    NETWORKS,
+    Budget,
+    Cell,
+    Grid,
+    Sources,
+    as_markdown,
+    cells,
+    estimates,
+    published_joins,
+    published_top1,
+    reproduce,
+    rows,
+)
+from mrecg.prepare.prepared_model import assemble
+from pictures import imagenet
+
+QUICK = {
+    "reconstruct.steps": 1,
+    "reconstruct.batch_size": 4,
+    "plan.loss_steps": 1.0,
+}
+JOINED = {
+    "resnet18": ["layer1.1 layer2.0", "layer2.1 layer3.0"],
+    "resnet50": ["layer1.2 layer2.0", "layer2.3 layer3.0 layer3.1", "layer3.5 layer4.0"],
+    "regnetx_600m": ["s2.b3 s3.b1 s3.b2", "s3.b5 s4.b1", "s4.b6 s4.b7"],
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ImageNet in small, and a checkpoint as the authors publish it."""
+    root = tmp_path_factory.mktemp("reproduction")
+    imagenet(root / "imagenet", classes=10, images=12)
+    (root / "checkpoints").mkdir()
+    state = build("resnet18").state_dict()
+    torch.save(state, root / "checkpoints" / "resnet18_imagenet.pth.tar")
+    return root
+
+
+def sources(folder: Path, **changes: Any) -> Sources:
+    return Sources(f"imagenet:{folder / 'imagenet'}", folder / "checkpoints", size=64)._replace(
+        **changes
+    )
+
+
+def test_the_whole_table() -> None:
+    found = cells(Grid())
+    assert len(found) == len(set(found)) == len(NETWORKS) * len(BITS) * len(METHODS)
+    for network in NETWORKS:
+        assert float_top1(network) is not None
+    assert published_top1("resnet18", "w2a4", "qdrop-mrecg") == 66.18
+    assert published_top1("resnet18", "w2a4", "qdrop-scheme") == 66.18
+    assert published_top1("mobilenetv2_050", "w3a3", "brecq-mrecg") == 35.11
+    assert published_top1("regnetx_600m", "w2a2", "qdrop") == 39.13
+    assert published_top1("mobilenetv2_050", "w2a2", "qdrop") is None
+    assert published_top1("regnetx_600m", "w4a4", "brecq-mrecg") is None
+
+
+def test_cells_carry_the_settings_of_the_paper() -> None:
+    small = Cell("mobilenetv2_050", "w2a4", "qdrop-mrecg", 7).recipe({})
+    assert small.reconstruct.penalty == 0.1
+    assert small.reconstruct.steps == 20000
+    assert small.reconstruct.batch_size == 256
+    assert small.plan.join == "loss"
+    assert small.seed == 7
+    large = Cell("resnet50", "w2a2", "brecq-scheme", 1005).recipe({"reconstruct.steps": 10})
+    assert large.reconstruct.batch_size == 128
+    assert large.reconstruct.steps == 10
+    assert large.reconstruct.keep_quantized_probability == 1
+    assert large.plan.join == "scheme"
+    assert NETWORKS["resnet50"].images == 2048
+
+
+@pytest.mark.parametrize("network", ["resnet18", "resnet50", "mobilenetv2_035", "regnetx_600m"])
+def test_the_published_schemes_fit_our_units(network: str) -> None:
+    assembly = assemble(build(network), torch.zeros(2, 3, 64, 64), preset("w4a4-brecq"), None)
+    names = [unit.name for unit in assembly.chain.units]
+    joined = published_joins(network, names)
+    assert joined is not None
+    groups: list[list[str]] = []
+    for position, name in enumerate(names):
+        if position - 1 in joined:
+            groups[-1].append(name)
+        else:
+            groups.append([name])
+    found = [" ".join(group) for group in groups if len(group) > 1]
+    if network.startswith("mobilenetv2"):
+        blocks = [[int(n.split(".")[1]) for n in group.split() if "." in n] for group in found]
+        assert blocks[1:-1] == [[3, 4], [6, 7], [9, 10, 11], [12, 13, 14], [16, 17]]
+        assert (groups[0][1], groups[-1][0]) == (
+            names[1],
+            names[-2],
+        )  # their ends hold two of our units
+    else:
+        assert found == JOINED[network]
+    assert published_joins(network, names[1:]) is None
+
+
+def test_finished_cells_are_skipped_and_failed_ones_named(folder: Path, tmp_path: Path) -> None:
+    wanted = cells(
+        Grid(("resnet18", "mobilenetv2_050"), ("w4a4",), ("brecq", "brecq-scheme"), (1, 2))
+    )
+    wanted = [cell for cell in wanted if cell.method == "brecq" or cell.seed == 1]
+    budget = Budget(images=4, overrides=QUICK)
+    found = list(reproduce(wanted, sources(folder, evaluation_images=10), budget, tmp_path))
+    assert [outcome.cell for outcome in found] == wanted
+    assert [outcome.status for outcome in found] == ["done"] * 3 + ["failed"] * 3
+    assert all("mobilenetv2_050" in outcome.reason for outcome in found[3:])
+    record = found[0].record
+    assert record is not None
+    assert record.accuracy["quantized"].count == 10
+    assert mrecg.load(tmp_path / wanted[0].name).record == record
+    again = list(reproduce(wanted, sources(folder, evaluation_images=10), budget, tmp_path))
+    assert [outcome.status for outcome in again] == ["skipped"] * 3 + ["failed"] * 3
+    assert again[0].record == record
+    for changes, of_sources, difference in [
+        ({"weight.bits": 8}, {}, r"weight\.bits = 4, not 8"),
+        ({}, {"size": 32}, "size = 64, not 32"),
+        ({}, {"evaluation_images": 20}, "evaluation images = 10, not 20"),
+    ]:
+        other = Budget(images=4, overrides=QUICK | changes)
+        asked = sources(folder, **{"evaluation_images": 10} | of_sources)
+        (refused,) = reproduce(wanted[:1], asked, other, tmp_path)
+        assert refused.status == "failed"
+        assert re.search(f"was made with {difference}", refused.reason)
+        ((_, problem),) = estimates(wanted[:1], asked, other, tmp_path)
+        assert problem == refused.reason
+    assert not estimates(wanted[:1], sources(folder, evaluation_images=10), budget, tmp_path)
+    table = rows(again)
+    assert [len(row.top1) for row in table] == [2, 1, 0, 0]
+    assert table[0].mean == pytest.approx(sum(table[0].top1) / 2)
+    assert table[1].published == 69.06
+    assert table[1].difference == pytest.approx(table[1].top1[0] - 69.06)
+    assert "2 failed" in table[2].texts()[4]
+    assert as_markdown(table).count("\n") == 2 + len(table)
+
+
+def test_an_estimate_grows_with_the_work(folder: Path, tmp_path: Path) -> None:
+    wanted = [Cell("resnet18", "w4a4", "brecq", 1), Cell("resnet50", "w4a4", "brecq", 1)]
+    small = estimates(wanted, sources(folder), Budget(8, {"reconstruct.steps": 10}), tmp_path)
+    large = estimates(wanted, sources(folder), Budget(80, {"reconstruct.steps": 1000}), tmp_path)
+    assert not isinstance(small[0][1], str)
+    assert not isinstance(large[0][1], str)
+    assert large[0][1].seconds > 5 * small[0][1].seconds
+    assert large[0][1].memory > small[0][1].memory
+    assert "resnet50" in str(small[1][1])  # no checkpoint: a sentence in place of a number
+    possible, impossible = estimates_as_json(small)
+    assert possible["seconds"] == small[0][1].seconds
+    assert impossible["problem"] == small[1][1]
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        (Grid(networks=("resnet81",)), "did you mean 'resnet18'"),
+        (Grid(methods=("brecq-mreg",)), "did you mean 'brecq-mrecg'"),
+        (Grid(bits=("w9a4",)), "expected 2 to 8 bits"),
+        (Grid(bits=("4/4",)), "no preset"),
+        (Grid(seeds=()), "no cells"),
+    ],
+)
+def test_an_axis_that_is_wrong_is_refused_before_anything_runs(grid: Grid, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        cells(grid)
+
+
+def test_checkpoints_are_found_under_either_name(folder: Path, tmp_path: Path) -> None:
+    assert find_checkpoint(folder / "checkpoints", "resnet18").name == "resnet18_imagenet.pth.tar"
+    for name in ("mobilenetv2_0.5-eaa6f9ad.pth", "mobilenetv2.pth.tar", "mobilenetv2_0.35-1.pth"):
+        (tmp_path / name).touch()
+    assert find_checkpoint(tmp_path, "mobilenetv2_050").name == "mobilenetv2_0.5-eaa6f9ad.pth"
+    assert find_checkpoint(tmp_path, "mobilenetv2_100").name == "mobilenetv2.pth.tar"
+    assert find_checkpoint(tmp_path, "mobilenetv2_035").name == "mobilenetv2_0.35-1.pth"
+    with pytest.raises(ModelError, match=r"one checkpoint of resnet50.*found none"):
+        find_checkpoint(tmp_path, "resnet50")
+    (tmp_path / "mobilenetv2_100.safetensors").touch()
+    with pytest.raises(ModelError, match=r"found mobilenetv2\.pth\.tar, mobilenetv2_100"):
+        find_checkpoint(tmp_path, "mobilenetv2_100")
+
+
+def test_the_command_prints_a_row_per_cell(tmp_path: Path) -> None:
+    """The authors' checkpoints and an ImageNet folder, three networks, 20 steps: from end to end."""
+    imagenet(tmp_path / "imagenet", classes=10, images=12)
+    (tmp_path / "checkpoints").mkdir()
+    for name, file in [
+        ("resnet18", "resnet18_imagenet.pth.tar"),
+        ("mobilenetv2_050", "mobilenetv2_0.5-eaa6f9ad.pth"),
+        ("regnetx_600m", "regnet_600m.pth.tar"),
+    ]:
+        state = build(name).state_dict()
+        if name == "mobilenetv2_050":  # its published file has names of its own
+            state = {
+                key.replace("features.18", "conv").replace("classifier.1", "classifier"): value
+                for key, value in state.items()
+            }
+        torch.save(state, tmp_path / "checkpoints" / file)
+    arguments = [
+        *("reproduce", "--output", str(tmp_path / "table"), "--steps", "20", "--images", "16"),
+        *("--networks", "resnet18,mobilenetv2_050,regnetx_600m", "--bits", "w2a4"),
+        *("--methods", "qdrop-scheme", "--set", "reconstruct.batch_size=8", "--size", "64"),
+        *("--data", f"imagenet:{tmp_path / 'imagenet'}", "--workers", "0"),
+        *("--checkpoints", str(tmp_path / "checkpoints"), "--evaluation-images", "40"),
+    ]
+    nowhere = ("--checkpoints", str(tmp_path / "nowhere"), "--dry-run", "--json")
+    impossible = mrecg_command(*arguments, *nowhere)
+    assert impossible.returncode == 1
+    assert [set(cell) for cell in json.loads(impossible.stdout)] == [{"cell", "problem"}] * 3
+    assert "3 of 3 cells cannot run, as listed" in impossible.stderr
+    planned = mrecg_command(*arguments, "--dry-run")
+    assert planned.returncode == 0, planned.stderr
+    assert "3 cells" in planned.stdout
+    assert not (tmp_path / "table").exists()
+    done = mrecg_command(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert (
+        done.stderr.count("points below the published") == 3
+    )  # random weights are worse than 71.01 %
+    for name in ("resnet18", "mobilenetv2_050", "regnetx_600m"):
+        assert any(name in line and "w2a4" in line for line in done.stdout.splitlines())
+    assert (tmp_path / "table" / "table.md").read_text().count("qdrop-scheme") == 3
+    (tmp_path / "checkpoints" / "regnet_600m.pth.tar").write_bytes(b"nothing")
+    more = mrecg_command(*arguments, "--seeds", "1005,1006", "--networks", "regnetx_600m", "--json")
+    assert more.returncode == 1
+    assert "1 of 2 cells failed: regnetx_600m-w2a4-qdrop-scheme-seed1006" in more.stderr
+    assert len(json.loads(more.stdout)[0]["top1"]) == 1
+    wrong = mrecg_command(*arguments, "--seeds", "one")
+    assert wrong.returncode == 1
+    assert "Seeds are integers" in wrong.stderr
