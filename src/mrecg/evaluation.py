@@ -9,7 +9,7 @@ from mrecg import distributed
 from mrecg.errors import DataError, ModelError, expect
 from mrecg.optimize.precision import products
 from mrecg.prepare.calibration_images import check_images
-from mrecg.records.record import Evaluation
+from mrecg.records.evaluation import Evaluation
 from mrecg.runs.folder import QuantizedModel
 from mrecg.torch_state import evaluation_mode
 
