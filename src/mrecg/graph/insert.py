@@ -1,13 +1,15 @@
 """Which tensors of a graph carry a quantizer.
 
-`place` runs torchao's PT2E preparation (batch norm folding, insertion) under any PT2E `Quantizer` and puts
-our own quantizers where the observers were.
+`place` runs torchao's PT2E preparation (batch norm folding, insertion) under any PT2E `Quantizer` and puts markers where the
+observers were: modules that return their input. What a quantizer does and knows is kept outside of the graph.
 """
 
 import contextlib
+import copy
 import io
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 
@@ -106,19 +108,15 @@ class PlacedQuantizer:
 def place(
     captured: fx.GraphModule,
     quantizer: Quantizer,
-    make_weight: Callable[[QuantizerRequest, Tensor], nn.Module],
-    make_activation: Callable[[QuantizerRequest], nn.Module],
 ) -> tuple[fx.GraphModule, tuple[PlacedQuantizer, ...]]:
     """Fold batch norm and insert quantizers where `quantizer` annotates the graph.
 
     Args:
         captured: from `capture`; consumed.
         quantizer: any PT2E quantizer with static, integer specifications.
-        make_weight: builds the quantizer of a constant tensor.
-        make_activation: builds the quantizer of a computed tensor.
 
     Returns:
-        The graph with quantizers as submodules, and their list in graph order.
+        The graph with a marker at every quantizer, and their list in graph order.
 
     Raises:
         CaptureError: an annotation asks for something that cannot be reconstructed.
@@ -144,9 +142,7 @@ def place(
         # One module per weight (a layer may be called twice) and per shared observer.
         key = ("weight", source.target) if is_weight else ("activation", id(observer))
         if key not in made:
-            made[key] = _insert(
-                prepared, node, source, request, is_weight, make_weight, make_activation
-            )
+            made[key] = _insert(prepared, source, request, is_weight)
         name, placed = made[key]
         node.target = name
         readers = tuple(
@@ -166,22 +162,13 @@ def place(
 
 
 def _insert(
-    prepared: fx.GraphModule,
-    node: fx.Node,
-    source: fx.Node,
-    request: QuantizerRequest,
-    is_weight: bool,
-    make_weight: Callable[[QuantizerRequest, Tensor], nn.Module],
-    make_activation: Callable[[QuantizerRequest], nn.Module],
+    prepared: fx.GraphModule, source: fx.Node, request: QuantizerRequest, is_weight: bool
 ) -> tuple[str, PlacedQuantizer]:
     name = free_name(prepared, f"quantize_{source.name}")
     if is_weight:
-        module = make_weight(request, _constant(prepared, source))
-        tensor = str(source.target)
-    else:
-        module = make_activation(request)
-        tensor = _tensor_label(source)
-    prepared.add_submodule(name, module)
+        _check_constant(source)
+    tensor = str(source.target) if is_weight else _tensor_label(source)
+    prepared.add_submodule(name, nn.Identity())
     return name, PlacedQuantizer(name, tensor, (), is_weight, request)
 
 
@@ -195,15 +182,12 @@ def _erase(graph: fx.Graph, node: fx.Node) -> None:
     graph.erase_node(node)
 
 
-def _constant(module: fx.GraphModule, node: fx.Node) -> Tensor:
+def _check_constant(node: fx.Node) -> None:
     if node.op != "get_attr":
         raise CaptureError(
             f"The weight '{node.name}' is computed by {node.target}, expected a parameter; "
             "fold the computation into the parameter or leave the layer in float."
         )
-    value = attrgetter(str(node.target))(module)
-    assert isinstance(value, Tensor)
-    return value
 
 
 def _request(observer: ObserverBase, node: fx.Node) -> QuantizerRequest:
@@ -229,16 +213,21 @@ def freeze(
     placed: fx.GraphModule,
     quantizers: Sequence[PlacedQuantizer],
     results: Mapping[str, nn.Module],
+    constants: Mapping[str, Tensor],
 ) -> fx.GraphModule:
-    """Put results in the place of quantizers: a weight's takes no input, and the float weight goes.
+    """Return a copy of a graph with results in the place of quantizers; the float weights are left out.
 
     Args:
-        placed: from `place`; consumed.
+        placed: from `place`; it is not changed.
         quantizers: its list.
-        results: for each quantizer's name, a module that gives the quantized tensor.
+        results: for each quantizer's name, a module that gives the quantized tensor; a weight's takes no input.
+        constants: new values of parameters, by path.
     """
     weights = {quantizer.name: quantizer for quantizer in quantizers if quantizer.is_weight}
-    for node in placed.graph.nodes:
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):
+        graph = copy.deepcopy(placed.graph)  # torch's own pytree code warns when it is copied
+    modules: dict[str, nn.Module] = {}
+    for node in graph.nodes:
         if node.op != "call_module" or node.target not in results:
             continue
         name = str(node.target)
@@ -246,8 +235,14 @@ def freeze(
             owner, _, attribute = weights[name].tensor.rpartition(".")
             node.target = f"{owner}.quantized_{attribute}" if owner else f"quantized_{attribute}"
             node.args = ()
-        placed.add_submodule(node.target, results[name])
-    placed.graph.eliminate_dead_code()
-    placed.recompile()
-    # A fresh module takes along only what the graph refers to: no float weight stays behind.
-    return fx.GraphModule(placed, placed.graph)
+        modules[str(node.target)] = results[name]
+    read = {str(node.target) for node in graph.nodes if node.op in ("get_attr", "call_module")}
+    # Copies, because the caller gives the tensors of the result another memory layout.
+    attributes = {path: copy.deepcopy(attrgetter(path)(placed)) for path in read - modules.keys()}
+    for path in constants.keys() & attributes.keys():
+        attributes[path] = nn.Parameter(constants[path], requires_grad=False)
+    frozen = fx.GraphModule(modules | attributes, graph).train(placed.training)
+    frozen.graph.eliminate_dead_code()
+    frozen.recompile()
+    # A new module takes along only what the graph still refers to: no float weight stays behind.
+    return fx.GraphModule(frozen, frozen.graph)
