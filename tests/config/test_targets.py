@@ -11,10 +11,10 @@ import toys
 from mrecg.config.settings import ActivationSettings, Placement, TensorSettings
 from mrecg.config.targets import BACKENDS
 from mrecg.errors import RecipeError
-from mrecg.graph.capture import capture
-from mrecg.graph.insert import place
+from mrecg.graph.capture import capture_graph
+from mrecg.graph.insert import insert_quantizers
 from mrecg.graph.layers import layers_of
-from mrecg.graph.operands import operands
+from mrecg.graph.operands import find_operands
 from mrecg.graph.recipe_placement import RecipePlacement
 
 
@@ -64,8 +64,8 @@ def test_a_backend_gets_only_codes_and_scales_that_it_allows(backend: str, name:
 def readers_of(name: str, tensors: str) -> set[str]:
     settings = Placement(tensors=tensors, first_last="same")
     placement = RecipePlacement(settings, TensorSettings(bits=8), ActivationSettings(bits=8))
-    _, quantizers = place(
-        capture(toys.make(name), toys.images(2)),
+    _, quantizers = insert_quantizers(
+        capture_graph(toys.make(name), toys.images(2)),
         placement,
         lambda request, weight: Through(),
         lambda request: Through(),
@@ -82,8 +82,11 @@ def test_more_tensors_are_quantized_for_integer_execution() -> None:
 
 
 def test_an_addend_stays_in_the_accumulator_of_its_layer() -> None:
-    graph = capture(toys.make("functional-residual"), toys.images(2)).graph
-    fused, both = operands(graph, fuse_additions=True), operands(graph, fuse_additions=False)
+    graph = capture_graph(toys.make("functional-residual"), toys.images(2)).graph
+    fused, both = (
+        find_operands(graph, fuse_additions=True),
+        find_operands(graph, fuse_additions=False),
+    )
     assert set(fused) < set(both)
     assert all(node in layers_of(graph) for node in set(both) - set(fused))
 
@@ -101,8 +104,8 @@ def test_unsigned_codes_only_where_nothing_is_negative() -> None:
 
     settings = ActivationSettings(bits=8, symmetric=True, unsigned=True)
     placement = RecipePlacement(Placement(), TensorSettings(bits=8, symmetric=True), settings)
-    _, quantizers = place(
-        capture(Net(), torch.randn(2, 3, 24, 24)),
+    _, quantizers = insert_quantizers(
+        capture_graph(Net(), torch.randn(2, 3, 24, 24)),
         placement,
         lambda request, weight: Through(),
         lambda request: Through(),

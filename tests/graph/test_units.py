@@ -9,8 +9,8 @@ from torch import Tensor, fx, nn
 import mrecg
 import toys
 from mrecg.config.settings import ActivationSettings, Placement, TensorSettings
-from mrecg.graph.capture import capture
-from mrecg.graph.insert import place
+from mrecg.graph.capture import capture_graph
+from mrecg.graph.insert import insert_quantizers
 from mrecg.graph.recipe_placement import RecipePlacement
 from mrecg.graph.units import Chain, cut
 from mrecg.paper.networks import build
@@ -43,8 +43,8 @@ def chain_of(
         TensorSettings(bits=4),
         ActivationSettings(bits=4),
     )
-    graph, quantizers = place(
-        capture(model, x[:2]),
+    graph, quantizers = insert_quantizers(
+        capture_graph(model, x[:2]),
         placement,
         make_weight=lambda request, weight: Through(),
         make_activation=lambda request: Through(),

@@ -57,7 +57,7 @@ def cut_units(
     """Cut a graph with quantizers into units.
 
     Args:
-        placed: from `place`; its modules and parameters are shared, not copied.
+        placed: from `insert_quantizers`; its modules and parameters are shared, not copied.
         inserted: its quantizers and rounded biases.
         model: the original model, for its tree of modules.
         granularity: `block` for blocks and single layers outside of them, `layer` for single layers.

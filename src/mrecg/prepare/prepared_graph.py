@@ -11,9 +11,9 @@ from torch import Tensor, fx, nn
 
 from mrecg.config.recipe import Recipe
 from mrecg.errors import RecipeError
-from mrecg.graph.capture import capture
+from mrecg.graph.capture import capture_graph
 from mrecg.graph.extract import Insertions
-from mrecg.graph.insert import PlacedQuantizer, Quantizer, freeze, place
+from mrecg.graph.insert import PlacedQuantizer, Quantizer, freeze, insert_quantizers
 from mrecg.graph.layers import CONVOLUTIONS_AND_PRODUCTS, layer_name, layers_of, module_path
 from mrecg.graph.recipe_placement import RecipePlacement
 from mrecg.graph.units import Chain, Unit, cut_units
@@ -164,8 +164,8 @@ def prepare_graph(
     device = torch.device("cpu") if parameter is None else parameter.device
     placement = quantizer or RecipePlacement(recipe.placement, recipe.weight, recipe.activation)
     # Convolutions are fastest channels last, above all depthwise ones.
-    captured = set_memory_format(capture(model, images[:2].to(device)), torch.channels_last)
-    graph, placed = place(captured, placement)
+    captured = set_memory_format(capture_graph(model, images[:2].to(device)), torch.channels_last)
+    graph, placed = insert_quantizers(captured, placement)
     _check_patterns(recipe.reconstruct.exclude, placed)
     weights = {
         one.name: make_weight_quantizer(one.request, attrgetter(one.tensor)(graph), recipe.weight)
