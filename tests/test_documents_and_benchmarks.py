@@ -287,7 +287,7 @@ def test_photographs_are_cropped_and_normalised(tmp_path: Path) -> None:
     expected = [
         (level - mean) / deviation
         for level, mean, deviation in zip(
-            (0.2, 0.4, 0.6), wanted.mean, wanted.deviation, strict=True
+            (0.2, 0.4, 0.6), wanted.mean, wanted.std, strict=True
         )
     ]
     assert natural_images.normalised(grey)[:, 7, 9].tolist() == pytest.approx(expected)
