@@ -25,8 +25,8 @@ from accuracy import commit
 from mrecg.config.recipe import Recipe
 from mrecg.optimize import groups
 from mrecg.optimize.group import tune
-from mrecg.optimize.precision import precision
 from mrecg.paper.networks import NETWORKS, build
+from mrecg.torch_state import compute_precision
 
 HERE = Path(__file__).parent
 PEAK_SIDE = {"cuda": 8192, "cpu": 1024}
@@ -63,7 +63,7 @@ def measured_peak(recipe: Recipe, device: torch.device) -> float:
     """Floating-point operations per second of the fastest of some products of matrices."""
     side = PEAK_SIDE[device.type]
     a, b = torch.randn(2, side, side, device=device)
-    with precision(recipe.reconstruct.precision, device):
+    with compute_precision(recipe.reconstruct.precision, device):
         return 2 * side**3 / min(seconds_of(lambda: a @ b, device) for _ in range(REPEATS))
 
 

@@ -10,11 +10,10 @@ import torch
 
 import mrecg
 import toys
+from mrecg import torch_state
 from mrecg.cache import activation_cache as stream
 from mrecg.config.recipe import Recipe
-from mrecg.config.settings import Precision
 from mrecg.optimize import network
-from mrecg.optimize import precision as contexts
 from mrecg.quantizers import kernels
 from mrecg.quantizers.lsq import _FakeQuantize
 
@@ -101,7 +100,7 @@ def test_what_is_multiplied_in_tfloat32(
 
     before = multiplied_in()
     monkeypatch.setattr(kernels, "fits", lambda tensor: False)
-    monkeypatch.setattr(contexts, "_knows_tfloat32", lambda device: True)
+    monkeypatch.setattr(torch_state, "_has_tfloat32", lambda device: True)
     watch(_FakeQuantize, "forward")
     watch(_FakeQuantize, "backward")
     watch(stream, "run_units")  # with which hard codes are measured
@@ -122,13 +121,13 @@ def test_what_is_multiplied_in_tfloat32(
 
 
 def test_settings_of_the_process_are_put_back() -> None:
-    card = torch.device("cuda", 0)
-    names: tuple[Precision, ...] = ("float32", "tfloat32")
+    gpu = torch.device("cuda", 0)
+    names = ("float32", "tfloat32")
     before = multiplied_in()
     for name in names:
-        with contexts.precision(name, torch.device("cpu")):
+        with torch_state.compute_precision(name, torch.device("cpu")):
             assert multiplied_in() == before
-        with contextlib.suppress(ZeroDivisionError), contexts.products(name, card):
+        with contextlib.suppress(ZeroDivisionError), torch_state.matmul_precision(name, gpu):
             assert multiplied_in() == {"float32": ("ieee",) * 2, "tfloat32": ("tf32",) * 2}[name]
             raise ZeroDivisionError
         assert multiplied_in() == before
@@ -136,7 +135,7 @@ def test_settings_of_the_process_are_put_back() -> None:
 
 def test_accuracy_is_counted_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch computes convolutions on CUDA devices in TF32 unless it is told not to."""
-    monkeypatch.setattr(contexts, "_knows_tfloat32", lambda device: True)
+    monkeypatch.setattr(torch_state, "_has_tfloat32", lambda device: True)
     seen = set()
 
     class Watched(torch.nn.Module):

@@ -7,7 +7,8 @@ from mrecg.config.presets import preset
 from mrecg.config.recipe import Recipe, read_recipe
 from mrecg.errors import MrecgError
 from mrecg.export.findings import Verification
-from mrecg.records.record import Plan, Record
+from mrecg.records.plan import Plan
+from mrecg.records.record import Record
 
 if TYPE_CHECKING:
     from mrecg.evaluation import Evaluation, evaluate

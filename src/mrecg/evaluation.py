@@ -7,11 +7,10 @@ from torch import Tensor, nn
 
 from mrecg import distributed
 from mrecg.errors import DataError, ModelError, expect
-from mrecg.optimize.precision import products
 from mrecg.prepare.calibration_images import check_images
-from mrecg.records.record import Evaluation
+from mrecg.records.evaluation import Evaluation
 from mrecg.runs.folder import QuantizedModel
-from mrecg.torch_state import evaluation_mode
+from mrecg.torch_state import evaluation_mode, matmul_precision
 
 __all__ = ["Evaluation", "below_published", "evaluate", "with_accuracy"]
 
@@ -109,7 +108,9 @@ def _images_and_labels(batch: object, index: int) -> tuple[Tensor, Tensor]:
 
 def _logits(model: nn.Module, images: Tensor, index: int) -> Tensor:
     try:
-        with products("float32", images.device):  # torch's own choice on CUDA devices is TF32
+        with matmul_precision(
+            "float32", images.device
+        ):  # torch's own choice on CUDA devices is TF32
             result = model(images)
     except Exception as error:  # it is the caller's model: anything may come out of it
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

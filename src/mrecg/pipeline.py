@@ -21,7 +21,9 @@ from mrecg.planning.joint_plan import check_plan, make_plan
 from mrecg.prepare.calibration_images import CalibrationImages, gather_images
 from mrecg.prepare.models import check_model
 from mrecg.prepare.prepared_model import Assembly, assemble
-from mrecg.records.record import NetworkRecord, Oscillation, Plan, Record
+from mrecg.records.oscillation import Oscillation
+from mrecg.records.plan import Plan
+from mrecg.records.record import NetworkRecord, Record
 from mrecg.runs.folder import QuantizedModel, environment
 from mrecg.torch_state import own_modes
 

@@ -12,7 +12,7 @@ from mrecg.config.settings import FLOAT_BITS
 from mrecg.graph.channels import channels_of
 from mrecg.graph.insert import PlacedQuantizer
 from mrecg.graph.layers import LAYER_OPERATORS, layer_name, traced_value
-from mrecg.records.record import Layer
+from mrecg.records.plan import Layer
 
 __all__ = ["Unit", "can_be_stored", "extract", "holds_tensors"]
 

@@ -20,7 +20,8 @@ from mrecg.quantizers.losses import SMALLEST_POWER
 from mrecg.quantizers.lsq import ActivationQuantizer
 from mrecg.quantizers.range_search import Sample
 from mrecg.quantizers.weight import WeightQuantizer
-from mrecg.records.record import GroupRecord, Plan, UnitRecord
+from mrecg.records.plan import Plan
+from mrecg.records.record import GroupRecord, UnitRecord
 
 __all__ = ["Progress", "Report", "reconstruct", "steps_left"]
 

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from mrecg.records.record import Layer
+from mrecg.records.plan import Layer
 
 __all__ = ["are_homogeneous", "differences", "module_capacity"]
 

@@ -21,7 +21,7 @@ from mrecg.optimize.network import network_steps
 from mrecg.optimize.precision import products
 from mrecg.prepare.prepared_model import Assembly
 from mrecg.quantizers.lsq import RandomMask
-from mrecg.records.record import Plan
+from mrecg.records.plan import Plan
 
 __all__ = ["Estimate", "estimate"]
 

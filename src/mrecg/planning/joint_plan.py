@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 from mrecg.config.settings import PlanRule
 from mrecg.errors import PlanError, did_you_mean
 from mrecg.planning.capacity import are_homogeneous, differences, module_capacity
-from mrecg.records.record import Layer, Neighbours, Plan
+from mrecg.records.plan import Layer, NeighborPair, Plan
 
 __all__ = ["Plannable", "check_plan", "joined_by_scheme", "make_plan"]
 
@@ -75,14 +75,14 @@ def check_plan(plan: Plan, units: Sequence[Plannable]) -> Plan:
             f"The plan does not fit the model: it lists {len(planned)} units, the model has {len(names)}."
         )
     together = {pair for group in plan.groups for pair in itertools.pairwise(group)}
-    neighbours = tuple(
+    neighbors = tuple(
         pair.model_copy(update={"joined": (pair.first, pair.second) in together})
-        for pair in plan.neighbours
+        for pair in plan.neighbors
     )
-    if neighbours == plan.neighbours:
+    if neighbors == plan.neighbors:
         return plan
     rule = f"edited by hand, before: {plan.rule}"
-    return plan.model_copy(update={"neighbours": neighbours, "rule": rule})
+    return plan.model_copy(update={"neighbors": neighbors, "rule": rule})
 
 
 def _explicit(units: Sequence[Plannable], groups: Sequence[Sequence[str]]) -> Plan:
@@ -182,8 +182,8 @@ def _plan(
             groups[-1].append(unit.name)
         else:
             groups.append([unit.name])
-    neighbours = tuple(
-        Neighbours(
+    neighbors = tuple(
+        NeighborPair(
             first=first.name,
             second=second.name,
             difference=scores[position] if scores else None,
@@ -192,7 +192,7 @@ def _plan(
         )
         for position, (first, second) in enumerate(itertools.pairwise(units))
     )
-    return Plan(groups=tuple(map(tuple, groups)), rule=rule, metric=metric, neighbours=neighbours)
+    return Plan(groups=tuple(map(tuple, groups)), rule=rule, metric=metric, neighbors=neighbors)
 
 
 def _describe(rule: PlanRule) -> str:
