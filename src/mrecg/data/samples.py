@@ -52,7 +52,9 @@ def open_image(source: Path | BytesIO) -> Image.Image:
             with Image.open(source) as image:
                 if image.mode in _MODES:
                     decoded = image.copy()
-                    decoded.info.pop("transparency", None)  # converting would warn, and no color changes
+                    decoded.info.pop(
+                        "transparency", None
+                    )  # converting would warn, and no color changes
                     return decoded
                 mode = image.mode
     except UnidentifiedImageError as error:

@@ -25,7 +25,9 @@ def _nested_mobilenetv2(key: str) -> str:
     if match is None:
         return key
     block, index, outer, inner, rest = match.groups()
-    nested = 1 if index == "1" else 2  # the first block has no expansion, so one ConvNormActivation less
+    nested = (
+        1 if index == "1" else 2
+    )  # the first block has no expansion, so one ConvNormActivation less
     position = int(outer) + 2 * nested if inner is None else 3 * int(outer) + int(inner)
     return f"{block}.{position}.{rest}"
 

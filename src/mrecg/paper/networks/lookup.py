@@ -56,7 +56,9 @@ def has_own_factory(name: str) -> bool:
 def _timm(name: str, inner: str, arguments: dict[str, Any]) -> nn.Module:
     timm = _imported("timm")
     known = timm.list_models()
-    if inner.partition(".")[0] not in known:  # timm puts the name of pretrained weights behind a dot
+    if (
+        inner.partition(".")[0] not in known
+    ):  # timm puts the name of pretrained weights behind a dot
         raise _unknown(name, known, "timm")
     return _built(name, lambda: timm.create_model(inner, pretrained=False, **arguments))
 
@@ -70,7 +72,9 @@ def _torchvision(name: str, inner: str, arguments: dict[str, Any]) -> nn.Module:
 
 
 def _own(name: str, inner: str, arguments: dict[str, Any]) -> nn.Module:
-    if "" not in sys.path:  # the console script's first entry is its own folder, not the working directory
+    if (
+        "" not in sys.path
+    ):  # the console script's first entry is its own folder, not the working directory
         sys.path.insert(0, "")
     module = name.partition(":")[0]
     return _built(name, lambda: getattr(importlib.import_module(module), inner)(**arguments))
