@@ -111,7 +111,7 @@ def centre(path: Path) -> Tensor:
 def normalised(image: Image.Image) -> Tensor:
     wanted = NETWORKS[NETWORK].preprocessing
     pixels = torch.from_numpy(np.asarray(image, dtype=np.float32) / 255)
-    return ((pixels - torch.tensor(wanted.mean)) / torch.tensor(wanted.deviation)).permute(2, 0, 1)
+    return ((pixels - torch.tensor(wanted.mean)) / torch.tensor(wanted.std)).permute(2, 0, 1)
 
 
 @torch.inference_mode()

@@ -2,7 +2,11 @@
 
 import importlib
 import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import pytest
 from jaxtyping import install_import_hook
@@ -45,3 +49,15 @@ def timm(torchvision: ModuleType) -> ModuleType:
     if importlib.util.find_spec("timm") is None:
         pytest.skip("timm is not installed")
     return importlib.import_module("timm")
+
+
+@pytest.fixture
+def mrecg_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., NamedTuple]]:
+    """The command line in this process; its working directory is the test's folder."""
+    command_line = importlib.import_module("command_line")  # not before the hook is installed
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    yield lambda *arguments: command_line.run(arguments, capsys)
+    command_line.forget_modules_in(tmp_path)

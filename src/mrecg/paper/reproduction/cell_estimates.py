@@ -1,4 +1,4 @@
-"""What the cells will cost, before they run."""
+"""Estimates of time and memory for the cells of the table, before they run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,19 +9,20 @@ from torch import nn
 from mrecg.errors import MrecgError
 from mrecg.paper.networks import build
 from mrecg.paper.published import find_checkpoint
-from mrecg.paper.reproduction.grid import Cell
-from mrecg.paper.reproduction.running import Budget, Sources, finished_run
-from mrecg.pipeline import Estimate, foresee
+from mrecg.paper.reproduction.cell_runs import Budget, Sources, finished_run
+from mrecg.paper.reproduction.table_axes import Cell
+from mrecg.pipeline import Estimate, prepare
 
-__all__ = ["estimates"]
+__all__ = ["estimate_cells"]
 
 _PROBED = 4
+"""Images that the forward passes of an estimate are timed on."""
 
 
-def estimates(
+def estimate_cells(
     cells: Sequence[Cell], sources: Sources, budget: Budget, output: Path
 ) -> list[tuple[Cell, Estimate | str]]:
-    """What every cell that has no run in `output` yet will cost, or why it cannot run.
+    """Estimate every cell that has no run in `output` yet, or say why it cannot run.
 
     Time and memory are those of the quantization, to within a factor of about two; weights and images are not read.
     """
@@ -34,11 +35,14 @@ def estimates(
             find_checkpoint(sources.checkpoints, cell.network)
             if cell.network not in models:
                 models = {cell.network: build(cell.network)}
-            usual = sources.preprocessing(cell.network)
-            probe = torch.zeros(_PROBED, usual.channels, usual.crop, usual.crop)
-            recipe = cell.recipe(budget.overrides)
-            model, count = models[cell.network], budget.images_for(cell.network)
-            found.append((cell, foresee(model, probe, count, recipe)))
+            found.append((cell, _estimate(cell, models[cell.network], sources, budget)))
         except MrecgError as error:
             found.append((cell, str(error)))
     return found
+
+
+def _estimate(cell: Cell, model: nn.Module, sources: Sources, budget: Budget) -> Estimate:
+    usual = sources.preprocessing(cell.network)
+    probe = torch.zeros(_PROBED, usual.channels, usual.crop, usual.crop)
+    prepared = prepare(model, probe, recipe=cell.recipe(budget.overrides))
+    return prepared.estimate(images=budget.images_for(cell.network))

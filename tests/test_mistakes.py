@@ -24,6 +24,7 @@ from mrecg.errors import (
     StorageError,
     VerificationError,
 )
+from mrecg.pipeline import prepare
 from mrecg.runs.folder import QuantizedModel
 
 IMAGES = toys.images(32)
@@ -59,7 +60,7 @@ def quantized(toy: str = "chain") -> QuantizedModel:
 )
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 def test_models(model: Callable[[], Any], message: str) -> None:
-    for function in (mrecg.quantize, mrecg.make_model_plan):
+    for function in (mrecg.quantize, prepare):
         with pytest.raises(ModelError, match=message):
             function(model(), IMAGES, recipe=RTN)
 

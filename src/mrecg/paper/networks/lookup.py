@@ -1,6 +1,6 @@
-"""Any network by name: the zoo's own, timm's, torchvision's, or the caller's factory.
+"""Networks by name: our own definitions, timm's, torchvision's, or the caller's factory.
 
-resnet18                   one of the zoo
+resnet18                   one of `NETWORKS`
 timm:NAME                  one of timm's, without its weights
 torchvision:NAME           one of torchvision's classifiers, without its weights
 package.module:factory     what the caller's function returns
@@ -20,16 +20,18 @@ from mrecg.errors import ModelError
 from mrecg.paper.networks.checkpoints import load_weights
 from mrecg.paper.networks.registry import build
 
-__all__ = ["has_own_factory", "network"]
+__all__ = ["has_own_factory", "make_network"]
 
 
-def network(name: str, weights: Path | None = None, num_classes: int | None = None) -> nn.Module:
-    """The network called `name`, in evaluation mode; nothing is downloaded.
+def make_network(
+    name: str, weights: Path | None = None, num_classes: int | None = None
+) -> nn.Module:
+    """Make the network called `name`, in evaluation mode; nothing is downloaded.
 
     Args:
-        name: a network of the zoo, `timm:NAME`, `torchvision:NAME` or `package.module:factory`.
-        weights: a checkpoint to load; without one the weights are random, or those that the factory sets.
-        num_classes: outputs of the classifier, for a factory its argument of that name.
+        name: a key of `NETWORKS`, `timm:NAME`, `torchvision:NAME` or `package.module:factory`.
+        weights: a checkpoint to load; without one the weights are random, or what the factory sets.
+        num_classes: outputs of the classifier; a factory gets it as its argument of that name.
 
     Raises:
         ModelError: there is no such network, its package is missing, it cannot be built, or the checkpoint does not fit.
@@ -46,7 +48,7 @@ def network(name: str, weights: Path | None = None, num_classes: int | None = No
 
 
 def has_own_factory(name: str) -> bool:
-    """Whether `name` stands for the caller's own factory, which may set weights itself."""
+    """Return whether `name` is the caller's own factory, which may set weights itself."""
     source, separator, _ = name.partition(":")
     return bool(separator) and source not in _LIBRARIES
 
@@ -54,21 +56,26 @@ def has_own_factory(name: str) -> bool:
 def _timm(name: str, inner: str, arguments: dict[str, Any]) -> nn.Module:
     timm = _imported("timm")
     known = timm.list_models()
-    if inner.partition(".")[0] not in known:  # behind a dot stands the name of pretrained weights
+    if (
+        inner.partition(".")[0] not in known
+    ):  # timm puts the name of pretrained weights behind a dot
         raise _unknown(name, known, "timm")
     return _built(name, lambda: timm.create_model(inner, pretrained=False, **arguments))
 
 
 def _torchvision(name: str, inner: str, arguments: dict[str, Any]) -> nn.Module:
     models = _imported("torchvision").models
-    known = models.list_models(module=models)  # classifiers only
+    known = models.list_models(module=models)  # without the submodules: classifiers only
     if inner not in known:
         raise _unknown(name, known, "torchvision")
     return _built(name, lambda: models.get_model(inner, weights=None, **arguments))
 
 
 def _own(name: str, inner: str, arguments: dict[str, Any]) -> nn.Module:
-    sys.path.insert(0, "")
+    if (
+        "" not in sys.path
+    ):  # the console script's first entry is its own folder, not the working directory
+        sys.path.insert(0, "")
     module = name.partition(":")[0]
     return _built(name, lambda: getattr(importlib.import_module(module), inner)(**arguments))
 
@@ -95,7 +102,7 @@ def _imported(package: str) -> ModuleType:
         raise ModelError(
             f"The package {error.name} is not installed; run pip install 'mrecg[{package}]'."
         ) from error
-    except Exception as error:  # a build of torchvision for another torch fails in its own ways
+    except Exception as error:  # torchvision built for another torch raises RuntimeError and others
         raise ModelError(
             f"The package {package} cannot be imported ({type(error).__name__}: {error}); "
             "install the builds of torch and torchvision that belong together."

@@ -1,13 +1,13 @@
-"""Commands for what is deployed: export a run, verify the file."""
+"""Commands for deployment: export a run, verify the file."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mrecg.cli.consoles import app, console
-from mrecg.cli.inputs import preprocessing_of, workers_or_usual
-from mrecg.cli.options import AsJson, Data, Size, Workers
+from mrecg.cli.consoles import console
+from mrecg.cli.option_groups import command
+from mrecg.cli.options import AsJson, ImageOptions, RunFolder, worker_count
 from mrecg.errors import ExportError
 
 if TYPE_CHECKING:
@@ -17,25 +17,22 @@ if TYPE_CHECKING:
 
 __all__ = ["export", "verify"]
 
-LayoutName = Annotated[
-    Literal["int8", "packed"],
-    typer.Option("--layout", help="int8 (fast everywhere) or packed (as small as the bits)."),
-]
 VerifiedImages = Annotated[int, typer.Option(min=1, help="How many test images to compare on.")]
 
 
-@app.command()
+@command
 def export(
-    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    run: RunFolder,
     output: Annotated[Path, typer.Option(help="The new file: .onnx, or .pt2 for PyTorch.")],
-    layout: LayoutName = "int8",
-    data: Data = None,
+    options: ImageOptions,
+    layout: Annotated[
+        Literal["int8", "packed"],
+        typer.Option(help="int8 (fast everywhere) or packed (as small as the bits)."),
+    ] = "int8",
     images: VerifiedImages = 256,
     verified: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Run the file and compare.")
     ] = True,
-    size: Size = None,
-    workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a saved quantized model for a runtime, run it and prove that it computes the same."""
@@ -44,7 +41,7 @@ def export(
 
     quantized = load(run)
     if output.suffix == ".pt2":
-        _tell(export_program(quantized, output), as_json)
+        _show_unverified(export_program(quantized, output), as_json)
         return
     if output.suffix != ".onnx":
         raise ExportError(
@@ -52,35 +49,32 @@ def export(
         )
     from mrecg.export.onnx.files import export_onnx
 
-    # Images that cannot be read should not be noticed behind the export.
-    chosen = _verified_images(quantized, data, images, size, workers) if verified else None
+    # Read the images first: unreadable ones should not be noticed after the export.
+    chosen = _test_images(quantized, images, options) if verified else None
     export_onnx(quantized, output, layout, "onnxruntime" if verified else None)
     if chosen is not None:
         _verify(run, quantized, output, chosen, as_json)
     else:
-        _tell(output, as_json)
+        _show_unverified(output, as_json)
 
 
-@app.command()
+@command
 def verify(
-    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    run: RunFolder,
     file: Annotated[Path, typer.Argument(help="The file that was exported from it.")],
-    data: Data = None,
+    options: ImageOptions,
     images: VerifiedImages = 256,
-    size: Size = None,
-    workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
     """Run an exported file, compare it with the simulation, and time it against float."""
     from mrecg.runs.folder import load
 
     quantized = load(run)
-    chosen = _verified_images(quantized, data, images, size, workers)
-    _verify(run, quantized, file, chosen, as_json)
+    _verify(run, quantized, file, _test_images(quantized, images, options), as_json)
 
 
-def _tell(file: Path, as_json: bool) -> None:
-    """Where the file is that was not run."""
+def _show_unverified(file: Path, as_json: bool) -> None:
+    """Print where a file is that was not run."""
     if as_json:
         console.print_json(data={"file": str(file), "verified": False})
     else:
@@ -102,12 +96,11 @@ def _verify(
         show_verification(console, result, file)
 
 
-def _verified_images(
-    quantized: "QuantizedModel", data: str | None, count: int, size: int | None, workers: int | None
-) -> "Tensor":
-    """The first test images."""
+def _test_images(quantized: "QuantizedModel", count: int, options: ImageOptions) -> "Tensor":
+    """Read the first test images as inputs of a run."""
+    from mrecg.cli.preprocessing_choice import run_preprocessing
     from mrecg.data import evaluation_images
 
-    source = "fashion-mnist" if data is None else data
-    preprocessing = preprocessing_of(quantized.record, source, size)
-    return evaluation_images(source, count, preprocessing, workers=workers_or_usual(workers))
+    source = "fashion-mnist" if options.data is None else options.data
+    preprocessing = run_preprocessing(quantized.record, source, options)
+    return evaluation_images(source, count, preprocessing, workers=worker_count(options.workers))

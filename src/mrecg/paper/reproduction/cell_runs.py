@@ -1,4 +1,4 @@
-"""One run folder per cell: finished cells are skipped, failed ones named, the rest goes on."""
+"""The runs of the table: one folder per cell; finished cells are skipped, failed ones are reported and the rest goes on."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,22 +20,23 @@ from mrecg.data.loading import MOST_SKIPPED
 from mrecg.distributed import local_device
 from mrecg.errors import MrecgError, RunError
 from mrecg.evaluation import Evaluation, evaluate, with_accuracy
-from mrecg.paper.networks import NETWORKS, network
-from mrecg.paper.published import NETWORKS as PAPER
-from mrecg.paper.published import find_checkpoint
-from mrecg.paper.reproduction.grid import Cell
-from mrecg.pipeline import Progress, quantize
+from mrecg.paper.networks import NETWORKS, make_network
+from mrecg.paper.published import PAPER_NETWORKS, find_checkpoint
+from mrecg.paper.reproduction.table_axes import Cell
+from mrecg.pipeline import Estimate, Progress, quantize
 from mrecg.records.record import Record
 from mrecg.runs.folder import is_finished, recipe_of, record_of
 
-__all__ = ["Budget", "Outcome", "Sources", "finished_run", "reproduce"]
-
+__all__ = ["Budget", "CellReport", "Outcome", "Sources", "finished_run", "reproduce"]
 
 _BATCH = 50
 
+CellReport = Callable[[str, Progress | Estimate], None]
+"""Is called with the name of a cell and what is going on."""
+
 
 class Sources(NamedTuple):
-    """Where networks and images come from.
+    """Say where networks and images come from.
 
     Attributes:
         data: a data source with labels, such as `imagenet:PATH`.
@@ -43,7 +44,7 @@ class Sources(NamedTuple):
         crops: of the calibration images; the authors use random ones.
         workers: processes that decode images.
         evaluation_images: evaluate on so many only.
-        size: of the images, where it is not the network's.
+        size: side of the images; `None` for the network's.
     """
 
     data: str
@@ -54,29 +55,29 @@ class Sources(NamedTuple):
     size: int | None = None
 
     def preprocessing(self, network: str) -> Preprocessing:
-        """Of the images of one network."""
+        """Return the preprocessing of the images of one network."""
         usual = NETWORKS[network].preprocessing
         return usual if self.size is None else usual.resized(self.size)
 
 
 class Budget(NamedTuple):
-    """What the caller spends instead of the paper's budget.
+    """Say what the caller spends instead of the paper's budget.
 
     Attributes:
-        images: how many calibrate; `None` for as many as in the paper.
-        overrides: of every recipe.
+        images: number of calibration images; `None` for the paper's.
+        overrides: settings changed in every recipe.
     """
 
     images: int | None = None
     overrides: Mapping[str, Any] = {}
 
     def images_for(self, network: str) -> int:
-        """How many images calibrate one network."""
-        return self.images or PAPER[network].images
+        """Return the number of calibration images of one network."""
+        return self.images or PAPER_NETWORKS[network].images
 
 
 class Outcome(NamedTuple):
-    """What became of a cell: its record where there is a run, else the reason."""
+    """Say what became of a cell: its record where there is a run, else the reason."""
 
     cell: Cell
     status: Literal["done", "skipped", "failed"]
@@ -89,15 +90,15 @@ def reproduce(
     sources: Sources,
     budget: Budget,
     output: Path,
-    report: Callable[[str, Progress], None] = lambda name, event: None,
+    report: CellReport = lambda name, event: None,
 ) -> Iterator[Outcome]:
     """Quantize and evaluate cell by cell, each into `output/<its name>`.
 
     Args:
-        cells: those of one network should be neighbours: they share its checkpoint, images and float accuracy.
-        sources: of networks and images.
+        cells: sorted by network: consecutive cells of one share its checkpoint, images and float accuracy.
+        sources: where networks and images come from.
         budget: replaces the paper's.
-        output: is made; a cell whose run is already there is not run again, and fails if it has other settings.
+        output: folder of the runs; a cell whose run is there is skipped, and fails if that has other settings.
         report: called with the name of a cell and what is going on.
     """
     shared: _Shared | None = None
@@ -118,7 +119,7 @@ def reproduce(
 
 
 def finished_run(cell: Cell, sources: Sources, budget: Budget, folder: Path) -> Record | None:
-    """The record of a cell's run in `folder`, if there is one.
+    """Return the record of a cell's run in `folder`, if there is one.
 
     Raises:
         RunError: it is a run of other settings or images than are asked for.
@@ -132,7 +133,7 @@ def finished_run(cell: Cell, sources: Sources, budget: Budget, folder: Path) -> 
     }
     evaluated, asked_for = record.accuracy.get("quantized"), sources.evaluation_images
     if evaluated is not None and asked_for is not None:
-        # Images that could not be read are missing.
+        # Unreadable images are not counted, so a few may be missing.
         complete = (1 - MOST_SKIPPED) * asked_for <= evaluated.count <= asked_for
         differences["evaluation images"] = (asked_for if complete else evaluated.count, asked_for)
     differences |= recipe.differences(cell.recipe(budget.overrides))
@@ -146,7 +147,7 @@ def finished_run(cell: Cell, sources: Sources, budget: Budget, folder: Path) -> 
 
 @dataclass
 class _Shared:
-    """What the cells of one network have in common, made when the first one asks for it."""
+    """Hold what the cells of one network have in common, read when the first cell asks for it."""
 
     name: str
     sources: Sources
@@ -157,7 +158,7 @@ class _Shared:
     def model(self) -> nn.Module:
         if self._model is None:
             checkpoint = find_checkpoint(self.sources.checkpoints, self.name)
-            self._model = network(self.name, checkpoint).to(local_device())
+            self._model = make_network(self.name, checkpoint).to(local_device())
         return self._model
 
     def batches(self) -> EvaluationBatches:
@@ -177,7 +178,7 @@ class _Shared:
 
     def calibration(self, count: int, seed: int) -> CalibrationImages:
         if (count, seed) not in self._images:
-            self._images = {  # those of another seed are not needed again: a cell's images are large
+            self._images = {  # replaces those of another seed: 4,096 images take 2.5 GB
                 (count, seed): calibration_images(
                     self.sources.data,
                     count,
@@ -195,7 +196,7 @@ def _run(
     shared: _Shared,
     budget: Budget,
     folder: Path,
-    report: Callable[[str, Progress], None],
+    report: CellReport,
 ) -> Record:
     recipe = cell.recipe(budget.overrides)
     model = shared.model()

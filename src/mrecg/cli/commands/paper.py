@@ -1,4 +1,4 @@
-"""Commands around the paper: its configuration files and its table."""
+"""Commands for the paper: its configuration files as recipes, and its table."""
 
 import json
 from collections.abc import Sequence
@@ -7,47 +7,44 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mrecg.cli.consoles import app, console, error_console
-from mrecg.cli.inputs import changes_of, recipe_from, workers_or_usual
-from mrecg.cli.options import AsJson, Backend, Overrides, Workers
+from mrecg.cli.consoles import console, error_console
+from mrecg.cli.float_accuracy import warn_below_published
+from mrecg.cli.option_groups import command
+from mrecg.cli.options import (
+    AsJson,
+    EvaluationImages,
+    Overrides,
+    RecipeOptions,
+    Workers,
+    worker_count,
+)
+from mrecg.cli.recipe_choice import named_recipe, read_overrides
 from mrecg.errors import MrecgError, RecipeError
-from mrecg.paper.mqbench import is_mqbench, read_experiment
 
 if TYPE_CHECKING:
-    from mrecg.paper.reproduction import Outcome
+    from mrecg.paper.reproduction import Budget, Cell, Outcome, Sources
 
 __all__ = ["recipe", "reproduce"]
 
 
-@app.command()
+@command
 def recipe(
     source: Annotated[
         str,
         typer.Argument(help="A preset, a recipe file, or a file of MQBench or the paper's code."),
     ],
-    backend: Backend = None,
-    overrides: Overrides = None,
+    options: RecipeOptions,
 ) -> None:
     """Print a resolved recipe; of a foreign file also what became of every key."""
-    from mrecg.cli.show import show_notes
+    found, experiment = named_recipe(source, options)
+    if experiment is not None:
+        from mrecg.cli.show import show_notes
 
-    path = Path(source)
-    experiment = None
-    if path.is_file() and is_mqbench(path):
-        experiment = read_experiment(path)
         show_notes(error_console, experiment)
-    is_file = path.is_file() or path.suffix in (".yaml", ".yml")
-    found = recipe_from(
-        None if is_file else source,
-        path if is_file and experiment is None else None,
-        experiment,
-        backend,
-        overrides,
-    )
     console.print(found.to_yaml(), markup=False, highlight=False, end="")
 
 
-@app.command()
+@command
 def reproduce(
     output: Annotated[
         Path, typer.Option(help="A folder for one run per cell; runs in it are kept.")
@@ -73,9 +70,7 @@ def reproduce(
     images: Annotated[
         int | None, typer.Option(min=1, help="For calibration; 4,096 or 2,048 in the paper.")
     ] = None,
-    evaluation_images: Annotated[
-        int | None, typer.Option(min=1, help="Evaluate on so many images, spread evenly.")
-    ] = None,
+    evaluation_images: EvaluationImages = None,
     size: Annotated[
         int | None, typer.Option(min=1, help="Side of the images; 224 in the paper.")
     ] = None,
@@ -86,41 +81,54 @@ def reproduce(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run the paper's table, or a part of it, and print it beside the published numbers."""
-    from mrecg.cli.show import (
-        Reporter,
-        estimates_as_json,
-        show_estimates,
-        show_outcome,
-        show_rows,
-    )
-    from mrecg.distributed import is_first
-    from mrecg.paper import reproduction
+    """Run the paper's table, or a part of it, and print it next to the published figures."""
+    from mrecg.paper.reproduction import Budget, Sources, TableAxes, cells
 
-    changes = changes_of(overrides) | ({} if steps is None else {"reconstruct.steps": steps})
-    chosen = {"networks": networks, "bits": bits, "methods": methods, "seeds": seeds}
-    axes = {name: _split(text) for name, text in chosen.items() if text}
-    grid = reproduction.Grid(**axes | {"seeds": _integers(seeds)})  # type: ignore[arg-type]
-    cells = reproduction.cells(grid)
-    budget = reproduction.Budget(images, changes)
-    sources = reproduction.Sources(
+    changes = read_overrides(overrides) | ({} if steps is None else {"reconstruct.steps": steps})
+    whole = TableAxes()
+    axes = TableAxes(
+        _split(networks) if networks else whole.networks,
+        _split(bits) if bits else whole.bits,
+        _split(methods) if methods else whole.methods,
+        _integers(seeds),
+    )
+    sources = Sources(
         data,
         checkpoints,
-        workers=workers_or_usual(workers),
+        workers=worker_count(workers),
         evaluation_images=evaluation_images,
         size=size,
     )
-    if dry_run:
-        estimates = reproduction.estimates(cells, sources, budget, output)
-        if as_json:
-            console.print_json(data=estimates_as_json(estimates))
-        else:
-            show_estimates(console, estimates)
-        impossible = sum(isinstance(found, str) for _, found in estimates)
-        if impossible:
-            raise MrecgError(f"{impossible} of {len(estimates)} cells cannot run, as listed.")
-        return
-    outcomes = []
+    run = _estimate if dry_run else _reproduce
+    run(cells(axes), sources, Budget(images, changes), output, as_json)
+
+
+def _estimate(
+    cells: Sequence["Cell"], sources: "Sources", budget: "Budget", output: Path, as_json: bool
+) -> None:
+    """List what the cells will take; fail if one of them cannot run."""
+    from mrecg.cli.show import estimates_as_json, show_estimates
+    from mrecg.paper.reproduction import estimate_cells
+
+    estimates = estimate_cells(cells, sources, budget, output)
+    if as_json:
+        console.print_json(data=estimates_as_json(estimates))
+    else:
+        show_estimates(console, estimates)
+    impossible = sum(isinstance(found, str) for _, found in estimates)
+    if impossible:
+        raise MrecgError(f"{impossible} of {len(estimates)} cells cannot run, as listed.")
+
+
+def _reproduce(
+    cells: Sequence["Cell"], sources: "Sources", budget: "Budget", output: Path, as_json: bool
+) -> None:
+    """Run the cells and print the table; fail if one of them failed."""
+    from mrecg.cli.show import Reporter, show_outcome, show_rows
+    from mrecg.distributed import is_first
+    from mrecg.paper import reproduction
+
+    outcomes: list[Outcome] = []
     with Reporter(error_console) as reporter:
         for outcome in reproduction.reproduce(cells, sources, budget, output, reporter.named):
             show_outcome(error_console, outcome)
@@ -141,19 +149,13 @@ def reproduce(
 
 
 def _warn_once(outcomes: Sequence["Outcome"]) -> None:
-    """Of a float network that is worse than published, when its first cell is finished."""
-    from mrecg.evaluation import below_published
-    from mrecg.paper.networks import published_top1
-
+    """Warn of a float network that is worse than published, when its first cell is finished."""
     *before, last = outcomes
     if last.record is None or any(o.cell.network == last.cell.network for o in before):
         return
     measured = last.record.accuracy.get("float")
-    found = measured and below_published(measured, published_top1(last.cell.network))
-    if found:
-        error_console.print(
-            f"warning: {last.cell.network}: {found}", style="yellow", markup=False, soft_wrap=True
-        )
+    if measured is not None:
+        warn_below_published(measured, last.cell.network, f"{last.cell.network}: ")
 
 
 def _split(text: str) -> tuple[str, ...]:
