@@ -1,4 +1,4 @@
-"""What makes a step fast, and what makes a run short or accurate, each taken away by itself."""
+"""Take away, one at a time, what makes a step fast and what makes a run short or accurate."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -8,16 +8,18 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+from benchmarks.accuracy.choices import CHOICES
 from mrecg import pipeline
 from mrecg.cache import storage
 from mrecg.optimize import group as tune
 from mrecg.optimize import network
 from mrecg.optimize.adam import Adam
-from mrecg.paper.mqbench.experiment import PUBLISHED_PRACTICE
 from mrecg.prepare import prepared_model as assembly
+from mrecg.quantizers import adaround as rounding
 from mrecg.quantizers import kernels
+from mrecg.quantizers import lsq as activation
 
-__all__ = ["ABLATIONS", "CHOICES", "without"]
+__all__ = ["ABLATIONS", "without"]
 
 
 def _composed_quantizer(
@@ -109,24 +111,6 @@ ABLATIONS: dict[str, list[tuple[object, str, object]]] = {
 _OF_RUNS: dict[str, list[tuple[object, str, object]]] = {
     "pre-run": [(pipeline, "reconstruct", _from_anew)],
 }
-
-CHOICES: dict[str, dict[str, object]] = {
-    "nothing": {},
-    "early-stop": {"reconstruct.early_stop": False},
-    "network-stage": {"reconstruct.network_share": 0.0},
-    "learned-ranges": {"reconstruct.weight_scale_rate": 0.0},
-    "budget-rate": {"reconstruct.rounding_rate": 1e-3},
-    "reshuffling": {"reconstruct.batches": "fixed"},
-    "float32": {"reconstruct.precision": "bfloat16"},
-    "pre-run": {},
-    "loss-metric": {"plan.join": "capacity"},
-    "squared-difference": {"plan.difference": "log-ratio"},
-    "everything": {**PUBLISHED_PRACTICE, "reconstruct.activation_rate": 4e-5},
-}
-"""What decides accuracy and steps, with the settings that do without it; "pre-run" has none and is replaced as above.
-
-Without everything, a run follows the schedule of the paper's code.
-"""
 
 
 @contextlib.contextmanager
