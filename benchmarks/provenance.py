@@ -5,9 +5,10 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-__all__ = ["commit", "versions"]
+__all__ = ["ONNX_PACKAGES", "commit", "versions"]
 
 ROOT = Path(__file__).parent.parent
+ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 CODE = ("src", "benchmarks", ":!benchmarks/results")
 """A result that is measured anew changes no code."""
 

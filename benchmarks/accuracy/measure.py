@@ -16,7 +16,7 @@ from benchmarks.provenance import commit
 from mrecg.data.fashion_mnist import load_split
 from mrecg.paper.networks import build, load_weights
 
-__all__ = ["float_network", "measure", "measured"]
+__all__ = ["answers", "float_network", "measure", "measured", "percent_equal"]
 
 REFERENCE_NETWORKS = {"resnet18s": "resnet18_small", "mbv2s": "mobilenetv2_small"}
 IMAGE_SEED = 1005
@@ -76,9 +76,9 @@ def measured(model: nn.Module, float_model: nn.Module, folder: Path) -> dict[str
 
 
 @torch.inference_mode()
-def answers(model: nn.Module, images: Tensor) -> Tensor:
-    """Return the logits of all images."""
-    return torch.cat([model(part) for part in images.split(250)])
+def answers(model: nn.Module, images: Tensor, at_once: int = 250) -> Tensor:
+    """Return the logits of all images, which run in batches of `at_once`."""
+    return torch.cat([model(part) for part in images.split(at_once)])
 
 
 def percent_equal(a: Tensor, b: Tensor) -> float:

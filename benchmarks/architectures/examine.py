@@ -1,26 +1,16 @@
-"""Which architectures go from a float model to a verified file; one JSON file per model, finished are skipped.
+"""How far a model comes from float to a verified file.
 
-python benchmarks/architectures.py                                    # the list below
-python benchmarks/architectures.py timm:resnet10t resnet18 torchvision:alexnet@96
-
-Behind @ stands the side of the images, 64 if absent. Weights are random and images are noise: whether a model passes
-does not depend on what it has learned, and the outputs must still agree. Nothing begins at zero and batch norms know the
-images' statistics, so that no signal dies out on the way. Each model is reconstructed by a few steps of QDrop under
-the placement for ONNX Runtime, exported in the layout int8, and compared with the simulation, ties apart.
-
-Each model has a process of its own: a crash of a runtime, too little memory or the time limit end this model only, and
-are what was found about it.
+Nothing begins at zero and batch norms know the images' statistics, so that no signal dies out on the way. Each network
+has a process of its own: a crash of a runtime, too little memory or the time limit end this network only, and are what
+was found about it.
 """
 
-import argparse
-import json
 import multiprocessing
 import signal
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -30,49 +20,12 @@ from torch import Tensor, nn
 
 import mrecg
 import mrecg.paper.networks
-from accuracy import commit
-from export import PACKAGES
-from torchvision_import import import_torchvision
+from benchmarks.architectures.torchvision_import import import_torchvision
 
-HERE = Path(__file__).parent
-DEFAULT_SIDE = 64
+__all__ = ["Findings", "examine", "examine_alone"]
+
 NEXT_TO_NOTHING = 1e-3
 """A parameter without any larger number is given random ones."""
-FAMILIES = {
-    "residual": (
-        "resnet18 regnetx_200m timm:resnetv2_18 timm:resnetblur18 timm:nf_resnet26 timm:dla46_c "
-        "timm:hrnet_w18_small timm:gernet_s timm:test_byobnet"
-    ),
-    "depthwise": (
-        "mobilenetv2_035 efficientnet_lite0 torchvision:mnasnet0_5 timm:mixnet_s timm:mobilenetv4_conv_small_035 "
-        "timm:starnet_s050 timm:convnext_atto timm:inception_next_atto timm:fasternet_t0"
-    ),
-    "dense": (
-        "torchvision:densenet121 timm:ese_vovnet19b_slim timm:hgnetv2_b0 timm:cs3darknet_s timm:selecsls42"
-    ),
-    "split/shuffle": (
-        "torchvision:shufflenet_v2_x0_5 timm:ghostnet_050 timm:resnest14d timm:res2net50_48w_2s"
-    ),
-    "squeeze-excite": (
-        "timm:mobilenetv3_small_050 timm:regnety_002 timm:lcnet_035 timm:skresnet18 timm:test_nfnet"
-    ),
-    "inception": "torchvision:googlenet torchvision:inception_v3@96 torchvision:squeezenet1_1",
-    "re-parameterised": (
-        "timm:repvgg_a0 timm:mobileone_s0 timm:repghostnet_050 timm:repvit_m0_9 timm:fastvit_t8"
-    ),
-    "attention": (
-        "timm:deit_tiny_patch16_224@224 torchvision:swin_t timm:xcit_nano_12_p16_224@224 timm:pvt_v2_b0 "
-        "timm:pit_ti_224@224 timm:eva02_tiny_patch14_224@224 timm:mixer_s32_224@224 timm:gmlp_ti16_224@224 "
-        "timm:twins_svt_small timm:mvitv2_tiny@224 timm:hiera_tiny_224@224 timm:nest_tiny@224 "
-        "timm:swinv2_cr_tiny_224@224"
-    ),
-    "hybrid": (
-        "timm:mobilevit_xxs timm:mobilevitv2_050 timm:edgenext_xx_small timm:efficientvit_b0 "
-        "timm:levit_128s@224 timm:poolformer_s12 timm:test_maxvit@160 timm:test_coatnet@160 timm:botnet26t_256@256 "
-        "timm:tiny_vit_5m_224@224"
-    ),
-}
-"""Architectures by what makes them different."""
 
 
 @dataclass
@@ -227,57 +180,3 @@ def _network(name: str) -> nn.Module:
 
 def _end(code: int) -> str:
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"
-
-
-def versions() -> dict[str, str]:
-    found = {}
-    for package in ("torch", "torchao", "timm", "torchvision", *PACKAGES):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def family(name: str) -> str:
-    found = (one for one, names in FAMILIES.items() if name in names.split())
-    return next(found, "")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    everything = [name for names in FAMILIES.values() for name in names.split()]
-    parser.add_argument("models", nargs="*", default=everything, help="NAME or NAME@SIDE")
-    parser.add_argument("--preset", default="w4a8-qdrop")
-    parser.add_argument("--steps", type=int, default=2, help="of each unit")
-    parser.add_argument("--images", type=int, default=8)
-    parser.add_argument("--limit", type=float, default=900, help="seconds for a model")
-    parser.add_argument("--output", type=Path, default=HERE / "results" / "architectures")
-    arguments = parser.parse_args()
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    settings = {"reconstruct.steps": arguments.steps, "reconstruct.batch_size": 4}
-    recipe = mrecg.preset(arguments.preset, settings).for_backend("onnxruntime")
-    for model in arguments.models:
-        name, _, side = model.partition("@")
-        path = arguments.output / f"{name.replace(':', '-')}.json"
-        if path.exists():
-            continue
-        shape = (arguments.images, 3, *[int(side or DEFAULT_SIDE)] * 2)
-        found = examine_alone(name, shape, recipe, arguments.limit)
-        result = {
-            "network": name,
-            "family": family(model),
-            "shape": shape,
-            **vars(found),
-            "commit": commit(),
-            "recipe": recipe.model_dump(mode="json"),
-            "versions": versions(),
-        }
-        path.write_text(json.dumps(result, indent=1) + "\n")
-        print(f"{name}: {found.problem or 'verified'}", flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,17 +1,14 @@
-"""Render `docs/limits.md` from the result files of `architectures.py`; no figure in it is typed by hand.
+"""The table of `docs/limits.md`."""
 
-python benchmarks/render_architectures.py
-"""
-
-import argparse
 from collections import Counter
 from pathlib import Path
 
-import tables
-from architectures import FAMILIES
-from tables import Result
+from benchmarks.architectures.families import networks
+from benchmarks.store import Result, Store
+from benchmarks.tables import table
 
-HERE = Path(__file__).parent
+__all__ = ["architectures_store", "coverage_table", "write_limits"]
+
 STAGES = ("captured", "reconstructed", "exported", "verified")
 HEADER = """# What is covered, and what is not
 
@@ -39,7 +36,7 @@ LIMITS = """
 - **What is written into a tensor becomes a new tensor**; parts that slices and indices select are put back into a copy of
   the whole. Refused, with the operator and the module, is a change whose old views are read afterwards, and one through any
   other kind of view. Masks that depend on no image become constants.
-- **A weight that is computed from parameters** (weight standardization, spectral norm) is computed once and quantized
+- **A weight that is computed from parameters** (weight standardization, weight and spectral norm) is computed once and quantized
   like any other. **A weight that depends on the image** (dynamic convolution), a parameter that several computations
   share, and three-dimensional convolutions stay in float; the record lists them as `left_in_float`.
 - **Products of two tensors that depend on the image**, as in attention, stay in float, as do softmax, normalization over
@@ -55,7 +52,7 @@ LIMITS = """
 """
 
 
-def table(results: list[Result]) -> list[str]:
+def coverage_table(results: list[Result]) -> list[str]:
     rows = []
     for result in results:
         captured, *passed = ["✓" if result[stage] else "✗" for stage in STAGES]
@@ -71,7 +68,7 @@ def table(results: list[Result]) -> list[str]:
         rows.append(row)
     checked = "captured | units | layers | float | reconstructed | exported | verified"
     found = "difference | ties | in integers"
-    return tables.table(f"family | network | side | {checked} | {found}", rows)
+    return table(f"family | network | side | {checked} | {found}", rows)
 
 
 def summary(results: list[Result]) -> str:
@@ -88,36 +85,34 @@ def problems(results: list[Result]) -> list[str]:
 
 
 def not_run(results: list[Result]) -> list[str]:
-    listed = {name.partition("@")[0] for names in FAMILIES.values() for name in names.split()}
+    listed = {name.partition("@")[0] for name in networks()}
     missing = sorted(listed - {result["network"] for result in results})
     return [f"\nOf the benchmark's list without a result: {', '.join(missing)}."] if missing else []
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--results", type=Path, default=HERE / "results" / "architectures")
-    parser.add_argument("--output", type=Path, default=HERE.parent / "docs" / "limits.md")
-    arguments = parser.parse_args()
-    unsorted = tables.load(arguments.results)
-    results = sorted(unsorted, key=lambda result: (result["family"], result["network"]))
+def architectures_store(folder: Path) -> Store:
+    """Return the results of this benchmark."""
+    return Store("architectures", ("network",), folder)
+
+
+def write_limits(folder: Path, page: Path) -> int:
+    """Write the page from the results in a folder, and return how many results it shows."""
+    results = architectures_store(folder).read()
     if not results:
-        raise SystemExit(f"There are no results in {arguments.results}; run architectures.py.")
+        raise SystemExit(f"There are no results in {folder}; run the benchmark first.")
+    results.sort(key=lambda result: (result["family"], result["network"]))
     commits = Counter(result["commit"] for result in results)
     versions = sorted(
-        {", ".join(f"{k} {v}" for k, v in result["versions"].items()) for result in results}
+        {", ".join(f"{k} {v}" for k, v in result["environment"].items()) for result in results}
     )
     sections = [
         HEADER,
         f"{summary(results)}\n",
-        *table(results),
+        *coverage_table(results),
         *problems(results),
         *not_run(results),
         LIMITS,
         f"Commits: {', '.join(f'{one} ({count})' for one, count in sorted(commits.items()))}. Versions: {'; '.join(versions)}.",
     ]
-    arguments.output.write_text("\n".join(sections) + "\n", encoding="utf-8")
-    print(f"{len(results)} results in {arguments.output}")
-
-
-if __name__ == "__main__":
-    main()
+    page.write_text("\n".join(sections) + "\n", encoding="utf-8")
+    return len(results)

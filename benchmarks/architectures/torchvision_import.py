@@ -1,4 +1,7 @@
-"""torchvision beside a build of torch that is not its own; its classifiers, and timm, need none of its compiled operators."""
+"""Import torchvision next to a build of torch that is not its own.
+
+Its classifiers, and timm, need none of its compiled operators.
+"""
 
 import importlib
 import warnings

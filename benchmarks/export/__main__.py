@@ -1,109 +1,88 @@
-"""Exported files against the simulation, their size and their speed; one JSON file per cell, finished cells are skipped.
+"""Exported files against the simulation, their size and their speed; cells that have a result are skipped.
 
-python benchmarks/export.py                       # the packaged network on the 2,000 packaged test images
-python benchmarks/export.py --speed               # ResNet-18 at 224², random weights: only time and size matter
-python benchmarks/export.py --bits w4a4 --layouts packed --placements academic tensorrt
+python -m benchmarks.export measure               # the packaged network on the 2,000 packaged test images
+python -m benchmarks.export measure --speed       # ResNet-18 at 224², random weights: only time and size matter
+python -m benchmarks.export measure --bits w4a4 --layouts packed --placements academic tensorrt
+python -m benchmarks.export render                # docs/export.md
 """
 
 import argparse
 import itertools
-import json
-import tempfile
-from importlib.metadata import version
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-import mrecg
 import mrecg.paper.networks
-from accuracy import commit
-from mrecg.config.targets import ACADEMIC
+from benchmarks.export.measure import Cell, measure, quantize
+from benchmarks.export.render import export_store, write_export
+from benchmarks.store import RESULTS
+from benchmarks.tables import DOCS
 from mrecg.data import calibration_images, evaluation_batches
 from mrecg.demo import DEMO_NETWORK, demo_network
-from mrecg.export.onnx.layouts import Layout
-from mrecg.export.onnx.verification import ideal_bytes
-from mrecg.runs.folder import QuantizedModel
 
-HERE = Path(__file__).parent
 PLACEMENTS = ("academic", "onnxruntime", "openvino", "tensorrt", "xnnpack")
 BITS = ("w8a8", "w4a8", "w4a4", "w3a3", "w2a4", "w2a2")
-PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+SPEED_NETWORK, SPEED_BITS, SPEED_PLACEMENTS = "resnet18", ("w8a8", "w4a8"), ("onnxruntime",)
 
 
-class Cell(NamedTuple):
-    """One row of the table."""
-
-    network: str
-    bits: str
-    placement: str
-    layout: Layout
-
-    @property
-    def file(self) -> str:
-        return "-".join(self) + ".json"
-
-
-def quantize(cell: Cell, model: nn.Module, images: Tensor) -> QuantizedModel:
-    """To nearest: what a file computes does not depend on how its roundings were chosen."""
-    recipe = mrecg.preset(f"{cell.bits}-rtn")
-    if cell.placement != ACADEMIC:
-        recipe = recipe.for_backend(cell.placement)
-    return mrecg.quantize(model, images, recipe=recipe)
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
+    commands = parser.add_subparsers(dest="command", required=True)
+    measuring = commands.add_parser("measure")
+    measuring.add_argument("--speed", action="store_true", help="ResNet-18 at 224²")
+    measuring.add_argument("--bits", nargs="+", default=None)
+    measuring.add_argument("--layouts", nargs="+", default=["int8", "packed"])
+    measuring.add_argument("--placements", nargs="+", default=None)
+    measuring.add_argument("--images", type=int, default=2000)
+    measuring.add_argument("--repeats", type=int, default=30)
+    commands.add_parser("render").add_argument("--docs", type=Path, default=DOCS)
+    return parser
 
 
-def run_cell(
-    cell: Cell, quantized: QuantizedModel, images: Tensor, repeats: int
-) -> dict[str, object]:
-    """Export, verify, weigh."""
-    with tempfile.TemporaryDirectory() as scratch:
-        path = mrecg.export_onnx(quantized, Path(scratch) / "model.onnx", cell.layout)
-        found = mrecg.verify_onnx(quantized, path, images, repeats)
-        folder = quantized.save(Path(scratch) / "run")
-        sizes = {item.name: item.stat().st_size for item in folder.iterdir()}
-    return {
-        **cell._asdict(),
-        "verification": found.model_dump(mode="json"),
-        "run_folder": sizes,
-        "ideal_bytes": ideal_bytes(quantized),
-        "commit": commit(),
-        "environment": dict(quantized.record.environment)
-        | {name: version(name) for name in PACKAGES},
-    }
+def _demo(count: int) -> tuple[nn.Module, Tensor, Tensor]:
+    """Return the packaged network, calibration images, and so many test images."""
+    batches = [batch for batch, _ in evaluation_batches("demo")]
+    return demo_network(), calibration_images("demo", 256, seed=1005), torch.cat(batches)[:count]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--speed", action="store_true", help="ResNet-18 at 224²")
-    parser.add_argument("--bits", nargs="+", default=None)
-    parser.add_argument("--layouts", nargs="+", default=["int8", "packed"])
-    parser.add_argument("--placements", nargs="+", default=None)
-    parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--repeats", type=int, default=30)
-    parser.add_argument("--output", type=Path, default=HERE / "results" / "export")
-    arguments = parser.parse_args()
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    network = "resnet18" if arguments.speed else DEMO_NETWORK
-    bits = arguments.bits or (("w8a8", "w4a8") if arguments.speed else BITS)
-    placements = arguments.placements or (("onnxruntime",) if arguments.speed else PLACEMENTS)
-    if arguments.speed:
-        torch.manual_seed(0)
-        model, images = mrecg.paper.networks.build("resnet18"), torch.randn(16, 3, 224, 224)
-        calibration = images[:8]
-    else:
-        model, calibration = demo_network(), calibration_images("demo", 256, seed=1005)
-        batches = [batch for batch, _ in evaluation_batches("demo")]
-        images = torch.cat(batches)[: arguments.images]
+def _random() -> tuple[nn.Module, Tensor, Tensor]:
+    """Return the network whose speed is measured, calibration images, and the images to compare on."""
+    torch.manual_seed(0)
+    model, images = mrecg.paper.networks.build(SPEED_NETWORK), torch.randn(16, 3, 224, 224)
+    return model, images[:8], images
+
+
+def _measure(arguments: argparse.Namespace) -> None:
+    store = export_store(arguments.results)
+    speed = arguments.speed
+    network = SPEED_NETWORK if speed else DEMO_NETWORK
+    bits = arguments.bits or (SPEED_BITS if speed else BITS)
+    placements = arguments.placements or (SPEED_PLACEMENTS if speed else PLACEMENTS)
+    model, calibration, images = _random() if speed else _demo(arguments.images)
     for width, placement in itertools.product(bits, placements):
         cells = [Cell(network, width, placement, layout) for layout in arguments.layouts]
-        missing = [cell for cell in cells if not (arguments.output / cell.file).exists()]
-        quantized = quantize(missing[0], model, calibration) if missing else None
+        missing = [cell for cell in cells if cell._asdict() not in store]
+        if not missing:
+            continue
+        quantized = quantize(missing[0], model, calibration)
         for cell in missing:
-            assert quantized is not None
-            result = run_cell(cell, quantized, images, arguments.repeats)
-            (arguments.output / cell.file).write_text(json.dumps(result, indent=1) + "\n")
-            print(cell.file, flush=True)
+            store.add(measure(cell, quantized, images, arguments.repeats))
+            print(" ".join(cell), flush=True)
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    arguments = _parser().parse_args(given)
+    if arguments.command == "measure":
+        _measure(arguments)
+    else:
+        page = arguments.docs / "export.md"
+        print(f"{write_export(arguments.results, page)} results in {page}")
 
 
 if __name__ == "__main__":

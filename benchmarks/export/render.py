@@ -1,14 +1,12 @@
-"""Render `docs/export.md` from the result files of `export.py`; no figure in it is typed by hand.
+"""The tables of `docs/export.md`."""
 
-python benchmarks/render_export.py
-"""
-
-import argparse
 from pathlib import Path
 
-from tables import Result, load, table
+from benchmarks.store import Result, Store
+from benchmarks.tables import table
 
-HERE = Path(__file__).parent
+__all__ = ["export_store", "write_export"]
+
 HEADER = """# Exported files
 
 Written by `benchmarks/render_export.py` from the files in `benchmarks/results/export`, each of which names its commit,
@@ -96,14 +94,16 @@ def speed_table(results: list[Result]) -> list[str]:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--results", type=Path, default=HERE / "results" / "export")
-    parser.add_argument("--output", type=Path, default=HERE.parent / "docs" / "export.md")
-    arguments = parser.parse_args()
-    results = load(arguments.results)
+def export_store(folder: Path) -> Store:
+    """Return the results of this benchmark."""
+    return Store("export", ("network", "bits", "placement", "layout"), folder)
+
+
+def write_export(folder: Path, page: Path) -> int:
+    """Write the page from the results in a folder, and return how many results it shows."""
+    results = export_store(folder).read()
     if not results:
-        raise SystemExit(f"There are no results in {arguments.results}; run benchmarks/export.py.")
+        raise SystemExit(f"There are no results in {folder}; run the benchmark first.")
     commits = sorted({result["commit"] for result in results})
     machines = sorted(
         {
@@ -122,9 +122,5 @@ def main() -> None:
         *speed_table(results),
         f"\nCommits: {', '.join(commits)}. Machines: {'; '.join(machines)}.",
     ]
-    arguments.output.write_text("\n".join(sections) + "\n", encoding="utf-8")
-    print(f"{len(results)} results in {arguments.output}")
-
-
-if __name__ == "__main__":
-    main()
+    page.write_text("\n".join(sections) + "\n", encoding="utf-8")
+    return len(results)
