@@ -1,33 +1,31 @@
 """Where the seconds of a run go, phase by phase, as fractions of the run.
 
-    python benchmarks/pipeline.py
-    python benchmarks/pipeline.py --networks resnet18_small --steps 20 --images 64
-
-CPU seconds of one thread, since the machine may be shared. Images and weights are random, which changes no timing.
+CPU seconds of one thread, since the machine may be shared.
 """
 
 import argparse
 import contextlib
 import functools
 import itertools
-import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
 
 import mrecg
-from accuracy import commit
+from benchmarks.performance.random_network import random_network
+from benchmarks.performance.results import performance_store
+from benchmarks.provenance import commit
 from mrecg import pipeline
 from mrecg.cache.activation_cache import Stream
 from mrecg.optimize import groups
-from mrecg.paper.networks import NETWORKS, build
+from mrecg.paper.networks import NETWORKS
 
-HERE = Path(__file__).parent
+__all__ = ["configure", "run"]
+
 PHASES = {
     "capture": (pipeline, "assemble"),
     "ranges": (groups, "calibrate"),
@@ -63,19 +61,9 @@ def timed(seconds: dict[str, float]) -> Iterator[None]:
 
 
 def measure(network: str, method: str, steps: int, count: int) -> dict[str, Any]:
-    """One run and the evaluation of as many images as it was calibrated with."""
-    known = NETWORKS[network]
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(
-        count,
-        known.preprocessing.channels,
-        known.preprocessing.crop,
-        known.preprocessing.crop,
-        generator=generator,
-    )
+    """Time one run and the evaluation of as many images as it was calibrated with."""
+    model, images = random_network(network, NETWORKS[network].preprocessing.crop, count)
     recipe = mrecg.preset(f"w2a4-{method}", {"reconstruct.steps": steps})
-    torch.manual_seed(0)
-    model = build(network)
     seconds: dict[str, float] = defaultdict(float)
     started = time.process_time()
     with timed(seconds):
@@ -96,26 +84,21 @@ def measure(network: str, method: str, steps: int, count: int) -> dict[str, Any]
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add this measurement's options."""
     parser.add_argument("--networks", nargs="+", default=["resnet18_small", "mobilenetv2_small"])
     parser.add_argument("--methods", nargs="+", default=["brecq", "qdrop"])
     parser.add_argument("--steps", nargs="+", type=int, default=[125, 500])
     parser.add_argument("--images", type=int, default=256)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--output", type=Path, default=HERE / "results" / "performance")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    arguments.output.mkdir(parents=True, exist_ok=True)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure, and store, all combinations."""
+    store = performance_store("pipeline", arguments.results)
     runs = itertools.product(arguments.networks, arguments.methods, arguments.steps)
     for network, method, steps in runs:
         result = measure(network, method, steps, arguments.images)
-        path = arguments.output / f"pipeline-{network}-{method}-{steps}steps.json"
-        path.write_text(json.dumps(result, indent=1) + "\n")
+        store.add(result)
         total = sum(result["seconds"].values())
         parts = {name: f"{value / total:.1%}" for name, value in result["seconds"].items()}
         print(f"{network} {method}, {steps} steps: {total:.0f} s, {parts}", flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,11 +1,15 @@
-"""The tables of `docs/performance.md`, from the files in `benchmarks/results/performance`."""
+"""Write `docs/performance.md`."""
 
+import argparse
 import statistics
 from pathlib import Path
 
-from tables import Result, load, table
+from benchmarks.accuracy.results import accuracy_store, authors_results
+from benchmarks.performance.results import performance_store
+from benchmarks.store import Result
+from benchmarks.tables import DOCS, by_key, table
 
-__all__ = ["render_performance"]
+__all__ = ["configure", "run", "write_performance"]
 
 HEADER = """# Performance
 
@@ -28,6 +32,11 @@ soft rounding and penalty; *fused clipping*, a quantizer that does the work of t
 bfloat16 (`reconstruct.precision`). `tests/test_documents_and_benchmarks.py` checks that all but the last two change
 results by no more than what float noise grows to in ten steps; what bfloat16 does to accuracy is in `docs/results.md`.
 """
+PAIRED = """## Against an earlier version
+
+The step of this version ÷ that of an earlier commit (`step --against`), in one process, step by step in turns, on the same
+network and images; geometric mean over the units.
+"""
 PIPELINE = """## Where the seconds go
 
 Whole runs, as fractions of the run; `evaluation` is of as many images as were calibrated with.
@@ -40,7 +49,7 @@ as a whole included. *Float steps* are the 500 forward and backward passes of ev
 run of as many steps is further ahead unless its steps are shorter than those. *Their default* is 20,000 steps, extrapolated.
 The top-1 beside is that of the reference checkpoints at 2/4 (`docs/results.md`), ours after these steps, theirs after 500.
 """
-CARD = """## On a card
+GPU = """## On a GPU
 
 Whole runs (`benchmarks/card.py`). The operations of a step, those of convolutions and products, are counted; the peak is
 measured, as the fastest product of two matrices in the same precision.
@@ -98,7 +107,6 @@ def _pipelines(results: list[Result]) -> list[str]:
 def _authors(
     pipelines: list[Result], steps: list[Result], accuracy: list[Result], authors: Result
 ) -> list[str]:
-    times = authors["times"]
     floats = {
         (found["network"], found["method"], unit["unit"]): unit["float_ms"]
         for found in steps
@@ -109,43 +117,61 @@ def _authors(
     rows = []
     for found in pipelines:
         network, method = found["network"], found["method"]
-        theirs = times.get(network, {"seconds": {}})
+        theirs = authors["times"].get(network, {"seconds": {}})
         if method not in theirs["seconds"] or (network, method) not in measured:
             continue
         slower = statistics.geometric_mean(
             floats[network, method, unit] / there for unit, there in theirs["float_ms"].items()
         )
-        ours = sum(value for phase, value in found["seconds"].items() if phase != "evaluation")
-        scaled = slower * sum(theirs["seconds"][method])
-        *_, reconstruction = theirs["seconds"][method]
-        float_steps = reconstruction / theirs["step_over_float_step"][method]
-        bound = sum(theirs["seconds"][method]) / float_steps
-        default = slower * 60 * theirs["minutes_of_20000_steps"][method]
-        numbers = (f"{slower:.2f}", f"{scaled:.0f}", f"{ours:.0f}")
-        ratios = (f"**{scaled / ours:.1f}**", f"{bound:.1f}", f"**{default / ours:.0f}**")
-        known = times[network]["checkpoint"]
-        reached = [
-            cell["top1"]
-            for cell in accuracy
-            if (cell["network"], cell["bits"], cell["method"], cell["steps"])
-            == (known, "w2a4", method, found["steps"])
-        ]
-        top1 = (
-            f"{statistics.mean(reached):.2f}" if reached else "",
-            authors["500"][known]["w2a4"][method],
-        )
-        rows.append([network, method, found["steps"], *numbers, *ratios, *top1])
+        times = _times_against_the_authors(found, theirs, slower)
+        top1 = _top1_against_the_authors(found, theirs["checkpoint"], accuracy, authors)
+        rows.append([network, method, found["steps"], f"{slower:.2f}", *times, *top1])
     seconds = "float step, here ÷ there | theirs, scaled | ours"
     ratio = "theirs ÷ ours | theirs ÷ float steps | their default ÷ ours | top-1, ours | theirs"
     return table(f"network | method | our steps | {seconds} | {ratio}", rows)
 
 
-def _cards(results: list[Result]) -> list[str]:
+def _times_against_the_authors(found: Result, theirs: Result, slower: float) -> list[str]:
+    """Return their scaled seconds, ours, and the ratios; `slower` is a float step here ÷ one there."""
+    method = found["method"]
+    ours = sum(value for phase, value in found["seconds"].items() if phase != "evaluation")
+    scaled = slower * sum(theirs["seconds"][method])
+    *_, reconstruction = theirs["seconds"][method]
+    float_steps = reconstruction / theirs["step_over_float_step"][method]
+    bound = sum(theirs["seconds"][method]) / float_steps
+    default = slower * 60 * theirs["minutes_of_20000_steps"][method]
+    ratios = [f"**{scaled / ours:.1f}**", f"{bound:.1f}", f"**{default / ours:.0f}**"]
+    return [f"{scaled:.0f}", f"{ours:.0f}", *ratios]
+
+
+def _top1_against_the_authors(
+    found: Result, checkpoint: str, accuracy: list[Result], authors: Result
+) -> list[object]:
+    """Return our top-1 at the same steps, where it was measured, and theirs."""
+    wanted = (checkpoint, "w2a4", found["method"], found["steps"], None)
+    fields = ("network", "bits", "method", "steps", "without")
+    reached = [cell["top1"] for cell in accuracy if tuple(cell[f] for f in fields) == wanted]
+    ours = f"{statistics.mean(reached):.2f}" if reached else ""
+    return [ours, authors["500"][checkpoint]["w2a4"][found["method"]]]
+
+
+def _paired(results: list[Result]) -> list[str]:
+    rows = [
+        [r["network"], f"{r['side']}²", r["method"], r["against"], r["commit"], f"{r['ratio']:.3f}"]
+        for r in results
+    ]
+    for (against,), same in by_key(results, "against").items():
+        ratio = statistics.geometric_mean(r["ratio"] for r in same)
+        rows.append(["all", "", "", against, "", f"**{ratio:.3f}**"])
+    return table("network | side | method | against | commit | ratio", rows)
+
+
+def _gpus(results: list[Result]) -> list[str]:
     if not results:
-        return ["No card was at hand yet."]
+        return ["Not measured yet."]
     rows = [
         [
-            r["environment"]["device"],
+            r["device"],
             f"{r['network']}, {r['side']}², {r['images']} images",
             f"{r['preset']}, {r['steps']} steps",
             r["precision"] + (", CUDA graphs" if r["cuda_graphs"] else ""),
@@ -161,8 +187,7 @@ def _cards(results: list[Result]) -> list[str]:
 
 
 def _scaling(results: list[Result]) -> list[str]:
-    cells = [cell for result in results for cell in result["cells"]]
-    rows = [[c["units"], c["images"], f"{c['image_forwards'] / c['units']:.0f}"] for c in cells]
+    rows = [[r["units"], r["images"], f"{r['image_forwards'] / r['units']:.0f}"] for r in results]
     return table("units | images | images run forward, per unit", rows)
 
 
@@ -180,40 +205,33 @@ def _memory(results: list[Result]) -> list[str]:
     return table("run | budget | peak | before the run | estimate: memory, files", rows)
 
 
-def render_performance(folder: Path, accuracy: list[Result], authors: Result, output: Path) -> int:
-    """Write the page.
-
-    Args:
-        folder: of the results.
-        accuracy: what the networks reach.
-        authors: what the authors' code reaches, and in what time.
-        output: the page.
-
-    Returns:
-        How many results there are.
-    """
-    steps = load(folder, "step")
-    pipelines, scaling = load(folder, "pipeline"), load(folder, "scaling")
-    memory, cards = load(folder, "memory"), load(folder, "card")
-    everything = [*steps, *pipelines, *scaling, *memory, *cards]
+def write_performance(folder: Path, page: Path) -> int:
+    """Write the page from the results in a folder, and return how many results it shows."""
+    kinds = ("step", "paired", "pipeline", "gpu", "scaling", "memory")
+    found = {kind: performance_store(kind, folder).read() for kind in kinds}
+    accuracy, authors = accuracy_store(folder).read(), authors_results()
+    everything = [result for results in found.values() for result in results]
     commits = sorted({result["commit"] for result in everything})
-    sections = [HEADER, STEP, *_steps(steps), "", ABLATION, *_ablations(steps), "", PIPELINE]
-    sections += [
-        *_pipelines(pipelines),
-        "",
-        AUTHORS,
-        *_authors(pipelines, steps, accuracy, authors),
-        "",
+    paired = [PAIRED, *_paired(found["paired"]), ""] if found["paired"] else []
+    sections = [
+        *(HEADER, STEP, *_steps(found["step"]), "", ABLATION, *_ablations(found["step"]), ""),
+        *paired,
+        *(PIPELINE, *_pipelines(found["pipeline"]), "", AUTHORS),
+        *_authors(found["pipeline"], found["step"], accuracy, authors),
+        *("", f"Authors' code: {authors['times']['source']}\n"),
+        *(GPU, *_gpus(found["gpu"]), "", SCALING, *_scaling(found["scaling"]), ""),
+        *(MEMORY, *_memory(found["memory"]), "", f"Commits: {', '.join(commits)}."),
     ]
-    sections += [
-        f"Authors' code: {authors['times']['source']}\n",
-        CARD,
-        *_cards(cards),
-        "",
-        SCALING,
-        *_scaling(scaling),
-        "",
-    ]
-    sections += [MEMORY, *_memory(memory), "", f"Commits: {', '.join(commits)}."]
-    output.write_text("\n".join(sections) + "\n", encoding="utf-8")
+    page.write_text("\n".join(sections) + "\n", encoding="utf-8")
     return len(everything)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of rendering."""
+    parser.add_argument("--docs", type=Path, default=DOCS)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Write the page."""
+    page = arguments.docs / "performance.md"
+    print(f"{write_performance(arguments.results, page)} results in {page}")

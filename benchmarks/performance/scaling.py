@@ -1,30 +1,28 @@
-"""How the work grows with the number of units and of images: images that units run forward, counted, not timed.
-
-python benchmarks/scaling.py
-"""
+"""How the work grows with the number of units and of images: images that units run forward, counted, not timed."""
 
 import argparse
-import json
-from pathlib import Path
 
 import torch
 from torch import fx, nn
 
 import mrecg
-from accuracy import commit
+from benchmarks.performance.results import performance_store
+from benchmarks.provenance import commit
 
-HERE = Path(__file__).parent
+__all__ = ["configure", "image_forwards", "run"]
+
+STEPS, BATCH = 4, 16
 
 
 def chain(units: int) -> nn.Module:
-    """As many convolutions, each of which becomes a unit."""
+    """Return as many convolutions, each of which becomes a unit."""
     torch.manual_seed(0)
     layers = [nn.Conv2d(2, 2, 3, padding=1) for _ in range(units)]
     return nn.Sequential(*layers).eval()
 
 
-def image_forwards(units: int, images: int, steps: int = 4, batch: int = 16) -> int:
-    """Images that pass through a unit, added up over units and passes, in a run of MRECG's method."""
+def image_forwards(units: int, images: int, steps: int, batch: int) -> int:
+    """Return the images that pass through a unit, added up over units and passes, in a run of MRECG's method."""
     total = 0
 
     def count(module: nn.Module, arguments: tuple[object, ...]) -> None:
@@ -42,24 +40,18 @@ def image_forwards(units: int, images: int, steps: int = 4, batch: int = 16) -> 
     return total
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add this measurement's options."""
     parser.add_argument("--units", nargs="+", type=int, default=[4, 8, 16, 32])
     parser.add_argument("--images", nargs="+", type=int, default=[64, 128, 256, 512])
-    parser.add_argument("--output", type=Path, default=HERE / "results" / "performance")
-    arguments = parser.parse_args()
-    cells = [
-        {"units": units, "images": images, "image_forwards": image_forwards(units, images)}
-        for units in arguments.units
-        for images in arguments.images
-    ]
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    result = {"cells": cells, "steps": 4, "batch": 16, "commit": commit()}
-    (arguments.output / "scaling.json").write_text(json.dumps(result, indent=1) + "\n")
-    for cell in cells:
-        per_unit = cell["image_forwards"] / cell["units"]
-        print(f"{cell['units']} units, {cell['images']} images: {per_unit:.0f} images per unit")
 
 
-if __name__ == "__main__":
-    main()
+def run(arguments: argparse.Namespace) -> None:
+    """Count, and store, all combinations."""
+    store = performance_store("scaling", arguments.results)
+    for units in arguments.units:
+        for images in arguments.images:
+            found = image_forwards(units, images, STEPS, BATCH)
+            cell = {"units": units, "images": images, "image_forwards": found}
+            store.add({**cell, "steps": STEPS, "batch": BATCH, "commit": commit()})
+            print(f"{units} units, {images} images: {found / units:.0f} images per unit")

@@ -1,15 +1,13 @@
-"""One tuning step against a plain float forward and backward of the same unit, unit by unit, interleaved.
+"""One step of a group against a float forward and backward of the same unit, unit by unit, interleaved.
 
-    python benchmarks/step.py
-    python benchmarks/step.py --networks resnet18@224 --batch 8 --methods qdrop
-
-The quantized step is everything that happens per step: batch, forward, penalty, backward, optimiser. The float step is
+The quantized step is everything that happens per step: batch, forward, penalty, backward, optimizer. The float step is
 what training the float unit takes: forward, loss, and gradients of its weights and of its input (of the images: none).
+
+With `--against CHECKOUT`, the step of another version of this code takes the place of the float one (`paired.py`).
 """
 
 import argparse
 import copy
-import json
 import platform
 import statistics
 import time
@@ -21,19 +19,23 @@ import torch
 from torch import Tensor
 
 import mrecg
-from ablations import ABLATIONS, CHOICES, without
-from accuracy import commit
+from benchmarks.ablations import ABLATIONS, without
+from benchmarks.accuracy.choices import CHOICES
+from benchmarks.performance.paired import compare
+from benchmarks.performance.random_network import random_network
+from benchmarks.performance.results import performance_store
+from benchmarks.provenance import commit
 from mrecg.cache.activation_cache import Stream, Values
 from mrecg.graph.units import Unit
 from mrecg.optimize.group import tune
-from mrecg.paper.networks import NETWORKS, build
 from mrecg.prepare.prepared_model import Assembly, assemble
 from mrecg.prepare.quantizers import calibrate
 from mrecg.quantizers.losses import reconstruction_loss
 from mrecg.quantizers.range_search import Sample
 from mrecg.runs.folder import environment
 
-HERE = Path(__file__).parent
+__all__ = ["configure", "measure", "run"]
+
 NETWORKS_AT = (
     "resnet18_small@28",
     "mobilenetv2_small@28",
@@ -41,7 +43,6 @@ NETWORKS_AT = (
     "resnet18@224",
     "mobilenetv2_100@224",
 )
-METHODS = ("brecq", "qdrop")
 STEPS = 20
 """`tune` reports every step of a run this short, so that a float step can follow each."""
 WARM_UP = 5
@@ -119,16 +120,13 @@ def measure_unit(
 
 
 def measure(
-    network: str, side: int, method: str, batch: int, overrides: Mapping[str, object]
+    network: str, side: int, method: str, batch: int, overrides: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Both steps of every unit; images and weights are random, which changes no timing."""
-    generator = torch.Generator().manual_seed(0)
-    channels = NETWORKS[network].preprocessing.channels
-    images = torch.randn(batch, channels, side, side, generator=generator)
+    """Time both steps of every unit."""
+    model, images = random_network(network, side, batch)
     settings = {"reconstruct.steps": STEPS, "reconstruct.batch_size": batch}
     recipe = mrecg.preset(f"w2a4-{method}", settings | dict(overrides))
-    torch.manual_seed(0)
-    assembly = assemble(build(network), images, recipe, None)
+    assembly = assemble(model, images, recipe, None)
     stream = Stream(assembly.chain, images, assembly.device)
     units = []
     for unit in assembly.chain.units:
@@ -146,31 +144,32 @@ def measure(
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add this measurement's options."""
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS_AT), metavar="NAME@SIDE")
-    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", default=["brecq", "qdrop"])
     parser.add_argument("--batch", type=int, help="images per step: 32, or 16 at 224²")
-    parser.add_argument("--without", choices=[*ABLATIONS, "float32"], help="take one away")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--output", type=Path, default=HERE / "results" / "performance")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument("--without", choices=[*ABLATIONS, "float32"], help="take one away")
+    other.add_argument("--against", type=Path, metavar="CHECKOUT", help="of another version")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure, and store, every network and method."""
+    ratios = []
     for place in arguments.networks:
         network, side = place.split("@")
         batch = arguments.batch or (32 if int(side) < 64 else 16)
         for method in arguments.methods:
-            with without(arguments.without):
-                result = measure(
-                    network, int(side), method, batch, CHOICES.get(arguments.without, {})
-                )
-            result["without"] = arguments.without
-            suffix = f"-without-{arguments.without}" if arguments.without else ""
-            path = arguments.output / f"step-{network}-{side}-{method}{suffix}.json"
-            path.write_text(json.dumps(result, indent=1) + "\n")
-            print(f"{place} {method}{suffix}: {result['ratio']:.2f} × the float step", flush=True)
-
-
-if __name__ == "__main__":
-    main()
+            cell = (network, int(side), method, batch)
+            if arguments.against:
+                result, other = compare(arguments.against, *cell), "the other version's"
+            else:
+                with without(arguments.without):
+                    result = measure(*cell, CHOICES.get(arguments.without, {}))
+                result["without"], other = arguments.without, "the float"
+            kind = "paired" if arguments.against else "step"
+            performance_store(kind, arguments.results).add(result)
+            ratios.append(result["ratio"])
+            print(f"{place} {method}: {result['ratio']:.3f} × {other} step", flush=True)
+    print(f"geometric mean: {statistics.geometric_mean(ratios):.3f}")
