@@ -18,13 +18,13 @@ Top-1 (%) on the 10,000 test images of Fashion-MNIST, mean ± standard deviation
 brackets. The binomial standard error at 91 % is 0.29. First and last layers at 8 bits (the "QDrop setting"). *KL from float*
 is the mean Kullback-Leibler divergence of the predictions on the same images from the float network's; it depends on no label, and
 so on no luck with the images that lie between two classes.
-Written by `benchmarks/render_results.py` from the files in `benchmarks/results/accuracy`, each of which names its
+Written by `python -m benchmarks.accuracy render` from `benchmarks/results/accuracy.jsonl`, where each result names its
 commit, seed, device, versions and whole recipe.
 """
 CHOICES_HEADER = """
 ## What each choice is worth
 
-The same runs with one choice taken away (`benchmarks/accuracy.py --without`): groups that stop early; the network as a whole; learned weight ranges; a rounding rate that follows the budget (without: the paper's 1e-3);
+The same runs with one choice taken away (`benchmarks.accuracy measure --without`): groups that stop early; the network as a whole; learned weight ranges; a rounding rate that follows the budget (without: the paper's 1e-3);
 batches reshuffled every epoch (without: the authors' fixed ones); the loss metric's run, from which single units
 continue (without: they start anew; its own steps are not counted in either); float32 (without: bfloat16); joining by the
 metric *loss* (without: *capacity*, which needs no run) and by the squared difference (without: the log-ratio).
@@ -33,7 +33,7 @@ Steps are those of the groups.
 SCHEDULE_HEADER = """
 ## Against the paper's schedule
 
-The same code without everything of ours that decides accuracy (`benchmarks/accuracy.py --without everything`): the paper's
+The same code without everything of ours that decides accuracy (`benchmarks.accuracy measure --without everything`): the paper's
 rates, fixed batches, no learned weight ranges, nothing for the network as a whole, no early stop. What it reaches at 500
 steps beside the authors' own figures tells how far it stands for their code; what it reaches at 20,000, their default, is
 what their code was not run for. Where only a few images get another class than from the float network, it is luck which of

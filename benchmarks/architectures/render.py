@@ -12,8 +12,8 @@ __all__ = ["architectures_store", "coverage_table", "write_limits"]
 STAGES = ("captured", "reconstructed", "exported", "verified")
 HEADER = """# What is covered, and what is not
 
-Written by `benchmarks/render_architectures.py`; the table comes from the files in `benchmarks/results/architectures`, made by
-`python benchmarks/architectures.py`. Each model has random weights, none of them zero throughout, batch norms that fit the images, and goes the whole way: captured, cut into units,
+Written by `python -m benchmarks.architectures render` from `benchmarks/results/architectures.jsonl`, made by
+`python -m benchmarks.architectures measure`. Each model has random weights, none of them zero throughout, batch norms that fit the images, and goes the whole way: captured, cut into units,
 reconstructed (two steps of QDrop for each unit, W4A8, the placement for ONNX Runtime), exported in the layout `int8`, run in
 ONNX Runtime and compared with the simulation: given the same codes, none may be further than 0.51 steps from the simulated
 number, and no output further than 0.01 output steps (or the last digits of a float, where those are coarser). Each has a process of its own, so that a crash or the time limit is

@@ -1,6 +1,6 @@
 """Train the small float networks on Fashion-MNIST and write their checkpoints.
 
-    python benchmarks/train_float.py --network mobilenetv2_small --output checkpoints/
+    python -m benchmarks.checkpoints --network mobilenetv2_small --output checkpoints/
 
 Each checkpoint comes with a JSON file that says what it reached, and how.
 """
@@ -9,6 +9,7 @@ import argparse
 import json
 import platform
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,8 @@ def accuracy(model: nn.Module, folder: Path) -> float:
     return 100 * correct / len(images)
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     choices = sorted(name for name, network in NETWORKS.items() if network.preprocessing.crop == 28)
     parser.add_argument("--network", choices=choices, required=True)
@@ -78,7 +80,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--rate", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=1005)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     torch.manual_seed(arguments.seed)
     model = build(arguments.network)
     for module in model.modules():

@@ -9,9 +9,9 @@ __all__ = ["export_store", "write_export"]
 
 HEADER = """# Exported files
 
-Written by `benchmarks/render_export.py` from the files in `benchmarks/results/export`, each of which names its commit,
-machine and versions. Made by `python benchmarks/export.py` (the packaged network, the 2,000 packaged test images) and
-`python benchmarks/export.py --speed` (ResNet-18 at 224², random weights). Everything is rounded to nearest: what a file
+Written by `python -m benchmarks.export render` from `benchmarks/results/export.jsonl`, where each result names its commit,
+machine and versions. Made by `python -m benchmarks.export measure` (the packaged network, the 2,000 packaged test images) and
+`python -m benchmarks.export measure --speed` (ResNet-18 at 224², random weights). Everything is rounded to nearest: what a file
 computes does not depend on how its roundings were chosen.
 
 - *academic*: the papers' placement, asymmetric weights; a convolution whose result is added to a shortcut has no quantizer

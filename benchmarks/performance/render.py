@@ -13,23 +13,23 @@ __all__ = ["configure", "run", "write_performance"]
 
 HEADER = """# Performance
 
-Written by `benchmarks/render_results.py` from the files in `benchmarks/results/performance`, which `make bench` makes and
-which name commit, versions and machine. Times are CPU seconds of one thread, medians of steps that take turns with the
+Written by `python -m benchmarks.performance render` from files in `benchmarks/results`, which `make bench` makes and whose
+results name commit, versions and machine. Times are CPU seconds of one thread, medians of steps that take turns with the
 float steps they are compared with, in one process: the machine was shared, so only ratios mean something.
 """
 STEP = """## The step
 
-A tuning step (batch, forward, penalty, backward, optimiser) ÷ forward, loss and backward of the same float unit in
+A tuning step (batch, forward, penalty, backward, optimizer) ÷ forward, loss and backward of the same float unit in
 torch's default layout; geometric mean over the units. Batches of 32, or 16 at 224². The float backward computes the
 gradients of weights and input, but not of images.
 """
 ABLATION = """## What makes the step fast
 
-The same ratio with one thing taken away (`benchmarks/step.py --without`): feature maps and weights *channels last*; the
+The same ratio with one thing taken away (`benchmarks.performance step --without`): feature maps and weights *channels last*; the
 *native kernels*, so that torch's operators do their work; those and the *hand-written gradients* of fake quantization,
 soft rounding and penalty; *fused clipping*, a quantizer that does the work of the ReLU before it; Adam on tensors that are
 *gathered once*; the images' 8-bit step *calibrated, not learned*; *float32*, without which convolutions are computed in
-bfloat16 (`reconstruct.precision`). `tests/test_documents_and_benchmarks.py` checks that all but the last two change
+bfloat16 (`reconstruct.precision`). `tests/benchmarks/test_ablations.py` checks that all but the last two change
 results by no more than what float noise grows to in ten steps; what bfloat16 does to accuracy is in `docs/results.md`.
 """
 PAIRED = """## Against an earlier version
@@ -51,7 +51,7 @@ The top-1 beside is that of the reference checkpoints at 2/4 (`docs/results.md`)
 """
 GPU = """## On a GPU
 
-Whole runs (`benchmarks/card.py`). The operations of a step, those of convolutions and products, are counted; the peak is
+Whole runs (`benchmarks.performance gpu`). The operations of a step, those of convolutions and products, are counted; the peak is
 measured, as the fastest product of two matrices in the same precision.
 """
 SCALING = """## Growth
