@@ -78,8 +78,8 @@ class _GatheringAdam(Adam):
         self._adam = torch.optim.Adam([{"params": list(group)} for group in groups], fused=True)
 
     def step(self, *rates: float | Tensor) -> None:
-        for group, rate in zip(self._adam.param_groups, rates, strict=True):
-            group["lr"] = rate
+        for options, rate in zip(self._adam.param_groups, rates, strict=True):
+            options["lr"] = rate
         self._adam.step()
         self._adam.zero_grad()
 
