@@ -16,7 +16,8 @@ from mrecg.config.presets import METHODS
 from mrecg.errors import CaptureError, DataError, ModelError, PlanError, RunError
 from mrecg.optimize.step import Batch, Numbers, Step
 from mrecg.pipeline import Progress
-from mrecg.records.record import Plan, Record
+from mrecg.records.plan import Plan
+from mrecg.records.record import Record
 from mrecg.runs.folder import QuantizedModel
 
 QUICK = {"reconstruct.steps": 8, "reconstruct.batch_size": 8}

@@ -13,7 +13,7 @@ import mrecg
 from mrecg.cli import main
 from mrecg.errors import DataError
 from mrecg.evaluation import below_published
-from mrecg.records.record import Evaluation
+from mrecg.records.evaluation import Evaluation
 from pictures import (
     cmyk,
     imagenet,

@@ -21,7 +21,7 @@ from mrecg.optimize import groups, step
 from mrecg.optimize.group import shuffled_batches
 from mrecg.optimize.step import Batch, Numbers, Step
 from mrecg.quantizers.grid import Scaling
-from mrecg.records.record import Plan
+from mrecg.records.plan import Plan
 from mrecg.runs.folder import QuantizedModel
 
 QUICK = {

@@ -13,7 +13,8 @@ from mrecg.errors import PlanError, RunError
 from mrecg.paper.networks import build
 from mrecg.planning.capacity import are_homogeneous, differences, module_capacity
 from mrecg.planning.joint_plan import check_plan, make_plan
-from mrecg.records.record import Layer, Oscillation, Plan
+from mrecg.records.oscillation import Oscillation
+from mrecg.records.plan import Layer, Plan
 
 PUBLISHED = {
     "resnet18_small": (("layer1.1", "layer2.0"), ("layer2.1", "layer3.0")),
@@ -94,7 +95,7 @@ def test_choice_of_neighbours(rule: PlanRule, expected: list[tuple[str, ...]]) -
     plan = make_plan(units_of(500, 1, 20, 60, 200, 800, 5000), rule)
     assert list(plan.joined) == expected
     assert [name for group in plan.groups for name in group] == [f"u{i}" for i in range(7)]
-    joined = {(n.first, n.second) for n in plan.neighbours if n.joined}
+    joined = {(n.first, n.second) for n in plan.neighbors if n.joined}
     assert joined == {pair for group in expected for pair in itertools.pairwise(group)}
 
 
@@ -155,9 +156,9 @@ def test_plan_survives_json_and_editing(tmp_path: Path) -> None:
     edited = plan.model_copy(update={"groups": (("u0", "u1"), ("u2",), ("u3", "u4"))})
     followed = check_plan(edited, units_of(1, 5, 50, 500, 2))
     assert followed.rule == f"edited by hand, before: {plan.rule}"
-    assert [pair.joined for pair in followed.neighbours] == [True, False, False, True]
-    assert [pair.difference for pair in followed.neighbours] == [
-        pair.difference for pair in plan.neighbours
+    assert [pair.joined for pair in followed.neighbors] == [True, False, False, True]
+    assert [pair.difference for pair in followed.neighbors] == [
+        pair.difference for pair in plan.neighbors
     ]
     with pytest.raises(RunError, match=r"plan\.json already exists"):
         plan.write(path)

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from mrecg.data import CalibrationImages, EvaluationBatches, Preprocessing
-    from mrecg.records.record import Evaluation, Record
+    from mrecg.records.evaluation import Evaluation
+    from mrecg.records.record import Record
 
 __all__ = [
     "Inputs",

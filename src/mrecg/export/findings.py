@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from mrecg.errors import RunError
-from mrecg.records.record import FoundModel
+from mrecg.records.json_model import JsonModel
 
 __all__ = ["RuntimeRecord", "Verification", "save_verification"]
 
 
-class RuntimeRecord(FoundModel):
+class RuntimeRecord(JsonModel):
     """A file on one runtime, one thread.
 
     Attributes:
@@ -38,7 +38,7 @@ class RuntimeRecord(FoundModel):
         return self.float_seconds / self.seconds
 
 
-class Verification(FoundModel):
+class Verification(JsonModel):
     """A file against the simulation.
 
     "Ties apart" is with the file's codes behind every quantizer of the simulation: a number that lies between two

@@ -1,13 +1,16 @@
 """Insert quantizers into a captured graph, and replace them by results when these are final.
 
 `insert_quantizers` runs torchao's PT2E preparation (batch norm folding, insertion of observers) with any PT2E `Quantizer`
-and replaces the observers by our own quantizers. This module is the only one that imports torchao's PT2E.
+and replaces the observers by markers, modules that return their input: what a quantizer does and knows is kept outside of
+the graph. This module is the only one that imports torchao's PT2E.
 """
 
 import contextlib
+import copy
 import io
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 
@@ -121,19 +124,15 @@ class PlacedQuantizer:
 def insert_quantizers(
     captured: fx.GraphModule,
     quantizer: Quantizer,
-    make_weight: Callable[[QuantizerRequest, Tensor], nn.Module],
-    make_activation: Callable[[QuantizerRequest], nn.Module],
 ) -> tuple[fx.GraphModule, tuple[PlacedQuantizer, ...]]:
     """Fold batch norms and insert quantizers where `quantizer` annotates the graph.
 
     Args:
         captured: from `capture.capture_graph`; consumed.
         quantizer: any PT2E quantizer with static integer specifications.
-        make_weight: builds the quantizer of a constant tensor.
-        make_activation: builds the quantizer of a computed tensor.
 
     Returns:
-        The graph with quantizers as submodules, and their list in graph order.
+        The graph with a marker at every quantizer, and the list of quantizers in graph order.
 
     Raises:
         CaptureError: an annotation asks for something that cannot be reconstructed.
@@ -148,9 +147,8 @@ def insert_quantizers(
     for node, observer in _observed(prepared):
         source = node.args[0]
         if not isinstance(source, fx.Node) or isinstance(observer, DerivedObserverOrFakeQuantize):
-            _erase(
-                prepared.graph, node
-            )  # a bias's grid, derived from two others: it has no range of its own
+            # The grid of a bias, derived from two others, has no range of its own.
+            _erase(prepared.graph, node)
             continue
         request = _request(observer, node)
         is_weight = source not in computed
@@ -159,10 +157,8 @@ def insert_quantizers(
         if key not in inserted:
             name = free_name(prepared, f"quantize_{source.name}")
             if is_weight:
-                module = make_weight(request, _constant(prepared, source))
-            else:
-                module = make_activation(request)
-            prepared.add_submodule(name, module)
+                _check_constant(source)
+            prepared.add_submodule(name, nn.Identity())
             tensor = str(source.target) if is_weight else _tensor_label(source)
             inserted[key] = PlacedQuantizer(name, tensor, (), is_weight, request)
         node.target = inserted[key].name
@@ -217,15 +213,12 @@ def _erase(graph: fx.Graph, node: fx.Node) -> None:
     graph.erase_node(node)
 
 
-def _constant(module: fx.GraphModule, node: fx.Node) -> Tensor:
+def _check_constant(node: fx.Node) -> None:
     if node.op != "get_attr":
         raise CaptureError(
             f"The weight '{node.name}' is computed by {node.target}, expected a parameter; "
             "fold the computation into the parameter or leave the layer in float."
         )
-    value = attrgetter(str(node.target))(module)
-    assert isinstance(value, Tensor)
-    return value
 
 
 def _request(observer: ObserverBase, node: fx.Node) -> QuantizerRequest:
@@ -234,9 +227,8 @@ def _request(observer: ObserverBase, node: fx.Node) -> QuantizerRequest:
             f"The quantizer asks for dynamic quantization at '{node.args[0]}'; use static."
         )
     fixed = None
-    if (
-        type(observer).__name__ == "FixedQParamsObserver"
-    ):  # torch's and torchao's classes of that name are not related
+    # By name: torch's and torchao's classes of that name are not related.
+    if type(observer).__name__ == "FixedQParamsObserver":
         fixed = (float(observer.scale), int(observer.zero_point))
     scheme = observer.qscheme
     per_channel = scheme in (torch.per_channel_affine, torch.per_channel_symmetric)
@@ -253,19 +245,21 @@ def freeze(
     placed: fx.GraphModule,
     quantizers: Sequence[PlacedQuantizer],
     results: Mapping[str, nn.Module],
+    constants: Mapping[str, Tensor],
 ) -> fx.GraphModule:
-    """Replace quantizers by results; a weight's result takes no input, and the float weight is dropped.
+    """Return a copy of a graph with results in the place of quantizers; the float weights are left out.
 
     Args:
-        placed: graph from `insert_quantizers`; consumed.
-        quantizers: list from `insert_quantizers`.
-        results: for each quantizer's name, a module that returns the quantized tensor.
-
-    Returns:
-        A new graph module that holds only what the graph refers to.
+        placed: from `insert_quantizers`; it is not changed.
+        quantizers: its list.
+        results: for each quantizer's name, a module that gives the quantized tensor; a weight's takes no input.
+        constants: new values of parameters, by path.
     """
     weights = {quantizer.name: quantizer for quantizer in quantizers if quantizer.is_weight}
-    for node in placed.graph.nodes:
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):
+        graph = copy.deepcopy(placed.graph)  # torch's own pytree code warns when it is copied
+    modules: dict[str, nn.Module] = {}
+    for node in graph.nodes:
         if node.op != "call_module" or node.target not in results:
             continue
         name = str(node.target)
@@ -273,8 +267,14 @@ def freeze(
             owner, _, attribute = weights[name].tensor.rpartition(".")
             node.target = f"{owner}.quantized_{attribute}" if owner else f"quantized_{attribute}"
             node.args = ()
-        placed.add_submodule(node.target, results[name])
-    placed.graph.eliminate_dead_code()
-    placed.recompile()
-    # A new GraphModule copies only the attributes that its graph refers to, which drops the float weights.
-    return fx.GraphModule(placed, placed.graph)
+        modules[str(node.target)] = results[name]
+    read = {str(node.target) for node in graph.nodes if node.op in ("get_attr", "call_module")}
+    # Copies, because the caller gives the tensors of the result another memory layout.
+    attributes = {path: copy.deepcopy(attrgetter(path)(placed)) for path in read - modules.keys()}
+    for path in constants.keys() & attributes.keys():
+        attributes[path] = nn.Parameter(constants[path], requires_grad=False)
+    frozen = fx.GraphModule(modules | attributes, graph).train(placed.training)
+    frozen.graph.eliminate_dead_code()
+    frozen.recompile()
+    # A new module takes along only what the graph still refers to: no float weight stays behind.
+    return fx.GraphModule(frozen, frozen.graph)

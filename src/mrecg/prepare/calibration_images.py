@@ -1,4 +1,4 @@
-"""Whatever a caller brings as calibration images, as one checked tensor."""
+"""Turn calibration images in any accepted form into one checked tensor."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from mrecg.config.settings import Reconstruction
 from mrecg.errors import DataError
 
-__all__ = ["CalibrationImages", "check_images", "gather_images"]
+__all__ = ["CalibrationImages", "check_image_count", "check_images", "gather_images"]
 
 
 @dataclass(frozen=True)
@@ -34,18 +34,17 @@ class CalibrationImages:
 
 
 def gather_images(
-    calibration: CalibrationImages | Tensor | Iterable[Any], settings: Reconstruction
+    calibration: CalibrationImages | Tensor | Iterable[Any],
 ) -> Float[Tensor, "n ..."]:
-    """All calibration images in one tensor.
+    """Return all calibration images in one tensor.
 
     Args:
         calibration: from `mrecg.data.calibration_images`, a tensor of images, or an iterable of image tensors,
             batches, or pairs with labels. An item is one image where it comes with a single label, or has one or three
             axes; of a DataLoader that makes batches it never is.
-        settings: decide how few images are too few.
 
     Raises:
-        DataError: no or too few images, an item that is no tensor, other shapes or types than the first,
+        DataError: fewer than two images, an item that is no tensor, other shapes or types than the first,
             values that are not finite.
     """
     if isinstance(calibration, CalibrationImages):
@@ -65,13 +64,24 @@ def gather_images(
             )
         check_images(part, f"calibration item {index}")
     images = torch.cat([part.detach() for part in parts])
-    least = max(2, settings.batch_size if settings.steps else 2)
-    if len(images) < least:
-        batch = " (one batch), or lower reconstruct.batch_size" if least > 2 else ""
+    if len(images) < 2:
         raise DataError(
-            f"The calibration set has {len(images)} images, expected at least {least}{batch}; give more images."
+            "The calibration set has 1 image, expected at least 2; give a few hundred images."
         )
     return images
+
+
+def check_image_count(count: int, settings: Reconstruction) -> None:
+    """Refuse fewer images than a batch.
+
+    Raises:
+        DataError: with what to change.
+    """
+    if settings.steps and count < settings.batch_size:
+        raise DataError(
+            f"The calibration set has {count} images, expected at least {settings.batch_size} (one batch), or lower "
+            "reconstruct.batch_size; give more images."
+        )
 
 
 def check_images(images: Tensor, where: str) -> None:
@@ -93,11 +103,13 @@ def check_images(images: Tensor, where: str) -> None:
         )
     if not bool(torch.isfinite(images).all()):
         bad = int((~torch.isfinite(images.flatten(1)).all(1)).nonzero()[0])
-        raise DataError(f"Image {bad} in {where} holds NaN or infinite values; remove or mend it.")
+        raise DataError(
+            f"Image {bad} in {where} holds NaN or infinite values; remove or repair it."
+        )
 
 
 def _images_of(item: Any, index: int, batches: bool) -> Tensor:
-    """The batch that an item is, or the only image that it holds as a batch."""
+    """Return the batch that an item is, or the only image that it holds as a batch."""
     image, *rest = item if isinstance(item, tuple | list) and item else (item,)
     if not isinstance(image, Tensor):
         raise DataError(

@@ -34,7 +34,8 @@ from mrecg.cli.options import (
     Workers,
 )
 from mrecg.paper.mqbench import read_experiment
-from mrecg.records.record import Plan, check_new
+from mrecg.records.json_model import require_new_file
+from mrecg.records.plan import Plan
 
 __all__ = ["demo", "evaluate", "plan", "quantize"]
 
@@ -175,7 +176,7 @@ def plan(
     from mrecg.pipeline import make_model_plan
 
     if output is not None:
-        check_new(output)
+        require_new_file(output)
     wait()
     experiment = None if config is None else read_experiment(config)
     chosen = [f"plan.join={metric}", "plan.groups=[]", "plan.scheme=[]"] if metric else []

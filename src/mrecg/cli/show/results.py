@@ -10,7 +10,9 @@ from rich.table import Table
 
 from mrecg.data import name_some
 from mrecg.demo import DemoRow
-from mrecg.records.record import Evaluation, Plan, Record, UnitRecord
+from mrecg.records.evaluation import Evaluation
+from mrecg.records.plan import Plan
+from mrecg.records.record import Record, UnitRecord
 
 __all__ = [
     "demo_as_json",
@@ -116,7 +118,7 @@ def show_plan(console: Console, plan: Plan, published: frozenset[int] | None = N
         columns.append("joined by the authors")
     for column in columns:
         table.add_column(column)
-    for position, pair in enumerate(plan.neighbours):
+    for position, pair in enumerate(plan.neighbors):
         cells = [
             pair.first,
             f"{plan.metric[position]:.4g}" if plan.metric else "",
@@ -127,8 +129,8 @@ def show_plan(console: Console, plan: Plan, published: frozenset[int] | None = N
         if published is not None:
             cells.append("yes" if position in published else "")
         table.add_row(*cells)
-    if plan.neighbours:
-        table.add_row(plan.neighbours[-1].second, f"{plan.metric[-1]:.4g}" if plan.metric else "")
+    if plan.neighbors:
+        table.add_row(plan.neighbors[-1].second, f"{plan.metric[-1]:.4g}" if plan.metric else "")
     console.print(table)
     console.print(str(plan), markup=False, highlight=False)
 

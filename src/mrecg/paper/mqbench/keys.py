@@ -26,7 +26,7 @@ _OBSERVERS: Mapping[str, Mapping[str, Any]] = {
     "ModeMinMaxFloorObserver": {"ranges.method": "minmax", "power_of_two": True},
     "PoTModeObserver": {"ranges.method": "minmax", "power_of_two": True},
     "EMAQuantileObserver": {"ranges.method": "percentile", "ranges.percentile": 99.999},
-    "ClipStdObserver": {"ranges.method": "deviation", "ranges.deviations": 2.6},
+    "ClipStdObserver": {"ranges.method": "std", "ranges.std_multiple": 2.6},
     "LSQObserver": {"ranges.method": "lsq"},
 }
 """Ranges of an observer. Those that average over batches see all images at once here, so the order does not matter."""

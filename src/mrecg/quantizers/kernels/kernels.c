@@ -1,6 +1,6 @@
 /* The element-wise parts of a tuning step, forward and backward in one pass over memory each.
 
-   Formulas, their sources and their names are those of activation.py and rounding.py. Sums are taken in parts of fixed
+   Formulas, their sources and their names are those of formulas.py. Sums are taken in parts of fixed
    size and in order, so that the number of threads changes nothing. */
 
 #include <math.h>
@@ -126,7 +126,7 @@ INLINE float soft_rounding_row_backward(int64_t start, int64_t end, float factor
                                         const float *restrict span, const float *restrict g, int penalised,
                                         float strength, float exponent, float *restrict g_logits) {
     float sum = 0;
-    /* The smallest square is _SMALLEST_SQUARE of rounding.py. */
+    /* The smallest square is _SMALLEST_SQUARE of formulas.py. */
     #pragma omp simd reduction(+ : sum)
     for (int64_t i = start; i < end; i++) {
         float up = sigmoid(logits[i]), distance = up - 0.5f, square = distance * distance + 1e-12f;
