@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import pytest
 from jaxtyping import install_import_hook
-
 from torchvision_import import import_torchvision
 
 # The hook compiles whatever its modules import for the first time; torchao's sources warn when they are compiled.

@@ -98,9 +98,12 @@ def test_a_prescribed_grid_is_kept() -> None:
         recipe=mrecg.preset("w8a8-rtn"),
         quantizer=_Annotating(lambda layer: {0: spec, 1: _codes(MinMaxObserver)}),
     )
-    state = quantized.model.state_dict()
-    scales = [value.flatten().tolist() for name, value in state.items() if name.endswith("scale")]
-    assert scales.count([1 / 256]) == 2
+    grids = [
+        node.args[1:3]
+        for node in quantized.model.graph.nodes  # type: ignore[union-attr]
+        if node.target is torch.ops.quantized_decomposed.quantize_per_tensor.default
+    ]
+    assert grids == [(1 / 256, 3)] * 2
 
 
 def test_a_bias_with_a_derived_grid_has_no_quantizer() -> None:
