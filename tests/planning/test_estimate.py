@@ -10,7 +10,7 @@ from mrecg.cache.storage import Storage
 from mrecg.errors import DataError, PlanError
 from mrecg.pipeline import Estimate, Progress
 from mrecg.planning import estimate
-from mrecg.prepare.prepared_graph import PreparedGraph
+from mrecg.preparation.prepared_graph import PreparedGraph
 from mrecg.records.plan import Plan
 
 QUICK = {"reconstruct.steps": 2, "reconstruct.batch_size": 8}
