@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 from jaxtyping import install_import_hook
-from torchvision_import import import_torchvision
+from benchmarks.architectures.torchvision_import import import_torchvision
 
 # The hook compiles whatever its modules import for the first time; torchao's sources warn when they are compiled.
 importlib.import_module("mrecg.graph.insert")
