@@ -18,7 +18,7 @@ ROOMS = [
     "records",
     "quantizers",
     "graph",
-    "prepare",
+    "preparation",
     "planning",
     "cache",
     "optimize",
