@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from mrecg.prepare.prepared_model import assemble
 from test_cli import mrecg_command
 
 import mrecg
@@ -32,7 +33,6 @@ from mrecg.paper.reproduction import (
     reproduce,
     rows,
 )
-from mrecg.prepare.prepared_model import assemble
 from pictures import imagenet
 
 QUICK = {

@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from mrecg.prepare.prepared_model import Assembly, assemble
+from mrecg.prepare.quantizers import calibrate
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -11,8 +13,6 @@ import mrecg
 import toys
 from mrecg.cache.activation_cache import Stream
 from mrecg.prepare import prepared_model as assembling
-from mrecg.prepare.prepared_model import Assembly, assemble
-from mrecg.prepare.quantizers import calibrate
 from mrecg.quantizers.lsq import ActivationQuantizer
 from mrecg.quantizers.range_search import Sample
 
