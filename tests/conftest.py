@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 from jaxtyping import install_import_hook
 
-from torchvision_import import import_torchvision
+from benchmarks.architectures.torchvision_import import import_torchvision
 
 # The hook compiles whatever its modules import for the first time; torchao's sources warn when they are compiled.
 importlib.import_module("mrecg.graph.insert")
