@@ -1,5 +1,6 @@
 """The accuracy benchmark in short: cells, measures and the tables made of them."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -13,25 +14,41 @@ from benchmarks.accuracy.measure import float_network, measured
 from benchmarks.accuracy.render import choices_table
 from benchmarks.accuracy.results import accuracy_store
 from benchmarks.store import Result
-from mrecg.data import DEMO_FOLDER, evaluation_batches
+from mrecg.data import DEMO_FOLDER
+from mrecg.data.fashion_mnist import load_split
+
+IMAGES = {"train": 40, "t10k": 100}
 
 
-def measure(results: Path, *arguments: str) -> list[Result]:
-    short = ["--images", "32", "--data", str(DEMO_FOLDER), "--threads", "1"]
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the first images of the packaged ones."""
+    folder = tmp_path_factory.mktemp("data")
+    for path in DEMO_FOLDER.glob("*.gz"):
+        raw, count = gzip.decompress(path.read_bytes()), IMAGES[path.name.partition("-")[0]]
+        header = 4 + 4 * raw[3]
+        size = (len(raw) - header) // int.from_bytes(raw[4:8])
+        kept = raw[:4] + count.to_bytes(4) + raw[8 : header + count * size]
+        (folder / path.name).write_bytes(gzip.compress(kept))
+    return folder
+
+
+def measure(results: Path, data: Path, *arguments: str) -> list[Result]:
+    short = ["--images", "32", "--data", str(data), "--threads", "1"]
     main(["--results", str(results), "measure", *arguments, *short])
     return accuracy_store(results).read()
 
 
 def test_cells_are_measured_once_and_shared_between_processes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--networks", "mobilenetv2_small", "--bits", "w4a4", "--methods", "rtn", "brecq"]
+    arguments = ["--networks", "resnet18_small", "--bits", "w4a4", "--methods", "rtn", "brecq"]
     arguments += ["--seeds", "1", "2", "--steps", "2"]
-    assert len(measure(tmp_path, *arguments, "--part", "1/2")) == 2
+    assert len(measure(tmp_path, data, *arguments, "--part", "1/2")) == 2
     assert capsys.readouterr().out.count("%") == 2
-    measure(tmp_path, *arguments, "--part", "1/2")
+    measure(tmp_path, data, *arguments, "--part", "1/2")
     assert capsys.readouterr().out == ""  # finished cells are skipped
-    cells = measure(tmp_path, *arguments, "--part", "2/2")
+    cells = measure(tmp_path, data, *arguments, "--part", "2/2")
     assert capsys.readouterr().out.count("%") == 2
     found = [(cell["method"], cell["seed"]) for cell in cells]
     assert found == [("brecq", 1), ("brecq", 2), ("rtn", 1), ("rtn", 2)]
@@ -59,10 +76,12 @@ def test_runs_are_the_cells_of_the_papers_table() -> None:
         runs(["resnet18s"], BITS, ["qdorp"], [1], 500, 256)
 
 
-def test_a_network_is_nearest_to_itself() -> None:
+def test_a_network_is_nearest_to_itself(data: Path) -> None:
     model = float_network("mobilenetv2_small", None)
-    found = measured(model, model, DEMO_FOLDER)
-    counted = mrecg.evaluate(model, evaluation_batches("demo"))
+    found = measured(model, model, data)
+    images, labels = load_split("test", data)
+    assert len(images) == IMAGES["t10k"]
+    counted = mrecg.evaluate(model, [(images, labels)])
     assert found == {
         "top1": counted.top1,
         "agreement": 100,
@@ -70,15 +89,17 @@ def test_a_network_is_nearest_to_itself() -> None:
     }
 
 
-def test_reference_networks_need_their_folder(tmp_path: Path) -> None:
+def test_reference_networks_need_their_folder(tmp_path: Path, data: Path) -> None:
     with pytest.raises(SystemExit, match="resnet18s needs --reference FOLDER"):
-        measure(tmp_path, "--networks", "resnet18s")
+        measure(tmp_path, data, "--networks", "resnet18s")
 
 
-def test_choices_are_compared_seed_by_seed(tmp_path: Path) -> None:
+def test_choices_are_compared_seed_by_seed(tmp_path: Path, data: Path) -> None:
     arguments = ["--networks", "resnet18_small", "--bits", "w4a4", "--methods", "brecq-mrecg"]
     for name in ("nothing", "pre-run"):
-        found = measure(tmp_path, *arguments, "--seeds", "1", "--steps", "8", "--without", name)
+        found = measure(
+            tmp_path, data, *arguments, "--seeds", "1", "--steps", "8", "--without", name
+        )
     assert [cell["without"] for cell in found] == ["nothing", "pre-run"]
     rows = choices_table(found)[2:]
     assert [row.split(" | ")[0] for row in rows] == ["| pre-run"]
@@ -86,8 +107,8 @@ def test_choices_are_compared_seed_by_seed(tmp_path: Path) -> None:
     assert ratio > 1
 
 
-def test_settings_can_be_replaced(tmp_path: Path) -> None:
-    arguments = ["--networks", "mobilenetv2_small", "--bits", "w4a4", "--methods", "rtn"]
-    (cell,) = measure(tmp_path, *arguments, "--seeds", "1", "--set", "plan.largest_group=2")
+def test_settings_can_be_replaced(tmp_path: Path, data: Path) -> None:
+    arguments = ["--networks", "resnet18_small", "--bits", "w4a4", "--methods", "rtn"]
+    (cell,) = measure(tmp_path, data, *arguments, "--seeds", "1", "--set", "plan.largest_group=2")
     assert cell["recipe"]["plan"]["largest_group"] == 2
     assert json.loads((tmp_path / "recipes.jsonl").read_text())["recipe"] == cell["recipe"]
