@@ -99,9 +99,9 @@ def _soft_rounding_backward(
 
 
 def _soft_rounding_backward_on_cpu(
-    gradient: Tensor, sigmoid: Tensor | None, rounded: Tensor, *rest: Any
+    gradient: Tensor, sigmoid: Tensor | None, rounded: Tensor | None, *rest: Any
 ) -> tuple[Tensor, Tensor]:
-    if sigmoid is None:
+    if sigmoid is None or rounded is None:
         return native.soft_rounding_backward(gradient, *rest)
     return _soft_rounding_backward(gradient, sigmoid, rounded, *rest)
 
@@ -109,14 +109,14 @@ def _soft_rounding_backward_on_cpu(
 def _soft_rounding_backward_without_values(
     gradient: Tensor,
     sigmoid: Tensor | None,
-    rounded: Tensor,
+    rounded: Tensor | None,
     alpha: Tensor,
     base: Tensor,
     span: Tensor,
     scale_delta: Tensor,
     *rest: Any,
 ) -> tuple[Tensor, Tensor]:
-    if sigmoid is None:
+    if sigmoid is None or rounded is None:
         return torch.empty_like(alpha), torch.empty_like(scale_delta)
     return formulas.soft_rounding_backward(gradient, sigmoid, rounded, span, scale_delta, *rest)
 
