@@ -14,6 +14,7 @@ from mrecg.cache import storage
 from mrecg.optimize import group as tune
 from mrecg.optimize import network
 from mrecg.optimize.adam import Adam
+from mrecg.optimize.groups import reconstruct
 from mrecg.prepare import prepared_model as assembly
 from mrecg.quantizers import adaround as rounding
 from mrecg.quantizers import kernels
@@ -49,7 +50,8 @@ def _composed_rounding(
     if penalty is None:
         return soft
     value = penalty.strength * (1 - (2 * h - 1).abs().pow(penalty.beta)).sum()
-    return _WithPenalty.apply(soft, value)
+    added: Tensor = _WithPenalty.apply(soft, value)  # type: ignore[no-untyped-call]
+    return added
 
 
 class _WithPenalty(torch.autograd.Function):
@@ -87,10 +89,9 @@ def _plain_unfolded(self: storage.Stored, rows: Tensor) -> Tensor:
 
 def _from_anew(*arguments: Any) -> Any:
     """`reconstruct` without its last argument: the part of the steps that the plan's run has taken."""
-    return _reconstruct(*arguments[:7])
+    return reconstruct(*arguments[:7])
 
 
-_reconstruct = pipeline.reconstruct
 ABLATIONS: dict[str, list[tuple[object, str, object]]] = {
     "channels-last": [
         (assembly, "laid_out", lambda module, layout: module),

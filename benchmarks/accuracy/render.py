@@ -8,7 +8,7 @@ from benchmarks.accuracy.cells import METHODS
 from benchmarks.accuracy.choices import CHOICES
 from benchmarks.accuracy.results import accuracy_store, authors_results
 from benchmarks.store import Result
-from benchmarks.tables import by_key, provenance, summary, table, write_between_marks
+from benchmarks.tables import README, by_key, provenance, summary, table, write_between_marks
 
 __all__ = ["choices_table", "write_results"]
 
@@ -160,12 +160,8 @@ def schedule_table(
     return table(f"network | bits | method | schedule | steps | {figures_named}", rows)
 
 
-def write_results(folder: Path, page: Path, readme: Path) -> int:
-    """Write both documents from the results in a folder.
-
-    Returns:
-        How many results the page shows.
-    """
+def write_results(folder: Path, page: Path) -> int:
+    """Write the page, and the README's table above its folder, and return how many results the page shows."""
     results = accuracy_store(folder).read()
     ours = [result for result in results if result["without"] is None]
     others = [result for result in results if result["without"] is not None]
@@ -197,5 +193,5 @@ def write_results(folder: Path, page: Path, readme: Path) -> int:
         if result["bits"] in authors[str(README_STEPS)].get(result["network"], {})
         and result["steps"] == README_STEPS
     ]
-    write_between_marks(readme, accuracy_table(compared, authors))
+    write_between_marks(page.parent.parent / README.name, accuracy_table(compared, authors))
     return len(results)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import mrecg
 from benchmarks.provenance import ONNX_PACKAGES, commit, versions
 from mrecg.config.targets import ACADEMIC
+from mrecg.data import CalibrationImages
 from mrecg.export.onnx.layouts import Layout
 from mrecg.export.onnx.verification import ideal_bytes
 
@@ -24,7 +25,9 @@ class Cell(NamedTuple):
     layout: Layout
 
 
-def quantize(cell: Cell, model: nn.Module, images: Tensor) -> mrecg.QuantizedModel:
+def quantize(
+    cell: Cell, model: nn.Module, images: CalibrationImages | Tensor
+) -> mrecg.QuantizedModel:
     """Round to nearest: what a file computes does not depend on how its roundings were chosen."""
     recipe = mrecg.preset(f"{cell.bits}-rtn")
     if cell.placement != ACADEMIC:

@@ -71,10 +71,10 @@ def calibration_and_held_out(count: int, held_out: int) -> tuple[Tensor, Tensor]
 
 def crops(files: Sequence[Path], count: int, size: int, rng: np.random.RandomState) -> Tensor:
     """Return square crops, from every photograph in turn: anywhere, of any scale, half of them mirrored."""
-    opened = []
+    opened: list[Image.Image] = []
     for path in files:
-        with Image.open(path) as image:
-            opened.append(image.convert("RGB"))
+        with Image.open(path) as photograph:
+            opened.append(photograph.convert("RGB"))
     chosen = []
     for image in itertools.islice(itertools.cycle(opened), count):
         side = round(min(image.size) * rng.uniform(SMALLEST_CROP, 1))

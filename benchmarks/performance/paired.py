@@ -165,7 +165,7 @@ def compare(checkout: Path, network: str, side: int, method: str, batch: int) ->
         if steps[0].step > WARM_UP:
             for step, seconds in zip(steps, times["+".join(steps[0].group)], strict=True):
                 seconds.append(1e3 * step.seconds)
-    units = [
+    units: list[dict[str, Any]] = [
         {"unit": name, "ms": statistics.median(ours), "against_ms": statistics.median(theirs)}
         for name, (ours, theirs) in times.items()
     ]

@@ -1,15 +1,14 @@
-"""Write `docs/performance.md`."""
+"""The tables of `docs/performance.md`."""
 
-import argparse
 import statistics
 from pathlib import Path
 
 from benchmarks.accuracy.results import accuracy_store, authors_results
 from benchmarks.performance.results import performance_store
 from benchmarks.store import Result
-from benchmarks.tables import DOCS, by_key, table
+from benchmarks.tables import by_key, table
 
-__all__ = ["configure", "run", "write_performance"]
+__all__ = ["write_performance"]
 
 HEADER = """# Performance
 
@@ -224,14 +223,3 @@ def write_performance(folder: Path, page: Path) -> int:
     ]
     page.write_text("\n".join(sections) + "\n", encoding="utf-8")
     return len(everything)
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options of rendering."""
-    parser.add_argument("--docs", type=Path, default=DOCS)
-
-
-def run(arguments: argparse.Namespace) -> None:
-    """Write the page."""
-    page = arguments.docs / "performance.md"
-    print(f"{write_performance(arguments.results, page)} results in {page}")

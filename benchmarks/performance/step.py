@@ -53,7 +53,8 @@ class FloatStep:
     """Forward, loss and backward of a float unit in torch's default memory layout."""
 
     def __init__(self, assembly: Assembly, unit: Unit, plain: Values, targets: Values) -> None:
-        self.unit = copy.deepcopy(unit.plain).to(memory_format=torch.contiguous_format)
+        own = copy.deepcopy(unit.plain)
+        self.unit = own.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self.weights = [self.unit.get_parameter(name) for name in unit.weights.values()]
         for weight in self.weights:
             weight.requires_grad_(True)
@@ -69,7 +70,7 @@ class FloatStep:
     def __call__(self) -> None:
         outputs = self.unit(*self.inputs)
         wanted = zip(self.positions, self.targets, self.channels, strict=True)
-        losses = [reconstruction_loss(outputs[i], *rest) for i, *rest in wanted]
+        losses = [reconstruction_loss(outputs[i], target, axis) for i, target, axis in wanted]
         torch.stack(losses).sum().backward()
         for tensor in (*self.weights, *self.inputs):
             tensor.grad = None
@@ -128,7 +129,7 @@ def measure(
     recipe = mrecg.preset(f"w2a4-{method}", settings | dict(overrides))
     assembly = assemble(model, images, recipe, None)
     stream = Stream(assembly.chain, images, assembly.device)
-    units = []
+    units: list[dict[str, Any]] = []
     for unit in assembly.chain.units:
         quantized, plain = measure_unit(assembly, stream, unit, recipe)
         units.append({"unit": unit.name, "quantized_ms": 1e3 * quantized, "float_ms": 1e3 * plain})
