@@ -160,6 +160,7 @@ def compare(checkout: Path, network: str, side: int, method: str, batch: int) ->
         "reconstruct.network_share": 0.0,
     }
     versions = Version.current(), Version.of(checkout)
+    against = commit(checkout)
     times: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
     for steps in steps_in_turns(versions, model, images, f"w2a4-{method}", settings):
         if steps[0].step > WARM_UP:
@@ -176,6 +177,6 @@ def compare(checkout: Path, network: str, side: int, method: str, batch: int) ->
         "batch": batch,
         "ratio": statistics.geometric_mean(unit["ms"] / unit["against_ms"] for unit in units),
         "units": units,
-        "against": commit(checkout),
+        "against": against,
         "commit": commit(),
     }

@@ -1,5 +1,6 @@
 """The documents show the results of this repository, and nothing that was typed by hand."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,17 @@ PAGES = {
     "efficientnet-lite0.md": natural_images,
     "performance.md": performance,
 }
+
+
+def test_documents_name_benchmarks_that_exist() -> None:
+    root = README.parent
+    texts = [path.read_text() for path in (README, root / "Makefile", *DOCS.glob("*.md"))]
+    named = {name for text in texts for name in re.findall(r"\bbenchmarks\.([a-z_]+)", text)}
+    assert {path.parent.name for path in root.glob("benchmarks/*/__main__.py")} >= named
+    paths = {
+        path for text in texts for path in re.findall(r"\b(?:tests/)?benchmarks/[\w/.-]*\w", text)
+    }
+    assert {path for path in paths if not (root / path).exists()} == set()
 
 
 def test_documents_are_what_the_scripts_write(tmp_path: Path) -> None:
