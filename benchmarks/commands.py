@@ -14,7 +14,7 @@ __all__ = ["Command", "rendering", "run_command"]
 
 
 class Command(NamedTuple):
-    """One thing that a benchmark does.
+    """Describe one thing that a benchmark does.
 
     Attributes:
         name: on the command line.

@@ -24,7 +24,7 @@ BATCH_SIZE = 32
 
 
 class Run(NamedTuple):
-    """One figure of the table.
+    """Name one figure of the table.
 
     Attributes:
         network: of ours.

@@ -35,7 +35,7 @@ SCHEDULE_HEADER = """
 
 The same code without everything of ours that decides accuracy (`benchmarks.accuracy measure --without everything`): the paper's
 rates, fixed batches, no learned weight ranges, nothing for the network as a whole, no early stop. What it reaches at 500
-steps beside the authors' own figures tells how far it stands for their code; what it reaches at 20,000, their default, is
+steps, next to the authors' own figures, tells how well it represents their code; what it reaches at 20,000, their default, is
 what their code was not run for. Where only a few images get another class than from the float network, it is luck which of
 them are right afterwards, and that moves top-1; the divergence tells which schedule is nearer.
 """
@@ -44,21 +44,21 @@ README_STEPS = 500
 
 
 def divergence(cells: list[Result]) -> str:
-    """Mean over cells, or nothing where one of them did not measure it."""
+    """Return the mean over cells, or nothing where one of them did not measure it."""
     if not all("divergence" in cell for cell in cells):
         return ""
     return f"{statistics.mean(cell['divergence'] for cell in cells):.4f}"
 
 
 def disagreement(cells: list[Result]) -> str:
-    """Percent of the images whose class is not the float network's; or nothing where a cell did not measure it."""
+    """Return the percentage of the images whose class is not the float network's; or nothing where a cell did not measure it."""
     if not all("agreement" in cell for cell in cells):
         return ""
     return summary([100 - cell["agreement"] for cell in cells])
 
 
 def accuracy_table(results: list[Result], authors: dict[str, Any]) -> list[str]:
-    """One row per cell, with the authors' code where it was measured."""
+    """Return one row per cell, with the authors' code where it was measured."""
     rows = []
     keys = ("network", "bits", "steps", "images")
     for (network, bits, steps, images), cells in by_key(results, *keys).items():
@@ -76,7 +76,7 @@ def accuracy_table(results: list[Result], authors: dict[str, Any]) -> list[str]:
 
 
 def steps_table(results: list[Result]) -> list[str]:
-    """Accuracy and seconds against the number of steps, where one method ran with several."""
+    """Return accuracy and seconds against the number of steps, where one method ran with several."""
     rows = []
     for group, cells in by_key(results, "network", "bits", "method", "images").items():
         budgets = by_key(cells, "steps")
@@ -90,7 +90,7 @@ def steps_table(results: list[Result]) -> list[str]:
 
 
 def joining_table(results: list[Result]) -> list[str]:
-    """What joining changed, seed by seed against the same seed without it."""
+    """Return the changes that joining made, seed by seed against the same seed without it."""
     rows = []
     keys = ("network", "bits", "steps", "images")
     for (network, bits, steps, _), cells in by_key(results, *keys).items():
@@ -118,7 +118,7 @@ def joining_table(results: list[Result]) -> list[str]:
 
 
 def choices_table(results: list[Result]) -> list[str]:
-    """Return what taking one choice away changed, seed by seed against the same seed with all of them."""
+    """Return the changes that taking one choice away made, seed by seed against the same seed with all of them."""
     rows = []
     keys = ("network", "bits", "method", "steps", "images", "seed")
     taken_away = by_key(results, "without")
@@ -140,7 +140,7 @@ def choices_table(results: list[Result]) -> list[str]:
 def schedule_table(
     published: list[Result], ours: list[Result], authors: dict[str, Any]
 ) -> list[str]:
-    """The paper's schedule and ours, at every number of steps that either was run with."""
+    """Return the paper's schedule and ours, at every number of steps that either was run with."""
     rows = []
     cells = ("network", "bits", "method", "images")
     found = {

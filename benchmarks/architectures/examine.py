@@ -30,7 +30,7 @@ NEXT_TO_NOTHING = 1e-3
 
 @dataclass
 class Findings:
-    """How far one model came.
+    """Record how far one model came.
 
     Attributes:
         captured, reconstructed, exported, verified: whether the stage was passed.

@@ -61,7 +61,7 @@ def train(
 
 @torch.inference_mode()
 def accuracy(model: nn.Module, folder: Path) -> float:
-    """Top-1 on the 10,000 test images, in percent."""
+    """Return top-1 on the 10,000 test images, in percent."""
     images, labels = load_split("test", folder)
     model.eval()
     correct = sum(

@@ -17,7 +17,7 @@ __all__ = ["Cell", "measure", "quantize"]
 
 
 class Cell(NamedTuple):
-    """One row of the table."""
+    """Name one row of the table."""
 
     network: str
     bits: str
@@ -38,7 +38,7 @@ def quantize(
 def measure(
     cell: Cell, quantized: mrecg.QuantizedModel, images: Tensor, repeats: int
 ) -> dict[str, Any]:
-    """Export, verify, weigh."""
+    """Export, verify, and add up the bytes."""
     with tempfile.TemporaryDirectory() as scratch:
         path = mrecg.export_onnx(quantized, Path(scratch) / "model.onnx", cell.layout)
         found = mrecg.verify_onnx(quantized, path, images, repeats)

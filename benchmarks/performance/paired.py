@@ -33,7 +33,7 @@ WARM_UP = 10
 
 
 class Version:
-    """The modules of one version of the package, which are imported only while it runs."""
+    """Hold the modules of one version of the package, which are imported only while it runs."""
 
     def __init__(self, modules: dict[str, ModuleType]) -> None:
         self._modules = modules
@@ -80,7 +80,7 @@ def _taken_out() -> dict[str, ModuleType]:
 
 
 class TimedStep(NamedTuple):
-    """One step of a group, and the CPU seconds it took."""
+    """Record one step of a group, and the CPU seconds it took."""
 
     group: tuple[str, ...]
     step: int
@@ -88,7 +88,7 @@ class TimedStep(NamedTuple):
 
 
 class _Run:
-    """A run of one version that waits after every step."""
+    """Run one version, and wait after every step."""
 
     def __init__(self, version: Version, quantize: Callable[[Callable[[Any], None]], Any]) -> None:
         self._version, self._quantize = version, quantize

@@ -50,7 +50,7 @@ WARM_UP = 5
 
 
 class FloatStep:
-    """Forward, loss and backward of a float unit in torch's default memory layout."""
+    """Run forward, loss and backward of a float unit in torch's default memory layout."""
 
     def __init__(self, assembly: Assembly, unit: Unit, plain: Values, targets: Values) -> None:
         own = copy.deepcopy(unit.plain)
@@ -83,7 +83,7 @@ def _as_given(values: Tensor) -> Tensor:
 def measure_unit(
     assembly: Assembly, stream: Stream, unit: Unit, recipe: mrecg.Recipe
 ) -> tuple[float, float]:
-    """Median seconds of the quantized and of the float step."""
+    """Return the median seconds of the quantized and of the float step."""
     plain, quantized = stream.inputs([unit])
     samples = {name: Sample() for name in unit.activations}
     stream.advance_plain(unit, samples)
