@@ -21,7 +21,7 @@ HASH_DIGITS = 12
 
 @dataclass(frozen=True)
 class Store:
-    """The results of one benchmark, sorted by key; several processes may add to them at the same time.
+    """Keep the results of one benchmark, sorted by key; several processes may add to them at the same time.
 
     Stored recipes are data: they keep the names that the settings had when a result was measured.
 
@@ -37,7 +37,7 @@ class Store:
 
     @property
     def path(self) -> Path:
-        """The file of the results."""
+        """Return the file of the results."""
         return self.folder / f"{self.benchmark}.jsonl"
 
     def read(self) -> list[Result]:

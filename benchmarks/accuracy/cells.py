@@ -3,11 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mrecg.paper.reproduction.grid import BITS, Cell, cells
-from mrecg.paper.reproduction.grid import METHODS as TABLE_METHODS
-from mrecg.paper.reproduction.grid import Grid as TableAxes
-
 from mrecg.config.recipe import Recipe
+from mrecg.paper.reproduction.table_axes import BITS, TABLE_METHODS, Cell, TableAxes, cells
 
 __all__ = ["BITS", "METHODS", "NETWORKS", "Run", "runs"]
 
@@ -25,7 +22,7 @@ BATCH_SIZE = 32
 
 
 class Run(NamedTuple):
-    """One figure of the table.
+    """Name one figure of the table.
 
     Attributes:
         network: of ours.

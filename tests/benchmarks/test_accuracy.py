@@ -34,8 +34,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def measure(results: Path, data: Path, *arguments: str) -> list[Result]:
-    short = ["--images", "32", "--data", str(data), "--threads", "1"]
-    main(["--results", str(results), "measure", *arguments, *short])
+    short = ["--images", "32", "--data", str(data)]
+    main(["--results", str(results), "--threads", "1", "measure", *arguments, *short])
     return accuracy_store(results).read()
 
 

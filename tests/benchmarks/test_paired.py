@@ -105,6 +105,14 @@ def test_a_folder_without_the_package_is_refused(tmp_path: Path) -> None:
         Version.of(tmp_path)
 
 
+def test_a_checkout_without_a_commit_is_refused(tmp_path: Path) -> None:
+    other = checkout(tmp_path / "other", 0)
+    subprocess.run(["git", "init", "-q"], cwd=other, check=True)
+    arguments = ["--networks", "resnet18_small@8", "--against", str(other)]
+    with pytest.raises(SystemExit, match="has no commit that a result could name"):
+        main(["--results", str(tmp_path), "step", *arguments])
+
+
 def test_the_step_is_compared_with_that_of_a_checkout(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,5 +1,6 @@
 """The documents show the results of this repository, and nothing that was typed by hand."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -19,11 +20,23 @@ PAGES = {
 }
 
 
+def test_documents_name_benchmarks_that_exist() -> None:
+    root = README.parent
+    texts = [path.read_text() for path in (README, root / "Makefile", *DOCS.glob("*.md"))]
+    named = {name for text in texts for name in re.findall(r"\bbenchmarks\.([a-z_]+)", text)}
+    assert {path.parent.name for path in root.glob("benchmarks/*/__main__.py")} >= named
+    paths = {
+        path for text in texts for path in re.findall(r"\b(?:tests/)?benchmarks/[\w/.-]*\w", text)
+    }
+    assert {path for path in paths if not (root / path).exists()} == set()
+
+
 def test_documents_are_what_the_scripts_write(tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
     shutil.copy(README, tmp_path)
-    shutil.copy(DOCS / "efficientnet-lite0.md", tmp_path)
+    shutil.copy(DOCS / "efficientnet-lite0.md", docs)
     for page, benchmark in PAGES.items():
-        readme = ["--readme", str(tmp_path / "README.md")] if benchmark is accuracy else []
-        benchmark.main(["render", "--docs", str(tmp_path), *readme])
-        assert (tmp_path / page).read_text() == (DOCS / page).read_text(), page
-    assert (tmp_path / "README.md").read_text() == README.read_text()
+        benchmark.main(["render", "--docs", str(docs)])
+        assert (docs / page).read_text() == (DOCS / page).read_text(), page
+    assert (tmp_path / README.name).read_text() == README.read_text()
