@@ -121,7 +121,7 @@ def mobilenetv2(width: float, num_classes: int) -> MobileNetV2:
 
 
 def mobilenetv2_small(num_classes: int) -> MobileNetV2:
-    """Make MobileNetV2 ×0.5 for 28×28 grey images: its 17 blocks, with sides 28 → 14 → 7 → 4."""
+    """Make MobileNetV2 ×0.5 for 28×28 gray images: its 17 blocks, with sides 28 → 14 → 7 → 4."""
     return MobileNetV2(
         strides=(1, 2, 2, 1, 1, 2, 1),
         width=0.5,

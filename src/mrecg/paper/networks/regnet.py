@@ -190,7 +190,7 @@ def regnetx(mega_multiply_adds: int, num_classes: int) -> RegNetX:
 
 
 def regnetx_small(num_classes: int) -> RegNetX:
-    """Make RegNetX-600M for 28×28 grey images: its 16 blocks at a third of the width, with sides 28 → 14 → 7 → 4."""
+    """Make RegNetX-600M for 28×28 gray images: its 16 blocks at a third of the width, with sides 28 → 14 → 7 → 4."""
     return RegNetX(
         depths=(1, 3, 5, 7),
         widths=(16, 32, 80, 176),

@@ -129,7 +129,7 @@ IMAGENET_DEPTHS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int,
 
 
 def resnet18_small(num_classes: int) -> ResNet:
-    """Make ResNet-18 for 28×28 grey images: its eight blocks at a quarter of the width, 3×3 stem, no pooling."""
+    """Make ResNet-18 for 28×28 gray images: its eight blocks at a quarter of the width, 3×3 stem, no pooling."""
     return ResNet(
         BasicBlock, (2, 2, 2, 2), 16, stem_stride=1, in_channels=1, num_classes=num_classes
     )
