@@ -9,9 +9,20 @@ from types import ModuleType
 from typing import NamedTuple
 
 import pytest
+from hypothesis import Phase, settings
 from jaxtyping import install_import_hook
 
-from torchvision_import import import_torchvision
+from benchmarks.architectures.torchvision_import import import_torchvision
+
+# The same examples in every run, and no database file. Without shrinking, which takes minutes for a whole recipe.
+settings.register_profile(
+    "repeatable",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+)
+settings.load_profile("repeatable")
 
 # The hook compiles whatever its modules import for the first time; torchao's sources warn when they are compiled.
 importlib.import_module("mrecg.graph.insert")
@@ -22,7 +33,7 @@ install_import_hook(
         "mrecg.optimize",
         "mrecg.paper.networks",
         "mrecg.planning",
-        "mrecg.prepare",
+        "mrecg.preparation",
         "mrecg.quantizers",
     ],
     "typechecker.check",

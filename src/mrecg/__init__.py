@@ -15,13 +15,15 @@ if TYPE_CHECKING:
     from mrecg.export.onnx.files import export_onnx
     from mrecg.export.onnx.verification import verify_onnx
     from mrecg.export.pt2 import export_program
-    from mrecg.pipeline import Progress, make_model_plan, quantize
+    from mrecg.pipeline import Estimate, PreparedModel, Progress, prepare, quantize
     from mrecg.runs.folder import QuantizedModel, load
 
 __all__ = [
+    "Estimate",
     "Evaluation",
     "MrecgError",
     "Plan",
+    "PreparedModel",
     "Progress",
     "QuantizedModel",
     "Recipe",
@@ -31,7 +33,7 @@ __all__ = [
     "export_onnx",
     "export_program",
     "load",
-    "make_model_plan",
+    "prepare",
     "preset",
     "quantize",
     "read_recipe",
@@ -46,8 +48,10 @@ _NEEDS_TORCH = {
     "export_onnx": "mrecg.export.onnx.files",
     "export_program": "mrecg.export.pt2",
     "verify_onnx": "mrecg.export.onnx.verification",
+    "Estimate": "mrecg.pipeline",
+    "PreparedModel": "mrecg.pipeline",
     "Progress": "mrecg.pipeline",
-    "make_model_plan": "mrecg.pipeline",
+    "prepare": "mrecg.pipeline",
     "quantize": "mrecg.pipeline",
     "QuantizedModel": "mrecg.runs.folder",
     "load": "mrecg.runs.folder",

@@ -1,10 +1,11 @@
-"""The whole method, from top to bottom."""
+"""The method, from top to bottom: prepare a model, plan its groups, optimize group by group, then the network."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from mrecg import distributed
@@ -13,27 +14,28 @@ from mrecg.config.recipe import Recipe
 from mrecg.errors import DataError, PlanError, RecipeError, StorageError, expect
 from mrecg.graph.capture import export_frozen
 from mrecg.graph.insert import Quantizer
-from mrecg.graph.units import Unit
-from mrecg.optimize.groups import Progress, Report, reconstruct
-from mrecg.optimize.network import network_steps, tune_network
-from mrecg.planning.estimate import Estimate, estimate
-from mrecg.planning.joint_plan import check_plan, make_plan
-from mrecg.prepare.calibration_images import CalibrationImages, gather_images
-from mrecg.prepare.models import check_model
-from mrecg.prepare.prepared_model import Assembly, assemble
+from mrecg.optimize.all_groups import optimize_groups
+from mrecg.optimize.network import optimize_network
+from mrecg.optimize.progress import Progress, Report
+from mrecg.planning.estimate import Estimate, estimate_run
+from mrecg.planning.joint_plan import check_plan, make_plan, single_plan
+from mrecg.preparation.calibration_images import CalibrationImages, check_image_count, gather_images
+from mrecg.preparation.models import check_model
+from mrecg.preparation.prepared_graph import PreparedGraph, prepare_graph
+from mrecg.quantizers.state import QuantizerState
 from mrecg.records.oscillation import Oscillation
 from mrecg.records.plan import Plan
-from mrecg.records.record import NetworkRecord, Record
+from mrecg.records.record import GroupRecord, NetworkRecord, Record, UnitRecord
 from mrecg.runs.folder import QuantizedModel, environment
-from mrecg.torch_state import own_modes
+from mrecg.torch_state import default_torch_modes
 
-__all__ = ["Estimate", "Progress", "check", "foresee", "make_model_plan", "quantize"]
+__all__ = ["Estimate", "PreparedModel", "Progress", "prepare", "quantize"]
 
 _PROBED = 8
 """Images that the estimate of time runs on."""
 
 
-@own_modes()
+@default_torch_modes()
 def quantize(
     model: nn.Module,
     calibration: CalibrationImages | Tensor | Iterable[Any],
@@ -43,169 +45,227 @@ def quantize(
     quantizer: Quantizer | None = None,
     progress: Report | None = None,
     memory: int | None = None,
-    announce: Callable[[Estimate], None] | None = None,
 ) -> QuantizedModel:
-    """Quantize `model` after training.
+    """Quantize `model` after training: `prepare` and `PreparedModel.quantize` in one call.
 
     Args:
         model: takes one image tensor; it is not changed.
-        calibration: what `mrecg.data.calibration_images` read, images as a tensor, or an iterable of image
+        calibration: images as `mrecg.data.calibration_images` reads them, as a tensor, or an iterable of image
             tensors, batches or (images, labels).
         recipe: from `mrecg.preset` or `mrecg.read_recipe`.
         plan: replaces the recipe's plan.
         quantizer: any PT2E quantizer, in place of the recipe's placement.
-        progress: called with what is going on.
-        memory: bytes that the calibration values may take; the rest lies in temporary files. `None` is no limit.
-        announce: called with an estimate of memory and time before the reconstruction starts.
+        progress: called with an `Estimate`, then with `Progress`.
+        memory: bytes that the activation cache may take; the rest goes to temporary files. `None` is no limit.
 
     Returns:
         The quantized model with its record.
 
     Raises:
-        MrecgError: what the caller gave cannot be used; the message says why in a sentence.
+        MrecgError: an argument cannot be used; the message says why in a sentence.
     """
-    clock = _Clock()
-    report = progress or (lambda event: None)
-    _check_memory(memory)
-    everything, images, assembly = _prepared(model, calibration, recipe, plan, quantizer)
     if plan is not None:
-        plan = check_plan(plan, assembly.chain.units)
-    storage = _storage(assembly, recipe, memory)
-    clock.lap("capture")
-    spent = 0.0
-    if plan is None:
-        plan = _plan(assembly, images, recipe, report, storage)
-        spent = recipe.plan.loss_steps if recipe.plan.join == "loss" else 0.0
-    clock.lap("plan")
-    if announce is not None:
-        announce(estimate(assembly, images[:_PROBED], len(images), recipe, plan, storage, spent))
-    units, groups = reconstruct(assembly, images, recipe, plan, "tune", report, storage, spent)
-    clock.lap("reconstruction")
-    network = _tune_network(assembly, images, recipe, report)
-    clock.lap("network")
-    quantizers = assembly.describe()
-    finished = assembly.frozen()
-    program = export_frozen(finished, everything[:2].to(assembly.device))
-    clock.lap("freeze")
-    record = Record(
-        units=units,
-        groups=groups,
-        plan=plan,
-        quantizers=quantizers,
-        oscillation=Oscillation.along(
-            [unit.name for unit in units], [unit.relative_loss for unit in units]
-        ),
-        network=network,
-        left_in_float=assembly.left_in_float,
-        images=len(everything),
-        **_kept_of(calibration),
-        input_shape=tuple(images.shape[1:]),
-        seconds=clock.laps,
-        environment=environment(assembly.device),
-    )
-    return QuantizedModel(program, record, recipe)
+        expect(plan, Plan, "The plan", "make one with mrecg.Plan(groups=...)", PlanError)
+    prepared = prepare(model, calibration, recipe=recipe, quantizer=quantizer, memory=memory)
+    return prepared.quantize(plan, progress=progress)
 
 
-@own_modes()
-def check(
+@default_torch_modes()
+def prepare(
     model: nn.Module,
     calibration: CalibrationImages | Tensor | Iterable[Any],
     *,
     recipe: Recipe,
-    plan: Plan | None = None,
-) -> None:
-    """Refuse in seconds what `quantize` would refuse; worth it before something long.
-
-    Raises:
-        MrecgError: as `quantize`.
-    """
-    _, _, assembly = _prepared(model, calibration, recipe, plan, None)
-    if plan is not None:
-        check_plan(plan, assembly.chain.units)
-    elif recipe.plan.join != "loss":
-        make_plan(assembly.chain.units, recipe.plan)
-
-
-@own_modes()
-def make_model_plan(
-    model: nn.Module,
-    calibration: CalibrationImages | Tensor | Iterable[Any],
-    *,
-    recipe: Recipe,
-    progress: Report | None = None,
-) -> Plan:
-    """The plan that `quantize` would follow; only the rule `loss` looks at more than the shape of two images.
-
-    Raises:
-        MrecgError: as `quantize`.
-    """
-    _check_arguments(model, calibration, recipe, None, None)
-    if recipe.plan.join != "loss":  # nothing is tuned: two images will do
-        recipe = recipe.override({"reconstruct.steps": 0})
-    _, images, assembly = _prepared(model, calibration, recipe, None, None)
-    report = progress or (lambda event: None)
-    return _plan(assembly, images, recipe, report, _storage(assembly, recipe))
-
-
-@own_modes()
-def foresee(model: nn.Module, probe: Tensor, count: int, recipe: Recipe) -> Estimate:
-    """What quantizing will take, without calibrating anything.
-
-    The rule `loss` needs a run to know its plan; here that of `capacity` stands in for it.
+    quantizer: Quantizer | None = None,
+    memory: int | None = None,
+) -> "PreparedModel":
+    """Capture `model`, insert quantizers and cut it into units, in seconds.
 
     Args:
-        model: is not changed.
-        probe: two images of the right shape, or a few more; their values do not matter.
-        count: how many images will calibrate.
-        recipe: steps, batch size and plan.
+        model, calibration, recipe, quantizer, memory: as in `quantize`.
 
     Raises:
-        MrecgError: the model cannot be captured.
+        MrecgError: an argument cannot be used; the message says why in a sentence.
     """
-    _check_arguments(model, probe, recipe, None, None)
-    assembly = assemble(model, probe, recipe, None)
-    storage, rule, units = _storage(assembly, recipe), recipe.plan, assembly.chain.units
-    if rule.join != "loss":
-        return estimate(assembly, probe, count, recipe, make_plan(units, rule), storage)
-    ahead = estimate(assembly, probe, count, _short(recipe), _single(units), storage)
-    plan = make_plan(units, rule.model_copy(update={"join": "capacity"}))
-    found = estimate(assembly, probe, count, recipe, plan, storage, rule.loss_steps)
-    return replace(found, seconds=ahead.seconds + found.seconds)
-
-
-def _prepared(
-    model: nn.Module,
-    calibration: CalibrationImages | Iterable[Any],
-    recipe: Recipe,
-    plan: Plan | None,
-    quantizer: Quantizer | None,
-) -> tuple[Tensor, Tensor, Assembly]:
-    """All images, those of this process, and the captured model, once everything that was given fits together."""
-    _check_arguments(model, calibration, recipe, plan, quantizer)
-    everything = gather_images(calibration, recipe.reconstruct)
-    images = distributed.share_of_images(everything)
-    distributed.share_of_batch(recipe.reconstruct.batch_size)
-    assembly = assemble(model, everything, recipe, quantizer)
-    return everything, images, assembly
-
-
-def _check_arguments(
-    model: nn.Module,
-    calibration: CalibrationImages | Iterable[Any],
-    recipe: Recipe,
-    plan: Plan | None,
-    quantizer: Quantizer | None,
-) -> None:
-    """Refuse what is of another kind before anything is read or captured."""
+    started = time.perf_counter()
     check_model(model)
     advice = "give images as a tensor, or an iterable of image tensors, batches or (images, labels)"
     expect(calibration, (CalibrationImages, Iterable), "The calibration set", advice, DataError)
     advice = "make one with mrecg.preset('w4a4-qdrop-mrecg')"
     expect(recipe, Recipe, "The recipe", advice, RecipeError)
-    if plan is not None:
-        expect(plan, Plan, "The plan", "make one with mrecg.Plan(groups=...)", PlanError)
     if quantizer is not None:
         expect(quantizer, Quantizer, "The quantizer", "give one of torchao's PT2E", RecipeError)
+    _check_memory(memory)
+    images = gather_images(calibration)
+    distributed.share_of_batch(recipe.reconstruct.batch_size)
+    graph = prepare_graph(model, images, recipe, quantizer)
+    source = {}
+    if isinstance(calibration, CalibrationImages):
+        source = {
+            "skipped_images": calibration.skipped,
+            "preprocessing": calibration.preprocessing,
+        }
+    seconds = time.perf_counter() - started
+    return PreparedModel(graph, images, recipe, memory, source, seconds)
+
+
+@dataclass(frozen=True)
+class PreparedModel:
+    """A captured model with quantizers, cut into units, that can be planned, estimated and quantized.
+
+    Attributes:
+        graph: the network.
+        images: all calibration images.
+        recipe: the choices.
+        memory: bytes that the activation cache may take; `None` is no limit.
+        source: fields of the record about where the images come from.
+        seconds: that the preparation took.
+    """
+
+    graph: PreparedGraph
+    images: Float[Tensor, "n ..."]
+    recipe: Recipe
+    memory: int | None
+    source: dict[str, Any]
+    seconds: float
+
+    def check(self, plan: Plan | None = None) -> None:
+        """Refuse in no time what `quantize` would refuse; worth it before something long.
+
+        Raises:
+            DataError: there are too few images.
+            PlanError: the plan, or the recipe's rule, does not fit the model.
+        """
+        check_image_count(len(self.images), self.recipe.reconstruct)
+        distributed.share_of_images(self.images)
+        if plan is not None:
+            check_plan(plan, self.graph.chain.units)
+        elif self.recipe.plan.join != "loss":
+            make_plan(self.graph.chain.units, self.recipe.plan)
+
+    @default_torch_modes()
+    def plan(self, progress: Report | None = None) -> Plan:
+        """Return the recipe's plan; only the metric `loss` reads more than the shapes of the images.
+
+        Raises:
+            MrecgError: as `quantize`.
+        """
+        return self._plan(progress or _ignore)[0]
+
+    @default_torch_modes()
+    def estimate(self, plan: Plan | None = None, images: int | None = None) -> Estimate:
+        """Estimate memory and time; the values of the images do not matter.
+
+        The metric `loss` needs a run to know its plan; here that of `capacity` stands in for it.
+
+        Args:
+            plan: replaces the recipe's plan.
+            images: how many will calibrate, if not those given.
+        """
+        rule, units = self.recipe.plan, self.graph.chain.units
+        if plan is not None or rule.join != "loss":
+            return self._estimate(self.recipe, plan or make_plan(units, rule), images)
+        short = self._short_recipe()
+        ahead = self._estimate(short, single_plan(units), images)
+        plan = make_plan(units, rule.model_copy(update={"join": "capacity"}))
+        taken = {unit.name: short.reconstruct.steps for unit in units}
+        found = self._estimate(self.recipe, plan, images, taken)
+        return replace(found, seconds=ahead.seconds + found.seconds)
+
+    @default_torch_modes()
+    def quantize(
+        self, plan: Plan | None = None, *, progress: Report | None = None
+    ) -> QuantizedModel:
+        """Plan, optimize every group, optimize the network, and freeze the result.
+
+        Raises:
+            MrecgError: the plan does not fit, or there are too few images; the message says why in a sentence.
+        """
+        report = progress or _ignore
+        clock = _Clock(capture=self.seconds)
+        self.check(plan)
+        state = QuantizerState()
+        if plan is None:
+            plan, state = self._plan(report)
+        else:
+            plan = check_plan(plan, self.graph.chain.units)
+        clock.lap("plan")
+        report(self._estimate(self.recipe, plan, None, dict(state.steps)))
+        state, units, groups = self._optimize_groups(self.recipe, plan, "tune", report, state)
+        clock.lap("reconstruction")
+        state, network = self._optimize_network(state, report)
+        clock.lap("network")
+        program = export_frozen(self.graph.freeze(state), self.images[:2].to(self.graph.device))
+        clock.lap("freeze")
+        record = Record(
+            units=units,
+            groups=groups,
+            plan=plan,
+            quantizers=self.graph.describe(state),
+            oscillation=Oscillation.along(
+                [unit.name for unit in units], [unit.relative_loss for unit in units]
+            ),
+            network=network,
+            left_in_float=self.graph.left_in_float,
+            images=len(self.images),
+            **self.source,
+            input_shape=tuple(self.images.shape[1:]),
+            seconds=clock.laps,
+            environment=environment(self.graph.device),
+        )
+        return QuantizedModel(program, record, self.recipe)
+
+    def _plan(self, report: Report) -> tuple[Plan, QuantizerState]:
+        """Return the recipe's plan, and the state of the shorter run without joins that the metric `loss` takes."""
+        rule, units = self.recipe.plan, self.graph.chain.units
+        if rule.join != "loss":
+            return make_plan(units, rule), QuantizerState()
+        check_image_count(len(self.images), self.recipe.reconstruct)
+        state, records, _ = self._optimize_groups(
+            self._short_recipe(), single_plan(units), "plan", report, QuantizerState()
+        )
+        return make_plan(units, rule, [unit.loss for unit in records]), state
+
+    def _optimize_groups(
+        self, recipe: Recipe, plan: Plan, phase: str, report: Report, previous: QuantizerState
+    ) -> tuple[QuantizerState, tuple[UnitRecord, ...], tuple[GroupRecord, ...]]:
+        images = distributed.share_of_images(self.images)
+        half = recipe.reconstruct.cache == "float16"
+        storage = Storage(self.graph.device, self.memory, half)
+        return optimize_groups(self.graph, images, recipe, plan, phase, report, storage, previous)
+
+    def _optimize_network(
+        self, state: QuantizerState, report: Report
+    ) -> tuple[QuantizerState, NetworkRecord | None]:
+        images = distributed.share_of_images(self.images)
+        steps = self.recipe.reconstruct.network_steps
+        event = Progress("network", ("all units",), 0, 1, 0, steps, 0.0)
+        state, record = optimize_network(
+            self.graph,
+            state,
+            images,
+            self.recipe,
+            lambda step, loss: report(replace(event, step=step, loss=loss)),
+        )
+        if record is not None:
+            report(replace(event, step=steps, loss=record.divergence_after, finished=True))
+        return state, record
+
+    def _short_recipe(self) -> Recipe:
+        """Return the recipe of the run that the metric `loss` takes."""
+        steps = round(self.recipe.reconstruct.steps * self.recipe.plan.loss_steps)
+        return self.recipe.override({"reconstruct.steps": steps, "reconstruct.network_share": 0.0})
+
+    def _estimate(
+        self,
+        recipe: Recipe,
+        plan: Plan,
+        images: int | None,
+        taken: dict[str, int] | None = None,
+    ) -> Estimate:
+        count = len(self.images) // distributed.count() if images is None else images
+        probe = self.images[:_PROBED]
+        return estimate_run(self.graph, probe, count, recipe, plan, self.memory, taken)
 
 
 def _check_memory(memory: int | None) -> None:
@@ -216,64 +276,15 @@ def _check_memory(memory: int | None) -> None:
         raise StorageError(f"The memory budget is {memory} bytes, expected 0 or more.")
 
 
-def _kept_of(calibration: object) -> dict[str, Any]:
-    """What the record keeps of where the images come from."""
-    if not isinstance(calibration, CalibrationImages):
-        return {}
-    return {"skipped_images": calibration.skipped, "preprocessing": calibration.preprocessing}
-
-
-def _storage(assembly: Assembly, recipe: Recipe, memory: int | None = None) -> Storage:
-    """Where a run keeps the values of calibration images."""
-    return Storage(assembly.device, memory, recipe.reconstruct.cache == "float16")
-
-
-def _short(recipe: Recipe) -> Recipe:
-    """For the run that the metric `loss` needs."""
-    steps = round(recipe.reconstruct.steps * recipe.plan.loss_steps)
-    return recipe.override({"reconstruct.steps": steps, "reconstruct.network_share": 0.0})
-
-
-def _single(units: Sequence[Unit]) -> Plan:
-    """The plan that joins nothing."""
-    return Plan(groups=tuple((unit.name,) for unit in units))
-
-
-def _plan(
-    assembly: Assembly, images: Tensor, recipe: Recipe, report: Report, storage: Storage
-) -> Plan:
-    """The recipe's plan; the metric `loss` takes a shorter run without joining first."""
-    rule, units = recipe.plan, assembly.chain.units
-    losses: Sequence[float] = ()
-    if rule.join == "loss":
-        plan = _single(units)
-        records, _ = reconstruct(assembly, images, _short(recipe), plan, "plan", report, storage)
-        losses = [unit.loss for unit in records]
-    return make_plan(units, rule, losses)
-
-
-def _tune_network(
-    assembly: Assembly, images: Tensor, recipe: Recipe, report: Report
-) -> NetworkRecord | None:
-    """The last phase of a run, with its events."""
-    steps = network_steps(recipe)
-    event = Progress("network", ("all units",), 0, 1, 0, steps, 0.0)
-    found = tune_network(
-        assembly,
-        images,
-        recipe,
-        lambda step, loss: report(replace(event, step=step, loss=loss)),
-    )
-    if found is not None:
-        report(replace(event, step=steps, loss=found.divergence_after, finished=True))
-    return found
+def _ignore(event: Progress | Estimate) -> None:
+    """Report to nobody."""
 
 
 class _Clock:
     """Wall time by phase."""
 
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
+    def __init__(self, **before: float) -> None:
+        self.laps: dict[str, float] = before
         self._last = time.perf_counter()
 
     def lap(self, phase: str) -> None:

@@ -1,4 +1,4 @@
-"""Where the values of the calibration images lie between units: on the device, in host memory or in files."""
+"""Where cached activations are stored: on the device, in host memory or in files."""
 
 import math
 import tempfile
@@ -13,19 +13,19 @@ from torch import Tensor
 
 from mrecg.errors import StorageError
 
-__all__ = ["Place", "Storage", "Stored"]
+__all__ = ["CachedActivation", "Place", "Storage", "copy_to_device"]
 
 Place = Literal["device", "host", "file"]
 
 _DEVICE_SHARE = 0.5
-"""Of the accelerator's free memory; the rest is for the tuning itself."""
+"""Of the GPU's free memory; the rest is for the optimization itself."""
 _LARGEST_HALF = 65504.0
 
 
-class Stored(ABC):
-    """One value of all calibration images, as rows of memory: an image is one contiguous row.
+class CachedActivation(ABC):
+    """One activation of all calibration images, as rows of memory: an image is one contiguous row.
 
-    Feature maps lie channels last, in which convolutions are fastest, above all depthwise ones.
+    Feature maps are stored channels last, in which convolutions are fastest, above all depthwise ones.
 
     Args:
         images: how many.
@@ -46,12 +46,12 @@ class Stored(ABC):
         return self.shape[0]
 
     def batch(self, chosen: Int64[Tensor, " b"]) -> Float[Tensor, "b ..."]:
-        """The values of some images, on the device, in a tensor that is the caller's own."""
-        return self._unfolded(self._gather(chosen))
+        """Return the values of some images, on the device, in a tensor that is the caller's own."""
+        return self._as_batch(self._gather(chosen))
 
     def portion(self, first: int, last: int) -> Float[Tensor, "b ..."]:
-        """The values of the images from `first` to before `last`, on the device; not to be changed."""
-        return self._unfolded(self._slice(first, last))
+        """Return the values of the images from `first` to before `last`, on the device; they must not be changed."""
+        return self._as_batch(self._slice(first, last))
 
     def write(self, first: int, values: Float[Tensor, "b ..."]) -> None:
         """Store the values of some neighbouring images."""
@@ -59,7 +59,7 @@ class Stored(ABC):
             values = values.permute(0, 2, 3, 1)
         self._put(first, values.detach().reshape(len(values), self._row))
 
-    def _unfolded(self, rows: Tensor) -> Tensor:
+    def _as_batch(self, rows: Tensor) -> Tensor:
         rows = rows.to(self._device, torch.float32, non_blocking=True)
         if self._channels_last:
             channels, height, width = self.shape[1:]
@@ -78,7 +78,7 @@ class Stored(ABC):
 
 
 @final
-class _InMemory(Stored):
+class _InMemory(CachedActivation):
     """Rows in the memory of the device or of the host; from the latter batches travel while the device computes."""
 
     def __init__(
@@ -96,20 +96,21 @@ class _InMemory(Stored):
             device=self._rows.device,
             pin_memory=self._pinned,
         )
-        return torch.index_select(self._rows, 0, sent(chosen, self._rows.device), out=out)
+        return torch.index_select(self._rows, 0, copy_to_device(chosen, self._rows.device), out=out)
 
     def _slice(self, first: int, last: int) -> Tensor:
         return self._rows[first:last]
 
     def _put(self, first: int, rows: Tensor) -> None:
-        self._rows[first : first + len(rows)] = _narrowed(rows, self._rows.dtype)
+        self._rows[first : first + len(rows)] = _to_dtype(rows, self._rows.dtype)
 
 
 @final
-class _OnDisk(Stored):
-    """Rows in a file that has no name, so that whatever ends the process removes it.
+class _OnDisk(CachedActivation):
+    """Rows in a file without a name, so that whatever ends the process removes it.
 
-    It is read, not mapped: mapped pages would count as memory of the process.
+    The file is read, not mapped (`numpy.memmap`): the pages of a mapping count as resident memory of the process, and the
+    file exists to keep that within the budget.
     """
 
     def __init__(
@@ -121,7 +122,7 @@ class _OnDisk(Stored):
         try:
             self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (closed with the value)
         except OSError as error:
-            raise _no_room(error) from error
+            raise _disk_full(error) from error
         weakref.finalize(self, self._file.close)
 
     def _gather(self, chosen: Tensor) -> Tensor:
@@ -134,13 +135,13 @@ class _OnDisk(Stored):
         return self._read(self._empty(last - first), first)
 
     def _put(self, first: int, rows: Tensor) -> None:
-        data = _bytes(_narrowed(rows, self._dtype).cpu().contiguous())
+        data = _bytes(_to_dtype(rows, self._dtype).cpu().contiguous())
         try:
             self._file.seek(first * self._row_bytes)
             while data:
                 data = data[self._file.write(data) :]
         except OSError as error:
-            raise _no_room(error) from error
+            raise _disk_full(error) from error
 
     def _read(self, rows: Tensor, first: int) -> Tensor:
         data = _bytes(rows)
@@ -149,7 +150,7 @@ class _OnDisk(Stored):
             read = self._file.readinto(data)
             if not read:
                 raise StorageError(
-                    "A temporary file of calibration values is shorter than what was written to it; "
+                    "A temporary file of cached activations is shorter than what was written to it; "
                     "something else has changed it."
                 )
             data = data[read:]
@@ -162,7 +163,7 @@ class _OnDisk(Stored):
 
 @final
 class Storage:
-    """Gives every value its place: the device while it has room, the host within the limit, then files.
+    """Places every cached activation: on the device while it has room, on the host within the limit, then in files.
 
     Args:
         device: where the units run.
@@ -182,30 +183,21 @@ class Storage:
         self._dtype = torch.float16 if half else torch.float32
         self._places: dict[int, tuple[Place, int]] = {}
 
-    @property
-    def bytes_per_element(self) -> int:
-        """Of a stored value."""
-        return self._dtype.itemsize
-
-    def overflow(self, size: int) -> int:
-        """How many of `size` bytes would exceed the limit."""
-        return 0 if self._limit is None else max(0, size - self._limit)
-
-    def wrap(self, images: Float[Tensor, "n ..."]) -> Stored:
-        """The caller's images where they are, not counted."""
+    def wrap(self, images: Float[Tensor, "n ..."]) -> CachedActivation:
+        """Return the caller's images where they are; they are not counted."""
         # With one channel both layouts are one, and only the right strides tell a convolution so.
         grey = images.shape[1] == 1
         return _InMemory(images.contiguous().flatten(1), images.shape[1:], grey, self._device)
 
-    def allocate(self, images: int, shape: Sequence[int]) -> Stored:
-        """Room for one value of all images.
+    def allocate(self, images: int, shape: Sequence[int]) -> CachedActivation:
+        """Return room for one activation of all images.
 
         Raises:
             StorageError: a file cannot be made.
         """
         size = images * math.prod(shape) * self._dtype.itemsize
         place = self._place(size)
-        stored: Stored
+        stored: CachedActivation
         if place == "file":
             stored = _OnDisk(images, shape, self._dtype, self._device)
         else:
@@ -217,8 +209,8 @@ class Storage:
         self.most[place] = max(self.most[place], self.held[place])
         return stored
 
-    def release(self, stored: Stored) -> None:
-        """Note that a value is no longer needed; its memory goes with the last reference."""
+    def release(self, stored: CachedActivation) -> None:
+        """Release what is no longer needed; its memory goes with the last reference."""
         if id(stored) in self._places:
             place, size = self._places.pop(id(stored))
             self.held[place] -= size
@@ -231,14 +223,14 @@ class Storage:
         return "host" if self._limit is None or self.held["host"] + size <= self._limit else "file"
 
 
-def sent(values: Tensor, device: torch.device) -> Tensor:
-    """Values of the host on a device, which the host does not wait for."""
+def copy_to_device(values: Tensor, device: torch.device) -> Tensor:
+    """Copy values of the host to a device; the host does not wait for the copy."""
     if device.type == "cuda":
         values = values.pin_memory()
     return values.to(device, non_blocking=True)
 
 
-def _narrowed(rows: Tensor, dtype: torch.dtype) -> Tensor:
+def _to_dtype(rows: Tensor, dtype: torch.dtype) -> Tensor:
     if dtype == torch.float16:
         rows = rows.clamp(-_LARGEST_HALF, _LARGEST_HALF)
     return rows.to(dtype)
@@ -248,8 +240,8 @@ def _bytes(rows: Tensor) -> memoryview:
     return memoryview(rows.numpy().data).cast("B")
 
 
-def _no_room(error: OSError) -> StorageError:
+def _disk_full(error: OSError) -> StorageError:
     return StorageError(
-        f"Calibration values that exceed the memory budget cannot be written to {tempfile.gettempdir()}: "
+        f"Cached activations that exceed the memory budget cannot be written to {tempfile.gettempdir()}: "
         f"{error.strerror}; set TMPDIR to a folder with room, or raise the budget."
     )

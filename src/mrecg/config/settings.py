@@ -44,17 +44,17 @@ class Ranges(Settings):
     """How a quantizer finds its range.
 
     Attributes:
-        method: `minmax`; `percentile`, which cuts tails; `deviation`, the mean ± some standard deviations;
+        method: `minmax`; `percentile`, which cuts tails; `std`, the mean ± some standard deviations;
             `lsq`, the step 2 mean |x| / √(largest code) of LSQ; or `error`, which minimises the mean |x − x_q|^p.
         p: exponent of the error search.
         percentile: percent of the values that stay inside on either side.
-        deviations: how many standard deviations.
+        std_multiple: how many standard deviations.
     """
 
-    method: Literal["minmax", "percentile", "deviation", "lsq", "error"] = "error"
+    method: Literal["minmax", "percentile", "std", "lsq", "error"] = "error"
     p: float = Field(default=2.4, gt=0)
     percentile: float = Field(default=99.9, gt=50, le=100)
-    deviations: float = Field(default=2.6, gt=0)
+    std_multiple: float = Field(default=2.6, gt=0)
 
 
 class TensorSettings(Settings):
@@ -213,3 +213,13 @@ class Reconstruction(Settings):
     early_stop: bool = True
     network_share: float = Field(default=0.2, ge=0)
     exclude: tuple[str, ...] = ()
+
+    @property
+    def network_steps(self) -> int:
+        """Return the steps that optimize the network as a whole."""
+        return round(self.network_share * self.steps)
+
+    @property
+    def cached_bytes_per_element(self) -> int:
+        """Return the bytes of one cached number."""
+        return 2 if self.cache == "float16" else 4

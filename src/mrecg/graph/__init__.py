@@ -1,1 +1,1 @@
-"""Structure: capture a module, place quantizers, cut into units."""
+"""Capture a module as a graph, insert quantizers, and cut it into units."""

@@ -1,4 +1,4 @@
-"""What counts as a block: read from the original model's tree of modules."""
+"""Find the blocks of a network in its tree of modules, without knowing any block class."""
 
 import itertools
 from collections import Counter
@@ -12,11 +12,11 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 class BlockTree:
-    """The blocks of a model: the outermost modules with several layers that do not hold smaller blocks.
+    """Hold the blocks of a model: the outermost modules with several layers that contain no smaller blocks.
 
     From the top, a module is opened when it is the model, a container, the owner of every layer, or when somewhere
-    inside it siblings of one class follow each other that hold several layers each (a stage of blocks, whatever
-    class the stage has). What is not opened and holds at least two layers is a block.
+    inside it several children of one class hold several layers each (a stage of blocks, whatever class the stage
+    has). A module that is not opened and holds at least two layers is a block.
 
     Args:
         model: the original model.
@@ -36,11 +36,11 @@ class BlockTree:
         self.blocks = frozenset(self._find(""))
 
     def block_of(self, node: fx.Node) -> str | None:
-        """The call of a block that `node` belongs to, or `None`; two calls of one module differ."""
+        """Return the key of the block call that `node` belongs to, or `None`; two calls of one module have two keys."""
         return next((key for key, path in module_stack(node) if path in self.blocks), None)
 
     def path_of(self, layer: fx.Node) -> str:
-        """The path of a layer's block; outside of blocks, of the outermost module with no other layer."""
+        """Return the path of a layer's block; outside of blocks, of the outermost module with no other layer."""
         paths = [path for _, path in module_stack(layer)]
         alone = (
             path for path in paths if path in self.blocks or (path and self._layers[path] == 1)
@@ -73,13 +73,16 @@ class BlockTree:
 
 
 def module_stack(node: fx.Node) -> Collection[tuple[str, str]]:
-    """The modules whose forward made `node`, from the model inwards: key of the call, path of the module."""
+    """Return the modules whose forward made `node`, from the model inwards, as pairs: key of the call, path of the module.
+
+    `torch.export` records them. Keys of repeated calls end in `@1`, `@2`, …; the path is the same for all calls.
+    """
     stack = node.meta.get("nn_module_stack") or {}
     return [(str(key), str(value[0])) for key, value in stack.items()]
 
 
 def free_name(owner: nn.Module, name: str) -> str:
-    """`name`, or what it becomes where `owner` has an attribute of that name."""
+    """Return `name`, extended until `owner` has no attribute of that name."""
     while hasattr(owner, name):
         name += "_again"
     return name

@@ -1,4 +1,4 @@
-"""From a module to a graph of ATen operators that writes into no tensor it has read."""
+"""Export a module as a graph of ATen operators without in-place operators."""
 
 import contextlib
 import copy
@@ -15,20 +15,20 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from mrecg.errors import CaptureError
-from mrecg.graph.constant_folding import fold_computed_weights, fold_written_constants
+from mrecg.graph.constant_folding import fold_computed_weights, fold_mutated_constants
 from mrecg.graph.functionalize import make_functional
 
-__all__ = ["capture", "export_frozen"]
+__all__ = ["capture_graph", "export_frozen"]
 
 _TORCH, _MODULES = Path(torch.__file__).parent, Path(nn.modules.__file__).parent
 
 
-def capture(model: nn.Module, example: Float[Tensor, "n ..."]) -> fx.GraphModule:
+def capture_graph(model: nn.Module, example: Float[Tensor, "n ..."]) -> fx.GraphModule:
     """Export `model` in evaluation mode, with a dynamic batch and without in-place operators.
 
     Args:
         model: any module that `torch.export` can trace and that takes one tensor; it is not changed.
-        example: at least two inputs, on the device of the model.
+        example: at least two inputs, on the device of the model: torch.export takes a batch of one for a constant.
 
     Returns:
         A graph module with the parameters' original names; every node carries `nn_module_stack`.
@@ -45,11 +45,12 @@ def capture(model: nn.Module, example: Float[Tensor, "n ..."]) -> fx.GraphModule
             )
     except Exception as error:  # torch.export documents no narrower class
         raise CaptureError(_explain(copied, error)) from error
+    # Guards would refuse inputs that differ from the example in more than the batch's size, and are calls in the graph.
     graph_module = program.module(check_guards=False)
     if not isinstance(graph_module, fx.GraphModule):
         raise CaptureError(f"torch.export gave a {type(graph_module).__name__}, expected a graph.")
     _drop_inference_no_ops(graph_module.graph)
-    fold_written_constants(graph_module)
+    fold_mutated_constants(graph_module)
     make_functional(graph_module.graph)
     _allow_any_layout(graph_module.graph)
     fold_computed_weights(graph_module)
@@ -58,15 +59,16 @@ def capture(model: nn.Module, example: Float[Tensor, "n ..."]) -> fx.GraphModule
 
 
 def export_frozen(frozen: fx.GraphModule, example: Float[Tensor, "n ..."]) -> ExportedProgram:
-    """The finished graph as a program whose operators still name the modules that they come from.
+    """Export the finished graph as a program whose operators still name the modules that they come from.
 
     Args:
-        frozen: from `placement.freeze`.
+        frozen: from `insert.freeze`.
         example: at least two inputs, on the device of the graph.
     """
-    program = torch.export.export(
-        frozen, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
-    )
+    with _quiet():
+        program = torch.export.export(
+            frozen, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
+        )
     _drop_inference_no_ops(program.graph)
     for node in program.graph.nodes:
         for key in ("stack_trace", "torch_fn", "custom"):  # of mrecg's own files and of the tracer
@@ -77,15 +79,15 @@ def export_frozen(frozen: fx.GraphModule, example: Float[Tensor, "n ..."]) -> Ex
 
 
 def _copy(model: nn.Module) -> nn.Module:
-    """A copy; tensors that the model computed and remembers come without their history, which cannot be copied.
+    """Copy a model; tensors that it computed and keeps as attributes are detached, because autograd's graph cannot be copied.
 
     Raises:
         CaptureError: something in it cannot be copied.
     """
-    remembered = (value for module in model.modules() for value in vars(module).values())
+    attributes = (value for module in model.modules() for value in vars(module).values())
     memo: dict[int, object] = {
         id(value): value.detach().clone()
-        for value in remembered
+        for value in attributes
         if isinstance(value, Tensor) and not value.is_leaf
     }
     try:
@@ -93,15 +95,15 @@ def _copy(model: nn.Module) -> nn.Module:
     except Exception as error:  # attributes may be anything
         raise CaptureError(
             f"The model cannot be copied: {type(error).__name__}: {str(error).splitlines()[0]}; "
-            "take the attribute that cannot off the model."
+            "remove the attribute that cannot be copied from the model."
         ) from error
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the graphs that torch.export logs and prints when it fails: the error says what is wrong.
+    """Silence the graphs that torch.export logs and prints when it fails: our error names the cause.
 
-    Nor does it matter what the copy remembers, such as a weight that is computed before each call.
+    Its warning about attributes that the forward assigns is silenced, too: it concerns a copy that is used only here.
     """
     before = logging.root.manager.disable
     logging.disable(max(before, logging.ERROR))
@@ -116,7 +118,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _explain(model: nn.Module, error: Exception) -> str:
-    """One sentence about a failed export: the innermost module being called and the line in it."""
+    """Explain a failed export in one sentence: the innermost module that was called and the line in it."""
     names = {id(module): name or "the model itself" for name, module in model.named_modules()}
     culprit, line = "the model itself", ""
     for frame, lineno in traceback.walk_tb(error.__traceback__):
@@ -133,14 +135,14 @@ def _explain(model: nn.Module, error: Exception) -> str:
 
 
 def _may_hold_a_forward(file: Path) -> bool:
-    """Whether a function in it that is given a module may be the module's own."""
+    """Return whether a frame in `file` may be a module's own forward, and not torch passing the module around."""
     if _MODULES in file.parents:
         return file.name != "module.py"
     return _TORCH not in file.parents
 
 
 def _drop_inference_no_ops(graph: fx.Graph) -> None:
-    """Remove what does nothing outside training: dropout, and assertions, which hold a tensor to one device."""
+    """Remove dropout, which does nothing in evaluation mode, and metadata assertions, which would pin the graph to one device."""
     for node in list(graph.nodes):
         if node.target in (torch.ops.aten.dropout.default, torch.ops.aten.dropout_.default):
             node.replace_all_uses_with(node.args[0])
@@ -150,7 +152,7 @@ def _drop_inference_no_ops(graph: fx.Graph) -> None:
 
 
 def _allow_any_layout(graph: fx.Graph) -> None:
-    """A view needs the memory layout that the model was written for; reshaping gives the same numbers in any."""
+    """Replace `view` by `reshape`: a view fails in memory layouts other than the one that the model was written for."""
     for node in graph.nodes:
         if node.target is torch.ops.aten.view.default:
             node.target = torch.ops.aten.reshape.default

@@ -1,4 +1,4 @@
-"""Which axis of a tensor holds its channels: a shape alone does not tell maps from tokens."""
+"""Find the axis of a tensor that holds its channels; a shape alone does not tell feature maps from tokens."""
 
 from collections import deque
 
@@ -17,20 +17,21 @@ _REORDERS = frozenset(
 
 
 def channels_of(node: fx.Node) -> int:
-    """How many channels the value of a node has; a number for each image is one.
+    """Return the number of channels of a node's value; 1 where there is one number per image.
 
-    The nearest operator before it tells: a convolution puts channels on axis 1, a linear layer on the last. Behind what
-    reorders them, feature maps have them on axis 1 and everything else on the last.
+    The nearest layer before the node decides: a convolution puts channels on axis 1, a linear layer on the last axis.
+    After an operator that reorders axes, tensors with four axes have them on axis 1 and all others on the last.
     """
     value = traced_value(node)
     if not isinstance(value, Tensor) or value.ndim < 2:
         return 1
     axis = _axis_before(node)
-    usual = 1 if value.ndim == 4 else -1
-    return int(value.shape[usual if axis is None else axis])
+    default = 1 if value.ndim == 4 else -1
+    return int(value.shape[default if axis is None else axis])
 
 
 def _axis_before(node: fx.Node) -> int | None:
+    """Search breadth-first from `node` towards the input; `None` where reordering hides every layer."""
     found, waiting = {node}, deque([node])
     while waiting:
         one = waiting.popleft()

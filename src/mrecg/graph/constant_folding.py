@@ -1,4 +1,8 @@
-"""What no image changes is computed once: weights made from parameters, and masks that are written piece by piece."""
+"""Constant folding: evaluate once what does not depend on the network's input, and keep the value as a buffer or parameter.
+
+Two kinds matter here: masks that are written piece by piece (shifted windows), and weights that are computed from parameters
+(weight standardization, weight norm, spectral norm). Other constants stay as they are: folding them would gain nothing.
+"""
 
 from operator import attrgetter
 from typing import Any
@@ -8,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from mrecg.graph.layers import LAYER_OPERATORS, data_nodes, layer_name, module_path
 
-__all__ = ["fold_computed_weights", "fold_written_constants"]
+__all__ = ["fold_computed_weights", "fold_mutated_constants"]
 
 _aten = torch.ops.aten
 _NEW_TENSORS: dict[object, Any] = {
@@ -17,14 +21,16 @@ _NEW_TENSORS: dict[object, Any] = {
 }
 
 
-def fold_written_constants(module: fx.GraphModule) -> None:
-    """Evaluate constants that are written into, such as the masks of shifted windows, and keep them as buffers.
+def fold_mutated_constants(module: fx.GraphModule) -> None:
+    """Replace constants that in-place operators build, such as the masks of shifted windows, by buffers with their value.
+
+    Runs before `make_functional`, which could express most of them, too, but at the cost of computing them for every batch.
 
     Args:
         module: from `torch.export`; changed in place.
     """
     graph = module.graph
-    _detach_new_tensors(graph)
+    _make_independent_of_input(graph)
     computed = data_nodes(graph)
     constants = [n for n in graph.nodes if n.op == "call_function" and n not in computed]
     if not any(_writes(node) for node in constants):
@@ -46,13 +52,13 @@ def fold_written_constants(module: fx.GraphModule) -> None:
 
 
 def fold_computed_weights(module: fx.GraphModule) -> None:
-    """Evaluate what stands between a layer and its parameters, as in weight standardization, weight or spectral norm.
+    """Replace weights that are computed from parameters by parameters with their value.
 
-    Outside of training it gives the same tensor for every image, so it can be quantized like any other weight. A
-    parameter that others read, too, is left as it is, and so is the layer.
+    In evaluation mode the value is the same for every image, so it can be quantized like any other weight. Where an
+    operator outside of that computation reads the parameter, too, both the parameter and the layer stay as they are.
 
     Args:
-        module: from `torch.export`, whose parameters belong to nobody else; changed in place.
+        module: from `torch.export`, of a copy of the caller's model; changed in place.
     """
     graph = module.graph
     computed = data_nodes(graph)
@@ -66,7 +72,7 @@ def fold_computed_weights(module: fx.GraphModule) -> None:
         parameters = [node for node in sources if node.op == "get_attr"]
         name = f"{layer_name(layer)}.weight"
         origins = [node for node in parameters if node.target == name]
-        if not origins:  # a parametrization, whose module has no parameter of that name any more
+        if not origins:  # parametrizations and weight norm keep their parameters under other names
             name, origins = f"{module_path(layer)}.weight", parameters
             if not _is_free(module, name):
                 continue
@@ -87,14 +93,18 @@ def fold_computed_weights(module: fx.GraphModule) -> None:
 
 
 def _is_free(module: fx.GraphModule, name: str) -> bool:
-    """Whether a module of the model could have a parameter of that name, and has none."""
+    """Return whether the owner of `name` is a module of the graph and has no attribute of that name."""
     owner, _, attribute = name.rpartition(".")
     known = dict(module.named_modules())
     return owner in known and not hasattr(known[owner], attribute)
 
 
-def _detach_new_tensors(graph: fx.Graph) -> None:
-    """A fresh tensor of a fixed size takes no more from the tensor it is asked of than its type."""
+def _make_independent_of_input(graph: fx.Graph) -> None:
+    """Replace `x.new_zeros(size)` and `x.new_ones(size)` of a fixed size by `zeros` and `ones`.
+
+    They take only dtype and device from `x`, but as users of `x` they, and all that is written into them, would count as
+    computed from the images.
+    """
     for node in list(graph.nodes):
         size = node.args[1] if node.target in _NEW_TENSORS else (None,)
         value = node.meta.get("val")
@@ -115,7 +125,7 @@ def _writes(node: fx.Node) -> bool:
 
 
 def _sources(node: fx.Node) -> set[fx.Node]:
-    """A node and everything that it is computed from."""
+    """Return a node and everything that it is computed from."""
     found: set[fx.Node] = set()
     pending = [node]
     while pending:
@@ -128,7 +138,7 @@ def _sources(node: fx.Node) -> set[fx.Node]:
 
 @torch.no_grad()
 def _evaluated(module: fx.GraphModule, constants: list[fx.Node]) -> dict[fx.Node, Any]:
-    """The values of nodes that depend on no image, run in order; parameters are not written into."""
+    """Run nodes that depend on no image, in order; parameters are cloned first, because the nodes may write into them."""
     values: dict[fx.Node, Any] = {}
 
     def value_of(node: fx.Node) -> Any:

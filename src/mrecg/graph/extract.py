@@ -1,7 +1,8 @@
 """One unit as graphs of its own, with and without quantizers."""
 
 import operator
-from collections.abc import Collection, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,11 +11,12 @@ from torch import SymInt, Tensor, fx
 
 from mrecg.config.settings import FLOAT_BITS
 from mrecg.graph.channels import channels_of
+from mrecg.graph.clipping import FusedClip, find_fusable_clips
 from mrecg.graph.insert import PlacedQuantizer
 from mrecg.graph.layers import LAYER_OPERATORS, layer_name, traced_value
 from mrecg.records.plan import Layer
 
-__all__ = ["Unit", "can_be_stored", "extract", "holds_tensors"]
+__all__ = ["Insertions", "Unit", "can_be_stored", "extract_unit", "holds_tensors"]
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,11 @@ class Unit:
         weights: names of its weight quantizers and of the parameters that they quantize.
         activations: names of its activation quantizers.
         observed: for each tensor that these read, the name of the quantizer; one may read several.
-        quantized: the unit with its quantizers; `inputs` in order to a tuple of `outputs`.
-        plain: the float unit; `inputs` to a tuple of `outputs` and then of the tensors that the
-            activation quantizers read, in the order of `observed`.
+        bindings: what `quantized` takes after `inputs`: quantized weights by the names of their quantizers, activation
+            quantizers as functions of a tensor and its bounds, rounded biases by their paths.
+        quantized: the unit with quantizers; `inputs` and `bindings` in order to a tuple of `outputs`.
+        float_graph: the float unit; `inputs` to a tuple of `outputs` and then of the tensors that the activation
+            quantizers read, in the order of `observed`.
     """
 
     name: str
@@ -45,19 +49,35 @@ class Unit:
     weights: Mapping[str, str]
     activations: tuple[str, ...]
     observed: tuple[str, ...]
+    bindings: tuple[str, ...]
     quantized: fx.GraphModule
-    plain: fx.GraphModule
+    float_graph: fx.GraphModule
+
+
+@dataclass(frozen=True)
+class Insertions:
+    """What was inserted into the whole graph, and how units take it.
+
+    Attributes:
+        quantizers: by name.
+        clipping: names of the activation quantizers that can clip.
+        biases: paths of rounded biases, with the paths of the float ones.
+    """
+
+    quantizers: Mapping[str, PlacedQuantizer]
+    clipping: Container[str]
+    biases: Mapping[str, str]
 
 
 def holds_tensors(node: fx.Node) -> bool:
-    """Whether a node computes tensors; sizes are computed anew wherever they are needed."""
+    """Return whether a node computes tensors; sizes are computed anew wherever they are needed."""
     return node.op not in ("placeholder", "output") and isinstance(
         traced_value(node), (Tensor, list, tuple)
     )
 
 
 def can_be_stored(node: fx.Node) -> bool:
-    """Whether a value is one tensor of floats whose first axis is the batch, not a multiple of it such as all windows."""
+    """Return whether a value is one tensor of floats whose first axis is the batch, not a multiple of it such as all windows."""
     value = traced_value(node)
     if not isinstance(value, Tensor) or value.ndim == 0 or not value.is_floating_point():
         return False
@@ -65,11 +85,11 @@ def can_be_stored(node: fx.Node) -> bool:
     return isinstance(length, SymInt) and length.node.expr.is_Symbol
 
 
-def extract(
+def extract_unit(
     placed: fx.GraphModule,
     piece: Sequence[fx.Node],
     name: str,
-    quantizers: Mapping[str, PlacedQuantizer],
+    inserted: Insertions,
     owned: set[str],
     answers: Collection[fx.Node],
 ) -> Unit:
@@ -79,9 +99,9 @@ def extract(
         placed: the whole graph; the unit shares its modules and parameters.
         piece: the nodes, in order.
         name: of the unit.
-        quantizers: all of the graph, by name.
+        inserted: quantizers and biases of the whole graph.
         owned: quantizers that belong to units before.
-        answers: nodes whose values tell the model's answer.
+        answers: nodes whose values the model's outputs are made of.
     """
     inside = frozenset(piece)
     inputs = _inputs(piece, inside)
@@ -90,31 +110,33 @@ def extract(
         for node in piece
         if node in answers or any(user not in inside and holds_tensors(user) for user in node.users)
     ]
-    writer = _Writer(inputs)
-    plain = _Writer(inputs)
+    fused = find_fusable_clips(piece, made, inserted.clipping)
+    quantized = _QuantizedWriter(inputs, inserted, fused)
+    unquantized = _FloatWriter(inputs, inserted)
     for node in piece:
-        writer.copy(node)
-        plain.copy(node, skip=quantizers)
-    called = dict.fromkeys(writer.modules)
-    mine = [quantizers[target] for target in called if target in quantizers and target not in owned]
+        if node not in fused:
+            quantized.copy(node)
+        unquantized.copy(node)
+    called = dict.fromkeys(key for key in quantized.bindings if key in inserted.quantizers)
+    mine = [inserted.quantizers[key] for key in called if key not in owned]
     activations = [quantizer.name for quantizer in mine if not quantizer.is_weight]
     reading = [node for node in piece if node.op == "call_module" and node.target in activations]
-    writer.graph.output(tuple(writer.made[node] for node in made))
-    plain.graph.output(
-        tuple(plain.made[node] for node in (*made, *(one.all_input_nodes[0] for one in reading)))
-    )
+    quantized.graph.output(tuple(quantized.made[node] for node in made))
+    observed = [node.all_input_nodes[0] for node in reading]
+    unquantized.graph.output(tuple(unquantized.made[node] for node in (*made, *observed)))
     return Unit(
         name=name,
         inputs=tuple(node.name for node in inputs),
         outputs=tuple(node.name for node in made),
         channels={node.name: channels_of(node) for node in made},
-        layers=_layers(piece, quantizers),
+        layers=_layers(piece, inserted.quantizers),
         shape=_shape(made[-1]),
         weights={quantizer.name: quantizer.tensor for quantizer in mine if quantizer.is_weight},
         activations=tuple(activations),
         observed=tuple(str(node.target) for node in reading),
-        quantized=fx.GraphModule(placed, writer.graph),
-        plain=fx.GraphModule(placed, plain.graph),
+        bindings=tuple(quantized.bindings),
+        quantized=fx.GraphModule(placed, quantized.graph),
+        float_graph=fx.GraphModule(placed, unquantized.graph),
     )
 
 
@@ -158,7 +180,7 @@ def _describe(node: fx.Node, name: str, quantizer: PlacedQuantizer | None) -> La
 
 
 def _inputs(piece: Sequence[fx.Node], inside: frozenset[fx.Node]) -> list[fx.Node]:
-    """The values that a piece reads and does not make."""
+    """Return the values that a piece reads and does not make."""
     read = (source for node in piece for source in node.all_input_nodes if source not in inside)
     return [
         node
@@ -167,38 +189,88 @@ def _inputs(piece: Sequence[fx.Node], inside: frozenset[fx.Node]) -> list[fx.Nod
     ]
 
 
-class _Writer:
+class _Writer(ABC):
     """Copies nodes into a graph of their own; constants and sizes come along where they are needed."""
 
-    def __init__(self, inputs: Sequence[fx.Node]) -> None:
+    def __init__(self, inputs: Sequence[fx.Node], inserted: Insertions) -> None:
         self.graph = fx.Graph()
         self.made: dict[fx.Node, fx.Node] = {}
-        self.modules: list[str] = []
+        self._inserted = inserted
         for node in inputs:
             self.made[node] = self.graph.placeholder(node.name)
             self.made[node].meta = dict(node.meta)
 
-    def copy(self, node: fx.Node, skip: Mapping[str, PlacedQuantizer] | None = None) -> fx.Node:
-        """Copy `node` and what it needs; modules in `skip` are replaced by their input."""
-        if node in self.made:
-            return self.made[node]
-        if node.op == "call_module" and skip is not None and node.target in skip:
-            self.made[node] = self.copy(node.all_input_nodes[0], skip)
-            return self.made[node]
-        if node.target is torch.ops.aten.sym_size.int and node.args[0] not in self.made:
-            self.made[node] = self._multiple_of_batch(node)
-            return self.made[node]
-        for source in node.all_input_nodes:
-            self.copy(source, skip)
-        self.made[node] = self.graph.node_copy(node, self.made.__getitem__)
-        if node.op == "call_module":
-            self.modules.append(str(node.target))
+    def copy(self, node: fx.Node) -> fx.Node:
+        """Copy `node` and what it needs."""
+        if node not in self.made:
+            self.made[node] = self._copy(node)
         return self.made[node]
 
+    def _copy(self, node: fx.Node) -> fx.Node:
+        if node.op == "call_module" and node.target in self._inserted.quantizers:
+            return self._quantizer(node, self._inserted.quantizers[str(node.target)])
+        if node.op == "get_attr" and node.target in self._inserted.biases:
+            return self._bias(node)
+        if node.target is torch.ops.aten.sym_size.int and node.args[0] not in self.made:
+            return self._multiple_of_batch(node)
+        for source in node.all_input_nodes:
+            self.copy(source)
+        return self.graph.node_copy(node, self.made.__getitem__)
+
+    @abstractmethod
+    def _quantizer(self, node: fx.Node, quantizer: PlacedQuantizer) -> fx.Node: ...
+
+    @abstractmethod
+    def _bias(self, node: fx.Node) -> fx.Node: ...
+
     def _multiple_of_batch(self, size: fx.Node) -> fx.Node:
-        """The only sizes that are no numbers are the batch, which every input starts with, and its multiples."""
+        """Return a symbolic size: the batch, which every input starts with, or a multiple; others are numbers."""
         expression = size.meta["val"].node.expr
         times = int(expression.subs(dict.fromkeys(expression.free_symbols, 1)))
         batch_of = next(iter(self.made.values()))
         batch = self.graph.call_function(torch.ops.aten.sym_size.int, (batch_of, 0))
         return batch if times == 1 else self.graph.call_function(operator.mul, (batch, times))
+
+
+class _FloatWriter(_Writer):
+    """Leaves quantizers out and reads float biases."""
+
+    def _quantizer(self, node: fx.Node, quantizer: PlacedQuantizer) -> fx.Node:
+        return self.copy(node.all_input_nodes[0])
+
+    def _bias(self, node: fx.Node) -> fx.Node:
+        attribute = self.graph.get_attr(self._inserted.biases[str(node.target)])
+        attribute.meta = dict(node.meta)
+        return attribute
+
+
+class _QuantizedWriter(_Writer):
+    """Makes arguments of what quantization decides: weights, biases, and activation quantizers as functions."""
+
+    def __init__(
+        self, inputs: Sequence[fx.Node], inserted: Insertions, fused: Mapping[fx.Node, FusedClip]
+    ) -> None:
+        super().__init__(inputs, inserted)
+        self.bindings: dict[str, fx.Node] = {}
+        self._clips = {clip.quantizer: clip for clip in fused.values()}
+
+    def _quantizer(self, node: fx.Node, quantizer: PlacedQuantizer) -> fx.Node:
+        bound = self._binding(node)
+        if quantizer.is_weight:
+            return bound
+        clip = self._clips.get(node)
+        source = node.all_input_nodes[0] if clip is None else clip.source
+        bounds = None if clip is None else clip.bounds
+        call = self.graph.call_function(operator.call, (bound, self.copy(source), bounds))
+        call.meta = dict(node.meta)
+        return call
+
+    def _bias(self, node: fx.Node) -> fx.Node:
+        return self._binding(node)
+
+    def _binding(self, node: fx.Node) -> fx.Node:
+        key = str(node.target)
+        if key not in self.bindings:
+            # Numbered: a path need not be a name that Python accepts.
+            self.bindings[key] = self.graph.placeholder(f"binding_{len(self.bindings)}")
+        return self.bindings[key]

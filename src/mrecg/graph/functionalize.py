@@ -1,4 +1,8 @@
-"""What writes into a tensor becomes what makes a new one."""
+"""Replace in-place operators by functional ones.
+
+`torch.export` keeps `relu_`, `add_` and writes into slices. Cutting a graph into units and inserting quantizers both assume
+that a node's value never changes after it is computed.
+"""
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -18,16 +22,16 @@ _SCATTER: dict[object, Callable[..., Any]] = {
     _aten.slice.Tensor: _aten.slice_scatter.default,
     _aten.select.int: _aten.select_scatter.default,
 }
-"""What puts a changed part back into a copy of the whole; the arguments behind it are the part's."""
+"""For each view, the operator that writes a changed part into a copy of the whole; it takes the view's other arguments."""
 
 
 def make_functional(graph: fx.Graph) -> None:
     """Replace every in-place operator by its functional form and redirect later readers to it.
 
-    A slice that is written into is put back into a copy of the tensor that it is a slice of.
+    A slice that is written into is scattered into a copy of the tensor that it is a slice of (`slice_scatter`).
 
     Raises:
-        CaptureError: an operator has no functional form, or another view of what it changes is read afterwards.
+        CaptureError: an operator has no functional form, or another view of the changed tensor is read afterwards.
     """
     for node in list(graph.nodes):
         if not isinstance(node.target, OpOverload) or not node.target._schema.is_mutable:
@@ -36,41 +40,41 @@ def make_functional(graph: fx.Graph) -> None:
         changed = node.args[0] if node.args else None
         if replacement is None or not isinstance(changed, fx.Node):
             raise CaptureError(_message(node, "has no functional form"))
-        wholes = list(_wholes(changed))
+        wholes = list(_enclosing(changed))
         if any(_is_stale_after(one, node) for one in _aliases(changed) if one not in wholes):
             raise CaptureError(
                 _message(node, "changes a tensor, and a view of it is read afterwards")
             )
         with graph.inserting_before(node):
             new = _functional(node, replacement)
-            made = [new]
+            updated = [new]
             for part, whole in pairwise(wholes):
-                arguments = (whole, made[-1], *part.args[1:])
-                made.append(graph.call_function(_SCATTER[part.target], arguments, part.kwargs))
-                made[-1].meta = node.meta | {"val": whole.meta.get("val")}
+                arguments = (whole, updated[-1], *part.args[1:])
+                updated.append(graph.call_function(_SCATTER[part.target], arguments, part.kwargs))
+                updated[-1].meta = node.meta | {"val": whole.meta.get("val")}
         node.replace_all_uses_with(new)
-        for old, replaced in zip(wholes, made, strict=True):
-            for user in [user for user in old.users if user > node]:
+        for old, replaced in zip(wholes, updated, strict=True):
+            for user in [user for user in old.users if user > node]:  # fx orders nodes by execution
                 user.replace_input_with(old, replaced)
         graph.erase_node(node)
 
 
 def _functional(node: fx.Node, replacement: OpOverload) -> fx.Node:
-    """What `node` would write, in a tensor of its own; for the graph's insertion point."""
+    """Insert the operator that returns as a new tensor what `node` would write."""
     new = node.graph.call_function
     if replacement is not _aten.copy.default:
-        made = [new(replacement, node.args, node.kwargs)]
-    else:  # which has no derivative
+        inserted = [new(replacement, node.args, node.kwargs)]
+    else:  # autograd has no derivative for the functional `aten.copy`: convert and broadcast, as `copy_` does
         changed, value = node.args[:2]
         typed = new(_aten.type_as.default, (value, changed))
-        made = [typed, new(_aten.expand_as.default, (typed, changed))]
-    for one in made:
+        inserted = [typed, new(_aten.expand_as.default, (typed, changed))]
+    for one in inserted:
         one.meta = dict(node.meta)
-    return made[-1]
+    return inserted[-1]
 
 
-def _wholes(part: fx.Node) -> Iterator[fx.Node]:
-    """A tensor, what it is a slice of, what that is a slice of, and so on."""
+def _enclosing(part: fx.Node) -> Iterator[fx.Node]:
+    """Yield a tensor, the tensor that it is a slice of, the one that this is a slice of, and so on."""
     yield part
     while part.target in _SCATTER and isinstance(part.args[0], fx.Node):
         part = part.args[0]
@@ -86,6 +90,7 @@ def _message(node: fx.Node, problem: str) -> str:
 
 
 def _functional_form(operator: OpOverload) -> OpOverload | None:
+    """Return `aten::relu` for `aten::relu_`: the same overload of the operator without the underscore, if there is one."""
     namespace, name = operator._schema.name.split("::")
     packet = getattr(getattr(torch.ops, namespace), name.removesuffix("_"), None)
     if packet is None or not name.endswith("_"):
@@ -98,7 +103,7 @@ def _is_view(node: fx.Node) -> bool:
 
 
 def _aliases(node: fx.Node) -> Iterator[fx.Node]:
-    """Other nodes that may share memory with `node` through views."""
+    """Yield the other nodes that may share memory with `node` through views."""
     root = node
     while _is_view(root) and isinstance(root.args[0], fx.Node):
         root = root.args[0]
@@ -111,5 +116,5 @@ def _aliases(node: fx.Node) -> Iterator[fx.Node]:
 
 
 def _is_stale_after(alias: fx.Node, node: fx.Node) -> bool:
-    """Whether a view from before a change is read after it."""
+    """Return whether a view from before a change is read after it."""
     return alias < node and any(user > node for user in alias.users)

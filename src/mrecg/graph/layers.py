@@ -1,4 +1,4 @@
-"""The layers of a graph: operators with a parameter as weight."""
+"""Recognize the layers of a graph: operators with a parameter as weight."""
 
 import torch
 from torch import fx
@@ -30,13 +30,13 @@ CONVOLUTIONS_AND_PRODUCTS = LAYER_OPERATORS | {
     torch.ops.aten.conv_transpose1d.default,
     torch.ops.aten.conv_transpose3d.input,
 }
-"""What has a weight, quantizable or not."""
+"""Every operator with a weight, including those that are never quantized."""
 TRANSPOSED_OPERATORS = frozenset({torch.ops.aten.conv_transpose2d.input})
-"""Layers whose weight has its output channels on axis 1."""
+"""Layers whose weight has its output channels on axis 1 instead of 0."""
 
 
 def data_nodes(graph: fx.Graph) -> frozenset[fx.Node]:
-    """The nodes whose value depends on the graph's input; all others are constants."""
+    """Return the nodes whose value depends on the graph's input; all others are constants."""
     found: set[fx.Node] = set()
     for node in graph.nodes:
         if node.op == "placeholder" or any(arg in found for arg in node.all_input_nodes):
@@ -45,7 +45,7 @@ def data_nodes(graph: fx.Graph) -> frozenset[fx.Node]:
 
 
 def layer_name(node: fx.Node) -> str:
-    """The name of a layer: that of the module that owns its weight, whoever calls it."""
+    """Return the name of a layer: the path of the module that owns its weight, whichever module calls it."""
     weight = node.args[1]
     while isinstance(weight, fx.Node) and weight.op != "get_attr" and weight.all_input_nodes:
         weight = weight.all_input_nodes[0]
@@ -54,7 +54,10 @@ def layer_name(node: fx.Node) -> str:
 
 
 def layers_of(graph: fx.Graph) -> list[fx.Node]:
-    """The convolutions and linear layers with a parameter as weight, in execution order."""
+    """Return the convolutions and linear layers with a parameter as weight, in execution order.
+
+    A weight is a `get_attr` node in a captured graph, and a `call_module` node once a quantizer is inserted behind it.
+    """
     computed = data_nodes(graph)
     return [
         node
@@ -67,13 +70,13 @@ def layers_of(graph: fx.Graph) -> list[fx.Node]:
 
 
 def module_path(node: fx.Node) -> str:
-    """The path of the innermost original module that `node` comes from; `""` is the model itself."""
+    """Return the path of the innermost original module that `node` comes from; `""` is the model itself."""
     stack = node.meta.get("nn_module_stack")
     return str(next(reversed(stack.values()))[0]) if stack else ""
 
 
 def traced_value(node: fx.Node) -> object:
-    """The traced value of a node; inserted quantizers keep that of their source."""
+    """Return the fake tensor that tracing gave a node; inserted quantizers have none and take that of their source."""
     while "val" not in node.meta and node.all_input_nodes:
         node = node.all_input_nodes[0]
     return node.meta.get("val")

@@ -1,11 +1,11 @@
-"""Tensors beyond the inputs of layers that integer execution needs on a grid."""
+"""Find the tensors beyond the inputs of layers that integer execution needs quantized."""
 
 import torch
 from torch import fx
 
 from mrecg.graph.layers import data_nodes, layers_of
 
-__all__ = ["cannot_be_negative", "operands", "results"]
+__all__ = ["cannot_be_negative", "find_operands", "find_results"]
 
 _aten = torch.ops.aten
 _ADDITION = _aten.add
@@ -20,16 +20,16 @@ _POOLS = frozenset(
 )
 _COMBINES = frozenset({_ADDITION, _aten.mul, _aten.cat})
 _PASSES = frozenset({_aten.relu, *_CLIPS, *_MOVES})
-"""What runs on the result of the operator before it, in the same kernel or as a view."""
+"""Operators that runtimes fuse into the operator before them, or execute as a view of its result."""
 
 
-def operands(graph: fx.Graph, fuse_additions: bool) -> list[fx.Node]:
-    """What additions, products, concatenations, pooling and resizing read.
+def find_operands(graph: fx.Graph, fuse_additions: bool) -> list[fx.Node]:
+    """Return the inputs of additions, products, concatenations, pooling and resizing.
 
     Args:
         graph: of a captured model.
-        fuse_additions: leave out the addend that a layer computes for this addition alone: it stays in the
-            accumulator.
+        fuse_additions: leave out the addend that a layer computes for this addition alone: runtimes fuse the two,
+            so it stays in the layer's 32-bit accumulator.
     """
     computed = data_nodes(graph)
     layers = frozenset(layers_of(graph))
@@ -45,18 +45,18 @@ def operands(graph: fx.Graph, fuse_additions: bool) -> list[fx.Node]:
     return list(found)
 
 
-def results(graph: fx.Graph) -> list[fx.Node]:
-    """What layers, additions, products, concatenations, pooling and resizing return, behind their activation."""
+def find_results(graph: fx.Graph) -> list[fx.Node]:
+    """Return the outputs of layers, additions, products, concatenations, pooling and resizing, after their activation."""
     layers = frozenset(layers_of(graph))
     found: dict[fx.Node, None] = {}
     for node in graph.nodes:
         if node in layers or _operator(node) in _POOLS | _COMBINES:
-            found[_settled(node)] = None
+            found[_after_fused(node)] = None
     return list(found)
 
 
 def cannot_be_negative(node: fx.Node) -> bool:
-    """Whether the operators that made a tensor rule out negative values."""
+    """Return whether the operators that made a tensor rule out negative values."""
     operator = _operator(node)
     if operator in _CLIPS:
         lowest = node.args[1] if len(node.args) > 1 else -1.0
@@ -65,15 +65,15 @@ def cannot_be_negative(node: fx.Node) -> bool:
         factors = [
             one for one in (*node.args, *node.kwargs.values()) if isinstance(one, int | float)
         ]
-        if min(factors, default=0) < 0:  # a negative number, or alpha
+        if min(factors, default=0) < 0:  # a negative constant, or the factor `alpha` of `torch.add`
             return False
     if operator in _POOLS | _COMBINES | _MOVES:
         return bool(node.all_input_nodes) and all(map(cannot_be_negative, node.all_input_nodes))
     return operator in _NON_NEGATIVE
 
 
-def _settled(node: fx.Node) -> fx.Node:
-    """The tensor that others read: behind the activations and views that only this node feeds."""
+def _after_fused(node: fx.Node) -> fx.Node:
+    """Return the tensor that other operators read: after the activations and views that only `node` feeds."""
     while len(node.users) == 1 and _operator(next(iter(node.users))) in _PASSES:
         node = next(iter(node.users))
     return node

@@ -1,4 +1,4 @@
-"""The placement that a recipe describes."""
+"""Annotate a graph with the quantizers that a recipe asks for, as a PT2E `Quantizer`."""
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
@@ -16,13 +16,13 @@ from mrecg.graph.insert import (
     Quantizer,
 )
 from mrecg.graph.layers import TRANSPOSED_OPERATORS, layer_name, layers_of
-from mrecg.graph.operands import cannot_be_negative, operands, results
+from mrecg.graph.operands import cannot_be_negative, find_operands, find_results
 
 __all__ = ["RecipePlacement"]
 
 
 class RecipePlacement(Quantizer):
-    """The placement that a recipe describes; by default what BRECQ, QDrop and MRECG simulate.
+    """Annotate what a recipe quantizes; by default what BRECQ, QDrop and MRECG simulate.
 
     Weights and inputs of every convolution and linear layer are quantized; other tensors where `settings.tensors`
     asks for them. First and last layers, found by role, use their own width.
@@ -37,11 +37,16 @@ class RecipePlacement(Quantizer):
         self.activation = activation
 
     def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
+        """Write `quantization_annotation` into the nodes of `model` and return it.
+
+        PT2E annotates edges (an operator's input) or outputs. In the papers the shortcut sees the quantized tensor, so
+        every reader must: the producer's output is annotated. With `shortcut=float` only the layers' edges are.
+        """
         layers = layers_of(model.graph)
         ancestors = _layer_ancestors(model.graph, layers)
         weight_bits, input_bits = self._default_bits(layers, ancestors)
         self._apply_overrides(layers, weight_bits, input_bits)
-        # One tensor has one grid, so the most precise of its readers decides, for weights as for what layers read.
+        # A tensor has one grid: the reader with the most bits decides, for weights and for inputs of layers.
         shared: dict[str, int] = {}
         for layer, width in weight_bits.items():
             shared[layer_name(layer)] = max(width, shared.get(layer_name(layer), 0))
@@ -51,19 +56,9 @@ class RecipePlacement(Quantizer):
         tensor_bits = {
             tensor: max(input_bits[layer] for layer in using) for tensor, using in readers.items()
         }
-        quantized_shortcut = self.settings.shortcut == "quantized"
         for layer in layers:
-            source = layer.args[0]
-            assert isinstance(source, fx.Node)
-            specs: dict[fx.Node, QuantizationSpec | None] = {
-                layer.args[1]: self._weight_spec(layer, shared[layer_name(layer)])  # type: ignore[dict-item]
-            }
-            if not quantized_shortcut:
-                specs[source] = self._activation_spec(source, tensor_bits[source])
-            layer.meta["quantization_annotation"] = QuantizationAnnotation(
-                input_qspec_map=specs, _annotated=True
-            )
-        if quantized_shortcut:
+            self._annotate_layer(layer, shared[layer_name(layer)], tensor_bits)
+        if self.settings.shortcut == "quantized":
             for tensor, width in (self._other_bits(model.graph) | tensor_bits).items():
                 annotation = tensor.meta.setdefault(
                     "quantization_annotation", QuantizationAnnotation(_annotated=True)
@@ -71,16 +66,30 @@ class RecipePlacement(Quantizer):
                 annotation.output_qspec = self._activation_spec(tensor, width)
         return model
 
+    def _annotate_layer(
+        self, layer: fx.Node, weight_bits: int, tensor_bits: Mapping[fx.Node, int]
+    ) -> None:
+        source = layer.args[0]
+        assert isinstance(source, fx.Node)
+        specs: dict[fx.Node, QuantizationSpec | None] = {
+            layer.args[1]: self._weight_spec(layer, weight_bits)  # type: ignore[dict-item]
+        }
+        if self.settings.shortcut == "float":
+            specs[source] = self._activation_spec(source, tensor_bits[source])
+        layer.meta["quantization_annotation"] = QuantizationAnnotation(
+            input_qspec_map=specs, _annotated=True
+        )
+
     def validate(self, model: fx.GraphModule) -> None:
-        """Nothing to check: every annotation is our own."""
+        """Do nothing, as `Quantizer` asks for the method: every annotation is our own."""
 
     def _other_bits(self, graph: fx.Graph) -> dict[fx.Node, int]:
-        """Widths of the tensors that are quantized although no layer reads them."""
+        """Return the widths of the tensors that are quantized although no layer reads them."""
         if self.settings.tensors == "layers":
             return {}
-        found = operands(graph, fuse_additions=self.settings.tensors == "fused-operands")
+        found = find_operands(graph, fuse_additions=self.settings.tensors == "fused-operands")
         if self.settings.tensors == "all":
-            found += results(graph)
+            found += find_results(graph)
         returned = graph.output_node().all_input_nodes
         last = self.activation.bits
         if self.settings.first_last != "same":
@@ -157,19 +166,21 @@ class RecipePlacement(Quantizer):
 
 
 def _code_range(bits: int, settings: TensorSettings) -> tuple[int, int]:
+    """Return the lowest and the highest code; `settings.narrow` drops the lowest of a symmetric grid."""
     if not settings.symmetric:
         return 0, 2**bits - 1
     return -(2 ** (bits - 1)) + settings.narrow, 2 ** (bits - 1) - 1
 
 
 def _container(low: int, high: int) -> torch.dtype:
+    """Return the dtype that a PT2E spec must name; it only has to hold the codes, `quant_min` and `quant_max` are the grid."""
     if high - low > 255:
         return torch.int32
     return torch.int8 if low < 0 else torch.uint8
 
 
 def _layer_ancestors(graph: fx.Graph, layers: list[fx.Node]) -> dict[fx.Node, frozenset[fx.Node]]:
-    """For each layer, the layers that its input depends on directly, with no other layer between."""
+    """Return for each layer the layers that its input depends on directly, with no other layer in between."""
     is_layer = frozenset(layers)
     nearest: dict[fx.Node, frozenset[fx.Node]] = {}
     for node in graph.nodes:

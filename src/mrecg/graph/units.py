@@ -13,14 +13,13 @@ from torch import Tensor, fx, nn
 
 from mrecg.errors import CaptureError
 from mrecg.graph.blocks import BlockTree
-from mrecg.graph.extract import Unit, can_be_stored, extract, holds_tensors
-from mrecg.graph.insert import PlacedQuantizer
+from mrecg.graph.extract import Insertions, Unit, can_be_stored, extract_unit, holds_tensors
 from mrecg.graph.layers import data_nodes, layer_name, layers_of, traced_value
 
-__all__ = ["Chain", "Unit", "cut"]
+__all__ = ["Chain", "Unit", "cut_units"]
 
 MOST_LIVE_BETWEEN_BLOCKS = 4
-"""Values that may cross a cut beside a block; elsewhere only one may, or a shortcut would be cut."""
+"""Values that may cross a cut next to a block; elsewhere only one may, or a shortcut would be cut."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Chain:
     Attributes:
         units: run one after the other, each adds its outputs to the values known so far.
         input: name of the model's input.
-        outputs: names of the values that tell the model's answer: mostly what it returns.
+        outputs: names of the values that are compared: mostly what the model returns.
     """
 
     units: tuple[Unit, ...]
@@ -39,27 +38,27 @@ class Chain:
 
     @cached_property
     def channels(self) -> dict[str, int]:
-        """Of each value that a unit makes."""
+        """Return the number of channels of each value that a unit makes."""
         return {name: count for unit in self.units for name, count in unit.channels.items()}
 
     @cached_property
     def last_reader(self) -> dict[str, int]:
-        """For each value, the index of the last unit that reads it; outputs of the model live on."""
+        """Return, for each value, the index of the last unit that reads it; outputs of the model live on."""
         readers = {name: index for index, unit in enumerate(self.units) for name in unit.inputs}
         return readers | dict.fromkeys(self.outputs, len(self.units))
 
 
-def cut(
+def cut_units(
     placed: fx.GraphModule,
-    quantizers: Sequence[PlacedQuantizer],
+    inserted: Insertions,
     model: nn.Module,
     granularity: Literal["layer", "block"],
 ) -> Chain:
     """Cut a graph with quantizers into units.
 
     Args:
-        placed: from `place`; its modules and parameters are shared, not copied.
-        quantizers: their list, from `place`.
+        placed: from `insert_quantizers`; its modules and parameters are shared, not copied.
+        inserted: its quantizers and rounded biases.
         model: the original model, for its tree of modules.
         granularity: `block` for blocks and single layers outside of them, `layer` for single layers.
 
@@ -76,8 +75,7 @@ def cut(
     body = [node for node in placed.graph.nodes if node in data and holds_tensors(node)]
     answers = _answers(next(node for node in placed.graph.nodes if node.op == "output"), data)
     blocks = {node: tree.block_of(node) for node in body} if granularity == "block" else None
-    by_name = {quantizer.name: quantizer for quantizer in quantizers}
-    pieces = _split(body, layers, blocks, by_name)
+    pieces = _split(body, layers, blocks, inserted.quantizers)
     units: list[Unit] = []
     for piece in _attach_loose(pieces, frozenset(layers)):
         names = [
@@ -91,13 +89,13 @@ def cut(
             unit.name == label for unit in units
         ):  # layers in the forward of a module that holds blocks, too
             label = _label([layer_name(node) for node in piece if node in layers])
-        units.append(extract(placed, piece, label, by_name, owned, answers))
+        units.append(extract_unit(placed, piece, label, inserted, owned, answers))
     source = next(node.name for node in placed.graph.nodes if node.op == "placeholder")
     return Chain(tuple(units), source, tuple(node.name for node in answers))
 
 
 def _answers(output: fx.Node, data: Container[fx.Node]) -> list[fx.Node]:
-    """What the model returns; of classes, masks and single numbers, which are no signals to compare, what they are made of."""
+    """Return the values that are compared: what the model returns, or, where that is a class, a mask or a single number, what it is computed from."""
     found: dict[fx.Node, None] = {}
     waiting = [node for node in output.all_input_nodes if node in data]
     while waiting:
@@ -115,7 +113,7 @@ def _label(names: Sequence[str]) -> str:
 
 
 def _ends_the_unit_before(node: fx.Node) -> bool:
-    """Whether a loose value is better reconstructed with the unit before than read by the unit after.
+    """Return whether a loose value is better reconstructed with the unit before than read by the unit after.
 
     It is as long as it has the positions of the feature map that it is made from: a target that is pooled to a vector
     says little about the unit. A quantizer goes with the unit that reads it, where its step is learned for what it
@@ -165,7 +163,7 @@ def _spans(
     blocks: Mapping[fx.Node, str | None] | None,
     quantizers: Container[str],
 ) -> list[tuple[int, int]]:
-    """First and last position of what must stay together: calls of one block, uses of one weight or of one range."""
+    """Return first and last position of what must stay together: calls of one block, uses of one weight or of one range."""
     members: dict[tuple[str, str], list[int]] = {}
     for node in layers:
         members.setdefault(("weight", layer_name(node)), []).append(index[node])
@@ -191,8 +189,8 @@ def _may_cut(
         return False
     if blocks is None:
         return True
-    beside_block = blocks[body[position - 1]] is not None or blocks[body[position]] is not None
-    return len(live) <= (MOST_LIVE_BETWEEN_BLOCKS if beside_block else 1)
+    next_to_block = blocks[body[position - 1]] is not None or blocks[body[position]] is not None
+    return len(live) <= (MOST_LIVE_BETWEEN_BLOCKS if next_to_block else 1)
 
 
 def _attach_loose(

@@ -1,4 +1,4 @@
-"""Adam for steps so short that gathering tensors counts."""
+"""Adam without the cost of gathering tensors in every step."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ __all__ = ["Adam"]
 
 
 class _Group:
-    """Tensors of one rate that have a gradient, and their moments."""
+    """The tensors of one learning rate that have a gradient, and their moments."""
 
     def __init__(self, parameters: Sequence[Tensor], step: Tensor) -> None:
         self.parameters = [one for one in parameters if one.grad is not None]
@@ -46,8 +46,8 @@ class Adam:
     """Adam (Kingma and Ba, ICLR 2015) with torch's constants and torch's kernel.
 
     `torch.optim.Adam` gathers parameters, gradients and moments anew in every step, which takes longer than the kernel
-    where a step is a few milliseconds. Here the first step decides what has a gradient: what no output depends on has none,
-    in that step or in any other.
+    where a step is a few milliseconds. Here the first step decides which tensors have a gradient: one that no output depends
+    on has none in any step.
 
     Args:
         groups: tensors of the same rate each.
@@ -61,7 +61,7 @@ class Adam:
 
     @torch.no_grad()
     def step(self, *rates: float | Tensor) -> None:
-        """Take one step with a rate for each group, a float32 tensor or a number, and forget the gradients."""
+        """Take one step with a rate for each group, a float32 tensor or a number, and clear the gradients."""
         if self._groups is None:
             self._groups = [_Group(parameters, self._step) for parameters in self._given]
         self._step += 1

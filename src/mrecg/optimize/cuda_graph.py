@@ -1,4 +1,4 @@
-"""Steps that an accelerator repeats by itself, where launching their kernels takes longer than the kernels."""
+"""Steps that a GPU repeats by itself: launching the kernels of a small step takes longer than the kernels."""
 
 from collections.abc import Callable
 from functools import cache
@@ -7,10 +7,11 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from mrecg.cache.storage import sent
-from mrecg.optimize.step import Batch, Numbers, Step
+from mrecg.cache.storage import copy_to_device
+from mrecg.optimize.schedule import ScheduledValues
+from mrecg.optimize.step import Batch, Step
 from mrecg.quantizers.adaround import Penalty
-from mrecg.quantizers.lsq import RandomMask
+from mrecg.quantizers.qdrop import RandomMask
 
 __all__ = ["CudaGraph", "Recorder", "ReplayedStep"]
 
@@ -20,20 +21,20 @@ WARM_UP = 3
 
 @runtime_checkable
 class Recorder(Protocol):
-    """Something that can repeat what a function did to memory."""
+    """Repeats what a function did to memory."""
 
     def run(self, function: Callable[[], None]) -> None:
-        """Call it under the conditions of `record`."""
+        """Call a function under the conditions of `record`."""
 
     def record(self, function: Callable[[], None]) -> None:
-        """Call it to learn what it does, which is not done yet."""
+        """Record what a function does, without doing it."""
 
     def replay(self) -> None:
-        """Do what was recorded."""
+        """Repeat what was recorded."""
 
 
 class CudaGraph:
-    """The recorder of a CUDA device."""
+    """Records a CUDA graph."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -64,13 +65,13 @@ def _recording_stream(device: torch.device) -> torch.cuda.Stream:
 
 
 class ReplayedStep:
-    """Is called as a `Step`; after the first few calls one is recorded, and repeated from there on.
+    """Called like a `Step`; after the first few calls one is recorded, and repeated from then on.
 
-    What is repeated reads and writes the same memory and the same numbers every time. So all that changes from call to
-    call lies in tensors that are filled before: the batch, the numbers of the schedules, and the masks.
+    A graph repeats the same kernels on the same memory with the same numbers. So all that changes from call to call is
+    copied into fixed tensors first: the batch, the scheduled values and the masks.
 
     Args:
-        step: takes tensors for numbers.
+        step: takes tensors as scheduled values.
         mask: its mask, if it has one.
         recorder: has recorded nothing yet.
     """
@@ -81,14 +82,14 @@ class ReplayedStep:
         if mask is not None:
             mask.hold()
 
-    def __call__(self, batch: Batch, numbers: Numbers) -> Tensor:
-        """Take the step; returns its loss."""
+    def __call__(self, batch: Batch, scheduled: ScheduledValues) -> Tensor:
+        """Take the step; return its loss."""
         if self._calls == 0:
             self._batch = Batch(*({n: v.clone() for n, v in part.items()} for part in batch))
             device = next(iter(batch.targets.values())).device
-            size = len(numbers.penalty) + len(numbers.rates)
-            self._numbers = torch.empty(size, dtype=torch.float32, device=device)
-        self._fill(batch, numbers)
+            size = len(scheduled.penalty) + len(scheduled.rates)
+            self._scheduled = torch.empty(size, dtype=torch.float32, device=device)
+        self._fill(batch, scheduled)
         if self._calls < WARM_UP:
             self._recorder.run(self._take)
         else:
@@ -98,15 +99,15 @@ class ReplayedStep:
         self._calls += 1
         return self._loss.clone()
 
-    def _fill(self, batch: Batch, numbers: Numbers) -> None:
+    def _fill(self, batch: Batch, scheduled: ScheduledValues) -> None:
         for held, given in zip(self._batch, batch, strict=True):
             for name, values in given.items():
                 held[name].copy_(values)
-        now = torch.tensor([*numbers.penalty, *numbers.rates], dtype=torch.float32)
-        self._numbers.copy_(sent(now, self._numbers.device))
+        now = torch.tensor([*scheduled.penalty, *scheduled.rates], dtype=torch.float32)
+        self._scheduled.copy_(copy_to_device(now, self._scheduled.device))
         if self._mask is not None:
             self._mask.redraw()
 
     def _take(self) -> None:
-        strength, beta, *rates = self._numbers.unbind()
-        self._loss = self._step(self._batch, Numbers(Penalty(strength, beta), tuple(rates)))
+        strength, beta, *rates = self._scheduled.unbind()
+        self._loss = self._step(self._batch, ScheduledValues(Penalty(strength, beta), tuple(rates)))

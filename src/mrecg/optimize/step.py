@@ -1,115 +1,117 @@
-"""One step of a group's optimisation: what it computes, and what changes from one to the next."""
+"""One optimization step of a group."""
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mrecg import distributed
-from mrecg.cache.activation_cache import Values, run_units
+from mrecg.cache.activation_cache import CachedActivations, run_quantized_units
 from mrecg.config.settings import Precision
 from mrecg.graph.units import Unit
 from mrecg.optimize.adam import Adam
-from mrecg.optimize.precision import precision, products
-from mrecg.quantizers.adaround import Penalty
+from mrecg.optimize.schedule import ScheduledValues
+from mrecg.preparation.prepared_graph import Binding
+from mrecg.quantizers.adaround import LearnedRounding
 from mrecg.quantizers.losses import loss_and_slopes
-from mrecg.quantizers.lsq import RandomMask
-from mrecg.quantizers.weight import WeightQuantizer
+from mrecg.quantizers.qdrop import RandomMask
+from mrecg.torch_state import compute_precision, matmul_precision
 
-__all__ = ["Batch", "Numbers", "Step"]
+__all__ = ["Batch", "Step"]
 
 Tensors = dict[str, Tensor]
 
 
-class Numbers(NamedTuple):
-    """Where the schedules stand: the penalty, and a rate for each of Adam's groups. Tensors without axes, or floats."""
-
-    penalty: Penalty
-    rates: tuple[float | Tensor, ...]
-
-
 class Batch(NamedTuple):
-    """The values of some images.
+    """The activations of some images.
 
     Attributes:
         quantized: the group's inputs behind the quantized units before.
-        plain: the same in the float network, where a mask is to mix them; a step overwrites these,
-        targets: and these, the group's outputs in the float network.
+        of_float: the same in the float network, where a mask mixes them; a step overwrites these.
+        targets: the group's outputs in the float network; a step overwrites these, too.
     """
 
     quantized: Tensors
-    plain: Tensors
+    of_float: Tensors
     targets: Tensors
 
     @classmethod
-    def of(
-        cls, chosen: Tensor, quantized: Values, plain: Values, targets: Values, mixes: bool
+    def read(
+        cls,
+        chosen: Tensor,
+        quantized: CachedActivations,
+        of_float: CachedActivations,
+        targets: CachedActivations,
+        mixes: bool,
     ) -> "Batch":
-        """Those of the images at `chosen`."""
-        mixed = [name for name in quantized if mixes and plain[name] is not quantized[name]]
+        """Read the activations of the images at `chosen`."""
+        mixed = [name for name in quantized if mixes and of_float[name] is not quantized[name]]
         return cls(
             {name: values.batch(chosen) for name, values in quantized.items()},
-            {name: plain[name].batch(chosen) for name in mixed},
+            {name: of_float[name].batch(chosen) for name in mixed},
             {name: values.batch(chosen) for name, values in targets.items()},
         )
 
 
+@dataclass(frozen=True)
 class Step:
-    """Forward, penalty, backward, optimiser. Asks no tensor for its value.
+    """Forward, backward, optimizer. Reads no tensor's value, which would make the host wait for a GPU.
 
-    Args:
-        units: neighbouring units, run in order.
-        weights: whose rounding is learned.
-        learned: every tensor that receives a gradient.
+    Attributes:
+        units: neighboring units, run in order.
+        bindings: what their graphs take, but for the weights of `roundings`.
+        roundings: the learned roundings by the names of their quantizers.
+        variables: every tensor that receives a gradient.
         adam: on those.
-        mask: which elements of the inputs come from the float network (QDrop), or `None`.
-        computed_in: the precision of convolutions and products.
+        mask: which elements of the inputs come from the quantized network (QDrop); `None` for all.
+        precision: of convolutions and products.
     """
 
-    def __init__(
-        self,
-        units: Sequence[Unit],
-        weights: Iterable[WeightQuantizer],
-        learned: Sequence[Tensor],
-        adam: Adam,
-        mask: RandomMask | None,
-        computed_in: Precision,
-    ) -> None:
-        self._units, self._weights, self._learned = units, list(weights), learned
-        self._channels = {name: count for unit in units for name, count in unit.channels.items()}
-        self._adam, self._mask, self._precision = adam, mask, computed_in
+    units: Sequence[Unit]
+    bindings: Mapping[str, Binding]
+    roundings: Mapping[str, LearnedRounding]
+    variables: Sequence[Tensor]
+    adam: Adam
+    mask: RandomMask | None
+    precision: Precision
 
-    def __call__(self, batch: Batch, numbers: Numbers) -> Tensor:
-        """Take the step; returns its loss."""
-        penalty = numbers.penalty if numbers.penalty.acts else None
-        for quantizer in self._weights:
-            quantizer.soften(penalty)
-        given = {name: self._mixed(batch.plain.get(name), v) for name, v in batch.quantized.items()}
+    def __call__(self, batch: Batch, scheduled: ScheduledValues) -> Tensor:
+        """Take the step; return its loss."""
+        penalty = scheduled.penalty if scheduled.penalty.acts else None
+        # Once per step, however often a weight is read, so that the penalty counts once.
+        soft = {name: one.soft_weight(penalty) for name, one in self.roundings.items()}
+        given = {
+            name: self._mix(batch.of_float.get(name), values)
+            for name, values in batch.quantized.items()
+        }
         device = next(iter(given.values())).device
-        with products(self._precision, device):
-            with precision(self._precision, device):
-                made = run_units(self._units, given)
+        channels = {name: count for unit in self.units for name, count in unit.channels.items()}
+        with matmul_precision(self.precision, device):
+            with compute_precision(self.precision, device):
+                made = run_quantized_units(self.units, given, {**self.bindings, **soft})
             outputs = [made[name].float() for name in batch.targets]
-            channels = [self._channels[name] for name in batch.targets]
-            loss, slopes = loss_and_slopes(outputs, list(batch.targets.values()), channels)
+            loss, slopes = loss_and_slopes(
+                outputs, list(batch.targets.values()), [channels[name] for name in batch.targets]
+            )
             self._backward(outputs, slopes)
-        distributed.average_gradients(self._learned)
-        self._adam.step(*numbers.rates)
+        distributed.average_gradients(self.variables)
+        self.adam.step(*scheduled.rates)
         return loss
 
-    def _mixed(self, plain: Tensor | None, quantized: Tensor) -> Tensor:
-        """QDrop takes each element of an input from either network."""
-        if plain is None or self._mask is None:
+    def _mix(self, of_float: Tensor | None, quantized: Tensor) -> Tensor:
+        """Take each element of an input from either network (QDrop, eq. 8)."""
+        if of_float is None or self.mask is None:
             return quantized
-        return plain.lerp_(quantized, self._mask.like(quantized))
+        return of_float.lerp_(quantized, self.mask.like(quantized))
 
     def _backward(self, outputs: Sequence[Tensor], slopes: Sequence[Tensor]) -> None:
-        """Gradients of what is learned, and of nothing else; an output may depend on none of it."""
+        """Compute the gradients of the variables and of nothing else; an output may depend on none of them."""
         depends = [output.requires_grad for output in outputs]
         torch.autograd.backward(
             list(itertools.compress(outputs, depends)),
             list(itertools.compress(slopes, depends)),
-            inputs=list(self._learned),
+            inputs=list(self.variables),
         )

@@ -6,15 +6,15 @@ from typing import Protocol, runtime_checkable
 
 from mrecg.config.settings import PlanRule
 from mrecg.errors import PlanError, did_you_mean
-from mrecg.planning.capacity import are_homogeneous, differences, module_capacity
+from mrecg.planning.capacity import are_homogeneous, cap_diff, mod_cap
 from mrecg.records.plan import Layer, NeighborPair, Plan
 
-__all__ = ["Plannable", "check_plan", "joined_by_scheme", "make_plan"]
+__all__ = ["Plannable", "check_plan", "joined_by_scheme", "make_plan", "single_plan"]
 
 
 @runtime_checkable
 class Plannable(Protocol):
-    """What a rule needs to know of a unit; a record of an earlier run knows it too."""
+    """The part of a unit that a rule reads; a unit's record has it, too."""
 
     @property
     def name(self) -> str: ...
@@ -25,10 +25,10 @@ class Plannable(Protocol):
 
 
 def make_plan(units: Sequence[Plannable], rule: PlanRule, losses: Sequence[float] = ()) -> Plan:
-    """The plan that a rule gives.
+    """Return the plan that a rule gives.
 
     The first and the last unit stay single: they keep a width of their own, which makes their capacity incomparable.
-    Of the other neighbours those with the largest CapDiff are joined, as long as no group outgrows
+    Of the other neighbors those with the largest CapDiff are joined, as long as no group outgrows
     `largest_group`; `count="auto"` joins those whose CapDiff exceeds the mean over the candidates.
 
     Args:
@@ -37,7 +37,7 @@ def make_plan(units: Sequence[Plannable], rule: PlanRule, losses: Sequence[float
         losses: of every unit after a run without joining; only for the rule `loss`.
 
     Raises:
-        PlanError: an explicit plan names units that the model does not have or that are no neighbours, or a scheme
+        PlanError: an explicit plan names units that the model does not have or that are no neighbors, or a scheme
             counts other units than the model's.
     """
     if rule.join == "scheme":
@@ -47,16 +47,21 @@ def make_plan(units: Sequence[Plannable], rule: PlanRule, losses: Sequence[float
         return _explicit(units, rule.groups)
     metric: tuple[float, ...] = ()
     if rule.join == "capacity":
-        metric = tuple(module_capacity(unit.layers) for unit in units)
+        metric = tuple(mod_cap(unit.layers) for unit in units)
     elif rule.join == "loss":
         metric = tuple(losses)
     scores = _scores(units, rule, metric)
     chosen = _choose(scores, rule)
-    return _plan(units, chosen, _describe(rule), metric, differences(metric, rule.difference))
+    return _plan(units, chosen, _describe(rule), metric, cap_diff(metric, rule.difference))
+
+
+def single_plan(units: Sequence[Plannable]) -> Plan:
+    """Return the plan that joins nothing."""
+    return Plan(groups=tuple((unit.name,) for unit in units))
 
 
 def check_plan(plan: Plan, units: Sequence[Plannable]) -> Plan:
-    """`plan` itself if its groups are the model's units in their order; where they are not what its rule joined, it says so.
+    """Return `plan` if its groups are the model's units in their order; a plan that was edited says so in its rule.
 
     Raises:
         PlanError: they are not; the message names the first that differs.
@@ -98,7 +103,7 @@ def _explicit(units: Sequence[Plannable], groups: Sequence[Sequence[str]]) -> Pl
         first = names.index(group[0]) if group else 0
         if tuple(names[first : first + len(group)]) != tuple(group):
             raise PlanError(
-                f"The plan joins ({' '.join(group)}), which are not neighbours; "
+                f"The plan joins ({' '.join(group)}), which are not neighbors; "
                 f"the model's order is {', '.join(names)}."
             )
         chosen |= set(range(first, first + len(group) - 1))
@@ -106,7 +111,7 @@ def _explicit(units: Sequence[Plannable], groups: Sequence[Sequence[str]]) -> Pl
 
 
 def joined_by_scheme(sizes: Sequence[int], names: Sequence[str]) -> frozenset[int]:
-    """The positions whose unit a scheme joins to the next one.
+    """Return the positions whose unit a scheme joins to the next one.
 
     In the authors' counting the stem may include the first block, and the classifier the last convolution, as in their
     MobileNetV2: a scheme that counts two units less than the model is read so.
@@ -133,13 +138,13 @@ def joined_by_scheme(sizes: Sequence[int], names: Sequence[str]) -> frozenset[in
 def _scores(
     units: Sequence[Plannable], rule: PlanRule, metric: Sequence[float]
 ) -> dict[int, float]:
-    """CapDiff of the neighbours that may be joined, by the position of the first."""
+    """Return CapDiff of the neighbors that may be joined, by the position of the first."""
     candidates = range(1, len(units) - 2)
     if rule.join == "none":
         return {}
     if rule.join == "stage":
         return {i: 1.0 for i in candidates if units[i].shape != units[i + 1].shape}
-    values = differences(metric, rule.difference)
+    values = cap_diff(metric, rule.difference)
     return {i: values[i] for i in candidates}
 
 
@@ -160,7 +165,7 @@ def _choose(scores: dict[int, float], rule: PlanRule) -> set[int]:
 
 
 def _group_size(chosen: set[int], position: int) -> int:
-    """Units in the group that the pair at `position` belongs to."""
+    """Return the number of units in the group that the pair at `position` belongs to."""
     first = last = position
     while first - 1 in chosen:
         first -= 1

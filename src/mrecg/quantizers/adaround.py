@@ -1,74 +1,28 @@
-"""Learned rounding (AdaRound: Nagel et al., ICML 2020) and learned ranges of weights."""
+"""Learned rounding (AdaRound: Nagel et al., ICML 2020) and learned weight scales (Genie: Jeon et al., CVPR 2023)."""
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from mrecg.quantizers import kernels
-from mrecg.quantizers.grid import (
-    SMALLEST_SCALE,
-    Grid,
-    Neighbours,
-    Scaling,
-)
+from mrecg.quantizers.grid import SMALLEST_SCALE, Grid, RoundingNeighbors, Scaling
+from mrecg.quantizers.kernels import GAMMA, ZETA
 
-__all__ = ["LearnedRange", "LearnedRounding", "Penalty", "beta_at"]
-
-ZETA = 1.1
-GAMMA = -0.1
-"""The stretch of the sigmoid: h(V) = clip(sigmoid(V)(ζ − γ) + γ, 0, 1) reaches 0 and 1 (AdaRound, eq. 23)."""
-
-_INSIDE = (-GAMMA / (ZETA - GAMMA), (1 - GAMMA) / (ZETA - GAMMA))
-"""The values of the sigmoid between which h(V) is neither 0 nor 1."""
-
-_SMALLEST_SQUARE = 1e-12
-"""Added to (σ − ½)², so that its logarithm is finite; the slope of the penalty is 0 there either way."""
+__all__ = ["LearnedRounding", "LearnedScale", "Penalty", "beta_at", "rectified_sigmoid"]
 
 UNDECIDED_MARGIN = 0.05
 """A rounding counts as undecided while h(V) is further than this from both 0 and 1."""
 
-
-class _SoftRounding(torch.autograd.Function):
-    """`base + span · σ(V)` with σ held where h(V) is between 0 and 1, and the gradient of the rounding penalty.
-
-    Both directions are a few passes over memory, which decide how long a step takes where weights outnumber
-    activations. The value of the penalty is nobody's concern, so only its slope is computed, once per step.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, base: Tensor, span: Tensor, penalty: "Penalty | None"
-    ) -> Tensor:
-        sigmoid = torch.sigmoid(logits)
-        ctx.save_for_backward(sigmoid, span)
-        ctx.penalty = penalty
-        return torch.addcmul(base, sigmoid.clamp(*_INSIDE), span)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        sigmoid, span = ctx.saved_tensors
-        slope = gradients[0] * span
-        if ctx.penalty is not None:
-            _add_penalty_slope(slope, sigmoid, *ctx.penalty.power_law())
-        slope = torch.ops.aten.hardtanh_backward(slope, sigmoid, *_INSIDE)
-        return torch.ops.aten.sigmoid_backward(slope, sigmoid), None, None, None
+RESUME_OFFSET = 0.15
+"""Distance of h(V) from 0 or 1 where learning continues from a hard code: at 0 and 1 the gradient vanishes."""
 
 
-def _add_penalty_slope(
-    slope: Tensor, sigmoid: Tensor, strength: float | Tensor, exponent: float | Tensor
-) -> None:
-    """Add −strength · d · (d²)^exponent. `exp2` and `log2` take half the time of `pow`."""
-    distance = sigmoid - 0.5
-    smallest = torch.full((), _SMALLEST_SQUARE, dtype=sigmoid.dtype, device=sigmoid.device)
-    square = torch.addcmul(smallest, distance, distance)
-    slope.addcmul_(square.log2_().mul_(exponent).exp2_(), distance.mul_(strength), value=-1)
-
-
-def stretched_sigmoid(logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """h(V) of AdaRound, eq. 23."""
-    return (torch.sigmoid(logits) * (ZETA - GAMMA)).add_(GAMMA).clamp_(0, 1)
+def rectified_sigmoid(alpha: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return h(V) = clip(σ(V)(ζ − γ) + γ, 0, 1) (AdaRound, eq. 23)."""
+    return (torch.sigmoid(alpha) * (ZETA - GAMMA)).add_(GAMMA).clamp_(0, 1)
 
 
 class Penalty(NamedTuple):
@@ -84,107 +38,132 @@ class Penalty(NamedTuple):
 
     @property
     def acts(self) -> bool:
-        """Whether it changes anything; the value of a tensor is not asked for."""
+        """Return whether it changes anything; a tensor is not read, which would make the host wait."""
         return isinstance(self.strength, Tensor) or self.strength > 0
 
-    def power_law(self) -> tuple[float | Tensor, float | Tensor]:
-        """c and e of its slope −c · d · (d²)^e with respect to σ, where d = σ − ½ and 2h − 1 = 2 (ζ − γ) d."""
+    def slope(self) -> tuple[float | Tensor, float | Tensor]:
+        """Return c and e of the penalty's slope −c · d · (d²)^e with respect to σ.
+
+        With d = σ − ½, 2h − 1 = 2 (ζ − γ) d.
+        """
         return self.strength * self.beta * (2 * (ZETA - GAMMA)) ** self.beta, self.beta / 2 - 1
 
 
-class LearnedRange(nn.Module):
-    """`s' = s · (1 + growth / (high − low))`: the range of each channel grows or shrinks, its codes stay.
+@dataclass(frozen=True)
+class LearnedScale:
+    """`s' = s · (1 + delta / (high − low))`: the scale of each channel changes, its codes stay.
 
     Attributes:
-        growth: in code steps, one per scale, 0 at first. So a rate suits every width: at 8 bits a scale that is off by
-            a percent would cost more than the rounding.
-        steps: of the grid.
+        delta: the variable, in code units, one per scale, 0 at first. So one learning rate suits every width: at 8 bits
+            a scale that is off by a percent would cost more than the rounding.
+        scaling: where it starts.
+        levels: `high − low`.
     """
 
-    def __init__(self, scaling: Scaling, grid: Grid) -> None:
-        super().__init__()
-        self.growth = nn.Parameter(torch.zeros_like(scaling.scale))
-        self._scaling, self.steps = scaling, grid.high - grid.low
+    delta: nn.Parameter
+    scaling: Scaling
+    levels: int
 
-    @torch.no_grad()
-    def start_at(self, scaling: Scaling) -> None:
-        """Continue from a range that was learned before."""
-        self.growth.copy_((scaling.scale / self._scaling.scale - 1) * self.steps)
+    @classmethod
+    def start(cls, scaling: Scaling, grid: Grid) -> "LearnedScale":
+        """Return the variable at the scale as it is."""
+        return cls(nn.Parameter(torch.zeros_like(scaling.scale)), scaling, grid.high - grid.low)
 
     def factor(self) -> Float[Tensor, "..."]:
-        """By which every value grows."""
-        return 1 + self.growth / self.steps
+        """Return the factor on every value, differentiable in `delta`."""
+        return 1 + self.delta / self.levels
 
     @torch.no_grad()
-    def scaling(self) -> Scaling:
-        """The scaling as it is now."""
-        scale = (self._scaling.scale * self.factor()).clamp(min=SMALLEST_SCALE)
-        return Scaling(scale, self._scaling.zero_point)
+    def current(self) -> Scaling:
+        """Return the scaling as it is now."""
+        scale = (self.scaling.scale * self.factor()).clamp(min=SMALLEST_SCALE)
+        return Scaling(scale, self.scaling.zero_point)
 
 
-class LearnedRounding(nn.Module):
-    """`W_q = below + h(V) · step` between two neighbours on a grid, with V so that it starts at the float weight.
+@dataclass(frozen=True)
+class LearnedRounding:
+    """`W_q = value(below) + h(V) · gap` between two neighbors on a grid.
 
     On a uniform grid that is `s' · (clip(⌊W/s⌋ + h(V) + z, low, high) − z)`: AdaRound, eq. 22–24. Learning the scale
-    while the integer base ⌊W/s⌋ stays is Genie's (Jeon et al., CVPR 2023).
+    while the integers ⌊W/s⌋ stay is Genie's.
 
     Attributes:
-        logits: V, one per weight.
+        alpha: V, one per weight.
         below: the lower code of each weight.
-        base, span: the weight as `base + span · σ(V)`; a weight outside the grid has span 0.
-        range: the scale s'.
+        base, span: the soft weight is `base + span · σ(V)` while h(V) is between 0 and 1; span is 0 outside the grid.
+        scale: the learned scale s'.
     """
 
-    def __init__(self, between: Neighbours, scaling: Scaling, grid: Grid) -> None:
-        super().__init__()
-        self.range = LearnedRange(scaling, grid)
-        self.below = between.below
-        # With h = (ζ − γ) σ + γ, the weight is `base + span · σ`.
-        self.base = between.value + GAMMA * between.step
-        self.span = (ZETA - GAMMA) * between.step
-        fraction = between.fraction.clamp(1e-4, 1 - 1e-4)
-        stretched = (fraction - GAMMA) / (ZETA - GAMMA)
-        self.logits = nn.Parameter(torch.log(stretched / (1 - stretched)))
-        self._is_native = kernels.fits(self.logits) and kernels.lie_in_rows(
-            self.logits, self.range.growth
-        )
-        if self._is_native:
-            self.base, self.span = (
-                kernels.like(one, self.logits) for one in (self.base, self.span)
-            )
+    alpha: nn.Parameter
+    below: Float[Tensor, "..."]
+    base: Float[Tensor, "..."]
+    span: Float[Tensor, "..."]
+    scale: LearnedScale
 
-    def forward(self, penalty: Penalty | None = None) -> Float[Tensor, "..."]:
-        """The softly rounded weight; its backward pass adds the slope of `penalty` to the gradient."""
-        if self._is_native:
-            law = (0.0, 0.0) if penalty is None else penalty.power_law()
-            native_soft: Tensor = kernels.SoftRounding.apply(  # type: ignore[no-untyped-call]
-                self.logits,
-                self.base,
-                self.span,
-                self.range.growth,
-                self.range.steps,
-                _INSIDE,
-                *law,
-            )
-            return native_soft
-        soft: Tensor = _SoftRounding.apply(self.logits, self.base, self.span, penalty)  # type: ignore[no-untyped-call]
-        return soft * self.range.factor()
+    @classmethod
+    def start(cls, neighbors: RoundingNeighbors, scaling: Scaling, grid: Grid) -> "LearnedRounding":
+        """Return variables whose soft weight is where `neighbors.fraction` says."""
+        fraction = neighbors.fraction.clamp(1e-4, 1 - 1e-4)
+        stretched = (fraction - GAMMA) / (ZETA - GAMMA)
+        alpha = nn.Parameter(torch.log(stretched / (1 - stretched)))
+        # With h = (ζ − γ) σ + γ, the weight is `base + span · σ`.
+        base = neighbors.value + GAMMA * neighbors.gap
+        span = (ZETA - GAMMA) * neighbors.gap
+        return cls(
+            alpha,
+            neighbors.below,
+            kernels.match_strides(base, alpha),
+            kernels.match_strides(span, alpha),
+            LearnedScale.start(scaling, grid),
+        )
+
+    @classmethod
+    @torch.no_grad()
+    def resume(
+        cls,
+        neighbors: RoundingNeighbors,
+        scaling: Scaling,
+        grid: Grid,
+        codes: Float[Tensor, "..."],
+        learned: Scaling,
+    ) -> "LearnedRounding":
+        """Return variables close to hard `codes` at a `learned` scale, open enough to change again."""
+        up = codes > neighbors.below
+        fraction = torch.where(up, 1 - RESUME_OFFSET, RESUME_OFFSET)
+        rounding = cls.start(neighbors._replace(fraction=fraction), scaling, grid)
+        scale = rounding.scale
+        scale.delta.copy_((learned.scale / scale.scaling.scale - 1) * scale.levels)
+        return rounding
+
+    def soft_weight(self, penalty: Penalty | None = None) -> Float[Tensor, "..."]:
+        """Return the softly rounded weight; its backward pass adds the slope of `penalty` to the gradient of `alpha`.
+
+        The value of the penalty is not computed: nothing reads it.
+        """
+        return kernels.soft_rounding(
+            self.alpha,
+            self.base,
+            self.span,
+            self.scale.delta,
+            self.scale.levels,
+            None if penalty is None else penalty.slope(),
+        )
 
     @torch.no_grad()
-    def undecided(self) -> int:
-        """How many roundings are; a weight outside the grid has the same code either way and never is."""
-        distance = (stretched_sigmoid(self.logits) - 0.5).abs()
+    def count_undecided(self) -> int:
+        """Return how many roundings are undecided; a weight outside the grid has one code either way and never is."""
+        distance = (rectified_sigmoid(self.alpha) - 0.5).abs()
         return int(((self.span > 0) & (distance < 0.5 - UNDECIDED_MARGIN)).sum())
 
     @torch.no_grad()
-    def decide(self) -> tuple[Float[Tensor, "..."], Scaling]:
-        """Codes with every rounding made hard (h ≥ ½ rounds up), and their scaling."""
-        up = (self.span > 0) & (stretched_sigmoid(self.logits) >= 0.5)
-        return self.below + up, self.range.scaling()
+    def harden(self) -> tuple[Float[Tensor, "..."], Scaling]:
+        """Return the codes with every rounding made hard (h ≥ ½ rounds up), and their scaling."""
+        up = (self.span > 0) & (rectified_sigmoid(self.alpha) >= 0.5)
+        return self.below + up, self.scale.current()
 
 
 def beta_at(progress: float, warm_up: float, beta: tuple[float, float]) -> float | None:
-    """The penalty's exponent after a fraction `progress` of the steps; `None` during the warm-up."""
+    """Return the penalty's exponent after a fraction `progress` of the steps; `None` during the warm-up."""
     if progress < warm_up:
         return None
     return beta[0] + (beta[1] - beta[0]) * (progress - warm_up) / (1 - warm_up)

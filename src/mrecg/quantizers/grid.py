@@ -1,100 +1,159 @@
-"""A real tensor on a grid of integers, and back."""
+"""Grids: the real values that integer codes stand for."""
 
-from typing import NamedTuple
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, final
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+
+from mrecg.quantizers.frozen import FrozenActivation, FrozenWeight
 
 __all__ = [
     "SMALLEST_SCALE",
     "Grid",
-    "Neighbours",
+    "RoundingNeighbors",
     "Scaling",
-    "bias_step",
+    "UniformGrid",
+    "accumulator_scale",
     "container_shift",
-    "dequantize",
-    "neighbours",
-    "quantize",
     "scaling_for_range",
 ]
 
 SMALLEST_SCALE = 1e-8
 
 
-class Grid(NamedTuple):
-    """The integers that a code may take.
+class Scaling(NamedTuple):
+    """Scale and zero point; a code's real value is `(code − zero_point) · scale`. Shapes broadcast against the tensor."""
+
+    scale: Float[Tensor, "..."]
+    zero_point: Float[Tensor, "..."]
+
+
+class RoundingNeighbors(NamedTuple):
+    """The two codes that each element of a tensor may be rounded to.
 
     Attributes:
-        low: the smallest code.
-        high: the largest code.
-        symmetric: whether the zero point is 0.
+        below: the lower code, as float; the upper one is `below + 1`.
+        value: the real value of `below`.
+        gap: by how much the upper value is larger; 0 outside the grid, where there is no choice.
+        fraction: position of the element between the two values, 0 at the lower, 1 at the upper.
+    """
+
+    below: Float[Tensor, "..."]
+    value: Float[Tensor, "..."]
+    gap: Float[Tensor, "..."]
+    fraction: Float[Tensor, "..."]
+
+
+class Grid(ABC):
+    """Integer codes in a range, and the real value of each under a `Scaling`.
+
+    Attributes:
+        low, high: the smallest and the largest code.
+        symmetric: whether the zero point is fixed.
+        is_uniform: whether values are multiples of a scale, which can then be learned and which integer hardware adds.
     """
 
     low: int
     high: int
     symmetric: bool
+    is_uniform: ClassVar[bool]
 
     @property
     def dtype(self) -> torch.dtype:
-        """The smallest integer type that holds the grid."""
+        """Return the smallest integer type that holds every code."""
         for dtype in (torch.uint8, torch.int8, torch.int16):
             bounds = torch.iinfo(dtype)
             if bounds.min <= self.low and self.high <= bounds.max:
                 return dtype
         return torch.int32
 
+    @abstractmethod
+    def quantize(self, x: Tensor, scaling: Scaling) -> Tensor:
+        """Return the codes of `x`, as floats."""
 
-class Scaling(NamedTuple):
-    """Real value of a code: `(code − zero_point) · scale`; shapes broadcast against the tensor."""
+    @abstractmethod
+    def dequantize(self, codes: Tensor, scaling: Scaling) -> Tensor:
+        """Return the real values of `codes`."""
 
-    scale: Float[Tensor, "..."]
-    zero_point: Float[Tensor, "..."]
+    @abstractmethod
+    def neighbors(self, x: Tensor, scaling: Scaling) -> RoundingNeighbors:
+        """Return the two codes that each element of `x` may be rounded to."""
 
+    @abstractmethod
+    def calibrate(self, values: Tensor, search: "RangeSearch") -> Scaling:
+        """Return the scaling of each row of `values` (shape `c n`): by `search`, unless the grid leaves no choice."""
 
-class Neighbours(NamedTuple):
-    """The two codes that each element of a tensor lies between.
+    @abstractmethod
+    def freeze_weight(self, codes: Tensor, scaling: Scaling) -> nn.Module:
+        """Return a module without inputs that gives the real values of `codes`."""
 
-    Attributes:
-        below: the lower code, as float; the other is the next.
-        value: its real value.
-        step: how much more the other is worth; 0 outside the grid, where there is no choice.
-        fraction: of the step, from the lower value to the element.
-    """
-
-    below: Float[Tensor, "..."]
-    value: Float[Tensor, "..."]
-    step: Float[Tensor, "..."]
-    fraction: Float[Tensor, "..."]
-
-
-def quantize(x: Float[Tensor, "..."], scaling: Scaling, grid: Grid) -> Float[Tensor, "..."]:
-    """Codes of `x`, as floats: `clip(⌊x / s⌉ + z, low, high)`, rounding half to even like ONNX."""
-    return torch.clamp(torch.round(x / scaling.scale) + scaling.zero_point, grid.low, grid.high)
+    @abstractmethod
+    def freeze_activation(self, scaling: Scaling) -> nn.Module:
+        """Return a module that quantizes and dequantizes its input."""
 
 
-def dequantize(codes: Float[Tensor, "..."], scaling: Scaling) -> Float[Tensor, "..."]:
-    """The real values of `codes`."""
-    return (codes - scaling.zero_point) * scaling.scale
+RangeSearch = Callable[[Tensor, "UniformGrid"], Scaling]
+"""Values of shape `c n` and a grid to a scaling of shape `c`."""
 
 
-def neighbours(x: Float[Tensor, "..."], scaling: Scaling, grid: Grid) -> Neighbours:
-    """The codes that `x` may be rounded to."""
-    ratio = x / scaling.scale
-    floor = torch.floor(ratio)
-    lowest, highest = grid.low - scaling.zero_point, grid.high - scaling.zero_point
-    has_choice = (floor >= lowest) & (floor < highest)
-    below = floor.clamp(lowest, highest)
-    return Neighbours(
-        below + scaling.zero_point,
-        below * scaling.scale,
-        has_choice * scaling.scale,
-        ratio - floor,
-    )
+@final
+@dataclass(frozen=True)
+class UniformGrid(Grid):
+    """Codes whose values are equally spaced: `(code − zero_point) · scale`."""
+
+    low: int
+    high: int
+    symmetric: bool
+    is_uniform: ClassVar[bool] = True
+
+    def quantize(self, x: Float[Tensor, "..."], scaling: Scaling) -> Float[Tensor, "..."]:
+        """Return `clip(⌊x / s⌉ + z, low, high)`, rounding half to even like ONNX."""
+        return torch.clamp(torch.round(x / scaling.scale) + scaling.zero_point, self.low, self.high)
+
+    def dequantize(self, codes: Float[Tensor, "..."], scaling: Scaling) -> Float[Tensor, "..."]:
+        return (codes - scaling.zero_point) * scaling.scale
+
+    def neighbors(self, x: Float[Tensor, "..."], scaling: Scaling) -> RoundingNeighbors:
+        ratio = x / scaling.scale
+        floor = torch.floor(ratio)
+        lowest, highest = self.low - scaling.zero_point, self.high - scaling.zero_point
+        has_choice = (floor >= lowest) & (floor < highest)
+        below = floor.clamp(lowest, highest)
+        return RoundingNeighbors(
+            below + scaling.zero_point,
+            below * scaling.scale,
+            has_choice * scaling.scale,
+            ratio - floor,
+        )
+
+    def calibrate(self, values: Float[Tensor, "c n"], search: RangeSearch) -> Scaling:
+        return search(values, self)
+
+    def freeze_weight(self, codes: Float[Tensor, "..."], scaling: Scaling) -> nn.Module:
+        return FrozenWeight(codes, *scaling, self.low, self.high, self.dtype)
+
+    def freeze_activation(self, scaling: Scaling) -> nn.Module:
+        return FrozenActivation(
+            float(scaling.scale), int(scaling.zero_point), self.low, self.high, self.dtype
+        )
+
+    def limits(self, scaling: Scaling) -> tuple[float, float]:
+        """Return the range of `code − zero_point` of a scalar scaling.
+
+        Clipping there saves adding the zero point and subtracting it again. Reading it makes the host wait for a GPU.
+        """
+        zero_point = float(scaling.zero_point)
+        return self.low - zero_point, self.high - zero_point
 
 
-def scaling_for_range(low: Float[Tensor, "..."], high: Float[Tensor, "..."], grid: Grid) -> Scaling:
-    """The scaling that maps the range `[min(low, 0), max(high, 0)]` onto the grid; zero is a grid point.
+def scaling_for_range(
+    low: Float[Tensor, "..."], high: Float[Tensor, "..."], grid: UniformGrid
+) -> Scaling:
+    """Return the scaling that maps `[min(low, 0), max(high, 0)]` onto the grid; zero is a grid point.
 
     A range of width zero gets the smallest scale, so that its codes are the zero point.
     """
@@ -112,15 +171,15 @@ def scaling_for_range(low: Float[Tensor, "..."], high: Float[Tensor, "..."], gri
 
 
 def container_shift(low: int, high: int) -> int:
-    """By how many binary digits the codes of a narrow weight grid may be moved up inside an 8-bit word.
+    """Return by how many binary digits the codes of a narrow weight grid can be shifted left in an 8-bit word.
 
-    Up to 7 bits are used: products of such weights with 8-bit activations never saturate, on any CPU.
+    At most 7 bits are used: products of such weights with 8-bit activations never saturate, on any CPU.
     """
     return max(0, 6 - (high - low).bit_length())
 
 
-def bias_step(
+def accumulator_scale(
     activation_scale: Float[Tensor, ""], weight_scale: Float[Tensor, " channels"], grid: Grid
 ) -> Float[Tensor, " channels"]:
-    """What 1 in a 32-bit accumulator is worth, with the weight's codes moved up in their 8-bit words."""
+    """Return the real value of 1 in a 32-bit accumulator, the weight's codes shifted left in their 8-bit words."""
     return activation_scale * (weight_scale * 2.0 ** -container_shift(grid.low, grid.high))

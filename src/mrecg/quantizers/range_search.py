@@ -9,20 +9,17 @@ from torch import Tensor
 from mrecg.config.settings import TensorSettings
 from mrecg.quantizers.grid import (
     SMALLEST_SCALE,
-    Grid,
     Scaling,
-    dequantize,
-    quantize,
+    UniformGrid,
     scaling_for_range,
 )
-from mrecg.quantizers.logarithmic import logarithmic_scaling
 
 __all__ = [
-    "Sample",
-    "deviation",
+    "ActivationSample",
     "error_search",
     "find_scaling",
     "lsq",
+    "mean_and_std",
     "minmax",
     "percentile",
     "power_of_two",
@@ -37,8 +34,8 @@ _BINS = 4096
 _ELEMENTS_AT_ONCE = 1 << 22
 
 
-class Sample:
-    """Values of what one quantizer reads over many images, condensed to extremes and a subsample.
+class ActivationSample:
+    """Collects what one quantizer reads over many images, condensed to extremes and a subsample.
 
     Of every image the same positions are kept, so that it does not matter how images come in batches.
 
@@ -76,36 +73,34 @@ class Sample:
         return rows
 
     def rows(self) -> Float[Tensor, "images k"]:
-        """The subsample, image by image."""
+        """Return the subsample, image by image."""
         return torch.cat(self._parts)
 
 
 def find_scaling(
     values: Float[Tensor, "c n"],
-    grid: Grid,
+    grid: UniformGrid,
     settings: TensorSettings,
     shrinkage: tuple[float, int],
 ) -> Scaling:
-    """The scaling of each channel by the method that `settings` names.
+    """Return the scaling of each channel by the method that `settings` names.
 
     Args:
         values: one row per channel.
         grid: the codes.
-        settings: the method and its numbers, and whether codes are logarithms or scales powers of two.
+        settings: the method and its numbers, and whether scales are powers of two.
         shrinkage: smallest factor and number of factors of the error search.
 
     Returns:
         Scale and zero point of shape `c`.
     """
-    if settings.logarithmic:
-        return logarithmic_scaling(values.abs().amax(dim=1))
     ranges = settings.ranges
     if ranges.method == "minmax":
         found = minmax(values, grid)
     elif ranges.method == "percentile":
         found = percentile(values, grid, ranges.percentile)
-    elif ranges.method == "deviation":
-        found = deviation(values, grid, ranges.deviations)
+    elif ranges.method == "std":
+        found = mean_and_std(values, grid, ranges.std_multiple)
     elif ranges.method == "lsq":
         found = lsq(values, grid)
     else:
@@ -113,37 +108,39 @@ def find_scaling(
     return power_of_two(found, values, grid, ranges.p) if settings.power_of_two else found
 
 
-def minmax(values: Float[Tensor, "c n"], grid: Grid) -> Scaling:
-    """The range from the smallest to the largest value."""
+def minmax(values: Float[Tensor, "c n"], grid: UniformGrid) -> Scaling:
+    """Return the range from the smallest to the largest value."""
     low, high = torch.aminmax(values, dim=1)
     return scaling_for_range(low, high, grid)
 
 
-def percentile(values: Float[Tensor, "c n"], grid: Grid, kept: float) -> Scaling:
-    """The range that leaves 100 − `kept` percent of the values outside at either end."""
+def percentile(values: Float[Tensor, "c n"], grid: UniformGrid, kept: float) -> Scaling:
+    """Return the range that leaves 100 − `kept` percent of the values outside at either end."""
     ordered = values.sort(dim=1).values
     outside = int((1 - kept / 100) * (ordered.shape[1] - 1))
     return scaling_for_range(ordered[:, outside], ordered[:, -1 - outside], grid)
 
 
-def deviation(values: Float[Tensor, "c n"], grid: Grid, deviations: float) -> Scaling:
-    """The range of the mean ± `deviations` standard deviations, within the values (MQBench's `ClipStdObserver`)."""
+def mean_and_std(values: Float[Tensor, "c n"], grid: UniformGrid, multiple: float) -> Scaling:
+    """Return the range of the mean ± `multiple` standard deviations, within the values (MQBench's `ClipStdObserver`)."""
     low, high = torch.aminmax(values, dim=1)
     spread, mean = torch.std_mean(values, dim=1, correction=0)
-    reach = deviations * spread
+    reach = multiple * spread
     return scaling_for_range(
         torch.maximum(low, mean - reach), torch.minimum(high, mean + reach), grid
     )
 
 
-def lsq(values: Float[Tensor, "c n"], grid: Grid) -> Scaling:
-    """The step `2 mean |x| / √(largest code)`, zero where the smallest value asks for it (Esser et al., ICLR 2020)."""
+def lsq(values: Float[Tensor, "c n"], grid: UniformGrid) -> Scaling:
+    """Return the scale `2 mean |x| / √(largest code)`, zero where the smallest value asks for it (Esser et al., ICLR 2020)."""
     scale = (2 * values.abs().mean(dim=1) / grid.high**0.5).clamp(min=SMALLEST_SCALE)
     return Scaling(scale, _zero_point(values.amin(dim=1), scale, grid))
 
 
-def power_of_two(scaling: Scaling, values: Float[Tensor, "c n"], grid: Grid, p: float) -> Scaling:
-    """Of the powers of two below and above each scale, the one with the least mean |x − x_q|^p."""
+def power_of_two(
+    scaling: Scaling, values: Float[Tensor, "c n"], grid: UniformGrid, p: float
+) -> Scaling:
+    """Return, of the powers of two below and above each scale, the one with the least mean |x − x_q|^p."""
     exponent = torch.log2(scaling.scale).floor()
     lowest = (grid.low - scaling.zero_point) * scaling.scale
     scales = torch.stack([torch.exp2(exponent), torch.exp2(exponent + 1)], dim=1)  # c 2
@@ -153,14 +150,14 @@ def power_of_two(scaling: Scaling, values: Float[Tensor, "c n"], grid: Grid, p: 
     return Scaling(*(each.gather(1, best).squeeze(1) for each in candidates))
 
 
-def _zero_point(lowest: Tensor, scale: Tensor, grid: Grid) -> Tensor:
+def _zero_point(lowest: Tensor, scale: Tensor, grid: UniformGrid) -> Tensor:
     if grid.symmetric:
         return torch.zeros_like(scale)
     return torch.clamp(grid.low - torch.round(lowest.clamp(max=0) / scale), grid.low, grid.high)
 
 
 def error_search(
-    values: Float[Tensor, "c n"], grid: Grid, p: float, shrinkage: tuple[float, int]
+    values: Float[Tensor, "c n"], grid: UniformGrid, p: float, shrinkage: tuple[float, int]
 ) -> Scaling:
     """Shrink both ends of the min-max range by common factors; the least mean |x − x_q|^p wins.
 
@@ -182,7 +179,7 @@ def error_search(
 def _chunks(
     points: Tensor, counts: Tensor | None, low: Tensor, high: Tensor, candidates: int
 ) -> list[tuple[Tensor, Tensor | None, Tensor, Tensor]]:
-    """Rows in portions that keep the table of candidates within bounds."""
+    """Return rows in portions that keep the table of candidates within bounds."""
     rows = max(1, _ELEMENTS_AT_ONCE // (points.shape[1] * candidates))
     count_rows = [None] * -(-len(points) // rows) if counts is None else list(counts.split(rows))
     return list(zip(points.split(rows), count_rows, low.split(rows), high.split(rows), strict=True))
@@ -194,7 +191,7 @@ def _least_error(
     low: Float[Tensor, " c"],
     high: Float[Tensor, " c"],
     factors: Float[Tensor, " k"],
-    grid: Grid,
+    grid: UniformGrid,
     p: float,
 ) -> Float[Tensor, " c"]:
     scaling = scaling_for_range(low[:, None] * factors, high[:, None] * factors, grid)  # c k
@@ -205,18 +202,18 @@ def _errors(
     points: Float[Tensor, "c n"],
     counts: Float[Tensor, "c n"] | None,
     candidates: Scaling,
-    grid: Grid,
+    grid: UniformGrid,
     p: float,
 ) -> Float[Tensor, "c k"]:
-    """Σ |x − x_q|^p of each row under each of its candidates (of shape `c k`)."""
+    """Return Σ |x − x_q|^p of each row under each of its candidates (of shape `c k`)."""
     spread = Scaling(candidates.scale[..., None], candidates.zero_point[..., None])  # c k 1
     rows = points[:, None, :]
-    error = (dequantize(quantize(rows, spread, grid), spread) - rows).abs_().pow_(p)
+    error = (grid.dequantize(grid.quantize(rows, spread), spread) - rows).abs_().pow_(p)
     return error.sum(dim=2) if counts is None else (error * counts[:, None, :]).sum(dim=2)
 
 
 def _condense(values: Float[Tensor, "c n"]) -> tuple[Float[Tensor, "c b"], Float[Tensor, "c b"]]:
-    """Histogram of each row: the mean of every bin and how many values it holds."""
+    """Return histogram of each row: the mean of every bin and how many values it holds."""
     low, high = torch.aminmax(values, dim=1, keepdim=True)
     width = ((high - low) / _BINS).clamp(min=torch.finfo(values.dtype).tiny)
     index = ((values - low) / width).long().clamp_(max=_BINS - 1)

@@ -1,0 +1,217 @@
+"""A captured model with quantizers, cut into units."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from operator import attrgetter
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, fx, nn
+
+from mrecg.config.recipe import Recipe
+from mrecg.errors import RecipeError
+from mrecg.graph.capture import capture_graph
+from mrecg.graph.extract import Insertions
+from mrecg.graph.insert import PlacedQuantizer, Quantizer, freeze, insert_quantizers
+from mrecg.graph.layers import CONVOLUTIONS_AND_PRODUCTS, layer_name, layers_of, module_path
+from mrecg.graph.recipe_placement import RecipePlacement
+from mrecg.graph.units import Chain, Unit, cut_units
+from mrecg.preparation.integer_bias import IntegerBias, insert_integer_biases
+from mrecg.preparation.ranges import make_activation_quantizer, make_weight_quantizer
+from mrecg.quantizers.activation import ActivationQuantizer, FakeQuantizer
+from mrecg.quantizers.state import QuantizerState
+from mrecg.quantizers.weight import WeightQuantizer
+from mrecg.records.record import QuantizerRecord
+
+__all__ = ["Binding", "PreparedGraph", "prepare_graph", "set_memory_format"]
+
+IMAGE_BITS = 8
+"""Width from which on the scale of the network's input is not learned."""
+
+Binding = Tensor | FakeQuantizer
+"""What a unit's graph takes by name: a quantized weight, a rounded bias, or an activation quantizer."""
+
+
+@dataclass(frozen=True)
+class PreparedGraph:
+    """A model with quantizers, cut into units; nothing of it changes after it was made.
+
+    Attributes:
+        graph: the whole model, with a marker at every quantizer.
+        placed: its quantizers, in order.
+        weights, activations: the same by name: what each can do.
+        biases: those that integer hardware adds to a sum of codes, by the path that the graph reads.
+        chain: its units, which share the graph's parameters.
+        device: where these are.
+        left_in_float: convolutions and linear layers whose weight has no quantizer.
+    """
+
+    graph: fx.GraphModule
+    placed: tuple[PlacedQuantizer, ...]
+    weights: Mapping[str, WeightQuantizer]
+    activations: Mapping[str, ActivationQuantizer]
+    biases: Mapping[str, IntegerBias]
+    chain: Chain
+    device: torch.device
+    left_in_float: tuple[str, ...]
+
+    def float_weights(self, units: Sequence[Unit]) -> dict[str, Tensor]:
+        """Return the float weights of some units by the names of their quantizers."""
+        return {
+            name: attrgetter(path)(self.graph)  # a buffer, perhaps: a fixed filter
+            for unit in units
+            for name, path in unit.weights.items()
+        }
+
+    def learned_weights(self, units: Sequence[Unit], exclude: Sequence[str]) -> dict[str, Tensor]:
+        """Return those of `float_weights` that serve a layer which no pattern in `exclude` matches."""
+        readers = {quantizer.name: quantizer.readers for quantizer in self.placed}
+
+        def is_excluded(name: str) -> bool:
+            matched = [any(fnmatchcase(one, like) for like in exclude) for one in readers[name]]
+            return bool(matched) and all(matched)
+
+        found = self.float_weights(units)
+        return {name: weight for name, weight in found.items() if not is_excluded(name)}
+
+    def learned_activations(self, units: Sequence[Unit]) -> dict[str, ActivationQuantizer]:
+        """Return the activation quantizers of some units, without that of the images at 8 bits or more.
+
+        Its error is a thousandth of the others', and learning its scale needs the gradient of the images, which doubles
+        the cost of the first unit.
+        """
+        images = {
+            quantizer.name
+            for quantizer in self.placed
+            if quantizer.tensor == self.chain.input and quantizer.request.bits >= IMAGE_BITS
+        }
+        names = (name for unit in units for name in unit.activations if name not in images)
+        return {name: self.activations[name] for name in names}
+
+    def bind(self, units: Sequence[Unit], state: QuantizerState) -> dict[str, Binding]:
+        """Return what the graphs of some units take under a state."""
+        bindings: dict[str, Binding] = {}
+        for key in dict.fromkeys(key for unit in units for key in unit.bindings):
+            if key in self.weights:
+                bindings[key] = self.weights[key].dequantize(state.weights[key])
+            elif key in self.activations:
+                bindings[key] = self.activations[key].fix(state.activations[key])
+            else:
+                bindings[key] = self._round_bias(self.biases[key], state)
+        return bindings
+
+    def describe(self, state: QuantizerState) -> tuple[QuantizerRecord, ...]:
+        """Return the record of every quantizer under a state."""
+        described = []
+        for placed in self.placed:
+            scaling = (
+                state.weights[placed.name].scaling
+                if placed.is_weight
+                else state.activations[placed.name]
+            )
+            low, high = torch.aminmax(scaling.scale)
+            described.append(
+                QuantizerRecord(
+                    name=placed.name,
+                    kind="weight" if placed.is_weight else "activation",
+                    tensor=placed.tensor,
+                    readers=placed.readers,
+                    low=placed.request.low,
+                    high=placed.request.high,
+                    scales=(float(low), float(high)),
+                )
+            )
+        return tuple(described)
+
+    def freeze(self, state: QuantizerState) -> fx.GraphModule:
+        """Return the model under a state as a module of its own: codes, fixed scales and rounded biases."""
+        results: dict[str, nn.Module] = {
+            name: quantizer.freeze(state.weights[name]) for name, quantizer in self.weights.items()
+        }
+        results |= {
+            name: quantizer.freeze(state.activations[name])
+            for name, quantizer in self.activations.items()
+        }
+        biases = {path: self._round_bias(bias, state) for path, bias in self.biases.items()}
+        finished = freeze(self.graph, self.placed, results, biases)
+        # The layout that a file restores: with another one, the same numbers may add up to other last bits.
+        return set_memory_format(finished, torch.contiguous_format)
+
+    def _round_bias(self, bias: IntegerBias, state: QuantizerState) -> Tensor:
+        return bias.round(state.activations[bias.activation], state.weights[bias.weight].scaling)
+
+
+def prepare_graph(
+    model: nn.Module,
+    images: Float[Tensor, "n ..."],
+    recipe: Recipe,
+    quantizer: Quantizer | None,
+) -> PreparedGraph:
+    """Capture a model, insert quantizers and cut it into units.
+
+    Args:
+        model: is not changed.
+        images: at least two, to trace with.
+        recipe: widths, placement and granularity.
+        quantizer: replaces the recipe's placement.
+
+    Raises:
+        CaptureError: the model cannot be captured.
+        RecipeError: an override or an excluded pattern matches no layer.
+    """
+    parameter = next(model.parameters(), None)
+    device = torch.device("cpu") if parameter is None else parameter.device
+    placement = quantizer or RecipePlacement(recipe.placement, recipe.weight, recipe.activation)
+    # Convolutions are fastest channels last, above all depthwise ones.
+    captured = set_memory_format(capture_graph(model, images[:2].to(device)), torch.channels_last)
+    graph, placed = insert_quantizers(captured, placement)
+    _check_patterns(recipe.reconstruct.exclude, placed)
+    weights = {
+        one.name: make_weight_quantizer(one.request, attrgetter(one.tensor)(graph), recipe.weight)
+        for one in placed
+        if one.is_weight
+    }
+    activations = {
+        one.name: make_activation_quantizer(one.request, recipe.activation)
+        for one in placed
+        if not one.is_weight
+    }
+    biases = insert_integer_biases(graph, weights, activations)
+    inserted = Insertions(
+        quantizers={one.name: one for one in placed},
+        clipping={name for name, one in activations.items() if one.grid.is_uniform},
+        biases={path: bias.float_path for path, bias in biases.items()},
+    )
+    chain = cut_units(graph, inserted, model, recipe.plan.granularity)
+    left_in_float = _left_in_float(graph, placed)
+    return PreparedGraph(graph, placed, weights, activations, biases, chain, device, left_in_float)
+
+
+def set_memory_format(module: fx.GraphModule, memory_format: torch.memory_format) -> fx.GraphModule:
+    """Convert the four-dimensional tensors of a module in place; return the module."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.contiguous(memory_format=memory_format)
+    return module
+
+
+def _left_in_float(graph: fx.GraphModule, placed: Sequence[PlacedQuantizer]) -> tuple[str, ...]:
+    quantizable = frozenset(layers_of(graph.graph))
+    quantized = {reader for one in placed if one.is_weight for reader in one.readers}
+    layers = dict.fromkeys(
+        layer_name(node) if node in quantizable else module_path(node) or "the model itself"
+        for node in graph.graph.nodes
+        if node.target in CONVOLUTIONS_AND_PRODUCTS
+    )
+    return tuple(name for name in layers if name not in quantized)
+
+
+def _check_patterns(patterns: Sequence[str], placed: Sequence[PlacedQuantizer]) -> None:
+    layers = [reader for one in placed if one.is_weight for reader in one.readers]
+    for pattern in patterns:
+        if not any(fnmatchcase(layer, pattern) for layer in layers):
+            raise RecipeError(
+                f"The pattern '{pattern}' in reconstruct.exclude matches no quantized layer; "
+                f"layers: {', '.join(dict.fromkeys(layers))}."
+            )

@@ -1,0 +1,89 @@
+"""From what a placement asks for to quantizers, and their ranges."""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from mrecg import distributed
+from mrecg.config.settings import ActivationSettings, TensorSettings
+from mrecg.errors import RecipeError
+from mrecg.graph.insert import QuantizerRequest
+from mrecg.quantizers.activation import ActivationQuantizer
+from mrecg.quantizers.grid import Grid, Scaling, UniformGrid
+from mrecg.quantizers.logarithmic import LogarithmicGrid, LogarithmicQuantizer
+from mrecg.quantizers.lsq import UniformQuantizer
+from mrecg.quantizers.range_search import (
+    ACTIVATION_SHRINKAGE,
+    WEIGHT_SHRINKAGE,
+    ActivationSample,
+    find_scaling,
+)
+from mrecg.quantizers.weight import WeightQuantizer
+
+__all__ = ["calibrate_activation", "make_activation_quantizer", "make_weight_quantizer"]
+
+
+def make_weight_quantizer(
+    request: QuantizerRequest, weight: Tensor, settings: TensorSettings
+) -> WeightQuantizer:
+    """Return the quantizer of a weight, with the range of each channel or of the whole tensor."""
+    grid = _grid(request, settings)
+    if request.fixed is not None:
+        return WeightQuantizer(grid, _prescribed(request.fixed, weight), fixed_scale=True)
+    axis = request.channel_axis
+    rows = weight.flatten().unsqueeze(0) if axis is None else weight.movedim(axis, 0).flatten(1)
+    found = grid.calibrate(
+        rows, partial(find_scaling, settings=settings, shrinkage=WEIGHT_SHRINKAGE)
+    )
+    shape = [1] * weight.ndim
+    if axis is not None:
+        shape[axis] = -1
+    scaling = Scaling(found.scale.view(shape), found.zero_point.view(shape))
+    return WeightQuantizer(grid, scaling, settings.power_of_two or not grid.is_uniform)
+
+
+def make_activation_quantizer(
+    request: QuantizerRequest, settings: ActivationSettings
+) -> ActivationQuantizer:
+    """Return the quantizer of an activation."""
+    grid = _grid(request, settings)
+    if not isinstance(grid, UniformGrid):
+        return LogarithmicQuantizer()
+    prescribed = None if request.fixed is None else _prescribed(request.fixed, torch.zeros(()))
+    return UniformQuantizer(grid, prescribed, settings.power_of_two)
+
+
+def calibrate_activation(
+    quantizer: ActivationQuantizer, sample: ActivationSample, settings: ActivationSettings
+) -> Scaling:
+    """Return the scaling of a sampled tensor, unless a backend prescribes it; several processes find the same."""
+    if quantizer.prescribed is not None:
+        return quantizer.prescribed
+    ends = torch.stack(distributed.extremes(sample.low, sample.high))
+    values = torch.cat([ends, distributed.gather_rows(sample.rows()).flatten()]).unsqueeze(0)
+    search = partial(find_scaling, settings=settings, shrinkage=ACTIVATION_SHRINKAGE)
+    found = quantizer.grid.calibrate(values, search)
+    return Scaling(found.scale[0], found.zero_point[0])
+
+
+def _grid(request: QuantizerRequest, settings: TensorSettings) -> Grid:
+    asked = UniformGrid(request.low, request.high, request.symmetric)
+    if not settings.logarithmic:
+        return asked
+    grid = LogarithmicGrid()
+    wanted = (grid.low, grid.high, grid.symmetric, None, None)
+    if (*_fields(asked), request.channel_axis, request.fixed) != wanted:
+        raise RecipeError(
+            f"The quantizer asks for the codes {asked.low} to {asked.high}, expected {grid.low} to {grid.high}, symmetric, "
+            "with one range for the whole tensor and none given: the recipe wants logarithmic codes."
+        )
+    return grid
+
+
+def _fields(grid: Grid) -> tuple[int, int, bool]:
+    return grid.low, grid.high, grid.symmetric
+
+
+def _prescribed(values: tuple[float, int], like: Tensor) -> Scaling:
+    return Scaling(like.new_tensor(values[0]), like.new_tensor(values[1]))
