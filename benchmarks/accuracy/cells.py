@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mrecg.config.recipe import Recipe
-from mrecg.paper.reproduction.table_axes import BITS, TABLE_METHODS, Cell, TableAxes, cells
+from mrecg.paper.reproduction import TABLE_BITS as BITS
+from mrecg.paper.reproduction import TABLE_METHODS, Cell, TableAxes, cells
 
 __all__ = ["BITS", "METHODS", "NETWORKS", "Run", "runs"]
 
@@ -22,7 +23,7 @@ BATCH_SIZE = 32
 
 
 class Run(NamedTuple):
-    """Name one figure of the table.
+    """One figure of the table.
 
     Attributes:
         network: of ours.
