@@ -5,6 +5,7 @@ Written and read here instead of by `torch.export.save` and `load`, which unpick
 
 import keyword
 import re
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
@@ -47,7 +48,7 @@ class StoredNode(JsonModel):
     name: str
     operator: str
     args: tuple[JsonValue, ...]
-    kwargs: dict[str, JsonValue] = {}
+    kwargs: Mapping[str, JsonValue] = {}
     module: str = ""
 
 
@@ -66,7 +67,7 @@ class StoredGraph(JsonModel):
     input: str
     input_dtype: str
     input_shape: tuple[Size, ...]
-    tensors: dict[str, StoredTensor]
+    tensors: Mapping[str, StoredTensor]
     nodes: tuple[StoredNode, ...]
     output: JsonValue
 
