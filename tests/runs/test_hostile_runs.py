@@ -334,6 +334,15 @@ def test_tensors_that_would_be_something_else(name: str, run: Path, canary: Path
     assert_refused(run, canary, "a tensor has the name")
 
 
+def test_tensors_whose_names_are_keywords(run: Path, canary: Path) -> None:
+    tensors = load_file(run / "model.safetensors")
+    first = next(iter(json.loads((run / "graph.json").read_text())["tensors"]))
+    tensors["class.x"] = tensors.pop(first)
+    save_file(tensors, run / "model.safetensors")
+    change_graph(run, lambda graph: rename_tensor(graph, "class.x"))
+    assert_refused(run, canary, "do not fit each other")
+
+
 @pytest.mark.parametrize("size", [1 << 20, 1 << 40, (1 << 63) - 1])
 def test_tensors_of_sizes_that_the_file_does_not_have(size: int, run: Path, canary: Path) -> None:
     header = {"x": {"dtype": "F32", "shape": [size], "data_offsets": [0, 4 * size]}}
