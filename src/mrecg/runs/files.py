@@ -55,14 +55,16 @@ def read_file(path: Path, sha256: str | None = None, limit: int = _LIMIT) -> byt
     """
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
+        # A link may lead out of the folder, and a pipe or device never ends.
         if not stat.S_ISREG(path.lstat().st_mode):
             raise RunError(f"The file {path} is not a regular file; put the file itself there.")
         with os.fdopen(os.open(path, flags | getattr(os, "O_BINARY", 0)), "rb") as file:
-            contents = file.read(limit + 1)
+            size = os.fstat(file.fileno()).st_size
+            contents = file.read(size) if size <= limit else b""
     except (OSError, MemoryError) as error:
         reason = getattr(error, "strerror", None) or "it does not fit in memory"
         raise RunError(f"The file {path} cannot be read: {reason}.") from error
-    if len(contents) > limit:
+    if size > limit:
         raise RunError(f"The file {path} is damaged: it has more than {limit:,} bytes.")
     if sha256 is not None and hashlib.sha256(contents).hexdigest() != sha256:
         raise RunError(

@@ -52,12 +52,11 @@ def rebuild(stored: StoredGraph, tensors: Mapping[str, Tensor]) -> ExportedProgr
     if not is_name(stored.input):
         _refuse(f"its input has the name {stored.input[:100]!r}")
     images = _example(stored)
-    builder = _Builder(stored)
-    module = fx.GraphModule(_placed(tensors, stored), builder.graph)
+    builder, root = _Builder(stored), _placed(tensors, stored)
     try:
         with default_torch_modes():
-            program = export_frozen(module, images)
-    except Exception as error:  # torch.export documents no narrower class
+            program = export_frozen(fx.GraphModule(root, builder.graph), images)
+    except Exception as error:  # neither fx nor torch.export documents a narrower class
         reason = next((line for line in str(error).splitlines() if line.strip()), "")
         _refuse(f"its operators do not fit each other ({type(error).__name__}: {reason[:200]})")
     _refuse_large_values(program.graph)

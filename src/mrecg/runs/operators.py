@@ -53,10 +53,8 @@ def operator_name(target: Any) -> str:
         RunError: it is not an operator that a stored graph may hold.
     """
     name = str(target) if isinstance(target, OpOverload) else _NAMES.get(target, "")
-    if not name:
-        raise RunError(f"The operator {target} cannot be stored in a run.")
-    if named_operator(name) is not target:
-        raise RunError(f"The operator {name} cannot be stored in a run.")
+    if not name or _known(name) is not target:
+        raise RunError(f"The operator {name or target} cannot be stored in a run.")
     return name
 
 
@@ -66,9 +64,7 @@ def named_operator(name: str) -> Callable[..., Any]:
     Raises:
         RunError: there is none, or a stored graph may not hold it.
     """
-    if name in _FUNCTIONS:
-        return _FUNCTIONS[name]
-    found = _overload(name)
+    found = _known(name)
     if found is None:
         raise RunError(f"The operator {name[:100]!r} is not one that a run may hold.")
     return found
@@ -87,6 +83,10 @@ def takes(function: Callable[..., Any], count: int, names: set[str]) -> bool:
         return count <= 3 and not names
     arguments = [argument.name for argument in function._schema.arguments]
     return count <= len(arguments) and names <= set(arguments[count:])
+
+
+def _known(name: str) -> Callable[..., Any] | None:
+    return _FUNCTIONS.get(name) or _overload(name)
 
 
 def _overload(name: str) -> OpOverload[..., Any] | None:

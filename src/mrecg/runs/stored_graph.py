@@ -67,7 +67,7 @@ class StoredGraph(JsonModel):
     input: str
     input_dtype: str
     input_shape: tuple[Size, ...]
-    tensors: dict[str, StoredTensor]
+    tensors: Mapping[str, StoredTensor]
     nodes: tuple[StoredNode, ...]
     output: JsonValue
 
