@@ -1,4 +1,4 @@
-"""Tuning in bfloat16 or TF32: nearly the same result, and nothing of it stays in what is measured or shipped."""
+"""Optimizing in bfloat16 or TF32: nearly the same result, and nothing of it stays in what is measured or shipped."""
 
 import contextlib
 from collections.abc import Callable
@@ -11,11 +11,11 @@ import torch
 import mrecg
 import toys
 from mrecg import torch_state
-from mrecg.cache import activation_cache as stream
+from mrecg.cache import activation_cache
 from mrecg.config.recipe import Recipe
 from mrecg.optimize import network
-from mrecg.quantizers import kernels
-from mrecg.quantizers.lsq import _FakeQuantize
+from mrecg.quantizers.kernels import compilation
+from mrecg.quantizers.kernels.formulas import FakeQuantize
 
 
 def recipe(preset: str, precision: str, backend: str | None) -> Recipe:
@@ -83,7 +83,7 @@ def multiplied_in() -> tuple[str, str]:
 def test_what_is_multiplied_in_tfloat32(
     name: str, wanted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Tuning, forward and backward, where it is chosen; what a run measures never is."""
+    """Learning, forward and backward, where it is chosen; what a run measures never is."""
     seen: dict[str, set[tuple[str, str]]] = {}
 
     def watch(owner: ModuleType | type, attribute: str) -> None:
@@ -99,23 +99,23 @@ def test_what_is_multiplied_in_tfloat32(
         monkeypatch.setattr(owner, attribute, replacement)
 
     before = multiplied_in()
-    monkeypatch.setattr(kernels, "fits", lambda tensor: False)
+    monkeypatch.setattr(compilation, "fits", lambda tensor: False)
     monkeypatch.setattr(torch_state, "_has_tfloat32", lambda device: True)
-    watch(_FakeQuantize, "forward")
-    watch(_FakeQuantize, "backward")
-    watch(stream, "run_units")  # with which hard codes are measured
+    watch(FakeQuantize, "forward")
+    watch(FakeQuantize, "backward")
+    watch(activation_cache, "run_quantized_units")  # with which hard codes are measured
     watch(
-        network, "run_units"
+        network, "run_quantized_units"
     )  # the network as a whole, measured before its first step and after its last
     settings = {"reconstruct.steps": 4, "reconstruct.batch_size": 8, "reconstruct.precision": name}
     mrecg.quantize(
         toys.make("residual"), toys.images(16), recipe=mrecg.preset("w4a4-qdrop", settings)
     )
     assert seen == {
-        "_FakeQuantize.forward": {(wanted, wanted)},
-        "_FakeQuantize.backward": {(wanted, wanted)},
-        "mrecg.cache.activation_cache.run_units": {("ieee", "ieee")},
-        "mrecg.optimize.network.run_units": {(wanted, wanted), ("ieee", "ieee")},
+        "FakeQuantize.forward": {(wanted, wanted)},
+        "FakeQuantize.backward": {(wanted, wanted)},
+        "mrecg.cache.activation_cache.run_quantized_units": {("ieee", "ieee")},
+        "mrecg.optimize.network.run_quantized_units": {(wanted, wanted), ("ieee", "ieee")},
     }
     assert multiplied_in() == before
 

@@ -1,4 +1,4 @@
-"""CUDA graphs without a card: a tape repeats operators on the same memory and with the same numbers, as a graph does."""
+"""CUDA graphs without a GPU: a tape repeats operators on the same memory and with the same numbers, as a graph does."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,11 +11,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import mrecg
 import toys
 from mrecg import distributed
-from mrecg.optimize import cuda_graph as replay
-from mrecg.optimize import group as tune
-from mrecg.quantizers import kernels
-from mrecg.quantizers.grid import Grid, Scaling
-from mrecg.quantizers.lsq import RandomMask
+from mrecg.optimize import group
+from mrecg.optimize.cuda_graph import Recorder
+from mrecg.quantizers.grid import Scaling, UniformGrid
+from mrecg.quantizers.kernels import compilation
 from mrecg.quantizers.weight import WeightQuantizer
 
 
@@ -73,22 +72,22 @@ def _tensors(results: Any) -> list[Tensor]:
 
 
 def learned_with(
-    recorder: Callable[[], replay.Recorder] | None,
+    recorder: Callable[[], Recorder] | None,
     preset: str,
     network: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> mrecg.QuantizedModel:
     made = []
 
-    def new(settings: object, device: torch.device) -> replay.Recorder | None:
+    def new(settings: object, device: torch.device) -> Recorder | None:
         if recorder is None:
             return None
         made.append(recorder())
         return made[-1]
 
     with monkeypatch.context() as patch:
-        patch.setattr(kernels, "fits", lambda tensor: False)  # a graph knows torch's operators
-        patch.setattr(tune, "_recorder", new)
+        patch.setattr(compilation, "fits", lambda tensor: False)  # a graph knows torch's operators
+        patch.setattr(group, "_recorder", new)
         settings = {"reconstruct.steps": 30, "reconstruct.batch_size": 8}
         quantized = mrecg.quantize(
             toys.make(network), toys.images(32), recipe=mrecg.preset(preset, settings)
@@ -139,44 +138,26 @@ def test_the_tape_would_notice() -> None:
         tape.record(lambda: print(float(place)))
 
 
-def test_held_masks_are_the_masks() -> None:
-    """In the same order, each in memory of its own."""
-    shapes = [(2, 3, 4, 4), (5,), (2, 3, 4, 4)]
-    drawn, held = RandomMask(0.5, seed=1), RandomMask(0.5, seed=1)
-    held.hold()
-    rounds = []
-    for _ in range(3):
-        wanted = [drawn.like(torch.zeros(shape)).clone() for shape in shapes]
-        held.redraw()
-        found = [held.like(torch.zeros(shape)) for shape in shapes]
-        assert all(torch.equal(*pair) for pair in zip(wanted, found, strict=True))
-        rounds.append([mask.data_ptr() for mask in found])
-    assert rounds[0] == rounds[1] == rounds[2]
-    assert len(set(rounds[0])) == 3
-
-
 def test_only_a_cuda_device_records(monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
-    monkeypatch.setattr(tune, "CudaGraph", lambda device: made.append(device) or Rerun())
+    monkeypatch.setattr(group, "CudaGraph", lambda device: made.append(device) or Rerun())
     for cuda_graphs in (False, True):
         settings = mrecg.preset("w4a4-brecq", {"reconstruct.cuda_graphs": cuda_graphs}).reconstruct
-        assert tune._recorder(settings, torch.device("cpu")) is None
-        assert (tune._recorder(settings, torch.device("cuda", 0)) is not None) == cuda_graphs
+        assert group._recorder(settings, torch.device("cpu")) is None
+        assert (group._recorder(settings, torch.device("cuda", 0)) is not None) == cuda_graphs
     assert made == [torch.device("cuda", 0)]
     monkeypatch.setattr(distributed, "count", lambda: 2)
-    assert tune._recorder(settings, torch.device("cuda", 0)) is None
+    assert group._recorder(settings, torch.device("cuda", 0)) is None
 
 
 def test_autograd_takes_nothing_from_one_step_into_the_next() -> None:
     """A node that receives a gradient belongs to the stream of its first step, which a recorded one must not touch."""
-    weight = torch.randn(4, 3, 3, 3)
     scaling = Scaling(torch.full((4, 1, 1, 1), 0.3), torch.zeros(4, 1, 1, 1))
-    quantizer = WeightQuantizer(weight, scaling, Grid(-2, 1, False))
-    rounding = quantizer.start_learning(weight)
+    quantizer = WeightQuantizer(UniformGrid(-2, 1, False), scaling)
+    rounding = quantizer.learn_rounding(torch.randn(4, 3, 3, 3), scaling)
     for step in range(3):
-        node = torch.autograd.graph.get_gradient_edge(rounding.logits).node
+        node = torch.autograd.graph.get_gradient_edge(rounding.alpha).node
         assert not node.metadata
         node.metadata["step"] = step
         del node
-        quantizer.soften()
-        torch.autograd.backward(quantizer(weight).sum(), inputs=[rounding.logits])
+        torch.autograd.backward(rounding.soft_weight().sum(), inputs=[rounding.alpha])

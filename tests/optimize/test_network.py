@@ -1,4 +1,4 @@
-"""Tuning the network as a whole, after its groups."""
+"""Optimizing the network as a whole, after its groups."""
 
 import pytest
 import torch
@@ -52,7 +52,7 @@ def test_the_answer_comes_closer_on_images_that_nothing_was_fitted_to(toy: str) 
 @pytest.mark.parametrize("toy", ["chain", "inception", "residual"])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_recorded_divergence_is_the_finished_models(toy: str, seed: int) -> None:
-    """Biases rounded to the steps that are shipped included: what was accepted is better as it is shipped."""
+    """Biases rounded to the scales that are shipped included: what was accepted is better as it is shipped."""
     model, mirrored = toys.make(toy), toys.images(32).flip(-1)
     quantized = run(
         toy, "w2a2-brecq", network_share=0.5, early_stop=seed % 2 == 0, penalty=10**-seed
@@ -68,10 +68,10 @@ def test_the_recorded_divergence_is_the_finished_models(toy: str, seed: int) -> 
 def test_a_step_too_far_is_taken_back_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     groups = run("residual", network_share=0)
     for name in (
-        "LARGEST_ACTIVATION_RATE",
-        "LARGEST_RANGE_RATE",
-        "ACTIVATION_REACH",
-        "RANGE_REACH",
+        "LARGEST_NETWORK_ACTIVATION_RATE",
+        "LARGEST_NETWORK_WEIGHT_SCALE_RATE",
+        "NETWORK_ACTIVATION_REACH",
+        "NETWORK_WEIGHT_SCALE_REACH",
     ):
         monkeypatch.setattr(network, name, 1e3)
     wild = run("residual", network_share=0.5)
@@ -82,7 +82,7 @@ def test_a_step_too_far_is_taken_back_bit_for_bit(monkeypatch: pytest.MonkeyPatc
 
 def test_passes_of_a_few_images_add_up_to_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     at_once = run("residual", network_share=0.2)
-    monkeypatch.setattr(network, "images_tuned_at_once", lambda units: 3)
+    monkeypatch.setattr(network, "images_per_training_pass", lambda units: 3)
     in_parts = run("residual", network_share=0.2)
     assert at_once.record.network is not None
     assert in_parts.record.network is not None
@@ -118,7 +118,7 @@ def test_a_single_number_is_no_table_of_logits() -> None:
     assert found.divergence_before > 0
 
 
-def test_weight_ranges_are_learned_where_activation_steps_stay() -> None:
+def test_weight_scales_are_learned_where_activation_scales_stay() -> None:
     """Quantizers that learn nothing pass gradients on to what is before them."""
     moved = {}
     for share in (0.0, 1.0):
@@ -142,7 +142,7 @@ def test_weight_ranges_are_learned_where_activation_steps_stay() -> None:
         {"weight_scale_rate": 0, "activation_rate": 0},
     ],
 )
-def test_there_may_be_nothing_to_tune(settings: dict[str, float]) -> None:
+def test_there_may_be_nothing_to_optimize(settings: dict[str, float]) -> None:
     assert run("chain", **settings).record.network is None
 
 
@@ -155,9 +155,9 @@ def test_fixed_scales_are_left_alone() -> None:
 
 
 def test_only_images_have_mirror_images() -> None:
-    assert torch.equal(network._mirrored(toys.images(2)), toys.images(2).flip(-1))
+    assert torch.equal(network._mirror(toys.images(2)), toys.images(2).flip(-1))
     vectors = torch.randn(4, 6)
-    assert torch.equal(network._mirrored(vectors), vectors)
+    assert torch.equal(network._mirror(vectors), vectors)
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
     x = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
     found = mrecg.quantize(model, x, recipe=mrecg.preset("w2a4-brecq", STEPS)).record.network
