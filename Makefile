@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench card format clean
+.PHONY: demo test check bench gpu format clean
 
 demo: .venv/ready
 	$(BIN)/mrecg demo
@@ -19,29 +19,30 @@ check: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/pytest -m slow
-	$(BIN)/python benchmarks/accuracy.py
+	$(BIN)/python -m benchmarks.accuracy measure
 	for steps in 500 20000; do \
-		$(BIN)/python benchmarks/accuracy.py --without everything --bits w2a2 --methods qdrop --steps $$steps || exit 1; done
+		$(BIN)/python -m benchmarks.accuracy measure --without everything --bits w2a2 --methods qdrop --steps $$steps || exit 1; done
 	for name in nothing early-stop network-stage learned-ranges budget-rate reshuffling pre-run float32 loss-metric squared-difference; do \
-		$(BIN)/python benchmarks/accuracy.py --without $$name --bits w2a2 --methods qdrop-mrecg || exit 1; done
-	for name in step pipeline scaling memory; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+		$(BIN)/python -m benchmarks.accuracy measure --without $$name --bits w2a2 --methods qdrop-mrecg || exit 1; done
+	$(BIN)/python -m benchmarks.accuracy render
+	for name in step pipeline scaling memory; do $(BIN)/python -m benchmarks.performance $$name || exit 1; done
 	for steps in 20 2000; do \
-		$(BIN)/python benchmarks/memory.py --network resnet18_small --side 28 --images 256 --steps $$steps || exit 1; done
+		$(BIN)/python -m benchmarks.performance memory --network resnet18_small --side 28 --images 256 --steps $$steps || exit 1; done
 	for name in native-kernels fused-clipping adam-gathered-once channels-last hand-written-gradients calibrated-image-step float32; do \
-		$(BIN)/python benchmarks/step.py --networks resnet18_small@28 mobilenetv2_small@28 --without $$name || exit 1; done
-	$(BIN)/python benchmarks/render_results.py
+		$(BIN)/python -m benchmarks.performance step --networks resnet18_small@28 mobilenetv2_small@28 --without $$name || exit 1; done
+	$(BIN)/python -m benchmarks.performance render
 	$(BIN)/pip install --quiet --no-deps --constraint constraints.txt timm torchvision # never another torch
-	$(BIN)/python benchmarks/architectures.py
-	$(BIN)/python benchmarks/render_architectures.py
-	$(BIN)/python benchmarks/export.py
-	$(BIN)/python benchmarks/export.py --speed
-	$(BIN)/python benchmarks/render_export.py
+	$(BIN)/python -m benchmarks.architectures measure
+	$(BIN)/python -m benchmarks.architectures render
+	$(BIN)/python -m benchmarks.export measure
+	$(BIN)/python -m benchmarks.export measure --speed
+	$(BIN)/python -m benchmarks.export render
 
 # On a machine with a CUDA device.
-card: .venv/ready
+gpu: .venv/ready
 	for options in "" "--precision tfloat32" "--precision tfloat32 --cuda-graphs" "--precision bfloat16 --cuda-graphs"; do \
-		$(BIN)/python benchmarks/card.py $$options || exit 1; done
-	$(BIN)/python benchmarks/render_results.py
+		$(BIN)/python -m benchmarks.performance gpu $$options || exit 1; done
+	$(BIN)/python -m benchmarks.performance render
 
 format: .venv/ready
 	$(BIN)/ruff format .

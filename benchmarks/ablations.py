@@ -1,4 +1,4 @@
-"""What makes a step fast, and what makes a run short or accurate, each taken away by itself."""
+"""Take away, one at a time, what makes a step fast and what makes a run short or accurate."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -8,16 +8,17 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+from benchmarks.accuracy.choices import CHOICES
 from mrecg import pipeline
 from mrecg.cache import storage
-from mrecg.optimize import group as tune
-from mrecg.optimize import network
+from mrecg.graph import extract
+from mrecg.optimize import group, network
 from mrecg.optimize.adam import Adam
-from mrecg.paper.mqbench.experiment import PUBLISHED_PRACTICE
-from mrecg.prepare import prepared_model as assembly
+from mrecg.prepare import prepared_graph
 from mrecg.quantizers import kernels
+from mrecg.quantizers.kernels import GAMMA, ZETA, compilation
 
-__all__ = ["ABLATIONS", "CHOICES", "without"]
+__all__ = ["ABLATIONS", "without"]
 
 
 def _composed_quantizer(
@@ -25,28 +26,36 @@ def _composed_quantizer(
     factor: Tensor,
     scale: Tensor,
     unit: Tensor,
-    lowest: float,
-    highest: float,
+    limits: tuple[float, float],
+    bounds: tuple[float, float] | None,
     keep: Tensor | None,
 ) -> Tensor:
     """LSQ's fake quantizer of differentiable operators."""
+    x = torch.nn.functional.hardtanh(x, *bounds) if bounds else x
     scale = unit * factor
     ratio = x / scale
     rounded = ratio + (ratio.round() - ratio).detach()
-    quantized = rounded.clamp(lowest, highest) * scale
+    quantized = rounded.clamp(*limits) * scale
     return quantized if keep is None else torch.lerp(x, quantized, keep)
 
 
 def _composed_rounding(
-    self: rounding.LearnedRounding, penalty: rounding.Penalty | None = None
+    alpha: Tensor,
+    base: Tensor,
+    span: Tensor,
+    scale_delta: Tensor,
+    levels: int,
+    slope: tuple[float, float] | None,
 ) -> Tensor:
     """AdaRound of differentiable operators, the penalty's slope included."""
-    h = torch.clamp(torch.sigmoid(self.logits) * 1.2 - 0.1, 0, 1)
-    sigmoid = (h - rounding.GAMMA) / (rounding.ZETA - rounding.GAMMA)
-    soft = (self.base + sigmoid * self.span) * self.range.factor()
-    if penalty is None:
+    h = torch.clamp(torch.sigmoid(alpha) * 1.2 - 0.1, 0, 1)
+    sigmoid = (h - GAMMA) / (ZETA - GAMMA)
+    soft = (base + sigmoid * span) * (1 + scale_delta / levels)
+    if slope is None:
         return soft
-    value = penalty.strength * (1 - (2 * h - 1).abs().pow(penalty.beta)).sum()
+    strength, exponent = slope
+    beta = 2 * (exponent + 1)
+    value = strength / (beta * 2.4**beta) * (1 - (2 * h - 1).abs().pow(beta)).sum()
     return _WithPenalty.apply(soft, value)
 
 
@@ -69,64 +78,45 @@ class _GatheringAdam(Adam):
         self._adam = torch.optim.Adam([{"params": list(group)} for group in groups], fused=True)
 
     def step(self, *rates: float | Tensor) -> None:
-        for group, rate in zip(self._adam.param_groups, rates, strict=True):
-            group["lr"] = rate
+        for options, rate in zip(self._adam.param_groups, rates, strict=True):
+            options["lr"] = rate
         self._adam.step()
         self._adam.zero_grad()
 
 
-def _plain_write(self: storage.Stored, first: int, values: Tensor) -> None:
+def _write_as_it_is(self: storage.CachedActivation, first: int, values: Tensor) -> None:
     self._put(first, values.detach().reshape(len(values), self._row))
 
 
-def _plain_unfolded(self: storage.Stored, rows: Tensor) -> Tensor:
+def _batch_as_it_is(self: storage.CachedActivation, rows: Tensor) -> Tensor:
     return rows.to(self._device, torch.float32).view(-1, *self.shape[1:])
 
 
 def _from_anew(*arguments: Any) -> Any:
-    """`reconstruct` without its last argument: the part of the steps that the plan's run has taken."""
-    return _reconstruct(*arguments[:7])
+    """Call `optimize_groups` without its last argument: the state of the run that the plan took."""
+    return _optimize_groups(*arguments[:7])
 
 
-_reconstruct = pipeline.reconstruct
+_optimize_groups = pipeline.optimize_groups
 ABLATIONS: dict[str, list[tuple[object, str, object]]] = {
     "channels-last": [
-        (assembly, "laid_out", lambda module, layout: module),
-        (storage.Stored, "write", _plain_write),
-        (storage.Stored, "_unfolded", _plain_unfolded),
+        (prepared_graph, "set_memory_format", lambda module, memory_format: module),
+        (storage.CachedActivation, "write", _write_as_it_is),
+        (storage.CachedActivation, "_as_batch", _batch_as_it_is),
     ],
-    "native-kernels": [(kernels, "fits", lambda tensor: False)],
+    "native-kernels": [(compilation, "fits", lambda tensor: False)],
     "hand-written-gradients": [
-        (kernels, "fits", lambda tensor: False),
-        (activation._FakeQuantize, "apply", _composed_quantizer),
-        (rounding.LearnedRounding, "forward", _composed_rounding),
+        (kernels, "fake_quantize", _composed_quantizer),
+        (kernels, "soft_rounding", _composed_rounding),
     ],
-    "fused-clipping": [(assembly, "fuse_clipping", lambda graph, units: None)],
-    "adam-gathered-once": [(tune, "Adam", _GatheringAdam), (network, "Adam", _GatheringAdam)],
-    "calibrated-image-step": [(assembly, "IMAGE_BITS", 99)],
+    "fused-clipping": [(extract, "find_fusable_clips", lambda piece, outputs, clipping: {})],
+    "adam-gathered-once": [(group, "Adam", _GatheringAdam), (network, "Adam", _GatheringAdam)],
+    "calibrated-image-step": [(prepared_graph, "IMAGE_BITS", 99)],
 }
 """What makes a step fast, by name: what is replaced, and by what."""
 _OF_RUNS: dict[str, list[tuple[object, str, object]]] = {
-    "pre-run": [(pipeline, "reconstruct", _from_anew)],
+    "pre-run": [(pipeline, "optimize_groups", _from_anew)],
 }
-
-CHOICES: dict[str, dict[str, object]] = {
-    "nothing": {},
-    "early-stop": {"reconstruct.early_stop": False},
-    "network-stage": {"reconstruct.network_share": 0.0},
-    "learned-ranges": {"reconstruct.weight_scale_rate": 0.0},
-    "budget-rate": {"reconstruct.rounding_rate": 1e-3},
-    "reshuffling": {"reconstruct.batches": "fixed"},
-    "float32": {"reconstruct.precision": "bfloat16"},
-    "pre-run": {},
-    "loss-metric": {"plan.join": "capacity"},
-    "squared-difference": {"plan.difference": "log-ratio"},
-    "everything": {**PUBLISHED_PRACTICE, "reconstruct.activation_rate": 4e-5},
-}
-"""What decides accuracy and steps, with the settings that do without it; "pre-run" has none and is replaced as above.
-
-Without everything, a run follows the schedule of the paper's code.
-"""
 
 
 @contextlib.contextmanager

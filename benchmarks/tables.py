@@ -1,22 +1,61 @@
-"""Result files in, tables of a document out."""
+"""Results in, tables of a document out."""
 
-import json
-from collections.abc import Iterable
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Result", "load", "table"]
+from benchmarks.store import Result
 
-Result = dict[str, Any]
+__all__ = ["DOCS", "README", "by_key", "provenance", "summary", "table", "write_between_marks"]
 
-
-def load(folder: Path, kind: str = "") -> list[Result]:
-    """The results in a folder whose files' names begin with `kind`, by name."""
-    return [json.loads(path.read_text()) for path in sorted(folder.glob(f"{kind}*.json"))]
+README = Path(__file__).parent.parent / "README.md"
+DOCS = README.parent / "docs"
+MARKS = ("<!-- results: written by a script in benchmarks/ -->", "<!-- end of results -->")
 
 
 def table(columns: str, rows: Iterable[Iterable[object]]) -> list[str]:
-    """The lines of a table; `columns` are separated by bars."""
+    """Return the lines of a table; `columns` are separated by bars."""
     names = [name.strip() for name in columns.split("|")]
     lines = [f"| {' | '.join(map(str, cells))} |" for cells in (names, *rows)]
     return [lines[0], "|" + "---|" * len(names), *lines[1:]]
+
+
+def summary(values: Sequence[float]) -> str:
+    """Return mean, standard deviation (from two values on) and, in brackets, the number of values."""
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{spread} ({len(values)})"
+
+
+def by_key(results: Iterable[Result], *keys: str) -> dict[tuple[Any, ...], list[Result]]:
+    """Return the results grouped by some of their fields, the largest values first."""
+    groups: dict[tuple[Any, ...], list[Result]] = defaultdict(list)
+    for result in results:
+        groups[tuple(result[key] for key in keys)].append(result)
+    return dict(sorted(groups.items(), reverse=True))
+
+
+def provenance(results: Sequence[Result]) -> list[str]:
+    """Return the commits and machines that the figures come from, and how long the runs took."""
+    commits = sorted({result["commit"] for result in results})
+    machines = sorted(
+        {
+            f"{e['machine']} ({e['device']}, {e['threads']} thread(s)), torch {e['torch']}, torchao {e['torchao']}"
+            for e in (result["environment"] for result in results)
+        }
+    )
+    rows = []
+    for (network, method), cells in by_key(results, "network", "method").items():
+        times = [sum(cell["seconds"].values()) for cell in cells]
+        rows.append((network, method, f"{statistics.median(times):.0f}"))
+    origin = f"Commits: {', '.join(commits)}. Machines: {'; '.join(machines)}."
+    return [origin, "", *table("network | method | seconds per run, all phases", rows)]
+
+
+def write_between_marks(path: Path, lines: Iterable[str]) -> None:
+    """Replace what is between a document's two marks."""
+    text = path.read_text(encoding="utf-8")
+    before, rest = text.split(MARKS[0])
+    _, after = rest.split(MARKS[1])
+    path.write_text(before + "\n".join([MARKS[0], *lines, MARKS[1]]) + after, encoding="utf-8")

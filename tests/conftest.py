@@ -2,13 +2,17 @@
 
 import importlib
 import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import pytest
 from hypothesis import Phase, settings
 from jaxtyping import install_import_hook
 
-from torchvision_import import import_torchvision
+from benchmarks.architectures.torchvision_import import import_torchvision
 
 # The same examples in every run, and no database file. Without shrinking, which takes minutes for a whole recipe.
 settings.register_profile(
@@ -56,3 +60,15 @@ def timm(torchvision: ModuleType) -> ModuleType:
     if importlib.util.find_spec("timm") is None:
         pytest.skip("timm is not installed")
     return importlib.import_module("timm")
+
+
+@pytest.fixture
+def mrecg_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., NamedTuple]]:
+    """The command line in this process; its working directory is the test's folder."""
+    command_line = importlib.import_module("command_line")  # not before the hook is installed
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    yield lambda *arguments: command_line.run(arguments, capsys)
+    command_line.forget_modules_in(tmp_path)

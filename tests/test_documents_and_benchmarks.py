@@ -286,9 +286,7 @@ def test_photographs_are_cropped_and_normalised(tmp_path: Path) -> None:
     grey = Image.new("RGB", (50, 50), (51, 102, 153))
     expected = [
         (level - mean) / deviation
-        for level, mean, deviation in zip(
-            (0.2, 0.4, 0.6), wanted.mean, wanted.deviation, strict=True
-        )
+        for level, mean, deviation in zip((0.2, 0.4, 0.6), wanted.mean, wanted.std, strict=True)
     ]
     assert natural_images.normalised(grey)[:, 7, 9].tolist() == pytest.approx(expected)
 

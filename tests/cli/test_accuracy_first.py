@@ -1,16 +1,14 @@
 """`mrecg quantize` measures the float network first; what is wrong with images is a sentence."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 import mrecg
-from mrecg.cli import main
+from command_line import Finished
 from mrecg.errors import DataError
 from mrecg.evaluation import below_published
 from mrecg.records.evaluation import Evaluation
@@ -34,33 +32,16 @@ def test_a_float_network_below_its_published_accuracy() -> None:
     assert "70.00 % on 1000 images is 1.00 points below the published 71.00 %" in warning
 
 
-class Done(NamedTuple):
-    code: int
-    stdout: str
-    stderr: str
-
-
 @pytest.fixture
-def command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Done]:
-    """The command line in this process, beside a file with a small network."""
+def command(tmp_path: Path, mrecg_command: Callable[..., Finished]) -> Callable[..., Finished]:
+    """The command line where a file with a small network is."""
     (tmp_path / "small_network.py").write_text(
         "from torch import nn\n"
         "def net():\n"
         "    return nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1),\n"
         "                         nn.Flatten(), nn.Linear(4, 10))\n"
     )
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", sys.path[:])
-
-    def run(*arguments: str) -> Done:
-        monkeypatch.setattr(sys, "argv", ["mrecg", *arguments])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        return Done(int(stopped.value.code or 0), *capsys.readouterr())
-
-    return run
+    return mrecg_command
 
 
 NETWORK = [
@@ -76,7 +57,7 @@ NETWORK = [
 
 
 def test_quantize_on_imagenet_folders_measures_both(
-    tmp_path: Path, command: Callable[..., Done]
+    tmp_path: Path, command: Callable[..., Finished]
 ) -> None:
     root = imagenet(tmp_path / "root", classes=3, images=40)
     line = np.random.RandomState(1005).permutation(120)
@@ -94,7 +75,7 @@ def test_quantize_on_imagenet_folders_measures_both(
         "60",
         "--json",
     )
-    assert done.code == 0, done.stderr
+    assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout)
     assert done.stderr.index("float: top-1") < done.stderr.index("tune:")
     assert f"skipped 1 unreadable images: {root}/train/n{label}/{names[index]}" in done.stderr
@@ -106,23 +87,23 @@ def test_quantize_on_imagenet_folders_measures_both(
     assert mrecg.load(tmp_path / "run").record.accuracy["float"].count == 60
 
 
-def test_a_flat_folder_has_no_accuracy(tmp_path: Path, command: Callable[..., Done]) -> None:
+def test_a_flat_folder_has_no_accuracy(tmp_path: Path, command: Callable[..., Finished]) -> None:
     for number in range(100):
         save(tmp_path / "flat" / f"{number}.png", picture(40, 40, seed=number))
     done = command("quantize", *NETWORK, "--data", "folder:flat", "--output", "run")
-    assert done.code == 0, done.stderr
+    assert done.returncode == 0, done.stderr
     assert "The accuracy is not measured: The source 'folder:flat' has no labels" in done.stderr
     assert "top-1" not in done.stdout
     assert mrecg.load(tmp_path / "run").record.accuracy == {}
     pytest.importorskip("onnx")
     shown = ["--data", "folder:flat", "--images", "20", "--json"]
     exported = command("export", "run", "--output", "model.onnx", *shown)
-    assert exported.code == 0, exported.stderr
+    assert exported.returncode == 0, exported.stderr
     assert json.loads(exported.stdout)["images"] == 20
 
 
 def test_a_run_outlasts_an_evaluation_that_fails(
-    tmp_path: Path, command: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, command: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*arguments: object) -> None:
         raise DataError("The disk is gone.")
@@ -130,7 +111,7 @@ def test_a_run_outlasts_an_evaluation_that_fails(
     monkeypatch.setattr("mrecg.evaluation.with_accuracy", fail)
     data = ["--data", f"imagenet:{imagenet(tmp_path / 'root')}", "--images", "12"]
     done = command("quantize", *NETWORK, *data, "--output", "run")
-    assert done.code == 1
+    assert done.returncode == 1
     assert "error: The disk is gone." in done.stderr
     assert mrecg.load(tmp_path / "run").record.images == 12
 
@@ -141,7 +122,7 @@ def test_a_run_outlasts_an_evaluation_that_fails(
     ids=lambda make: getattr(make, "__name__", "empty"),
 )
 def test_bad_images_are_one_sentence(
-    make: object, tmp_path: Path, command: Callable[..., Done]
+    make: object, tmp_path: Path, command: Callable[..., Finished]
 ) -> None:
     root = imagenet(tmp_path / "root", classes=2, images=2)
     if callable(make):
@@ -151,7 +132,7 @@ def test_bad_images_are_one_sentence(
             (root / split / "n9").mkdir()
     data = ["--data", f"imagenet:{root}", "--images", "5" if make else "4"]
     done = command("quantize", *NETWORK, *data, "--output", str(tmp_path / "run"))
-    assert done.code == 1
+    assert done.returncode == 1
     assert "error: " in done.stderr
     assert "Traceback" not in done.stderr
     assert ("x." in done.stderr) if make else ("n9 holds no images" in done.stderr)

@@ -37,7 +37,7 @@ def parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_parquet_files(parquet: Path) -> None:
     source = f"datasets:{parquet}"
-    pixels = [SMALL.centre(picture(40, 44, seed=seed)) for seed in range(6)]
+    pixels = [SMALL.center(picture(40, 44, seed=seed)) for seed in range(6)]
     expected = SMALL.normalize(np.stack(pixels))
     ((images, labels),) = evaluation_batches(source, 10, SMALL, workers=2)
     assert torch.equal(images, expected)

@@ -23,10 +23,10 @@ def test_imagenet_folders(tmp_path: Path) -> None:
     source = f"imagenet:{imagenet(tmp_path)}"
     batches = list(evaluation_batches(source, 5, SMALL))
     assert torch.cat([labels for _, labels in batches]).tolist() == [0] * 4 + [1] * 4 + [2] * 4
-    first = SMALL.normalize(SMALL.centre(Image.open(tmp_path / "val/n0/0.JPEG"))[None])
+    first = SMALL.normalize(SMALL.center(Image.open(tmp_path / "val/n0/0.JPEG"))[None])
     assert torch.equal(batches[0][0][:1], first)
     drawn = calibration_images(source, 12, 0, SMALL).images
-    train = [SMALL.centre(Image.open(file)) for file in sorted(tmp_path.glob("train/*/*"))]
+    train = [SMALL.center(Image.open(file)) for file in sorted(tmp_path.glob("train/*/*"))]
     order = np.random.RandomState(0).permutation(12)
     assert torch.equal(drawn, SMALL.normalize(np.stack(train))[torch.from_numpy(order)])
     some = evaluation_batches(source, 5, SMALL, count=3)
@@ -60,7 +60,7 @@ def test_imagenet_folders_that_cannot_be_used(tmp_path: Path) -> None:
         evaluation_batches(source)
 
 
-@pytest.mark.parametrize("crops", ["centre", "random"])
+@pytest.mark.parametrize("crops", ["center", "random"])
 def test_images_do_not_depend_on_workers(crops: str, tmp_path: Path) -> None:
     source = f"imagenet:{imagenet(tmp_path, classes=2, images=50)}"
     (tmp_path / "train" / "n0" / "7.JPEG").write_bytes(b"")
@@ -84,7 +84,7 @@ def test_evaluation_does_not_depend_on_workers(tmp_path: Path) -> None:
 
 
 def test_random_crops_are_of_each_image_alone(tmp_path: Path) -> None:
-    """An image's crop is the same whether few or many are drawn; centre crops are others."""
+    """An image's crop is the same whether few or many are drawn; center crops are others."""
     source = f"imagenet:{imagenet(tmp_path)}"
     many = calibration_images(source, 12, 5, SMALL, crops="random").images
     few = calibration_images(source, 4, 5, SMALL, crops="random").images
@@ -117,14 +117,14 @@ def test_unknown_crops_and_interpolations() -> None:
     code = (
         "from mrecg.data import Preprocessing, calibration_images\n"
         "from mrecg.errors import DataError\n"
-        "for call in (lambda: calibration_images('demo', 4, 0, crops='center'),\n"
+        "for call in (lambda: calibration_images('demo', 4, 0, crops='centre'),\n"
         "             lambda: Preprocessing(interpolation='bicubik')):\n"
         "    try: call()\n"
         "    except DataError as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [
-        "There are no crops 'center'; did you mean 'centre'.",
+        "There are no crops 'centre'; did you mean 'center'.",
         "There is no interpolation 'bicubik'; did you mean 'bicubic'.",
     ]
 
@@ -146,7 +146,7 @@ class Deadly:
 
 def test_a_worker_that_dies() -> None:
     with pytest.raises(DataError, match=r"Reading 'deadly' failed: .*try fewer workers"):
-        draw_images(Source("deadly", Deadly(), SMALL), 4, 0, "centre", workers=1)
+        draw_images(Source("deadly", Deadly(), SMALL), 4, 0, "center", workers=1)
 
 
 # ---- what cannot be read
@@ -187,7 +187,7 @@ def test_more_than_one_percent_is_an_error(tmp_path: Path) -> None:
         calibration_images(source, 100, 0, SMALL)
     for index in range(50):
         no_image(tmp_path / "train" / "n0" / f"{index}.JPEG")
-    with pytest.raises(DataError, match=r"More than 1 % .* more; mend or remove them"):
+    with pytest.raises(DataError, match=r"More than 1 % .* more; repair or remove them"):
         calibration_images(source, 40, 0, SMALL)
 
 

@@ -43,7 +43,7 @@ UNREADABLE = [
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("mode", MODES)
-def test_centre_crops_equal_torchvision(
+def test_center_crops_equal_torchvision(
     size: tuple[int, int], mode: str, transforms: ModuleType
 ) -> None:
     image = picture(*size, mode)
@@ -58,10 +58,10 @@ def test_centre_crops_equal_torchvision(
                 transforms.Resize(settings.resize, interpolation),
                 transforms.CenterCrop(settings.crop),
                 transforms.ToTensor(),
-                transforms.Normalize(settings.mean, settings.deviation),
+                transforms.Normalize(settings.mean, settings.std),
             ]
         )
-        ours = settings.normalize(settings.centre(image)[None])[0]
+        ours = settings.normalize(settings.center(image)[None])[0]
         assert torch.equal(ours, theirs(image.convert("L" if settings.channels == 1 else "RGB")))
 
 
@@ -83,7 +83,7 @@ def test_random_crops_equal_torchvision(transforms: ModuleType) -> None:
     theirs = transforms.Compose(
         [transforms.RandomResizedCrop(32), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
     )
-    settings = Preprocessing(36, 32, mean=(0.0, 0.0, 0.0), deviation=(1.0, 1.0, 1.0))
+    settings = Preprocessing(36, 32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     for seed, size in enumerate([(80, 60), (33, 90), (200, 7), (5, 150)] * 6):
         image = picture(*size, seed=seed)
         with torch.random.fork_rng():
@@ -94,13 +94,13 @@ def test_random_crops_equal_torchvision(transforms: ModuleType) -> None:
         assert torch.equal(settings.normalize(pixels[None])[0], expected)
 
 
-def test_a_centre_crop_by_hand() -> None:
+def test_a_center_crop_by_hand() -> None:
     """Without resizing: the centre of the image, scaled and normalised."""
     image = picture(20, 16)
     settings = Preprocessing(resize=16, crop=8)
     pixels = np.asarray(image, dtype=np.float64)[4:12, 6:14] / 255
-    expected = (pixels - np.array(settings.mean)) / np.array(settings.deviation)
-    ours = settings.normalize(settings.centre(image)[None])[0]
+    expected = (pixels - np.array(settings.mean)) / np.array(settings.std)
+    ours = settings.normalize(settings.center(image)[None])[0]
     torch.testing.assert_close(ours, torch.from_numpy(expected).permute(2, 0, 1).float())
 
 
@@ -119,11 +119,11 @@ def test_sides_are_truncated_and_offsets_rounded(
     whole = np.asarray(image.resize(resized, Image.Resampling.BILINEAR))
     left, top = offset
     expected = whole[top : top + 30, left : left + 30]
-    assert np.array_equal(Preprocessing(32, 30).centre(image), expected)
+    assert np.array_equal(Preprocessing(32, 30).center(image), expected)
 
 
 def test_a_crop_larger_than_the_image_has_a_black_border() -> None:
-    pixels = Preprocessing(resize=8, crop=11).centre(Image.new("RGB", (8, 8), "white"))
+    pixels = Preprocessing(resize=8, crop=11).center(Image.new("RGB", (8, 8), "white"))
     assert (pixels[1:9, 1:9] == 255).all()
     assert pixels.astype(int).sum() == 8 * 8 * 3 * 255
 
@@ -153,7 +153,7 @@ def test_random_boxes_are_of_the_promised_size_and_shape() -> None:
         ({"crop": 0}, "expected at least 1"),
         ({"channels": 2}, "1 or 3 channels"),
         ({"channels": 1}, "do not fit 1 channels"),
-        ({"deviation": (1.0, 0.0, 1.0)}, "positive deviations"),
+        ({"std": (1.0, 0.0, 1.0)}, "positive values of std"),
     ],
 )
 def test_preprocessing_that_cannot_be(settings: dict[str, object], message: str) -> None:
@@ -174,7 +174,7 @@ def test_what_cannot_be_opened_says_why(make: object, reason: str, tmp_path: Pat
 
 def test_images_too_thin_to_resize() -> None:
     with pytest.raises(UnreadableImage, match="1×20000 pixels are too thin"):
-        Preprocessing().centre(Image.new("L", (1, 20_000)))
+        Preprocessing().center(Image.new("L", (1, 20_000)))
 
 
 @pytest.mark.parametrize(
@@ -186,4 +186,4 @@ def test_kinds_of_files_that_are_read(mode: str, suffix: str, tmp_path: Path) ->
     image.save(
         path, **({"transparency": bytes(range(256))} if (mode, suffix) == ("P", "png") else {})
     )
-    assert SMALL.centre(open_image(path)).shape == (32, 32, 3)
+    assert SMALL.center(open_image(path)).shape == (32, 32, 3)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import mrecg
 from mrecg.errors import ModelError
-from mrecg.paper.networks import build, load_weights, network
+from mrecg.paper.networks import build, load_weights, make_network
 
 KEYS = Path(__file__).parent / "checkpoint_keys"
 CHECKPOINTS = Path(__file__).parents[2] / "benchmarks" / "checkpoints"
@@ -62,7 +62,7 @@ def test_every_published_layout_loads(name: str, file: str, tmp_path: Path) -> N
         save_file(state, path)
     else:
         torch.save(state, path)
-    loaded = network(PUBLISHED[name], path).state_dict()
+    loaded = make_network(PUBLISHED[name], path).state_dict()
     floats = [value for value in loaded.values() if value.is_floating_point()]
     published = [value for value in state.values() if value.is_floating_point()]
     assert all(map(torch.equal, floats, published))
@@ -92,7 +92,7 @@ def test_wrappers_and_prefixes(
 ) -> None:
     state = random_state("resnet18")
     torch.save(change(state), tmp_path / "c.pth")
-    loaded = network("resnet18", tmp_path / "c.pth").state_dict()
+    loaded = make_network("resnet18", tmp_path / "c.pth").state_dict()
     assert all(torch.equal(loaded[key], state[key]) for key in state if "num_batches" not in key)
 
 
@@ -101,7 +101,7 @@ def test_other_precisions_become_float32(dtype: torch.dtype, tmp_path: Path) -> 
     state = {key: value.to(dtype) for key, value in build("resnet18_small").state_dict().items()}
     state = {k: v.long() if "num_batches" in k else v for k, v in state.items()}
     save_file(state, tmp_path / "c.safetensors")
-    loaded = network("resnet18_small", tmp_path / "c.safetensors")
+    loaded = make_network("resnet18_small", tmp_path / "c.safetensors")
     assert loaded.fc.weight.dtype == torch.float32
     assert torch.equal(loaded.fc.weight, state["fc.weight"].float())
 
@@ -109,7 +109,7 @@ def test_other_precisions_become_float32(dtype: torch.dtype, tmp_path: Path) -> 
 @pytest.mark.parametrize("name", ["mobilenetv2_small", "regnetx_small", "resnet18_small"])
 def test_our_own_checkpoints_load_bit_for_bit(name: str) -> None:
     path = CHECKPOINTS / f"{name}.safetensors"
-    loaded = network(name, path).state_dict()
+    loaded = make_network(name, path).state_dict()
     assert all(map(torch.equal, by_name(loaded), by_name(load_file(path))))
 
 
@@ -120,7 +120,7 @@ def by_name(state: dict[str, Tensor]) -> list[Tensor]:
 def test_files_from_before_zip_archives(tmp_path: Path) -> None:
     state = build("resnet18_small").state_dict()
     torch.save(state, tmp_path / "c.pth", _use_new_zipfile_serialization=False)
-    loaded = network("resnet18_small", tmp_path / "c.pth")
+    loaded = make_network("resnet18_small", tmp_path / "c.pth")
     assert torch.equal(loaded.conv1.weight, state["conv1.weight"])
 
 
@@ -209,14 +209,14 @@ def test_files_without_a_state_dict(content: object, tmp_path: Path) -> None:
 def test_wrong_width_or_network(saved: str, wanted: str, message: str, tmp_path: Path) -> None:
     torch.save({"model": random_state(saved)}, tmp_path / "c.pth")
     with pytest.raises(ModelError, match=message):
-        network(wanted, tmp_path / "c.pth")
+        make_network(wanted, tmp_path / "c.pth")
 
 
 def test_wrong_number_of_classes(tmp_path: Path) -> None:
     torch.save(random_state("resnet18"), tmp_path / "c.pth")
     message = r"2 of 122 tensors differ, 'fc.weight' is 1000x512 there and 10x512 in the network"
     with pytest.raises(ModelError, match=message):
-        network("resnet18", tmp_path / "c.pth", num_classes=10)
+        make_network("resnet18", tmp_path / "c.pth", num_classes=10)
 
 
 def test_integers_in_place_of_weights(tmp_path: Path) -> None:
@@ -230,5 +230,5 @@ def test_integers_in_place_of_weights(tmp_path: Path) -> None:
 def test_the_demo_checkpoint_has_the_older_names_of_mobilenetv2() -> None:
     path = Path(mrecg.__file__).parent / "demo" / "mobilenetv2_small.safetensors"
     state = load_file(path)
-    loaded = network("mobilenetv2_small", path)
+    loaded = make_network("mobilenetv2_small", path)
     assert torch.equal(loaded.classifier[1].weight, state["classifier.weight"])

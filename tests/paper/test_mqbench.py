@@ -7,78 +7,14 @@ from typing import Any
 import pytest
 import yaml
 
+from configuration_files import SCHEMES, settings
 from mrecg.config.recipe import read_recipe
 from mrecg.config.targets import BACKENDS
 from mrecg.errors import RecipeError
 from mrecg.paper.mqbench import Experiment, is_mqbench, read_experiment
 from mrecg.paper.mqbench.keys import KEYS
 
-SCHEMES = {
-    "mobilenet_v2": "[1, 2, (3, 3), 4, (5, 5), 6, (7, 7, 7), (8, 8, 8), 9, (10, 10), 11]",
-    "resnet18": "[1, 2, (3, 3), (4, 4), 5, 6, 7, 8]",
-    "resnet50": "[1, 2, 3, (4, 4), 5, 6, (7, 7, 7), 8, 9, 10, (11, 11), 12, 13, 14]",
-    "regnetx_600m": "[1, 2, 3, 4, (5, 5, 5), 6, 7, (8, 8), 9, 10, 11, 12, (13, 13), 14]",
-}
 UNITS = {"mobilenet_v2": 18, "resnet18": 10, "resnet50": 18, "regnetx_600m": 18}
-
-
-def settings(model: str = "resnet18", prob: float = 0.5) -> dict[str, Any]:
-    """A file of the shape of the authors'."""
-    batch = 128 if model == "resnet50" else 256
-    return {
-        "extra_prepare_dict": {
-            "extra_qconfig_dict": {
-                "w_observer": "MSEObserver",
-                "a_observer": "EMAMSEObserver",
-                "w_fakequantize": "AdaRoundFakeQuantize",
-                "a_fakequantize": "QDropFakeQuantize",
-                "w_qscheme": {
-                    "bit": 2,
-                    "symmetry": False,
-                    "per_channel": True,
-                    "pot_scale": False,
-                    "p": 2.4,
-                },
-                "a_qscheme": {
-                    "bit": 4,
-                    "symmetry": False,
-                    "per_channel": False,
-                    "pot_scale": False,
-                    "p": 2.4,
-                },
-            }
-        },
-        "quantize": {
-            "quantize_type": "advanced_ptq",
-            "cali_batchsize": 16,
-            "reconstruction": {
-                "pattern": "block",
-                "scale_lr": 4.0e-5,
-                "warm_up": 0.2,
-                "weight": 0.1 if model == "mobilenet_v2" else 0.01,
-                "max_count": 20000,
-                "b_range": [20, 2],
-                "keep_gpu": True,
-                "round_mode": "learned_hard_sigmoid",
-                "prob": prob,
-                "scheme": SCHEMES[model],
-            },
-        },
-        "model": {
-            "type": model,
-            "kwargs": {"num_classes": 1000},
-            "path": f"/models/{model}.pth.tar",
-        },
-        "data": {
-            "path": "/data/imagenet",
-            "batch_size": batch,
-            "num_workers": 4,
-            "pin_memory": True,
-            "input_size": 224,
-            "test_resize": 256,
-        },
-        "process": {"seed": 1005},
-    }
 
 
 def read(tmp_path: Path, content: dict[str, Any] | str) -> Experiment:
@@ -167,7 +103,7 @@ def test_missing_keys_come_from_the_root(tmp_path: Path) -> None:
         ("MinMaxObserver", "minmax", False),
         ("EMAMinMaxObserver", "minmax", False),
         ("EMAQuantileObserver", "percentile", False),
-        ("ClipStdObserver", "deviation", False),
+        ("ClipStdObserver", "std", False),
         ("LSQObserver", "lsq", False),
         ("MinMaxFloorObserver", "minmax", True),
         ("PoTModeObserver", "minmax", True),
@@ -240,9 +176,9 @@ def test_the_quantizers_of_nnie(steps: int, tmp_path: Path) -> None:
 
 def test_what_nobody_reads_is_listed(tmp_path: Path) -> None:
     content = changed("quantize.deploy.model_name", "net")
-    content["data"]["colour"] = "blue"
+    content["data"]["color"] = "blue"
     remarks = {note.key: note.remark for note in read(tmp_path, content).ignored}
-    assert "neither MQBench" in remarks["data.colour"]
+    assert "neither MQBench" in remarks["data.color"]
     assert "exporting" in remarks["quantize.deploy.model_name"]
 
 
@@ -312,20 +248,3 @@ def test_every_key_of_the_table_can_be_read(tmp_path: Path) -> None:
     recipe = read(tmp_path, content).recipe
     assert recipe.weight.narrow
     assert recipe.activation.narrow
-
-
-def test_options_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) -> None:
-    from mrecg.cli.inputs import Inputs
-
-    found = read(tmp_path, settings())
-    options: dict[str, Any] = dict.fromkeys(
-        ("network", "weights", "data", "size", "channels", "workers")
-    )
-    inputs = Inputs.resolve(found.recipe, found, **options)
-    assert (inputs.network, inputs.data) == ("resnet18", "imagenet:/data/imagenet")
-    assert (inputs.workers, inputs.images, inputs.crops) == (4, 4096, "random")
-    assert (inputs.preprocessing.resize, inputs.preprocessing.crop) == (256, 224)
-    given = options | {"network": "resnet50", "data": "folder:mine", "workers": 0, "size": 112}
-    inputs = Inputs.resolve(found.recipe, found, **given)
-    assert (inputs.network, inputs.data, inputs.workers) == ("resnet50", "folder:mine", 0)
-    assert inputs.preprocessing.crop == 112

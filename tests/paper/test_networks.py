@@ -5,13 +5,14 @@ from types import ModuleType
 
 import pytest
 import torch
-from test_units import chain_of
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mrecg.config.presets import preset
 from mrecg.errors import ModelError
-from mrecg.paper.networks import NETWORKS, build, has_own_factory, network
-from mrecg.paper.networks.regnet import RULES
+from mrecg.paper.networks import NETWORKS, build, has_own_factory, make_network
+from mrecg.paper.networks.regnet import WIDTH_RULES
+from mrecg.pipeline import prepare
 
 PUBLISHED = {
     "resnet18": (11_689_512, 1.82e9),
@@ -108,7 +109,7 @@ def test_stages_of_the_width_rule(
     mega_multiply_adds: int, depths: list[int], widths: list[int]
 ) -> None:
     """The rows of Table 11 of Radosavovic et al."""
-    stages = RULES[mega_multiply_adds].stages()
+    stages = WIDTH_RULES[mega_multiply_adds].stages()
     assert (list(stages), list(stages.values())) == (widths, depths)
 
 
@@ -124,9 +125,10 @@ def test_stages_of_the_width_rule(
 )
 def test_units(name: str, count: int) -> None:
     """The paper's, but for MobileNetV2, where it joins the stem to block 1 and the last convolution to the classifier."""
-    chain, _ = chain_of(build(name, num_classes=10), torch.randn(2, 3, 64, 64))
-    assert len(chain.units) == count
-    first, last = chain.units[0].layers[0], chain.units[-1].layers[-1]
+    model, images = build(name, num_classes=10), torch.randn(2, 3, 64, 64)
+    units = prepare(model, images, recipe=preset("w4a4-brecq")).graph.chain.units
+    assert len(units) == count
+    first, last = units[0].layers[0], units[-1].layers[-1]
     assert (first.bits, last.bits) == (8, 8)
 
 
@@ -173,7 +175,7 @@ def assert_same_outputs(model: nn.Module, reference: nn.Module, size: int = 64) 
 )
 @pytest.mark.usefixtures("timm", "torchvision")
 def test_other_libraries_by_name(name: str) -> None:
-    model = network(name, num_classes=5)
+    model = make_network(name, num_classes=5)
     assert not model.training
     assert model(torch.randn(1, 3, 64, 64)).shape == (1, 5)
     assert not has_own_factory(name)
@@ -191,16 +193,16 @@ def test_other_libraries_by_name(name: str) -> None:
 @pytest.mark.usefixtures("timm", "torchvision")
 def test_unknown_names_in_other_libraries(name: str, message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        network(name)
+        make_network(name)
 
 
 def test_unknown_name() -> None:
     with pytest.raises(ModelError, match="did you mean 'resnet18_small'"):
-        network("resnet18_smal")
+        make_network("resnet18_smal")
 
 
 @pytest.mark.parametrize("package", ["timm", "torchvision"])
 def test_missing_library(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ModelError, match=rf"pip install 'mrecg\[{package}\]'"):
-        network(f"{package}:resnet18")
+        make_network(f"{package}:resnet18")

@@ -2,37 +2,40 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from mrecg.prepare.prepared_model import assemble
-from test_cli import mrecg_command
 
 import mrecg
+from command_line import Finished
 from mrecg.cli.show import estimates_as_json
 from mrecg.config.presets import preset
 from mrecg.errors import ModelError, RecipeError
 from mrecg.paper.networks import build
-from mrecg.paper.networks import published_top1 as float_top1
-from mrecg.paper.published import find_checkpoint
-from mrecg.paper.reproduction import (
-    BITS,
-    METHODS,
-    NETWORKS,
-    Budget,
-    Cell,
-    Grid,
-    Sources,
-    as_markdown,
-    cells,
-    estimates,
+from mrecg.paper.published import (
+    PAPER_NETWORKS,
+    find_checkpoint,
+    published_float_top1,
     published_joins,
     published_top1,
+)
+from mrecg.paper.reproduction import (
+    TABLE_BITS,
+    TABLE_METHODS,
+    Budget,
+    Cell,
+    Sources,
+    TableAxes,
+    as_markdown,
+    cells,
+    estimate_cells,
     reproduce,
     rows,
 )
+from mrecg.pipeline import prepare
 from pictures import imagenet
 
 QUICK = {
@@ -65,10 +68,12 @@ def sources(folder: Path, **changes: Any) -> Sources:
 
 
 def test_the_whole_table() -> None:
-    found = cells(Grid())
-    assert len(found) == len(set(found)) == len(NETWORKS) * len(BITS) * len(METHODS)
-    for network in NETWORKS:
-        assert float_top1(network) is not None
+    found = cells(TableAxes())
+    assert (
+        len(found) == len(set(found)) == len(PAPER_NETWORKS) * len(TABLE_BITS) * len(TABLE_METHODS)
+    )
+    for network in PAPER_NETWORKS:
+        assert published_float_top1(network) is not None
     assert published_top1("resnet18", "w2a4", "qdrop-mrecg") == 66.18
     assert published_top1("resnet18", "w2a4", "qdrop-scheme") == 66.18
     assert published_top1("mobilenetv2_050", "w3a3", "brecq-mrecg") == 35.11
@@ -89,13 +94,14 @@ def test_cells_carry_the_settings_of_the_paper() -> None:
     assert large.reconstruct.steps == 10
     assert large.reconstruct.keep_quantized_probability == 1
     assert large.plan.join == "scheme"
-    assert NETWORKS["resnet50"].images == 2048
+    assert PAPER_NETWORKS["resnet50"].images == 2048
 
 
 @pytest.mark.parametrize("network", ["resnet18", "resnet50", "mobilenetv2_035", "regnetx_600m"])
 def test_the_published_schemes_fit_our_units(network: str) -> None:
-    assembly = assemble(build(network), torch.zeros(2, 3, 64, 64), preset("w4a4-brecq"), None)
-    names = [unit.name for unit in assembly.chain.units]
+    images, recipe = torch.zeros(2, 3, 64, 64), preset("w4a4-brecq")
+    found = prepare(build(network), images, recipe=recipe).plan()
+    names = [unit for group in found.groups for unit in group]
     joined = published_joins(network, names)
     assert joined is not None
     groups: list[list[str]] = []
@@ -104,22 +110,22 @@ def test_the_published_schemes_fit_our_units(network: str) -> None:
             groups[-1].append(name)
         else:
             groups.append([name])
-    found = [" ".join(group) for group in groups if len(group) > 1]
+    ours = [" ".join(group) for group in groups if len(group) > 1]
     if network.startswith("mobilenetv2"):
-        blocks = [[int(n.split(".")[1]) for n in group.split() if "." in n] for group in found]
+        blocks = [[int(n.split(".")[1]) for n in group.split() if "." in n] for group in ours]
         assert blocks[1:-1] == [[3, 4], [6, 7], [9, 10, 11], [12, 13, 14], [16, 17]]
         assert (groups[0][1], groups[-1][0]) == (
             names[1],
             names[-2],
         )  # their ends hold two of our units
     else:
-        assert found == JOINED[network]
+        assert ours == JOINED[network]
     assert published_joins(network, names[1:]) is None
 
 
 def test_finished_cells_are_skipped_and_failed_ones_named(folder: Path, tmp_path: Path) -> None:
     wanted = cells(
-        Grid(("resnet18", "mobilenetv2_050"), ("w4a4",), ("brecq", "brecq-scheme"), (1, 2))
+        TableAxes(("resnet18", "mobilenetv2_050"), ("w4a4",), ("brecq", "brecq-scheme"), (1, 2))
     )
     wanted = [cell for cell in wanted if cell.method == "brecq" or cell.seed == 1]
     budget = Budget(images=4, overrides=QUICK)
@@ -144,9 +150,9 @@ def test_finished_cells_are_skipped_and_failed_ones_named(folder: Path, tmp_path
         (refused,) = reproduce(wanted[:1], asked, other, tmp_path)
         assert refused.status == "failed"
         assert re.search(f"was made with {difference}", refused.reason)
-        ((_, problem),) = estimates(wanted[:1], asked, other, tmp_path)
+        ((_, problem),) = estimate_cells(wanted[:1], asked, other, tmp_path)
         assert problem == refused.reason
-    assert not estimates(wanted[:1], sources(folder, evaluation_images=10), budget, tmp_path)
+    assert not estimate_cells(wanted[:1], sources(folder, evaluation_images=10), budget, tmp_path)
     table = rows(again)
     assert [len(row.top1) for row in table] == [2, 1, 0, 0]
     assert table[0].mean == pytest.approx(sum(table[0].top1) / 2)
@@ -158,8 +164,10 @@ def test_finished_cells_are_skipped_and_failed_ones_named(folder: Path, tmp_path
 
 def test_an_estimate_grows_with_the_work(folder: Path, tmp_path: Path) -> None:
     wanted = [Cell("resnet18", "w4a4", "brecq", 1), Cell("resnet50", "w4a4", "brecq", 1)]
-    small = estimates(wanted, sources(folder), Budget(8, {"reconstruct.steps": 10}), tmp_path)
-    large = estimates(wanted, sources(folder), Budget(80, {"reconstruct.steps": 1000}), tmp_path)
+    small = estimate_cells(wanted, sources(folder), Budget(8, {"reconstruct.steps": 10}), tmp_path)
+    large = estimate_cells(
+        wanted, sources(folder), Budget(80, {"reconstruct.steps": 1000}), tmp_path
+    )
     assert not isinstance(small[0][1], str)
     assert not isinstance(large[0][1], str)
     assert large[0][1].seconds > 5 * small[0][1].seconds
@@ -172,18 +180,20 @@ def test_an_estimate_grows_with_the_work(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("grid", "message"),
+    ("axes", "message"),
     [
-        (Grid(networks=("resnet81",)), "did you mean 'resnet18'"),
-        (Grid(methods=("brecq-mreg",)), "did you mean 'brecq-mrecg'"),
-        (Grid(bits=("w9a4",)), "expected 2 to 8 bits"),
-        (Grid(bits=("4/4",)), "no preset"),
-        (Grid(seeds=()), "no cells"),
+        (TableAxes(networks=("resnet81",)), "did you mean 'resnet18'"),
+        (TableAxes(methods=("brecq-mreg",)), "did you mean 'brecq-mrecg'"),
+        (TableAxes(bits=("w9a4",)), "expected 2 to 8 bits"),
+        (TableAxes(bits=("4/4",)), "no preset"),
+        (TableAxes(seeds=()), "no cells"),
     ],
 )
-def test_an_axis_that_is_wrong_is_refused_before_anything_runs(grid: Grid, message: str) -> None:
+def test_an_axis_that_is_wrong_is_refused_before_anything_runs(
+    axes: TableAxes, message: str
+) -> None:
     with pytest.raises(RecipeError, match=message):
-        cells(grid)
+        cells(axes)
 
 
 def test_checkpoints_are_found_under_either_name(folder: Path, tmp_path: Path) -> None:
@@ -200,7 +210,9 @@ def test_checkpoints_are_found_under_either_name(folder: Path, tmp_path: Path) -
         find_checkpoint(tmp_path, "mobilenetv2_100")
 
 
-def test_the_command_prints_a_row_per_cell(tmp_path: Path) -> None:
+def test_the_command_prints_a_row_per_cell(
+    tmp_path: Path, mrecg_command: Callable[..., Finished]
+) -> None:
     """The authors' checkpoints and an ImageNet folder, three networks, 20 steps: from end to end."""
     imagenet(tmp_path / "imagenet", classes=10, images=12)
     (tmp_path / "checkpoints").mkdir()

@@ -1,5 +1,5 @@
 """`python -m mrecg.cli` is `mrecg`."""
 
-from mrecg.cli import main
+from mrecg.cli.entry import main
 
 main()

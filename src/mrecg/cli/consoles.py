@@ -1,4 +1,4 @@
-"""Where commands are registered and where they print."""
+"""The application that commands are registered with, and the consoles that they print on."""
 
 import typer
 from rich.console import Console
@@ -11,14 +11,14 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-_WIDTH_OF_FILES = 160
-"""A file or a pipe has no edge, but a table needs one: this one breaks no name."""
+_FILE_WIDTH = 160
+"""Width of tables in files and pipes; Rich assumes 80 there, which breaks names of units."""
 
 
 def _console(stderr: bool) -> Console:
     made = Console(stderr=stderr)
     if not made.is_terminal:
-        made.width = _WIDTH_OF_FILES
+        made.width = _FILE_WIDTH
     return made
 
 

@@ -20,7 +20,7 @@ __all__ = [
     "DEBIAN_FOLDER",
     "MEAN",
     "PREPROCESSING",
-    "STANDARD_DEVIATION",
+    "STD",
     "FashionMnist",
     "download",
     "load_split",
@@ -30,8 +30,8 @@ __all__ = [
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 MEAN = 0.2860
-STANDARD_DEVIATION = 0.3530
-PREPROCESSING = Preprocessing(28, 28, 1, (MEAN,), (STANDARD_DEVIATION,))
+STD = 0.3530
+PREPROCESSING = Preprocessing(28, 28, 1, (MEAN,), (STD,))
 
 _PREFIX = {"train": "train", "test": "t10k"}
 _IDX_UNSIGNED_BYTE = 8
@@ -39,7 +39,7 @@ _IDX_UNSIGNED_BYTE = 8
 
 @dataclass(frozen=True)
 class FashionMnist:
-    """One split as images by position.
+    """Hold one split as images by position.
 
     Attributes:
         split: its name.
@@ -55,24 +55,24 @@ class FashionMnist:
         return len(self.pixels)
 
     def name(self, index: int) -> str:
-        """The position in the split."""
+        """Name the split and the position."""
         return f"Fashion-MNIST {self.split} image {index}"
 
     def load(self, index: int) -> Image.Image:
-        """The grey image."""
+        """Return the grey image."""
         return Image.fromarray(self.pixels[index])
 
 
 def normalize(pixels: NDArray[np.uint8]) -> Float[Tensor, "n 1 h w"]:
-    """Bytes of shape `n h w` to zero mean and unit variance, as the float networks were trained."""
+    """Scale bytes of shape `n h w` to zero mean and unit variance, as the float networks were trained."""
     scaled = torch.from_numpy(pixels.astype(np.float32)).unsqueeze(1) / 255
-    return (scaled - MEAN) / STANDARD_DEVIATION
+    return (scaled - MEAN) / STD
 
 
 def load_split(
     split: Literal["train", "test"], folder: Path = DEBIAN_FOLDER
 ) -> tuple[Float[Tensor, "n 1 h w"], Int[Tensor, " n"]]:
-    """Normalised images and labels of one split.
+    """Read the normalized images and the labels of one split.
 
     Raises:
         DataError: as `read_split`.
@@ -82,7 +82,7 @@ def load_split(
 
 
 def read_split(split: Literal["train", "test"], folder: Path = DEBIAN_FOLDER) -> FashionMnist:
-    """One split as it was published.
+    """Read one split as it was published.
 
     Args:
         split: `train` (60,000 images) or `test` (10,000).
@@ -102,7 +102,7 @@ def read_split(split: Literal["train", "test"], folder: Path = DEBIAN_FOLDER) ->
 
 
 def download(folder: Path) -> Path:
-    """Fetch the four files through torchvision, where there is a network; returns the folder that holds them.
+    """Fetch the four files through torchvision, and return the folder that holds them.
 
     Raises:
         DataError: torchvision is not installed, or the download fails.
@@ -121,7 +121,7 @@ def download(folder: Path) -> Path:
 
 
 def _read_idx(folder: Path, name: str, dimensions: int) -> NDArray[np.uint8]:
-    """The array in an IDX file: two zero bytes, a type byte, the rank, big-endian sizes, data."""
+    """Read the array in an IDX file: two zero bytes, a type byte, the rank, big-endian sizes, data."""
     candidates = [folder / f"{name}.gz", folder / name]
     path = next((path for path in candidates if path.is_file()), None)
     if path is None:
@@ -135,7 +135,7 @@ def _read_idx(folder: Path, name: str, dimensions: int) -> NDArray[np.uint8]:
         raise DataError(f"The file {path} cannot be read: {error}.") from error
     header = 4 + 4 * dimensions
     if len(raw) < header or raw[:4] != bytes([0, 0, _IDX_UNSIGNED_BYTE, dimensions]):
-        raise DataError(f"The file {path} is no IDX file of {dimensions}-dimensional bytes.")
+        raise DataError(f"The file {path} is not an IDX file of {dimensions}-dimensional bytes.")
     shape = tuple(np.frombuffer(raw, ">i4", dimensions, offset=4).tolist())
     values = np.frombuffer(raw, np.uint8, offset=header)
     if values.size != int(np.prod(shape)):

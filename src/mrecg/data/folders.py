@@ -17,7 +17,7 @@ _SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Image files and their labels.
+    """List image files and their labels.
 
     Attributes:
         files: their paths; strings, because ImageNet has 1.3 million.
@@ -31,11 +31,11 @@ class ImageFiles:
         return len(self.files)
 
     def name(self, index: int) -> str:
-        """The path."""
+        """Return the path."""
         return self.files[index]
 
     def load(self, index: int) -> Image.Image:
-        """The decoded image.
+        """Decode the image.
 
         Raises:
             UnreadableImage: it cannot be used.
@@ -44,7 +44,7 @@ class ImageFiles:
 
 
 def find_images(folder: Path) -> ImageFiles:
-    """Image files in sorted order: in class folders and the folders inside of those, or in a flat folder.
+    """List image files in sorted order: of class folders and the folders inside of them, or of a flat folder.
 
     Raises:
         DataError: the folder does not exist, holds no images, or has a class folder without any.
@@ -67,7 +67,10 @@ def find_images(folder: Path) -> ImageFiles:
 
 
 def imagenet_split(root: Path, split: str) -> ImageFiles:
-    """The images in the class folders of `root/train` or `root/val`, which must have the same classes.
+    """List the images in the class folders of `root/train` or `root/val`.
+
+    Both must have the same class folders: a label is the position of its folder in sorted order, so one more folder
+    in `train` would shift the labels.
 
     Raises:
         DataError: a folder is missing, has no class folders, an empty one, or one that the other has not.

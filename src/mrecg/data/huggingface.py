@@ -1,4 +1,4 @@
-"""Datasets in the form of Hugging Face's `datasets`: a hub name, a folder of images or Parquet files."""
+"""Datasets that Hugging Face's `datasets` reads: a hub name, a folder of images or Parquet files."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ _SPLITS = {"calibration": ("train",), "evaluation": ("validation", "val", "test"
 
 @dataclass(frozen=True)
 class EncodedImages:
-    """One split with its images still encoded.
+    """Hold one split with its images still encoded.
 
     Attributes:
         split: its name, for messages.
         rows: a dataset that gives `bytes` and `path` of each image.
-        column: where in a row.
+        column: the column that holds the images.
         labels: the classes, or `None` if there is no such column.
     """
 
@@ -37,12 +37,12 @@ class EncodedImages:
         return len(self.rows)
 
     def name(self, index: int) -> str:
-        """The path where the dataset knows it, and the position."""
+        """Name the split, the position, and the path where the dataset knows it."""
         path = self._row(index).get("path")
         return f"{self.split}[{index}]" + (f" {path}" if path else "")
 
     def load(self, index: int) -> Image.Image:
-        """The decoded image.
+        """Decode the image.
 
         Raises:
             UnreadableImage: it cannot be used.
@@ -59,11 +59,12 @@ class EncodedImages:
 
 
 def load_part(name: str, part: Literal["calibration", "evaluation"]) -> EncodedImages:
-    """The split for calibration (`train`) or evaluation (`validation`, `val` or `test`).
+    """Load the split for calibration (`train`) or evaluation (`validation`, `val` or `test`).
 
     Args:
         name: a hub name, a Parquet file, a folder of images or of Parquet files, or one that
             `save_to_disk` wrote.
+        part: what the images are for.
 
     Raises:
         DataError: `datasets` is not installed, the dataset cannot be loaded, has no such split, or no

@@ -1,4 +1,4 @@
-"""Reading many images: in worker processes, in a fixed order, with what cannot be read skipped and named."""
+"""The reading of many images: by worker processes, in a fixed order; unreadable ones are skipped and named."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -28,16 +28,18 @@ __all__ = [
 _NAMED = 3
 """How many unreadable images an error names."""
 _READ_AT_ONCE = 50
+"""Images that a worker hands over at a time: 7.5 MB of pixels at 224×224."""
 MOST_SKIPPED = 0.01
-"""Fraction of the images that may be unreadable."""
+"""Fraction of the images that may be unreadable. A damaged file or two is normal in ImageNet-sized sets; more means a
+wrong folder or format, and the accuracy would be that of other images than were asked for."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """One part of a data source.
+    """Describe one part of a data source.
 
     Attributes:
-        name: what a message calls it.
+        name: the source as the caller named it, for messages.
         samples: its images.
         preprocessing: of each of them.
     """
@@ -48,7 +50,7 @@ class Source:
 
 
 class EvaluationBatches:
-    """Batches of images and labels, read anew whenever they are iterated; only a few are in memory.
+    """Iterate over batches of images and labels; each iteration reads anew, and only a few batches are in memory.
 
     Attributes:
         count: images, the unreadable ones included.
@@ -62,7 +64,7 @@ class EvaluationBatches:
         self._batch_size, self._workers = batch_size, workers
 
     def __iter__(self) -> Iterator[tuple[Float[Tensor, "n c h w"], Int[Tensor, " n"]]]:
-        """Batches in the order of the source.
+        """Read the batches in the order of the source.
 
         Raises:
             DataError: more than 1 % of the images cannot be read.
@@ -70,7 +72,7 @@ class EvaluationBatches:
         labels = self._source.samples.labels
         assert labels is not None
         tally = _Tally(self._source, len(self._order), replaced=False)
-        crop = _Crop(self._source, "centre", 0)
+        crop = _Crop(self._source, "center", 0)
         for found in _read(crop, self._order, self._batch_size, self._workers):
             good = tally.sift(found)
             self.skipped = tuple(tally.skipped)
@@ -82,7 +84,7 @@ class EvaluationBatches:
 def draw_images(
     source: Source, count: int, seed: int, crops: Crops, workers: int
 ) -> CalibrationImages:
-    """`count` images drawn without replacement; the next in line stands in for one that cannot be read.
+    """Draw `count` images without replacement; the next in line replaces one that cannot be read.
 
     Raises:
         DataError: the source holds too few images, or more than 1 % of them cannot be read.
@@ -113,24 +115,24 @@ def draw_images(
 
 
 def first_images(source: Source, count: int, workers: int) -> Float[Tensor, "n c h w"]:
-    """The first `count` images, or as many as there are, without those that cannot be read.
+    """Read the first `count` images, or as many as there are, without those that cannot be read.
 
     Raises:
         DataError: more than 1 % of them cannot be read.
     """
     order = range(min(count, len(source.samples)))
-    crop, tally = _Crop(source, "centre", 0), _Tally(source, len(order), replaced=False)
+    crop, tally = _Crop(source, "center", 0), _Tally(source, len(order), replaced=False)
     batches = map(tally.sift, _read(crop, order, _READ_AT_ONCE, workers))
     return torch.cat([source.preprocessing.normalize(_stack(good)) for good in batches if good])
 
 
 _Found = tuple[int, NDArray[np.uint8] | str]
-"""The position of an image with its pixels, or with the reason why there are none."""
+"""The position of an image with its pixels, or with the reason why it cannot be read."""
 
 
 @dataclass(frozen=True)
 class _Crop(Dataset[_Found]):
-    """What a worker process does with one image. Pixels travel as bytes: a quarter of the floats."""
+    """Decode and crop one image in a worker process; pixels travel as bytes, a quarter of the size of floats."""
 
     source: Source
     crops: Crops
@@ -140,16 +142,16 @@ class _Crop(Dataset[_Found]):
         samples, preprocessing = self.source.samples, self.source.preprocessing
         try:
             image = samples.load(index)
-            if self.crops == "centre":
-                return index, preprocessing.centre(image)
-            # A generator for each image, so that neither order nor workers matter.
+            if self.crops == "center":
+                return index, preprocessing.center(image)
+            # A generator per image: neither the order nor the number of workers changes a crop.
             return index, preprocessing.random(image, np.random.default_rng([self.seed, index]))
         except UnreadableImage as error:
             return index, str(error)
 
 
 class _Tally:
-    """Sorts out what cannot be read, and stops where it is too much.
+    """Collect the images that cannot be read, and stop where they are too many.
 
     Args:
         source: of the images.
@@ -162,7 +164,7 @@ class _Tally:
         self._source, self._wanted, self._replaced = source, wanted, replaced
 
     def sift(self, found: Sequence[_Found]) -> list[tuple[int, NDArray[np.uint8]]]:
-        """Those with pixels.
+        """Return the images that could be read.
 
         Raises:
             DataError: the others are more than 1 % of all that are to be read.
@@ -173,17 +175,18 @@ class _Tally:
                 self.skipped.append(f"{self._source.samples.name(index)} ({pixels})")
             else:
                 good.append((index, pixels))
+        # A replacement is one more image that is read.
         read = self._wanted + (len(self.skipped) if self._replaced else 0)
         if len(self.skipped) > MOST_SKIPPED * read:
             raise DataError(
                 f"More than 1 % of the {read} images to be read from '{self._source.name}' cannot be "
-                f"used: {name_some(self.skipped)}; mend or remove them."
+                f"used: {name_some(self.skipped)}; repair or remove them."
             )
         return good
 
 
 def name_some(skipped: Sequence[str]) -> str:
-    """The first of the images that were skipped, and how many more there are."""
+    """Name the first of the skipped images, and count the others."""
     more = len(skipped) - _NAMED
     return ", ".join(skipped[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
@@ -195,21 +198,21 @@ def _stack(good: Sequence[tuple[int, NDArray[np.uint8]]]) -> NDArray[np.uint8]:
 def _read(
     crop: _Crop, order: Sequence[int], batch_size: int, workers: int
 ) -> Iterator[list[_Found]]:
-    """The images at these positions, in this order, `batch_size` at a time."""
+    """Read the images at these positions, in this order, `batch_size` at a time."""
     loader: DataLoader[_Found] = DataLoader(
         crop,
         batch_size,
         sampler=order,
         num_workers=min(workers, math.ceil(len(order) / batch_size)),
         collate_fn=list,
-        generator=torch.Generator(),  # else it would draw from the global one
+        generator=torch.Generator(),  # the default draws a seed from torch's global generator
     )
     try:
         yield from loader
     except RuntimeError as error:
         if not workers:
             raise
-        # A worker died, mostly for want of memory.
+        # A worker died, mostly because the memory was full.
         raise DataError(
             f"Reading '{crop.source.name}' failed: {str(error).splitlines()[0].rstrip('.')}; "
             "try fewer workers."

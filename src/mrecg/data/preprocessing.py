@@ -1,4 +1,4 @@
-"""From an image to the pixels that a network sees, equal to what torchvision's transforms give on PIL images."""
+"""Preprocessing of images, equal to torchvision's transforms on PIL images bit for bit."""
 
 import math
 from collections.abc import Mapping
@@ -18,31 +18,32 @@ from mrecg.errors import DataError, did_you_mean
 
 __all__ = ["Crops", "Preprocessing", "UnreadableImage", "random_box"]
 
-Crops = Literal["centre", "random"]
+Crops = Literal["center", "random"]
 Interpolation = Literal["bilinear", "bicubic"]
 
 _MOST_PIXELS = 2**27
-"""After resizing. An image one pixel wide and 60,000 high would need 12 GB otherwise."""
+"""Limit after resizing: an image one pixel wide and 60,000 high would become one of 12 GB."""
 _TRIES = 10
+"""As in torchvision; its results depend on the number."""
 
 
 class UnreadableImage(Exception):  # noqa: N818 -- no mistake of the caller: it is skipped and counted
-    """One image that cannot be used, with the reason."""
+    """Report one image that cannot be used, with the reason."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes a tensor; the defaults are those of ImageNet networks.
+    """Describe how an image becomes a tensor; the defaults are those of ImageNet networks.
 
     Attributes:
         resize: length of the shorter side before cropping.
         crop: side of the square cut out.
-        channels: 3 for colour, 1 for grey.
-        mean, deviation: per channel, of pixels between 0 and 1.
+        channels: 3 for color, 1 for grey.
+        mean, std: of each channel, of pixels between 0 and 1.
         interpolation: of the resizing, with Pillow's antialiasing.
 
     Raises:
-        DataError: a size is not positive, channels, mean and deviation do not fit together, or the
+        DataError: a size is not positive, channels, mean and std do not fit together, or the
             interpolation is not known.
     """
 
@@ -50,7 +51,7 @@ class Preprocessing:
     crop: int = 224
     channels: int = 3
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    deviation: tuple[float, ...] = (0.229, 0.224, 0.225)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
     interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
@@ -61,10 +62,10 @@ class Preprocessing:
             )
         if self.channels not in (1, 3):
             raise DataError(f"Images have 1 or 3 channels, got a request for {self.channels}.")
-        if {len(self.mean), len(self.deviation)} != {self.channels} or min(self.deviation) <= 0:
+        if {len(self.mean), len(self.std)} != {self.channels} or min(self.std) <= 0:
             raise DataError(
-                f"The mean {self.mean} and the deviation {self.deviation} do not fit "
-                f"{self.channels} channels, expected one value for each and positive deviations."
+                f"The mean {self.mean} and the std {self.std} do not fit "
+                f"{self.channels} channels, expected one value for each and positive values of std."
             )
 
         known = get_args(Interpolation)
@@ -74,7 +75,7 @@ class Preprocessing:
             )
 
     def described(self) -> dict[str, Any]:
-        """The fields for a record, as JSON gives them back."""
+        """Return the fields for a record, of types that survive JSON."""
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in asdict(self).items()
@@ -82,7 +83,7 @@ class Preprocessing:
 
     @classmethod
     def from_description(cls, fields: Mapping[str, Any]) -> "Preprocessing":
-        """What `described` was asked of.
+        """Restore a preprocessing from what `described` returned.
 
         Raises:
             DataError: a field is of another kind.
@@ -94,11 +95,11 @@ class Preprocessing:
             raise DataError(f"The preprocessing has a bad value for '{name}': {reason}.") from error
 
     def resized(self, crop: int) -> "Preprocessing":
-        """The same for images of another side, cut from as large a part of the picture."""
+        """Return the same for crops of another side, cut from an equal fraction of the image."""
         return replace(self, crop=crop, resize=round(crop * self.resize / self.crop))
 
-    def centre(self, image: Image.Image) -> UInt8[np.ndarray, "h w c"]:
-        """The centre of the image after resizing its shorter side; black where it is smaller than the crop.
+    def center(self, image: Image.Image) -> UInt8[np.ndarray, "h w c"]:
+        """Cut the center out of the image after resizing its shorter side; black where it is smaller than the crop.
 
         Equal to torchvision's `Resize(resize)`, `CenterCrop(crop)`.
 
@@ -106,7 +107,7 @@ class Preprocessing:
             UnreadableImage: the image is so thin that resizing it would take gigabytes.
         """
         short, long = min(image.size), max(image.size)
-        # Truncated, not rounded, as torchvision does.
+        # torchvision truncates the longer side; rounding would give other pixels for half of the aspect ratios.
         width, height = (
             self.resize if side == short else int(self.resize * long / short) for side in image.size
         )
@@ -120,7 +121,7 @@ class Preprocessing:
     def random(
         self, image: Image.Image, generator: np.random.Generator
     ) -> UInt8[np.ndarray, "h w c"]:
-        """A random part of the image, resized to the crop, and mirrored half of the time.
+        """Cut a random part out of the image, resize it to the crop, and mirror it half of the time.
 
         Equal to torchvision's `RandomResizedCrop(crop)`, `RandomHorizontalFlip()`.
         """
@@ -132,10 +133,10 @@ class Preprocessing:
         return self._pixels(part)
 
     def normalize(self, pixels: UInt8[np.ndarray, "n h w c"]) -> Float[Tensor, "n c h w"]:
-        """Equal to torchvision's `ToTensor()`, `Normalize(mean, deviation)`."""
+        """Scale to [0, 1] and normalize each channel, equal to torchvision's `ToTensor()`, `Normalize(mean, std)`."""
         scaled = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float().div_(255)
-        mean, deviation = (torch.tensor(v).view(-1, 1, 1) for v in (self.mean, self.deviation))
-        return scaled.sub_(mean).div_(deviation)
+        mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (self.mean, self.std))
+        return scaled.sub_(mean).div_(std)
 
     @property
     def _filter(self) -> Image.Resampling:
@@ -151,9 +152,9 @@ class Preprocessing:
 def random_box(
     width: int, height: int, generator: np.random.Generator
 ) -> tuple[int, int, int, int]:
-    """Left, top, width and height of a random part: 8 to 100 % of the area, sides 3:4 to 4:3 (Szegedy et al., 2015).
+    """Draw left, top, width and height of a part: 8 to 100 % of the area, sides 3:4 to 4:3 (Szegedy et al., 2015).
 
-    The algorithm of torchvision's `RandomResizedCrop`: ten tries, then the largest centre part of an allowed shape.
+    The algorithm of torchvision's `RandomResizedCrop`: ten tries, then the largest central part of an allowed shape.
     """
     narrowest, widest = 3 / 4, 4 / 3
     for _ in range(_TRIES):
@@ -168,7 +169,8 @@ def random_box(
 
 
 def _offset(side: int, crop: int) -> int:
-    """Where the centre begins; negative where the image is smaller and gets a border."""
+    """Return where the center begins; negative where the image is smaller and gets a border."""
+    # As torchvision: half to even where it cuts, downwards where it pads.
     return round((side - crop) / 2) if side >= crop else -((crop - side) // 2)
 
 

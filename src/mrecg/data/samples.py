@@ -1,4 +1,4 @@
-"""What a source of images is, and how one image is opened."""
+"""The interface of an image source, and the decoding of one image."""
 
 import warnings
 from collections.abc import Sequence
@@ -13,24 +13,24 @@ from mrecg.data.preprocessing import UnreadableImage
 __all__ = ["Samples", "open_image"]
 
 _MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA"})
-"""Pillow's modes whose conversion to colour or grey is exact; `I;16`, `F` and CMYK are not among them."""
+"""Pillow's modes whose conversion to RGB or grey is exact; `I;16`, `F` and CMYK give wrong colors without a word."""
 
 
 @runtime_checkable
 class Samples(Protocol):
-    """Images by position; worker processes get a copy, so it must be picklable."""
+    """Give images by position; worker processes get a copy, so implementations must be picklable."""
 
     @property
     def labels(self) -> Sequence[int] | None:
-        """The class of every image, or `None` where there are none."""
+        """Return the class of every image, or `None` where there are none."""
 
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str:
-        """What a message calls the image."""
+        """Name the image in a message."""
 
     def load(self, index: int) -> Image.Image:
-        """The decoded image.
+        """Decode the image.
 
         Raises:
             UnreadableImage: it cannot be used.
@@ -41,18 +41,20 @@ def open_image(source: Path | BytesIO) -> Image.Image:
     """Decode an image completely.
 
     Raises:
-        UnreadableImage: a file that is damaged, no image, suspiciously large, or of a kind whose colours
-            Pillow cannot convert faithfully (CMYK, more than 8 bits per channel).
+        UnreadableImage: a file that is damaged, no image, suspiciously large, or of a kind whose colors
+            Pillow cannot convert exactly (CMYK, more than 8 bits per channel).
     """
     try:
         with warnings.catch_warnings():
-            # Odd metadata does not concern the pixels; a bomb does.
+            # Odd metadata does not change pixels; a decompression bomb fills the memory.
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(source) as image:
                 if image.mode in _MODES:
                     decoded = image.copy()
-                    decoded.info.pop("transparency", None)  # it would warn, and changes no colour
+                    decoded.info.pop(
+                        "transparency", None
+                    )  # converting would warn, and no color changes
                     return decoded
                 mode = image.mode
     except UnidentifiedImageError as error:

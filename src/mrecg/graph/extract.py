@@ -271,5 +271,6 @@ class _QuantizedWriter(_Writer):
     def _binding(self, node: fx.Node) -> fx.Node:
         key = str(node.target)
         if key not in self.bindings:
-            self.bindings[key] = self.graph.placeholder(key.replace(".", "_"))
+            # Numbered: a path need not be a name that Python accepts.
+            self.bindings[key] = self.graph.placeholder(f"binding_{len(self.bindings)}")
         return self.bindings[key]

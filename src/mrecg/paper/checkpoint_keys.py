@@ -1,42 +1,45 @@
-"""How other projects name the tensors of the zoo's networks: their name → ours."""
+"""Renamings of checkpoint keys: from other projects' tensor names to those of our definitions."""
 
 import re
 from collections.abc import Callable
 
 from mrecg.paper.networks.efficientnet_lite import STAGES
 
-__all__ = ["LAYOUTS"]
+__all__ = ["KEY_RENAMINGS"]
 
 
-def _as_it_is(key: str) -> str:
-    """The names of the definitions here."""
+def _unchanged(key: str) -> str:
+    """Keep the names of our definitions."""
     return key
 
 
 def _flat_mobilenetv2(key: str) -> str:
-    """d-li14's names, and those of plain MobileNetV2 code: the last convolution and the classifier stand alone."""
+    """Rename from d-li14's mobilenetv2.pytorch, where the last convolution and the classifier are attributes of their own."""
     key = re.sub(r"^conv\.", "features.18.", key)
     return re.sub(r"^classifier\.(weight|bias)$", r"classifier.1.\1", key)
 
 
 def _nested_mobilenetv2(key: str) -> str:
-    """torchvision's names: within a block a convolution, its norm and its activation share a number, up to the last one."""
+    """Rename from torchvision, which numbers convolution, norm and activation together: `conv.1.0` is our `conv.3`."""
     match = re.fullmatch(r"(features\.(\d+)\.conv)\.(\d)(?:\.(\d))?\.(\D+)", key)
     if match is None:
         return key
     block, index, outer, inner, rest = match.groups()
-    nested = 1 if index == "1" else 2  # the first block has no expansion
+    nested = (
+        1 if index == "1" else 2
+    )  # the first block has no expansion, so one ConvNormActivation less
     position = int(outer) + 2 * nested if inner is None else 3 * int(outer) + int(inner)
     return f"{block}.{position}.{rest}"
 
 
 def _lukemelas_efficientnet(key: str) -> str:
-    """The names of EfficientNet-PyTorch (lukemelas), which counts the blocks of all stages in one sequence."""
+    """Rename from EfficientNet-PyTorch (lukemelas), which numbers the blocks of all stages in one sequence."""
     module, _, tensor = key.rpartition(".")
     return f"{_LUKEMELAS_MODULES.get(module, module)}.{tensor}"
 
 
 def _lukemelas_modules() -> dict[str, str]:
+    """Map its modules to ours; the first block has no expansion, so its norms are numbered differently."""
     depthwise = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw"}
     expanding = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw"}
     depthwise |= {"_bn2": "bn2"}
@@ -52,10 +55,10 @@ def _lukemelas_modules() -> dict[str, str]:
 
 _LUKEMELAS_MODULES = _lukemelas_modules()
 
-LAYOUTS: tuple[Callable[[str], str], ...] = (
-    _as_it_is,
+KEY_RENAMINGS: tuple[Callable[[str], str], ...] = (
+    _unchanged,
     _flat_mobilenetv2,
     _nested_mobilenetv2,
     _lukemelas_efficientnet,
 )
-"""Tried in this order; a layout fits when every name and shape does, so none can be mistaken for another."""
+"""Tried in this order; one fits when every name and shape does, so none can be mistaken for another."""

@@ -1,4 +1,8 @@
-"""What the papers publish: ImageNet top-1 in percent, the settings of each network, and their joined units."""
+"""The papers' published figures: ImageNet top-1 in percent, settings, joint blocks and names of checkpoints.
+
+The paper is MRECG (Ma et al., "Solving Oscillation Problem in Post-Training Quantization Through a Theoretical
+Perspective", CVPR 2023); the authors' README extends its tables.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,32 +11,41 @@ from typing import Any, NamedTuple
 from mrecg.errors import ModelError, PlanError
 from mrecg.planning.joint_plan import joined_by_scheme
 
-__all__ = ["NETWORKS", "PaperSettings", "find_checkpoint", "published_joins", "published_top1"]
+__all__ = [
+    "PAPER_NETWORKS",
+    "PaperSettings",
+    "find_checkpoint",
+    "published_float_top1",
+    "published_joins",
+    "published_top1",
+]
 
 
 class PaperSettings(NamedTuple):
-    """How the paper quantizes one network.
+    """Hold the paper's settings for one network.
 
     Attributes:
-        scheme: units per group in the authors' file, along the chain.
+        scheme: units per group in the authors' configuration file, in the order of the network.
         files: names of the published checkpoint, as shell patterns.
         batch_size, batches: of the calibration images.
-        penalty: λ of the rounding penalty.
+        penalty: λ, the weight of the rounding regularizer.
+        float_top1: of the published checkpoint (row "Full Prec." of the authors' table), in percent.
     """
 
     scheme: tuple[int, ...]
     files: tuple[str, ...]
+    float_top1: float
     batch_size: int = 256
     batches: int = 16
     penalty: float = 0.01
 
     @property
     def images(self) -> int:
-        """How many images the paper calibrates on."""
+        """Return how many images the paper calibrates on."""
         return self.batch_size * self.batches
 
     def overrides(self) -> dict[str, Any]:
-        """As settings of a recipe."""
+        """Return the settings of a recipe."""
         return {
             "reconstruct.batch_size": self.batch_size,
             "reconstruct.penalty": self.penalty,
@@ -42,21 +55,21 @@ class PaperSettings(NamedTuple):
 _MOBILENETV2_SCHEME = (1, 1, 2, 1, 2, 1, 3, 3, 1, 2, 1)
 
 
-def _mobilenetv2(*files: str) -> PaperSettings:
-    return PaperSettings(_MOBILENETV2_SCHEME, files, penalty=0.1)
+def _mobilenetv2(float_top1: float, *files: str) -> PaperSettings:
+    return PaperSettings(_MOBILENETV2_SCHEME, files, float_top1, penalty=0.1)
 
 
-NETWORKS: Mapping[str, PaperSettings] = {
-    "resnet18": PaperSettings((1, 1, 2, 2, 1, 1, 1, 1), ("resnet18_imagenet.*",)),
+PAPER_NETWORKS: Mapping[str, PaperSettings] = {
+    "resnet18": PaperSettings((1, 1, 2, 2, 1, 1, 1, 1), ("resnet18_imagenet.*",), 71.01),
     "resnet50": PaperSettings(
-        (1, 1, 1, 2, 1, 1, 3, 1, 1, 1, 2, 1, 1, 1), ("resnet50_imagenet.*",), batch_size=128
+        (1, 1, 1, 2, 1, 1, 3, 1, 1, 1, 2, 1, 1, 1), ("resnet50_imagenet.*",), 76.63, batch_size=128
     ),
-    "mobilenetv2_100": _mobilenetv2("mobilenetv2.pth*"),
-    "mobilenetv2_075": _mobilenetv2("mobilenetv2_0.75*"),
-    "mobilenetv2_050": _mobilenetv2("mobilenetv2_0.5-*", "mobilenetv2_0.5.*"),
-    "mobilenetv2_035": _mobilenetv2("mobilenetv2_0.35*"),
+    "mobilenetv2_100": _mobilenetv2(72.20, "mobilenetv2.pth*"),
+    "mobilenetv2_075": _mobilenetv2(69.95, "mobilenetv2_0.75*"),
+    "mobilenetv2_050": _mobilenetv2(64.60, "mobilenetv2_0.5-*", "mobilenetv2_0.5.*"),
+    "mobilenetv2_035": _mobilenetv2(60.08, "mobilenetv2_0.35*"),
     "regnetx_600m": PaperSettings(
-        (1, 1, 1, 1, 3, 1, 1, 2, 1, 1, 1, 1, 2, 1), ("regnet_600m*", "regnetx_600m*")
+        (1, 1, 1, 1, 3, 1, 1, 2, 1, 1, 1, 1, 2, 1), ("regnet_600m*", "regnetx_600m*"), 73.52
     ),
 }
 """The networks of the table, in its order."""
@@ -71,7 +84,7 @@ _MRECG_TABLE = {
     ("qdrop-mrecg", "w3a3"): (66.30, 71.92, 58.40, 51.78, 38.43, 32.96, 66.08),
     ("qdrop-mrecg", "w2a2"): (54.46, 56.82, 14.44, 11.40, 4.18, 3.09, 43.67),
 }
-"""The authors' README; its columns are `NETWORKS`."""
+"""The table of the authors' README; its columns are `PAPER_NETWORKS`."""
 
 _PEERS = {
     ("brecq", "w2a4"): (63.71, 68.55, 52.30, 62.36),
@@ -84,32 +97,40 @@ _PEER_NETWORKS = ("resnet18", "resnet50", "mobilenetv2_100", "regnetx_600m")
 
 
 def published_top1(network: str, bits: str, method: str) -> float | None:
-    """What the papers report for a cell; the authors' own schemes are what their MRECG rows were made with."""
+    """Return the published top-1 of a cell in percent, where there is one.
+
+    The MRECG rows of the authors were made with the schemes of their files, so `-scheme` and `-mrecg` are one row.
+    """
     method = method.replace("-scheme", "-mrecg")
-    for table, columns in ((_MRECG_TABLE, tuple(NETWORKS)), (_PEERS, _PEER_NETWORKS)):
+    for table, columns in ((_MRECG_TABLE, tuple(PAPER_NETWORKS)), (_PEERS, _PEER_NETWORKS)):
         row = table.get((method, bits))
         if row is not None and network in columns:
             return row[columns.index(network)]
     return None
 
 
+def published_float_top1(network: str) -> float | None:
+    """Return the published top-1 of a float network in percent, where there is one."""
+    return PAPER_NETWORKS[network].float_top1 if network in PAPER_NETWORKS else None
+
+
 def published_joins(network: str, units: Sequence[str]) -> frozenset[int] | None:
-    """The positions whose unit the authors join to the next one; `None` where they publish no scheme for these units."""
-    if network not in NETWORKS:
+    """Return the positions whose unit the authors join to the next; `None` where no scheme of theirs fits the units."""
+    if network not in PAPER_NETWORKS:
         return None
     try:
-        return joined_by_scheme(NETWORKS[network].scheme, units)
+        return joined_by_scheme(PAPER_NETWORKS[network].scheme, units)
     except PlanError:
         return None
 
 
 def find_checkpoint(folder: Path, network: str) -> Path:
-    """The file in `folder` with a network's weights: under our name, or under that of the published file.
+    """Find the file in `folder` with a network's weights: under our name, or under that of the published file.
 
     Raises:
         ModelError: there is none, or more than one.
     """
-    patterns = (f"{network}.*", *NETWORKS[network].files)
+    patterns = (f"{network}.*", *PAPER_NETWORKS[network].files)
     found = sorted({path for pattern in patterns for path in folder.glob(pattern)})
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"

@@ -1,4 +1,4 @@
-"""What a terminal shows: progress, tables, the loss along the network."""
+"""Terminal output: progress, tables, the loss along the network."""
 
 from mrecg.cli.show.exports import show_verification
 from mrecg.cli.show.paper import (

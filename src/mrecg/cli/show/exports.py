@@ -1,4 +1,4 @@
-"""What an exported file computes, and how fast."""
+"""Output about exported files: agreement, size and speed."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ __all__ = ["show_verification"]
 
 
 def show_verification(console: Console, result: Verification, file: Path) -> None:
-    """Agreement, size and speed of an exported file."""
+    """Show agreement, size and speed of an exported file."""
     ratio = result.file_bytes / result.ideal_bytes
     lines = [
         f"{file} computes the simulation: on {result.images} images top-1 agrees for "

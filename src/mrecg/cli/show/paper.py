@@ -1,4 +1,4 @@
-"""The paper's configuration files and its table."""
+"""Output about the paper's configuration files and its table."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,8 +16,8 @@ __all__ = ["estimates_as_json", "show_estimates", "show_notes", "show_outcome", 
 
 
 def show_notes(console: Console, experiment: Experiment) -> None:
-    """What became of every key of a configuration file."""
-    table = Table(title="What the configuration became")
+    """Show what became of every key of a configuration file."""
+    table = Table(title="Keys of the configuration file")
     for column in ("key", "value", "here"):
         table.add_column(column, overflow="fold")
     for note in experiment.mapped:
@@ -29,7 +29,7 @@ def show_notes(console: Console, experiment: Experiment) -> None:
 
 
 def show_outcome(console: Console, outcome: Outcome) -> None:
-    """One line for a cell that is finished, was finished before, or failed."""
+    """Show a line for a cell that is finished, was finished before, or failed."""
     line = f"{outcome.cell.name}: {outcome.status}"
     if outcome.record is not None and outcome.record.accuracy:
         line += f", {outcome.record.accuracy['quantized'].top1:.2f} %"
@@ -40,7 +40,7 @@ def show_outcome(console: Console, outcome: Outcome) -> None:
 
 
 def show_rows(console: Console, rows: Sequence[Row]) -> None:
-    """The reproduced table."""
+    """Show the reproduced table."""
     table = Table(title="ImageNet top-1 in percent")
     for column in COLUMNS:
         table.add_column(column)
@@ -50,7 +50,7 @@ def show_rows(console: Console, rows: Sequence[Row]) -> None:
 
 
 def estimates_as_json(estimates: Sequence[tuple[Cell, Estimate | str]]) -> list[dict[str, Any]]:
-    """Seconds and bytes of every cell, or why it cannot run."""
+    """Return seconds and bytes of every cell, or why it cannot run, for a script."""
     return [
         {"cell": cell.name, "problem": found}
         if isinstance(found, str)
@@ -60,7 +60,7 @@ def estimates_as_json(estimates: Sequence[tuple[Cell, Estimate | str]]) -> list[
 
 
 def show_estimates(console: Console, estimates: Sequence[tuple[Cell, Estimate | str]]) -> None:
-    """What every cell will cost, or why it cannot run."""
+    """Show what every cell will take, or why it cannot run."""
     table = Table(title="Cells to run, with time and memory to within a factor of about two")
     for column in ("cell", "minutes", "GiB"):
         table.add_column(column)

@@ -1,4 +1,4 @@
-"""What goes on, while it goes on."""
+"""Output while a run goes on."""
 
 from types import TracebackType
 from typing import Self
@@ -22,7 +22,7 @@ __all__ = ["Reporter"]
 
 
 class Reporter:
-    """Progress bars on a terminal, one plain line per finished group elsewhere."""
+    """Show progress bars on a terminal, elsewhere a line per finished group."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -49,20 +49,28 @@ class Reporter:
     ) -> None:
         self._bars.stop()
 
-    def __call__(self, event: Progress) -> None:
+    def __call__(self, event: Progress | Estimate) -> None:
         self.named("", event)
 
-    def announce(self, estimate: Estimate) -> None:
-        """One line about memory and time before the start."""
+    def named(self, name: str, event: Progress | Estimate) -> None:
+        """Show an event under the name of a run."""
+        if isinstance(event, Estimate):
+            self._show_estimate(name, event)
+        else:
+            self._show_progress(name, event)
+
+    def _show_estimate(self, name: str, estimate: Estimate) -> None:
+        label = f"{name}: " if name else ""
         files = f" and {_size(estimate.files)} of files" if estimate.files else ""
         self._console.print(
-            f"about {_size(estimate.memory)} of memory{files} beside the model and the images, "
+            f"{label}about {_size(estimate.memory)} of memory{files} besides the model and the images, "
             f"about {estimate.seconds / 60:.0f} minutes",
+            markup=False,
             highlight=False,
+            soft_wrap=True,
         )
 
-    def named(self, name: str, event: Progress) -> None:
-        """Show `event` under the name of a run."""
+    def _show_progress(self, name: str, event: Progress) -> None:
         label = f"{name} {event.phase}".strip()
         units = " + ".join(event.group)
         per_group = max(1, event.steps)

@@ -1,4 +1,4 @@
-"""What a run found: accuracy, plan, the loss along the network."""
+"""Output about runs: accuracy, plan, the loss along the network."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +27,7 @@ _BAR_WIDTH = 30
 
 
 def show_demo(console: Console, rows: Sequence[DemoRow], folder: Path | None) -> None:
-    """The table, the joins and the loss along the network without and with them."""
+    """Show the table, the joint groups, and the loss along the network without and with them."""
     table = Table(title="Fashion-MNIST, packaged test images")
     for column in ("network", "bits W/A", "top-1", "largest unit loss", "oscillation", "seconds"):
         table.add_column(column, justify="left" if column == "network" else "right")
@@ -54,7 +54,7 @@ def show_demo(console: Console, rows: Sequence[DemoRow], folder: Path | None) ->
 
 
 def demo_as_json(rows: Sequence[DemoRow]) -> list[dict[str, Any]]:
-    """The demo's rows for a script."""
+    """Return the demo's rows for a script."""
     return [
         {
             "name": name,
@@ -67,7 +67,7 @@ def demo_as_json(rows: Sequence[DemoRow]) -> list[dict[str, Any]]:
 
 
 def show_record(console: Console, record: Record, folder: Path) -> None:
-    """The plan and the loss of every unit."""
+    """Show the plan, the loss of every unit, and the accuracy."""
     console.print(f"plan: {record.plan}", markup=False, highlight=False)
     _show_losses(console, [record.units])
     worst = record.oscillation
@@ -77,7 +77,7 @@ def show_record(console: Console, record: Record, folder: Path) -> None:
         markup=False,
     )
     if record.network is not None:
-        fate = "kept" if record.network.accepted else "taken back"
+        fate = "kept" if record.network.accepted else "rolled back"
         console.print(
             f"the network as a whole, {record.network.steps} steps: divergence on mirrored images "
             f"{record.network.divergence_before:.4g} → {record.network.divergence_after:.4g}, {fate}",
@@ -92,7 +92,7 @@ def show_record(console: Console, record: Record, folder: Path) -> None:
 
 
 def show_accuracy(console: Console, name: str, found: Evaluation) -> None:
-    """One line."""
+    """Show a line with the accuracy of a network."""
     console.print(
         f"{name}: top-1 {found.top1:.2f} %, top-5 {found.top5:.2f} % of {found.count} images",
         highlight=False,
@@ -100,7 +100,7 @@ def show_accuracy(console: Console, name: str, found: Evaluation) -> None:
 
 
 def show_skipped(console: Console, skipped: Sequence[str]) -> None:
-    """One line about the images that could not be read; nothing where there are none."""
+    """Show a line about the images that could not be read, if there are any."""
     if skipped:
         console.print(
             f"skipped {len(skipped)} unreadable images: {name_some(skipped)}",
@@ -111,7 +111,7 @@ def show_skipped(console: Console, skipped: Sequence[str]) -> None:
 
 
 def show_plan(console: Console, plan: Plan, published: frozenset[int] | None = None) -> None:
-    """Every pair of neighbours with what the rule saw, and beside it what the authors join."""
+    """Show every pair of neighbors with what the rule compared, and where given which pairs the authors join."""
     table = Table(title=escape(plan.rule))
     columns = ["unit", "metric", "difference to the next", "alike", "joined to the next"]
     if published is not None:

@@ -1,4 +1,4 @@
-"""Configuration files of MQBench and of the paper's code."""
+"""Configuration files of MQBench and of the paper's code, as recipes."""
 
 from mrecg.paper.mqbench.experiment import Experiment, Note, is_mqbench, read_experiment
 

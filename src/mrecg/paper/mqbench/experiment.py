@@ -1,4 +1,4 @@
-"""Configuration files of MQBench and of the paper's code, read as data.
+"""Configuration files of MQBench and of the paper's code, read as data, never evaluated.
 
 Every key is either mapped onto a recipe or listed as ignored with the reason.
 """
@@ -34,11 +34,11 @@ PUBLISHED_PRACTICE: Mapping[str, Any] = {
     "reconstruct.early_stop": False,
     "reconstruct.batches": "fixed",
 }
-"""What the authors' code does and no key of theirs changes."""
+"""What the authors' code does and no key of their files changes."""
 
 
 class Note(NamedTuple):
-    """What became of one key."""
+    """Say what became of one key."""
 
     key: str
     value: object
@@ -46,11 +46,11 @@ class Note(NamedTuple):
 
 
 class Experiment(BaseModel):
-    """What a configuration file asks for.
+    """Hold what a configuration file asks for.
 
     Attributes:
         recipe: the method.
-        network: its name in the zoo, `None` where the file names none.
+        network: its name here, `None` where the file names none.
         num_classes: outputs of the classifier, where the file says.
         weights: the checkpoint.
         data: root of an ImageNet folder.
@@ -78,12 +78,12 @@ class Experiment(BaseModel):
 
     @property
     def images(self) -> int:
-        """How many calibration images."""
+        """Return how many calibration images are asked for."""
         return self.batch_size * self.calibration_batches
 
 
 def is_mqbench(path: Path) -> bool:
-    """Whether a file is written in MQBench's sections.
+    """Return whether a file has sections of MQBench.
 
     Raises:
         RecipeError: it cannot be read.
@@ -93,7 +93,7 @@ def is_mqbench(path: Path) -> bool:
 
 
 def read_experiment(path: Path) -> Experiment:
-    """What the configuration file `path` asks for, in our terms.
+    """Read the configuration file `path`.
 
     Raises:
         RecipeError: the file cannot be read, a value cannot be understood, or two contradict each other.
@@ -107,7 +107,7 @@ def read_experiment(path: Path) -> Experiment:
 
 
 def _with_root(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    """The file's settings over those of the file that its `root` names."""
+    """Read the file's settings, merged over those of the file that its `root` names."""
     settings = read_mapping(path, "configuration")
     root = settings.pop("root", None)
     if root is None:
@@ -130,7 +130,7 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
 
 
 class _Draft:
-    """An experiment in the making."""
+    """Collect an experiment key by key."""
 
     def __init__(self, path: Path) -> None:
         self.where = f"The configuration {path}"
@@ -141,7 +141,7 @@ class _Draft:
         self.ignored: list[Note] = []
 
     def take(self, key: str, value: Any) -> None:
-        """Map one key, or say why not."""
+        """Map one key, or note why it is ignored."""
         if key in IGNORED or key.startswith("quantize.deploy."):
             self.ignored.append(Note(key, value, IGNORED.get(key, DEPLOYMENT)))
         elif key not in KEYS:
@@ -162,10 +162,10 @@ class _Draft:
         self.fields |= {name: new for name, new in changes.items() if name not in settings}
         self.exclude += self.fields.pop("exclude", [])
         became = ", ".join(f"{name} = {new}" for name, new in changes.items())
-        self.mapped.append(Note(key, value, became or "what mrecg does"))
+        self.mapped.append(Note(key, value, became or "as mrecg does"))
 
     def experiment(self) -> Experiment:
-        """The whole, once every key is read."""
+        """Return the experiment, once every key is read."""
         width = self.fields.pop(WIDTH, 1.0)
         backend = self.fields.pop("backend", ACADEMIC)
         if self.fields.get("network") == "mobilenet_v2":
@@ -191,7 +191,7 @@ class _Draft:
             ) from error
 
     def _check_quantizers(self, backend: str) -> None:
-        """Only AdaRound's quantizer learns how weights round, here also on a target's logarithmic grid."""
+        """Refuse weight quantizers that cannot be reconstructed: AdaRound's can, on NNIE's logarithmic grid too."""
         notes = (*self.mapped, *self.ignored)
         used = {note.key: note.value for note in notes if note.key.endswith("_fakequantize")}
         logarithmic = backend != ACADEMIC and BACKENDS[backend].settings["weight.logarithmic"]
@@ -208,7 +208,7 @@ class _Draft:
             )
 
     def _settle_backend(self, name: str) -> None:
-        """A target decides over the quantization schemes; for TensorRT alone MQBench leaves the widths to the file."""
+        """Let a target overrule the quantization schemes; only for TensorRT MQBench leaves the widths to the file."""
         recipe, backend = self.recipe, BACKENDS[name]
         widths = {"weight.bits": backend.weight_bits, "activation.bits": backend.activation_bits}
         if name == "tensorrt":

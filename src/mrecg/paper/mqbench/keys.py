@@ -1,4 +1,4 @@
-"""What each key of an MQBench file becomes: settings of a recipe, fields of an experiment, or a reason to ignore it."""
+"""The keys of MQBench files, and what becomes of each: recipe settings, fields of an experiment, or a reason to ignore it."""
 
 import ast
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ _TUNING = "quantize.reconstruction"
 ADAROUND = "AdaRoundFakeQuantize"
 LOGARITHMIC = "NNIEFakeQuantize"
 WIDTH = "width_mult"
-DEPLOYMENT = "the run folder holds the result; exporting it is a step of its own"
+DEPLOYMENT = "the run folder holds the result; mrecg export writes it for a runtime"
 
 _OBSERVERS: Mapping[str, Mapping[str, Any]] = {
     "MSEObserver": {"ranges.method": "error"},
@@ -29,10 +29,15 @@ _OBSERVERS: Mapping[str, Mapping[str, Any]] = {
     "ClipStdObserver": {"ranges.method": "std", "ranges.std_multiple": 2.6},
     "LSQObserver": {"ranges.method": "lsq"},
 }
-"""Ranges of an observer. Those that average over batches see all images at once here, so the order does not matter."""
+"""The range search that replaces an observer.
+
+MQBench's EMA observers average over batches, so their ranges depend on the order of the images; here a range search sees
+all images at once, and `MSEObserver` and `EMAMSEObserver` are one. The 2.6 of `ClipStdObserver` and the 99.999 of
+`EMAQuantileObserver` are constants in MQBench's source, which no key changes.
+"""
 
 _TRAINED = (
-    "its own function of the weights or activations belongs to training; plain quantization is used"
+    "its function of the weights or activations is made for training; uniform quantization is used"
 )
 _WEIGHT_QUANTIZERS: Mapping[str, Mapping[str, Any] | str] = {
     ADAROUND: {},
@@ -44,6 +49,7 @@ _WEIGHT_QUANTIZERS: Mapping[str, Mapping[str, Any] | str] = {
     "DSQFakeQuantize": _TRAINED,
     "PACTFakeQuantize": _TRAINED,
 }
+# MQBench drops only in QDropFakeQuantize; the others must win over the file's `prob`, so they come later in KEYS.
 _NO_DROPPING = {"reconstruct.keep_quantized_probability": 1.0}
 _ACTIVATION_QUANTIZERS: Mapping[str, Mapping[str, Any] | str] = {
     "QDropFakeQuantize": {},
@@ -58,7 +64,7 @@ _ACTIVATION_QUANTIZERS: Mapping[str, Mapping[str, Any] | str] = {
 
 
 def _named(table: Mapping[str, Any], prefix: str = "") -> Callable[[Any], Any]:
-    """What a name stands for in `table`."""
+    """Make a reader of names that looks them up in `table`."""
 
     def look_up(value: Any) -> Any:
         if value not in table:
@@ -72,12 +78,12 @@ def _named(table: Mapping[str, Any], prefix: str = "") -> Callable[[Any], Any]:
 
 
 def _to(*keys: str) -> Callable[[Any], Mapping[str, Any]]:
-    """The value as it is, under our names."""
+    """Make a reader that passes the value on under our names."""
     return lambda value: dict.fromkeys(keys, value)
 
 
 def _only(allowed: object, reason: str) -> Callable[[Any], str]:
-    """A key with one value that we can follow."""
+    """Make a reader that accepts one value only, and ignores the key for `reason`."""
 
     def check(value: Any) -> str:
         if value != allowed:
@@ -88,13 +94,16 @@ def _only(allowed: object, reason: str) -> Callable[[Any], str]:
 
 
 def _excluded(value: Any, suffix: str = "") -> Mapping[str, Any]:
-    """Graph nodes, written with underscores, as patterns of layer names."""
+    """Turn names of graph nodes into patterns of layer names; torch.fx writes underscores for dots."""
     names = [value] if isinstance(value, str) else list(value or ())
     return {"exclude": [name.replace("_", "[._]") + suffix for name in names]}
 
 
 def _scheme(value: Any) -> Mapping[str, Any]:
-    """Group sizes of a scheme: an integer is one unit, a tuple as many as it has entries."""
+    """Read the group sizes of a scheme: an integer is one unit, a tuple as many as it has entries.
+
+    The authors' code calls `eval` on the text; here it is parsed as a literal.
+    """
     try:
         groups = ast.literal_eval(value) if isinstance(value, str) else value
     except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
@@ -143,6 +152,7 @@ KEYS: Mapping[str, Callable[[Any], Mapping[str, Any] | str]] = {
     f"{QCONFIG}.a_qscheme.pot_scale": _to("activation.power_of_two"),
     f"{QCONFIG}.a_qscheme.symmetric_range": _to("activation.narrow"),
     f"{QCONFIG}.a_qscheme.p": _to("activation.ranges.p"),
+    # Despite its name the number of batches; the batch size is data.batch_size.
     "quantize.cali_batchsize": _to("calibration_batches"),
     f"{_TUNING}.pattern": _to("plan.granularity"),
     f"{_TUNING}.scale_lr": _to("reconstruct.activation_rate"),
@@ -151,8 +161,9 @@ KEYS: Mapping[str, Callable[[Any], Mapping[str, Any] | str]] = {
     f"{_TUNING}.max_count": _to("reconstruct.steps"),
     f"{_TUNING}.b_range": _to("reconstruct.beta"),
     f"{_TUNING}.round_mode": _only(
-        "learned_hard_sigmoid", "rounding is learned through AdaRound's stretched sigmoid"
+        "learned_hard_sigmoid", "rounding is learned through AdaRound's rectified sigmoid"
     ),
+    # The probability of keeping a quantized value, although QDrop's paper calls p the probability of dropping.
     f"{_TUNING}.prob": _to("reconstruct.keep_quantized_probability"),
     f"{_TUNING}.scheme": _scheme,
     f"{_TUNING}.exclude_node": _excluded,
@@ -173,9 +184,9 @@ KEYS: Mapping[str, Callable[[Any], Mapping[str, Any] | str]] = {
     "quantize.backend": _backend,
 }
 
-"""In the order of reading: a later key settles what an earlier one says."""
+"""In the order of reading: a later key overrides an earlier one."""
 
 IGNORED = {
-    f"{_TUNING}.keep_gpu": "the cache of a group lies where the images lie",
+    f"{_TUNING}.keep_gpu": "the --memory option decides where cached activations are kept",
     "data.pin_memory": "images are copied to the device in batches",
 }

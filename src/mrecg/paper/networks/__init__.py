@@ -1,8 +1,8 @@
-"""Network definitions, named as the field names them; their parameters are named as their checkpoints do."""
+"""Network definitions under the names of the field; parameters are named as in their published checkpoints."""
 
 from mrecg.paper.networks.checkpoints import load_weights
-from mrecg.paper.networks.names import has_own_factory, network
-from mrecg.paper.networks.registry import NETWORKS, Network, build, published_top1
+from mrecg.paper.networks.lookup import has_own_factory, make_network
+from mrecg.paper.networks.registry import NETWORKS, Network, build
 
 __all__ = [
     "NETWORKS",
@@ -10,6 +10,5 @@ __all__ = [
     "build",
     "has_own_factory",
     "load_weights",
-    "network",
-    "published_top1",
+    "make_network",
 ]

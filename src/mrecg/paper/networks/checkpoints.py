@@ -1,6 +1,6 @@
-"""Weights from the files that users bring, whatever project named the tensors in them.
+"""Weights from checkpoint files, under the tensor names of several projects.
 
-A checkpoint is data: pickles are read with `weights_only=True` alone, so none can run code.
+A checkpoint is data: pickles are read with `weights_only=True`, so none can run code.
 """
 
 import re
@@ -15,32 +15,33 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mrecg.errors import ModelError
-from mrecg.paper.checkpoint_keys import LAYOUTS
+from mrecg.paper.checkpoint_keys import KEY_RENAMINGS
 
 __all__ = ["load_weights"]
 
 _WRAPPERS = ("model", "state_dict", "model_state", "net")
 """Names under which training scripts keep the state dict; `model_state` is pycls'."""
 _MOST_NAMED = 3
-"""How many of the network's tensors a message names, and one that only the file has."""
+"""How many of the network's tensors a message names, besides one that only the file has."""
 
 
 def load_weights(model: nn.Module, path: Path, name: str | None = None) -> None:
     """Copy the weights in the file `path` into `model`.
 
     Args:
-        model: any network; those of the zoo take every layout of names that their checkpoints are published with.
+        model: any network; ours take all names under which their checkpoints are published.
         path: `.safetensors`, or else a file of `torch.save` (`.pth`, `.pth.tar`, `.pt`, `.ckpt`): a state dict, bare
             or wrapped in a dictionary, with or without `module.` before its names. Half precision becomes the model's.
-        name: what a message calls the network; its class when absent.
+        name: of the network, for messages; its class when absent.
 
     Raises:
         ModelError: the file cannot be read, holds code or no tensors, or its names or shapes are not the model's.
     """
     found = _tensors(path)
     expected = model.state_dict()
-    layouts = [{rename(key): value for key, value in found.items()} for rename in LAYOUTS]
-    state = min(layouts, key=lambda layout: len(_differing(expected, layout)))
+    candidates = [{rename(key): value for key, value in found.items()} for rename in KEY_RENAMINGS]
+    # The renaming under which the fewest tensors differ is also the one whose differences help the user.
+    state = min(candidates, key=lambda candidate: len(_differing(expected, candidate)))
     differing = _differing(expected, state)
     if differing:
         raise ModelError(
@@ -48,11 +49,11 @@ def load_weights(model: nn.Module, path: Path, name: str | None = None) -> None:
             f"{len(expected | state)} tensors differ, {_first_of(differing, expected, state)}; "
             "check the network's name, its width and its number of classes."
         )
-    model.load_state_dict(state, strict=False)  # counters may be absent
+    model.load_state_dict(state, strict=False)  # num_batches_tracked may be absent
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors in a file by name, without wrappers and prefix."""
+    """Return the tensors in a file by name, without wrappers and the prefix of `DataParallel`."""
     content = _read(path)
     while True:
         inner = [content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)]
@@ -73,15 +74,15 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read(path: Path) -> Mapping[Any, Any]:
-    """The dictionary in a file; anything else counts as an empty one."""
+    """Return the dictionary in a file; anything else counts as an empty one."""
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        with warnings.catch_warnings(action="ignore"):  # torch's, about what it then refuses
+        with warnings.catch_warnings(action="ignore"):  # torch warns about what it then refuses
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"The checkpoint {path} cannot be read: {error}.") from error
-    except Exception as error:  # damaged pickles fail in every way there is
+    except Exception as error:  # unpickling damaged bytes raises any exception
         code = re.search(r"GLOBAL (\S+)", str(error))
         if code is not None:
             raise ModelError(
@@ -96,7 +97,7 @@ def _read(path: Path) -> Mapping[Any, Any]:
 
 
 def _differing(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
-    """Names that only one side has or whose tensors do not match, in the network's order first.
+    """List names that only one side has or whose tensors do not match, in the network's order first.
 
     Checkpoints from before PyTorch 0.4.1 lack the batch norms' counters, which inference does not need.
     """
@@ -120,7 +121,7 @@ def _first_of(
 
 
 def _described(tensor: Tensor | None) -> str:
-    """The shape, and the type unless it is floating point, which is converted."""
+    """Describe shape and type; floating-point types are converted, so they are left out."""
     if tensor is None:
         return "absent"
     shape = "x".join(map(str, tensor.shape)) or "scalar"

@@ -1,7 +1,7 @@
-"""EfficientNet-Lite (Tan & Le, ICML 2019, without squeeze-and-excitation, for integer hardware), with timm's names.
+"""EfficientNet-Lite0 (Tan & Le, ICML 2019; without squeeze-and-excitation, for integer hardware), with timm's names.
 
-The weights were trained in TensorFlow, whose "same" padding puts the odd row and column behind the image, and with
-its batch normalisation's ε. Lite0 is the only member here.
+The published weights were trained in TensorFlow: they need its "same" padding, which puts the odd row and column behind
+the image, and its batch normalization's ε of 1e-3.
 """
 
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from torch.nn import functional
 
 
 class Stage(NamedTuple):
-    """One row of the paper's Table 1."""
+    """One row of Table 1."""
 
     expansion: int
     channels: int
@@ -34,7 +34,7 @@ STAGES = (
 
 
 class SamePaddedConv2d(nn.Conv2d):
-    """A strided convolution with TensorFlow's "same" padding: an odd row or column goes behind the image."""
+    """A strided convolution with TensorFlow's "same" padding, which depends on the size of the image."""
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h2 w2"]:
         height, width = (

@@ -1,6 +1,6 @@
 """MobileNetV2 (Sandler et al., CVPR 2018), with the parameter names of the papers' checkpoints.
 
-Within a block they count every layer in one sequence (`conv.3`), where torchvision nests them (`conv.1.0`).
+Within a block these number the layers in one sequence (`conv.3`), where torchvision nests them (`conv.1.0`).
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class Stage(NamedTuple):
-    """One row of the paper's Table 2, but for its stride."""
+    """One row of Table 2, without its stride."""
 
     expansion: int
     channels: int
@@ -31,7 +31,7 @@ STAGES = (
 
 
 def _divisible(channels: float, divisor: int = 8) -> int:
-    """Round to a multiple of `divisor`, but never below 90 % of `channels` (the paper's rule)."""
+    """Round to a multiple of `divisor`, but never below 90 % of `channels`, as the authors' TensorFlow code does."""
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
@@ -46,7 +46,7 @@ def _conv_bn_relu6(
 
 
 class InvertedResidual(nn.Module):
-    """1×1 expansion, 3×3 depthwise and 1×1 linear projection, with a shortcut where shapes allow."""
+    """1×1 expansion, 3×3 depthwise and 1×1 linear projection; a shortcut where the shape stays."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class MobileNetV2(nn.Module):
         stem_stride: 2 for ImageNet, 1 for small images.
         in_channels: channels of the image.
         num_classes: outputs of the classifier.
-        dropout: fraction of the features that training drops before the classifier.
+        dropout: probability with which training drops a feature before the classifier.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class MobileNetV2(nn.Module):
 
 
 def mobilenetv2(width: float, num_classes: int) -> MobileNetV2:
-    """MobileNetV2 for ImageNet; below width 1 the last convolution keeps its 1,280 channels."""
+    """Make MobileNetV2 for ImageNet; below width 1 the last convolution keeps its 1,280 channels."""
     return MobileNetV2(
         strides=(1, 2, 2, 2, 1, 2, 1),
         width=width,
@@ -121,7 +121,7 @@ def mobilenetv2(width: float, num_classes: int) -> MobileNetV2:
 
 
 def mobilenetv2_small(num_classes: int) -> MobileNetV2:
-    """MobileNetV2 ×0.5 for 28×28 grey images: its 17 blocks, with strides 28 → 14 → 7 → 4."""
+    """Make MobileNetV2 ×0.5 for 28×28 grey images: its 17 blocks, with sides 28 → 14 → 7 → 4."""
     return MobileNetV2(
         strides=(1, 2, 2, 1, 1, 2, 1),
         width=0.5,

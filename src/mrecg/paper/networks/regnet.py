@@ -1,4 +1,4 @@
-"""RegNetX (Radosavovic et al., CVPR 2020), with pycls' parameter names."""
+"""RegNetX (Radosavovic et al., "Designing Network Design Spaces", CVPR 2020), with pycls' parameter names."""
 
 import math
 from collections import Counter
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class BottleneckTransform(nn.Module):
-    """1×1, grouped 3×3 and 1×1 convolution."""
+    """1×1, grouped 3×3 and 1×1 convolution, all of one width: the bottleneck ratio of RegNetX is 1."""
 
     def __init__(self, in_channels: int, channels: int, stride: int, group_width: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class BottleneckTransform(nn.Module):
 
 
 class ResidualBottleneck(nn.Module):
-    """A bottleneck and a shortcut, which is projected where the shape changes."""
+    """A bottleneck and a shortcut, which a 1×1 convolution projects where the shape changes."""
 
     def __init__(self, in_channels: int, channels: int, stride: int, group_width: int) -> None:
         super().__init__()
@@ -122,13 +122,13 @@ class RegNetX(nn.Module):
 
 
 class WidthRule(NamedTuple):
-    """A quantized linear rule for the width of every block: the paper's equations 2 to 4.
+    """Give every block a width by the quantized linear rule (equations 2 to 4).
 
     Attributes:
         initial: width w₀ of the first block.
-        slope: what each further block adds, w_a.
-        multiplier: factor w_m between neighbouring stages.
-        depth: blocks.
+        slope: w_a, added per block.
+        multiplier: factor w_m between neighboring stages.
+        depth: number of blocks.
         group_width: channels per group of the 3×3 convolutions.
     """
 
@@ -139,18 +139,24 @@ class WidthRule(NamedTuple):
     group_width: int
 
     def stages(self) -> dict[int, int]:
-        """The width and the depth of each stage: widths in steps of 8, then in whole groups."""
+        """Return the depth of each stage by its width.
+
+        The linear widths u_j = w_0 + w_a j (equation 2) are quantized to powers of w_m (equations 3 and 4), so that
+        blocks of equal width form a stage.
+        """
         widths = []
         for block in range(self.depth):
             wanted = self.initial + self.slope * block
             power = round(math.log(wanted / self.initial) / math.log(self.multiplier))
             width = round(self.initial * self.multiplier**power / 8) * 8
+            # The 3×3 convolution needs whole groups. Not in the paper: pycls rounds once more, to a multiple
+            # of the group width, which is why RegNetX-600M has stages of 48, 96, 240 and 528 channels.
             group_width = min(self.group_width, width)
             widths.append(round(width / group_width) * group_width)
-        return Counter(widths)
+        return Counter(widths)  # in the order of the stages: the widths never fall
 
 
-RULES = {
+WIDTH_RULES = {
     200: WidthRule(24, 36.44, 2.49, 13, 8),
     400: WidthRule(24, 24.48, 2.54, 22, 16),
     600: WidthRule(48, 36.97, 2.24, 16, 24),
@@ -164,12 +170,12 @@ RULES = {
     16000: WidthRule(216, 55.59, 2.1, 22, 128),
     32000: WidthRule(320, 69.86, 2.0, 23, 168),
 }
-"""Those of pycls' model zoo, by millions of multiply-adds."""
+"""The parameters of pycls' model zoo, by millions of multiply-adds."""
 
 
 def regnetx(mega_multiply_adds: int, num_classes: int) -> RegNetX:
-    """RegNetX for ImageNet."""
-    rule = RULES[mega_multiply_adds]
+    """Make RegNetX for ImageNet."""
+    rule = WIDTH_RULES[mega_multiply_adds]
     stages = rule.stages()
     return RegNetX(
         depths=tuple(stages.values()),
@@ -184,7 +190,7 @@ def regnetx(mega_multiply_adds: int, num_classes: int) -> RegNetX:
 
 
 def regnetx_small(num_classes: int) -> RegNetX:
-    """RegNetX-600M for 28×28 grey images: its 16 blocks at a third of the width, strides 28 → 14 → 7 → 4."""
+    """Make RegNetX-600M for 28×28 grey images: its 16 blocks at a third of the width, with sides 28 → 14 → 7 → 4."""
     return RegNetX(
         depths=(1, 3, 5, 7),
         widths=(16, 32, 80, 176),

@@ -1,6 +1,7 @@
 """ResNet (He et al., CVPR 2016), with torchvision's parameter names.
 
-A bottleneck has its stride on the 3×3 convolution, as in torchvision and in the papers' checkpoints ("v1.5").
+A bottleneck has its stride on the 3×3 convolution, as in torchvision and in the papers' checkpoints ("v1.5"); the paper
+puts it on the first 1×1 convolution.
 """
 
 from collections import OrderedDict
@@ -90,6 +91,7 @@ class ResNet(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, width, kernel, stem_stride, kernel // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU()
+        # 28×28 images would shrink to 7×7 before the first block.
         self.maxpool = nn.Identity() if stem_stride == 1 else nn.MaxPool2d(3, 2, 1)
         channels = width
         for stage, depth in enumerate(depths):
@@ -112,7 +114,7 @@ class ResNet(nn.Module):
 
 
 def resnet(depth: int, num_classes: int) -> ResNet:
-    """ResNet-`depth` for ImageNet: Table 1 of the paper."""
+    """Make ResNet-`depth` for ImageNet (Table 1 of the paper)."""
     block, depths = IMAGENET_DEPTHS[depth]
     return ResNet(block, depths, 64, stem_stride=2, in_channels=3, num_classes=num_classes)
 
@@ -127,7 +129,7 @@ IMAGENET_DEPTHS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int,
 
 
 def resnet18_small(num_classes: int) -> ResNet:
-    """ResNet-18 for 28×28 grey images: its eight blocks at a quarter of the width, 3×3 stem, no pooling."""
+    """Make ResNet-18 for 28×28 grey images: its eight blocks at a quarter of the width, 3×3 stem, no pooling."""
     return ResNet(
         BasicBlock, (2, 2, 2, 2), 16, stem_stride=1, in_channels=1, num_classes=num_classes
     )

@@ -1,26 +1,23 @@
-"""The paper's table, cell by cell, beside the published numbers."""
+"""The paper's table, cell by cell, next to the published figures."""
 
-from mrecg.paper.published import NETWORKS, published_joins, published_top1
-from mrecg.paper.reproduction.estimates import estimates
-from mrecg.paper.reproduction.grid import BITS, METHODS, Cell, Grid, cells
-from mrecg.paper.reproduction.running import Budget, Outcome, Sources, reproduce
+from mrecg.paper.reproduction.cell_estimates import estimate_cells
+from mrecg.paper.reproduction.cell_runs import Budget, CellReport, Outcome, Sources, reproduce
 from mrecg.paper.reproduction.table import Row, as_markdown, rows
+from mrecg.paper.reproduction.table_axes import TABLE_BITS, TABLE_METHODS, Cell, TableAxes, cells
 
 __all__ = [
-    "BITS",
-    "METHODS",
-    "NETWORKS",
+    "TABLE_BITS",
+    "TABLE_METHODS",
     "Budget",
     "Cell",
-    "Grid",
+    "CellReport",
     "Outcome",
     "Row",
     "Sources",
+    "TableAxes",
     "as_markdown",
     "cells",
-    "estimates",
-    "published_joins",
-    "published_top1",
+    "estimate_cells",
     "reproduce",
     "rows",
 ]

@@ -1,23 +1,23 @@
-"""The finished cells beside the published numbers."""
+"""The table: finished cells next to the published figures."""
 
 from collections.abc import Iterable
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from mrecg.paper.published import published_top1
-from mrecg.paper.reproduction.running import Outcome
+from mrecg.paper.reproduction.cell_runs import Outcome
 
 __all__ = ["COLUMNS", "Row", "as_markdown", "rows"]
 
 
 class Row(NamedTuple):
-    """One line: a cell over its seeds, in percent.
+    """Hold one line of the table: a cell over its seeds, in percent.
 
     Attributes:
-        top1: of each seed that finished.
-        float_top1: of the network before.
+        top1: accuracy of each seed that finished.
+        float_top1: accuracy of the float network.
         published: the papers' figure, where there is one.
-        failed: why a seed has none.
+        failed: why a seed did not finish.
     """
 
     network: str
@@ -30,31 +30,31 @@ class Row(NamedTuple):
 
     @property
     def mean(self) -> float | None:
-        """Over the seeds."""
+        """Return the mean over the seeds."""
         return mean(self.top1) if self.top1 else None
 
     @property
-    def deviation(self) -> float | None:
-        """Standard deviation over the seeds, from two on."""
+    def std(self) -> float | None:
+        """Return the standard deviation over two or more seeds."""
         return stdev(self.top1) if len(self.top1) > 1 else None
 
     @property
     def difference(self) -> float | None:
-        """Ours less the published figure, in points."""
+        """Return ours minus the published figure, in percentage points."""
         if self.mean is None or self.published is None:
             return None
         return self.mean - self.published
 
     def as_dict(self) -> dict[str, Any]:
-        """The row for a script."""
-        derived = {"mean": self.mean, "deviation": self.deviation, "difference": self.difference}
+        """Return the row for a script."""
+        derived = {"mean": self.mean, "std": self.std, "difference": self.difference}
         return self._asdict() | derived
 
     def texts(self) -> tuple[str, ...]:
-        """Network, bits, method, float, ours, published, difference; empty where unknown."""
+        """Return the cells of `COLUMNS` as text; empty where unknown."""
         ours = "" if self.mean is None else f"{self.mean:.2f}"
-        if self.deviation is not None:
-            ours += f" ± {self.deviation:.2f} ({len(self.top1)})"
+        if self.std is not None:
+            ours += f" ± {self.std:.2f} ({len(self.top1)})"
         if self.failed:
             ours = f"{ours} {len(self.failed)} failed".strip()
         return (
@@ -69,7 +69,7 @@ class Row(NamedTuple):
 
 
 def rows(outcomes: Iterable[Outcome]) -> list[Row]:
-    """A row per network, widths and method, in the order of the cells."""
+    """Make a row per network, widths and method, in the order of the cells."""
     grouped: dict[tuple[str, str, str], list[Outcome]] = {}
     for outcome in outcomes:
         grouped.setdefault(outcome.cell[:3], []).append(outcome)
@@ -93,6 +93,6 @@ COLUMNS = ("network", "bits", "method", "float", "ours", "published", "differenc
 
 
 def as_markdown(table: Iterable[Row]) -> str:
-    """The table for a document."""
+    """Format the table for a document."""
     lines = [COLUMNS, ("---",) * len(COLUMNS), *(row.texts() for row in table)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

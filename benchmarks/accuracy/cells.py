@@ -1,0 +1,78 @@
+"""Cells of the accuracy table: those of the paper's table, on small networks and with a smaller budget."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from mrecg.paper.reproduction.grid import BITS, Cell, cells
+from mrecg.paper.reproduction.grid import METHODS as TABLE_METHODS
+from mrecg.paper.reproduction.grid import Grid as TableAxes
+
+from mrecg.config.recipe import Recipe
+
+__all__ = ["BITS", "METHODS", "NETWORKS", "Run", "runs"]
+
+NETWORKS = {
+    "mbv2s": "mobilenetv2_100",
+    "mobilenetv2_small": "mobilenetv2_100",
+    "regnetx_small": "regnetx_600m",
+    "resnet18_small": "resnet18",
+    "resnet18s": "resnet18",
+}
+"""The paper's network whose settings each network of ours is quantized with."""
+METHODS = ("rtn", "adaround", *(name for name in TABLE_METHODS if not name.endswith("-scheme")))
+"""The schemes of the authors' files do not fit networks of other depth."""
+BATCH_SIZE = 32
+
+
+class Run(NamedTuple):
+    """One figure of the table.
+
+    Attributes:
+        network: of ours.
+        cell: of the paper's table.
+        steps: of each group.
+        images: that calibrate.
+    """
+
+    network: str
+    cell: Cell
+    steps: int
+    images: int
+
+    def fields(self) -> dict[str, Any]:
+        """Return what tells this run from others, as fields of its result."""
+        cell = self.cell
+        return {
+            "network": self.network,
+            "bits": cell.bits,
+            "method": cell.method,
+            "steps": self.steps,
+            "images": self.images,
+            "seed": cell.seed,
+        }
+
+    def recipe(self, overrides: Mapping[str, Any]) -> Recipe:
+        """Return the paper's settings at this run's budget, with `overrides` over them."""
+        budget = {"reconstruct.batch_size": BATCH_SIZE, "reconstruct.steps": self.steps}
+        return self.cell.recipe({**budget, **overrides})
+
+
+def runs(
+    networks: Sequence[str],
+    bits: Sequence[str],
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    steps: int,
+    images: int,
+) -> list[Run]:
+    """Return every combination, seed by seed.
+
+    Raises:
+        RecipeError: an axis is empty or has an unknown value.
+    """
+    found = [
+        Run(network, cell, steps, images)
+        for network in networks
+        for cell in cells(TableAxes([NETWORKS[network]], bits, methods, seeds))
+    ]
+    return sorted(found, key=lambda run: seeds.index(run.cell.seed))

@@ -1,0 +1,25 @@
+"""What decides accuracy and steps, and the settings that do without it."""
+
+from typing import Any
+
+from mrecg.paper.mqbench.experiment import PUBLISHED_PRACTICE
+
+__all__ = ["CHOICES"]
+
+CHOICES: dict[str, dict[str, Any]] = {
+    "nothing": {},
+    "early-stop": {"reconstruct.early_stop": False},
+    "network-stage": {"reconstruct.network_share": 0.0},
+    "learned-ranges": {"reconstruct.weight_scale_rate": 0.0},
+    "budget-rate": {"reconstruct.rounding_rate": 1e-3},
+    "reshuffling": {"reconstruct.batches": "fixed"},
+    "float32": {"reconstruct.precision": "bfloat16"},
+    "pre-run": {},
+    "loss-metric": {"plan.join": "capacity"},
+    "squared-difference": {"plan.difference": "log-ratio"},
+    "everything": {**PUBLISHED_PRACTICE, "reconstruct.activation_rate": 4e-5},
+}
+"""By name; "pre-run" has no setting and is replaced by `ablations.without`.
+
+Without everything, a run follows the schedule of the paper's code.
+"""

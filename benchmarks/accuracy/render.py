@@ -1,0 +1,201 @@
+"""The tables of `docs/results.md` and of the README."""
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from benchmarks.accuracy.cells import METHODS
+from benchmarks.accuracy.choices import CHOICES
+from benchmarks.accuracy.results import accuracy_store, authors_results
+from benchmarks.store import Result
+from benchmarks.tables import by_key, provenance, summary, table, write_between_marks
+
+__all__ = ["choices_table", "write_results"]
+
+HEADER = """# Results
+
+Top-1 (%) on the 10,000 test images of Fashion-MNIST, mean ± standard deviation over seeds; the number of seeds is in
+brackets. The binomial standard error at 91 % is 0.29. First and last layers at 8 bits (the "QDrop setting"). *KL from float*
+is the mean Kullback-Leibler divergence of the predictions on the same images from the float network's; it depends on no label, and
+so on no luck with the images that lie between two classes.
+Written by `python -m benchmarks.accuracy render` from `benchmarks/results/accuracy.jsonl`, where each result names its
+commit, seed, device, versions and whole recipe.
+"""
+CHOICES_HEADER = """
+## What each choice is worth
+
+The same runs with one choice taken away (`benchmarks.accuracy measure --without`): groups that stop early; the network as a whole; learned weight ranges; a rounding rate that follows the budget (without: the paper's 1e-3);
+batches reshuffled every epoch (without: the authors' fixed ones); the loss metric's run, from which single units
+continue (without: they start anew; its own steps are not counted in either); float32 (without: bfloat16); joining by the
+metric *loss* (without: *capacity*, which needs no run) and by the squared difference (without: the log-ratio).
+Steps are those of the groups.
+"""
+SCHEDULE_HEADER = """
+## Against the paper's schedule
+
+The same code without everything of ours that decides accuracy (`benchmarks.accuracy measure --without everything`): the paper's
+rates, fixed batches, no learned weight ranges, nothing for the network as a whole, no early stop. What it reaches at 500
+steps beside the authors' own figures tells how far it stands for their code; what it reaches at 20,000, their default, is
+what their code was not run for. Where only a few images get another class than from the float network, it is luck which of
+them are right afterwards, and that moves top-1; the divergence tells which schedule is nearer.
+"""
+README_STEPS = 500
+"""The budget at which the authors' code was measured."""
+
+
+def divergence(cells: list[Result]) -> str:
+    """Mean over cells, or nothing where one of them did not measure it."""
+    if not all("divergence" in cell for cell in cells):
+        return ""
+    return f"{statistics.mean(cell['divergence'] for cell in cells):.4f}"
+
+
+def disagreement(cells: list[Result]) -> str:
+    """Percent of the images whose class is not the float network's; or nothing where a cell did not measure it."""
+    if not all("agreement" in cell for cell in cells):
+        return ""
+    return summary([100 - cell["agreement"] for cell in cells])
+
+
+def accuracy_table(results: list[Result], authors: dict[str, Any]) -> list[str]:
+    """One row per cell, with the authors' code where it was measured."""
+    rows = []
+    keys = ("network", "bits", "steps", "images")
+    for (network, bits, steps, images), cells in by_key(results, *keys).items():
+        methods = by_key(cells, "method")
+        for method in sorted((name for (name,) in methods), key=METHODS.index):
+            same = methods[(method,)]
+            ours = [cell["top1"] for cell in same]
+            theirs = authors.get(str(steps), {}).get(network, {}).get(bits, {}).get(method)
+            other = f"{theirs:.2f}" if theirs is not None else ""
+            gap = f"{statistics.mean(ours) - theirs:+.2f}" if theirs is not None else ""
+            figures = (summary(ours), other, gap, divergence(same))
+            rows.append((network, bits, method, steps, images, *figures))
+    figures_named = "ours | authors' code | difference | KL from float"
+    return table(f"network | bits | method | steps | images | {figures_named}", rows)
+
+
+def steps_table(results: list[Result]) -> list[str]:
+    """Accuracy and seconds against the number of steps, where one method ran with several."""
+    rows = []
+    for group, cells in by_key(results, "network", "bits", "method", "images").items():
+        budgets = by_key(cells, "steps")
+        if len(budgets) == 1:
+            continue
+        for (steps,), same in sorted(budgets.items()):
+            seconds = statistics.median(sum(cell["seconds"].values()) for cell in same)
+            top1 = summary([cell["top1"] for cell in same])
+            rows.append((*group[:3], steps, top1, f"{seconds:.0f}"))
+    return table("network | bits | method | steps | top-1 | seconds", rows)
+
+
+def joining_table(results: list[Result]) -> list[str]:
+    """What joining changed, seed by seed against the same seed without it."""
+    rows = []
+    keys = ("network", "bits", "steps", "images")
+    for (network, bits, steps, _), cells in by_key(results, *keys).items():
+        found = {(cell["method"], cell["seed"]): cell for cell in cells}
+        for method in ("brecq", "qdrop"):
+            pairs = [
+                (found[method, seed], found[f"{method}-mrecg", seed])
+                for name, seed in sorted(found)
+                if name == method and (f"{method}-mrecg", seed) in found
+            ]
+            if not pairs:
+                continue
+            gaps = summary([after["top1"] - before["top1"] for before, after in pairs])
+            losses = " → ".join(
+                f"{100 * statistics.mean(pair[side]['largest_loss'] for pair in pairs):.1f} %"
+                for side in (0, 1)
+            )
+            single, joined = (divergence([pair[side] for pair in pairs]) for side in (0, 1))
+            nearness = f"{single} → {joined}" if single and joined else ""
+            joins = ", ".join("+".join(group) for group in pairs[0][1]["joined"]) or "none"
+            rows.append((network, bits, method, steps, gaps, nearness, losses, joins))
+    arrows = "KL from float, blocks → mrecg | largest unit loss, blocks → mrecg"
+    joining = f"+ mrecg − blocks | {arrows} | joined (first seed)"
+    return table(f"network | bits | method | steps | {joining}", rows)
+
+
+def choices_table(results: list[Result]) -> list[str]:
+    """Return what taking one choice away changed, seed by seed against the same seed with all of them."""
+    rows = []
+    keys = ("network", "bits", "method", "steps", "images", "seed")
+    taken_away = by_key(results, "without")
+    full = {key: cells[0] for key, cells in by_key(taken_away.get(("nothing",), []), *keys).items()}
+    for choice in [name for name in CHOICES if name not in ("nothing", "everything")]:
+        pairs = [
+            {**cell, "gain": full[key]["top1"] - cell["top1"], "full": full[key]["steps_taken"]}
+            for key, (cell,) in by_key(taken_away.get((choice,), []), *keys).items()
+            if key in full
+        ]
+        for group, cells in by_key(pairs, *keys[:4]).items():
+            taken = sum(c["steps_taken"] for c in cells) / max(1, sum(c["full"] for c in cells))
+            gain = summary([cell["gain"] for cell in cells])
+            rows.append((choice, *group, gain, f"{taken:.2f}"))
+    compared = "top-1 with − without | steps taken, without ÷ with"
+    return table(f"taken away | network | bits | method | steps | {compared}", rows)
+
+
+def schedule_table(
+    published: list[Result], ours: list[Result], authors: dict[str, Any]
+) -> list[str]:
+    """The paper's schedule and ours, at every number of steps that either was run with."""
+    rows = []
+    cells = ("network", "bits", "method", "images")
+    found = {
+        name: by_key(results, *cells)
+        for name, results in (("the paper's", published), ("ours", ours))
+    }
+    for cell in found["the paper's"]:
+        network, bits, method, _ = cell
+        for schedule, results in found.items():
+            for (steps,), same in sorted(by_key(results.get(cell, []), "steps").items()):
+                top1 = summary([result["top1"] for result in same])
+                known = authors.get(str(steps), {}).get(network, {}).get(bits, {}).get(method)
+                theirs = "" if known is None or schedule == "ours" else f"{known:.2f}"
+                figures = (top1, theirs, divergence(same), disagreement(same))
+                rows.append((network, bits, method, schedule, f"{steps:,}", *figures))
+    figures_named = "top-1 | authors' code | KL from float | other class than float (%)"
+    return table(f"network | bits | method | schedule | steps | {figures_named}", rows)
+
+
+def write_results(folder: Path, page: Path, readme: Path) -> int:
+    """Write both documents from the results in a folder.
+
+    Returns:
+        How many results the page shows.
+    """
+    results = accuracy_store(folder).read()
+    ours = [result for result in results if result["without"] is None]
+    others = [result for result in results if result["without"] is not None]
+    if not ours:
+        raise SystemExit(f"There are no results in {folder}; run the benchmark first.")
+    authors = authors_results()
+    published = [result for result in others if result["without"] == "everything"]
+    sections = [
+        HEADER,
+        "## Accuracy\n",
+        *accuracy_table(ours, authors),
+        f"\nAuthors' code: {authors['source']}\n",
+        "## Joining\n",
+        *joining_table(ours),
+        "\n## Accuracy against steps\n",
+        "Steps of each group; the network as a whole takes a fifth of them in addition. Wall time of a shared machine.\n",
+        *steps_table(ours),
+        SCHEDULE_HEADER,
+        *schedule_table(published, ours, authors),
+        CHOICES_HEADER,
+        *choices_table(others),
+        "\n## Where the figures come from\n",
+        *provenance(results),
+    ]
+    page.write_text("\n".join(sections) + "\n", encoding="utf-8")
+    compared = [
+        result
+        for result in ours
+        if result["bits"] in authors[str(README_STEPS)].get(result["network"], {})
+        and result["steps"] == README_STEPS
+    ]
+    write_between_marks(readme, accuracy_table(compared, authors))
+    return len(results)

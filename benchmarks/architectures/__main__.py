@@ -1,0 +1,79 @@
+"""Which architectures go from a float model to a verified file; those that have a result are skipped.
+
+    python -m benchmarks.architectures measure                        # the list in families.py
+    python -m benchmarks.architectures measure timm:resnet10t resnet18 torchvision:alexnet@96
+    python -m benchmarks.architectures render                         # docs/limits.md
+
+The number behind @ is the side of the images, 64 if absent. Weights are random and images are noise: whether a model
+passes does not depend on what it has learned, and the outputs must still agree. Each model is reconstructed by a few
+steps of QDrop under the placement for ONNX Runtime, exported in the layout int8, and compared with the simulation, ties
+apart.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import mrecg
+from benchmarks.architectures.examine import examine_alone
+from benchmarks.architectures.families import family, networks
+from benchmarks.architectures.render import architectures_store, write_limits
+from benchmarks.provenance import ONNX_PACKAGES, commit, versions
+from benchmarks.store import RESULTS
+from benchmarks.tables import DOCS
+
+DEFAULT_SIDE = 64
+PACKAGES = ("torch", "torchao", "timm", "torchvision", *ONNX_PACKAGES)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
+    commands = parser.add_subparsers(dest="command", required=True)
+    measuring = commands.add_parser("measure")
+    measuring.add_argument("models", nargs="*", default=networks(), help="NAME or NAME@SIDE")
+    measuring.add_argument("--preset", default="w4a8-qdrop")
+    measuring.add_argument("--steps", type=int, default=2, help="of each unit")
+    measuring.add_argument("--images", type=int, default=8)
+    measuring.add_argument("--limit", type=float, default=900, help="seconds for a model")
+    commands.add_parser("render").add_argument("--docs", type=Path, default=DOCS)
+    return parser
+
+
+def _measure(arguments: argparse.Namespace) -> None:
+    store = architectures_store(arguments.results)
+    settings = {"reconstruct.steps": arguments.steps, "reconstruct.batch_size": 4}
+    recipe = mrecg.preset(arguments.preset, settings).for_backend("onnxruntime")
+    for model in arguments.models:
+        name, _, side = model.partition("@")
+        if {"network": name} in store:
+            continue
+        shape = (arguments.images, 3, *[int(side or DEFAULT_SIDE)] * 2)
+        found = examine_alone(name, shape, recipe, arguments.limit)
+        result = {
+            "network": name,
+            "family": family(model),
+            "shape": shape,
+            **vars(found),
+            "commit": commit(),
+            "recipe": recipe.model_dump(mode="json"),
+            "environment": versions(PACKAGES),
+        }
+        store.add(result)
+        print(f"{name}: {found.problem or 'verified'}", flush=True)
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    arguments = _parser().parse_args(given)
+    if arguments.command == "measure":
+        _measure(arguments)
+    else:
+        page = arguments.docs / "limits.md"
+        print(f"{write_limits(arguments.results, page)} results in {page}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""The table of `docs/limits.md`."""
+
+from collections import Counter
+from pathlib import Path
+
+from benchmarks.architectures.families import networks
+from benchmarks.store import Result, Store
+from benchmarks.tables import table
+
+__all__ = ["architectures_store", "coverage_table", "write_limits"]
+
+STAGES = ("captured", "reconstructed", "exported", "verified")
+HEADER = """# What is covered, and what is not
+
+Written by `python -m benchmarks.architectures render` from `benchmarks/results/architectures.jsonl`, made by
+`python -m benchmarks.architectures measure`. Each model has random weights, none of them zero throughout, batch norms that fit the images, and goes the whole way: captured, cut into units,
+reconstructed (two steps of QDrop for each unit, W4A8, the placement for ONNX Runtime), exported in the layout `int8`, run in
+ONNX Runtime and compared with the simulation: given the same codes, none may be further than 0.51 steps from the simulated
+number, and no output further than 0.01 output steps (or the last digits of a float, where those are coarser). Each has a process of its own, so that a crash or the time limit is
+found out about this model and the others go on.
+
+- *float*: convolutions and linear layers whose weight cannot be quantized.
+- *difference*: the largest of an output, ties apart, in output steps. *ties*: codes that lie between two steps to the
+  last digit and that the file rounds to the other side. [export.md](export.md) explains both.
+- *in integers*: of the layers and products in the file, attention's among them, those that ONNX Runtime computes in integers.
+"""
+LIMITS = """
+## What cannot be done, and why
+
+- **What `torch.export` cannot trace is refused**, with the module and the line at fault: control flow that depends on
+  pixels, or on the batch. Models that demand a certain size of image (`halonet26t` and `bat_resnext26ts` of timm ask
+  that each feature map divide into windows) assert it while they are traced: give images of a size that does.
+- **The image size is fixed when a model is captured**, the batch is not: position embeddings, windows and masks are made
+  for one size, and the quantizers' ranges hold for it, too.
+- **One input, and outputs that are tensors.** Of several outputs `verify` gives the first one's agreement of classes.
+- **What is written into a tensor becomes a new tensor**; parts that slices and indices select are put back into a copy of
+  the whole. Refused, with the operator and the module, is a change whose old views are read afterwards, and one through any
+  other kind of view. Masks that depend on no image become constants.
+- **A weight that is computed from parameters** (weight standardization, weight and spectral norm) is computed once and quantized
+  like any other. **A weight that depends on the image** (dynamic convolution), a parameter that several computations
+  share, and three-dimensional convolutions stay in float; the record lists them as `left_in_float`.
+- **Products of two tensors that depend on the image**, as in attention, stay in float, as do softmax, normalization over
+  channels, GELU, SiLU and other functions without corners; layers before them have no quantizer at once behind and
+  stay in float in ONNX Runtime under the papers' placement, and in part under the integer one.
+- **A branch without quantizers in it is no unit.** Models without repeated modules, or whose blocks are long, give long
+  units: the largest dense block of DenseNet-121 is one unit of 42 layers or so, which needs the memory of all its values.
+- **Values with several rows for an image** (all windows of all images as one batch) are not cut, because nothing can be
+  drawn in batches there: the blocks of MobileViT that work on them are reconstructed together.
+- **Operators without a counterpart in ONNX** are refused when the file is written; the message names the operator.
+  Attention with other than four axes must not be causal, grouped or masked by booleans.
+- **Models for the backend `nnie` are not exported**: their codes are logarithms, and quantizers of ONNX and PT2E are uniform.
+"""
+
+
+def coverage_table(results: list[Result]) -> list[str]:
+    rows = []
+    for result in results:
+        captured, *passed = ["✓" if result[stage] else "✗" for stage in STAGES]
+        row = [result["family"], result["network"], result["shape"][-1], captured]
+        row += [result["units"], result["layers"], len(result["left_in_float"]), *passed]
+        if verified := result["verification"]:
+            integer, rest = len(verified["integer_layers"]), len(verified["float_layers"])
+            row += [f"{verified['largest_difference']:.2g}"]
+            row += [f"{verified['different_codes']} of {verified['codes']:.1e}"]
+            row += [f"{integer} of {integer + rest}"]
+        else:
+            row += ["", "", ""]
+        rows.append(row)
+    checked = "captured | units | layers | float | reconstructed | exported | verified"
+    found = "difference | ties | in integers"
+    return table(f"family | network | side | {checked} | {found}", rows)
+
+
+def summary(results: list[Result]) -> str:
+    def share(stage: str) -> str:
+        count = sum(result[stage] for result in results)
+        return f"{count} of {len(results)} ({100 * count / len(results):.1f} %)"
+
+    return "; ".join(f"{stage} {share(stage)}" for stage in STAGES).capitalize() + "."
+
+
+def problems(results: list[Result]) -> list[str]:
+    failed = [f"- `{r['network']}`: {r['problem']}" for r in results if r["problem"]]
+    return ["\n## What failed\n", *failed] if failed else []
+
+
+def not_run(results: list[Result]) -> list[str]:
+    listed = {name.partition("@")[0] for name in networks()}
+    missing = sorted(listed - {result["network"] for result in results})
+    return [f"\nOf the benchmark's list without a result: {', '.join(missing)}."] if missing else []
+
+
+def architectures_store(folder: Path) -> Store:
+    """Return the results of this benchmark."""
+    return Store("architectures", ("network",), folder)
+
+
+def write_limits(folder: Path, page: Path) -> int:
+    """Write the page from the results in a folder, and return how many results it shows."""
+    results = architectures_store(folder).read()
+    if not results:
+        raise SystemExit(f"There are no results in {folder}; run the benchmark first.")
+    results.sort(key=lambda result: (result["family"], result["network"]))
+    commits = Counter(result["commit"] for result in results)
+    versions = sorted(
+        {", ".join(f"{k} {v}" for k, v in result["environment"].items()) for result in results}
+    )
+    sections = [
+        HEADER,
+        f"{summary(results)}\n",
+        *coverage_table(results),
+        *problems(results),
+        *not_run(results),
+        LIMITS,
+        f"Commits: {', '.join(f'{one} ({count})' for one, count in sorted(commits.items()))}. Versions: {'; '.join(versions)}.",
+    ]
+    page.write_text("\n".join(sections) + "\n", encoding="utf-8")
+    return len(results)

@@ -1,0 +1,71 @@
+"""The tables of `docs/efficientnet-lite0.md`."""
+
+import statistics
+from pathlib import Path
+
+from benchmarks.accuracy.cells import METHODS
+from benchmarks.store import Result, Store
+from benchmarks.tables import by_key, provenance, summary, table, write_between_marks
+
+__all__ = ["agreement_store", "photographs_store", "write_agreement"]
+
+
+def agreement_store(folder: Path) -> Store:
+    """Return how often quantized networks agree with the float one."""
+    key = ("network", "bits", "method", "steps", "images", "seed")
+    return Store("natural_images", key, folder)
+
+
+def photographs_store(folder: Path) -> Store:
+    """Return what the float network says about each photograph."""
+    return Store("photographs", ("network", "package", "file"), folder)
+
+
+def agreement_table(results: list[Result]) -> list[str]:
+    """Return how far quantized networks keep the float network's answers on photographs."""
+    rows = []
+    for (bits,), cells in by_key(results, "bits").items():
+        runs = by_key(cells, "method", "steps")
+        for method, steps in sorted(runs, key=lambda key: (METHODS.index(key[0]), key[1])):
+            same = runs[method, steps]
+            joins = ", ".join("+".join(group) for group in same[0]["joined"])
+            agreement = summary([cell["agreement"] for cell in same])
+            difference = statistics.mean(cell["logit_difference"] for cell in same)
+            rows.append((bits, method, steps, agreement, f"{difference:.2f}", joins))
+    first = results[0]
+    columns = "bits | method | steps | agree with float (%) | mean logit difference | joined"
+    return [
+        *table(columns, rows),
+        "",
+        f"{first['images']} calibration crops, {first['held_out']} held-out crops, batches of {first['batch_size']}; "
+        f"the float network's logits have a standard deviation of {first['logit_std']:.2f}.",
+    ]
+
+
+def photograph_table(photographs: list[Result]) -> list[str]:
+    """Return what the float network says about each photograph."""
+    labelled = [row for row in photographs if row["label"] is not None]
+    right = sum(row["label"] == row["class"] for row in labelled)
+    rows = [
+        (
+            row["file"],
+            "" if row["label"] is None else row["label"],
+            row["class"],
+            f"{row['probability']:.2f}",
+        )
+        for row in photographs
+    ]
+    found = f"{right} of the {len(labelled)} images of ImageNet get their label."
+    return [found, "", *table("photograph | label | class | probability", rows)]
+
+
+def write_agreement(folder: Path, page: Path) -> int:
+    """Write the page's tables from the results in a folder, and return how many results they show."""
+    results = agreement_store(folder).read()
+    if not results:
+        raise SystemExit(f"There are no results in {folder}; run the benchmark first.")
+    photographs = photograph_table(photographs_store(folder).read())
+    lines = ["", "## Agreement", "", *agreement_table(results), "", "## The float network", ""]
+    lines += [*photographs, "", "## Where the figures come from", "", *provenance(results), ""]
+    write_between_marks(page, lines)
+    return len(results)

@@ -1,0 +1,237 @@
+"""Write `docs/performance.md`."""
+
+import argparse
+import statistics
+from pathlib import Path
+
+from benchmarks.accuracy.results import accuracy_store, authors_results
+from benchmarks.performance.results import performance_store
+from benchmarks.store import Result
+from benchmarks.tables import DOCS, by_key, table
+
+__all__ = ["configure", "run", "write_performance"]
+
+HEADER = """# Performance
+
+Written by `python -m benchmarks.performance render` from files in `benchmarks/results`, which `make bench` makes and whose
+results name commit, versions and machine. Times are CPU seconds of one thread, medians of steps that take turns with the
+float steps they are compared with, in one process: the machine was shared, so only ratios mean something.
+"""
+STEP = """## The step
+
+A tuning step (batch, forward, penalty, backward, optimizer) ÷ forward, loss and backward of the same float unit in
+torch's default layout; geometric mean over the units. Batches of 32, or 16 at 224². The float backward computes the
+gradients of weights and input, but not of images.
+"""
+ABLATION = """## What makes the step fast
+
+The same ratio with one thing taken away (`benchmarks.performance step --without`): feature maps and weights *channels last*; the
+*native kernels*, so that torch's operators do their work; those and the *hand-written gradients* of fake quantization,
+soft rounding and penalty; *fused clipping*, a quantizer that does the work of the ReLU before it; Adam on tensors that are
+*gathered once*; the images' 8-bit step *calibrated, not learned*; *float32*, without which convolutions are computed in
+bfloat16 (`reconstruct.precision`). `tests/benchmarks/test_ablations.py` checks that all but the last two change
+results by no more than what float noise grows to in ten steps; what bfloat16 does to accuracy is in `docs/results.md`.
+"""
+PAIRED = """## Against an earlier version
+
+The step of this version ÷ that of an earlier commit (`step --against`), in one process, step by step in turns, on the same
+network and images; geometric mean over the units.
+"""
+PIPELINE = """## Where the seconds go
+
+Whole runs, as fractions of the run; `evaluation` is of as many images as were calibrated with.
+"""
+AUTHORS = """## Against the authors' code
+
+Their whole runs of 500 steps on networks of the same shape, in seconds of this machine: times the float step here ÷ the
+float step there, the geometric mean over the units whose float step was measured there. Ours is one thread, the network
+as a whole included. *Float steps* are the 500 forward and backward passes of every unit in float and nothing else, there: no
+run of as many steps is further ahead unless its steps are shorter than those. *Their default* is 20,000 steps, extrapolated.
+The top-1 beside is that of the reference checkpoints at 2/4 (`docs/results.md`), ours after these steps, theirs after 500.
+"""
+GPU = """## On a GPU
+
+Whole runs (`benchmarks.performance gpu`). The operations of a step, those of convolutions and products, are counted; the peak is
+measured, as the fastest product of two matrices in the same precision.
+"""
+SCALING = """## Growth
+
+Images that a unit runs forward, counted: three times all images, a fourth time where tuning was rolled back, and here 4
+steps of 16; for the network as a whole five times all images, and here one step of 16 in both networks. It does not grow with the number of units, so that the whole run grows with it linearly.
+"""
+MEMORY = """## Memory
+
+Resident memory of the process at its peak. The budget is for values of calibration images; files are read, not mapped,
+so they do not count. The rest is torch, the images themselves and the tuning step.
+"""
+
+
+def _steps(results: list[Result]) -> list[str]:
+    rows = []
+    for found in (result for result in results if not result["without"]):
+        ratios = [unit["quantized_ms"] / unit["float_ms"] for unit in found["units"]]
+        total = sum(u["quantized_ms"] for u in found["units"]) / sum(
+            u["float_ms"] for u in found["units"]
+        )
+        name = f"{found['network']}, {found['side']}²"
+        spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+        rows.append([name, found["method"], f"{found['ratio']:.2f}", spread, f"{total:.2f}"])
+    for method in ("brecq", "qdrop"):
+        ratios = [r["ratio"] for r in results if r["method"] == method and not r["without"]]
+        if ratios:
+            rows.append(["all", method, f"**{statistics.geometric_mean(ratios):.2f}**", "", ""])
+    return table("network | method | ratio | units from … to | sum of the units", rows)
+
+
+def _ablations(results: list[Result]) -> list[str]:
+    full = {(r["network"], r["side"], r["method"]): r["ratio"] for r in results if not r["without"]}
+    rows = [
+        [r["network"], r["method"], r["without"], f"{r['ratio']:.2f}", f"{full[key]:.2f}"]
+        for r in results
+        if r["without"] and (key := (r["network"], r["side"], r["method"])) in full
+    ]
+    return table("network | method | taken away | ratio without | with", rows)
+
+
+def _pipelines(results: list[Result]) -> list[str]:
+    phases = list(results[0]["seconds"]) if results else []
+    rows = []
+    for found in results:
+        total = sum(found["seconds"].values())
+        shares = [f"{found['seconds'][phase] / total:.1%}" for phase in phases]
+        run = f"{found['steps']} steps, {found['images']} images"
+        rows.append([found["network"], found["method"], run, f"{total:.0f}", *shares])
+    return table(" | ".join(["network", "method", "run", "seconds", *phases]), rows)
+
+
+def _authors(
+    pipelines: list[Result], steps: list[Result], accuracy: list[Result], authors: Result
+) -> list[str]:
+    floats = {
+        (found["network"], found["method"], unit["unit"]): unit["float_ms"]
+        for found in steps
+        if not found["without"]
+        for unit in found["units"]
+    }
+    measured = {(network, method) for network, method, _ in floats}
+    rows = []
+    for found in pipelines:
+        network, method = found["network"], found["method"]
+        theirs = authors["times"].get(network, {"seconds": {}})
+        if method not in theirs["seconds"] or (network, method) not in measured:
+            continue
+        slower = statistics.geometric_mean(
+            floats[network, method, unit] / there for unit, there in theirs["float_ms"].items()
+        )
+        times = _times_against_the_authors(found, theirs, slower)
+        top1 = _top1_against_the_authors(found, theirs["checkpoint"], accuracy, authors)
+        rows.append([network, method, found["steps"], f"{slower:.2f}", *times, *top1])
+    seconds = "float step, here ÷ there | theirs, scaled | ours"
+    ratio = "theirs ÷ ours | theirs ÷ float steps | their default ÷ ours | top-1, ours | theirs"
+    return table(f"network | method | our steps | {seconds} | {ratio}", rows)
+
+
+def _times_against_the_authors(found: Result, theirs: Result, slower: float) -> list[str]:
+    """Return their scaled seconds, ours, and the ratios; `slower` is a float step here ÷ one there."""
+    method = found["method"]
+    ours = sum(value for phase, value in found["seconds"].items() if phase != "evaluation")
+    scaled = slower * sum(theirs["seconds"][method])
+    *_, reconstruction = theirs["seconds"][method]
+    float_steps = reconstruction / theirs["step_over_float_step"][method]
+    bound = sum(theirs["seconds"][method]) / float_steps
+    default = slower * 60 * theirs["minutes_of_20000_steps"][method]
+    ratios = [f"**{scaled / ours:.1f}**", f"{bound:.1f}", f"**{default / ours:.0f}**"]
+    return [f"{scaled:.0f}", f"{ours:.0f}", *ratios]
+
+
+def _top1_against_the_authors(
+    found: Result, checkpoint: str, accuracy: list[Result], authors: Result
+) -> list[object]:
+    """Return our top-1 at the same steps, where it was measured, and theirs."""
+    wanted = (checkpoint, "w2a4", found["method"], found["steps"], None)
+    fields = ("network", "bits", "method", "steps", "without")
+    reached = [cell["top1"] for cell in accuracy if tuple(cell[f] for f in fields) == wanted]
+    ours = f"{statistics.mean(reached):.2f}" if reached else ""
+    return [ours, authors["500"][checkpoint]["w2a4"][found["method"]]]
+
+
+def _paired(results: list[Result]) -> list[str]:
+    rows = [
+        [r["network"], f"{r['side']}²", r["method"], r["against"], r["commit"], f"{r['ratio']:.3f}"]
+        for r in results
+    ]
+    for (against,), same in by_key(results, "against").items():
+        ratio = statistics.geometric_mean(r["ratio"] for r in same)
+        rows.append(["all", "", "", against, "", f"**{ratio:.3f}**"])
+    return table("network | side | method | against | commit | ratio", rows)
+
+
+def _gpus(results: list[Result]) -> list[str]:
+    if not results:
+        return ["Not measured yet."]
+    rows = [
+        [
+            r["device"],
+            f"{r['network']}, {r['side']}², {r['images']} images",
+            f"{r['preset']}, {r['steps']} steps",
+            r["precision"] + (", CUDA graphs" if r["cuda_graphs"] else ""),
+            f"{r['seconds']:.0f}",
+            f"{r['operations_per_second'] / 1e12:.1f}",
+            f"{r['operations_per_second'] / r['peak_operations_per_second']:.1%}",
+        ]
+        for r in results
+    ]
+    return table(
+        "device | images | run | precision | seconds | 10¹² per second | of the peak", rows
+    )
+
+
+def _scaling(results: list[Result]) -> list[str]:
+    rows = [[r["units"], r["images"], f"{r['image_forwards'] / r['units']:.0f}"] for r in results]
+    return table("units | images | images run forward, per unit", rows)
+
+
+def _memory(results: list[Result]) -> list[str]:
+    rows = [
+        [
+            f"{r['network']}, {r['side']}², {r['images']} images, {r['steps']:,} steps",
+            r["budget"],
+            f"{r['peak_gib']:.2f} GiB",
+            f"{r['before_gib']:.2f} GiB",
+            f"{r['estimate_memory_gib']:.2f} GiB, {r['estimate_files_gib']:.2f} GiB",
+        ]
+        for r in results
+    ]
+    return table("run | budget | peak | before the run | estimate: memory, files", rows)
+
+
+def write_performance(folder: Path, page: Path) -> int:
+    """Write the page from the results in a folder, and return how many results it shows."""
+    kinds = ("step", "paired", "pipeline", "gpu", "scaling", "memory")
+    found = {kind: performance_store(kind, folder).read() for kind in kinds}
+    accuracy, authors = accuracy_store(folder).read(), authors_results()
+    everything = [result for results in found.values() for result in results]
+    commits = sorted({result["commit"] for result in everything})
+    paired = [PAIRED, *_paired(found["paired"]), ""] if found["paired"] else []
+    sections = [
+        *(HEADER, STEP, *_steps(found["step"]), "", ABLATION, *_ablations(found["step"]), ""),
+        *paired,
+        *(PIPELINE, *_pipelines(found["pipeline"]), "", AUTHORS),
+        *_authors(found["pipeline"], found["step"], accuracy, authors),
+        *("", f"Authors' code: {authors['times']['source']}\n"),
+        *(GPU, *_gpus(found["gpu"]), "", SCALING, *_scaling(found["scaling"]), ""),
+        *(MEMORY, *_memory(found["memory"]), "", f"Commits: {', '.join(commits)}."),
+    ]
+    page.write_text("\n".join(sections) + "\n", encoding="utf-8")
+    return len(everything)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of rendering."""
+    parser.add_argument("--docs", type=Path, default=DOCS)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Write the page."""
+    page = arguments.docs / "performance.md"
+    print(f"{write_performance(arguments.results, page)} results in {page}")

@@ -1,0 +1,21 @@
+"""The results about speed, memory and growth, by what was measured."""
+
+from pathlib import Path
+
+from benchmarks.store import Store
+
+__all__ = ["performance_store"]
+
+KEYS = {
+    "step": ("network", "side", "method", "without"),
+    "paired": ("network", "side", "method", "against"),
+    "pipeline": ("network", "method", "steps"),
+    "memory": ("network", "side", "images", "steps"),
+    "scaling": ("units", "images"),
+    "gpu": ("device", "network", "side", "images", "preset", "steps", "precision", "cuda_graphs"),
+}
+
+
+def performance_store(name: str, folder: Path) -> Store:
+    """Return the results of one kind."""
+    return Store(name, KEYS[name], folder)

@@ -1,0 +1,169 @@
+"""Commands for the paper: its configuration files as recipes, and its table."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mrecg.cli.consoles import console, error_console
+from mrecg.cli.float_accuracy import warn_below_published
+from mrecg.cli.option_groups import command
+from mrecg.cli.options import (
+    AsJson,
+    EvaluationImages,
+    Overrides,
+    RecipeOptions,
+    Workers,
+    worker_count,
+)
+from mrecg.cli.recipe_choice import named_recipe, read_overrides
+from mrecg.errors import MrecgError, RecipeError
+
+if TYPE_CHECKING:
+    from mrecg.paper.reproduction import Budget, Cell, Outcome, Sources
+
+__all__ = ["recipe", "reproduce"]
+
+
+@command
+def recipe(
+    source: Annotated[
+        str,
+        typer.Argument(help="A preset, a recipe file, or a file of MQBench or the paper's code."),
+    ],
+    options: RecipeOptions,
+) -> None:
+    """Print a resolved recipe; of a foreign file also what became of every key."""
+    found, experiment = named_recipe(source, options)
+    if experiment is not None:
+        from mrecg.cli.show import show_notes
+
+        show_notes(error_console, experiment)
+    console.print(found.to_yaml(), markup=False, highlight=False, end="")
+
+
+@command
+def reproduce(
+    output: Annotated[
+        Path, typer.Option(help="A folder for one run per cell; runs in it are kept.")
+    ],
+    data: Annotated[str, typer.Option(help="A source with labels, such as imagenet:PATH.")],
+    checkpoints: Annotated[
+        Path, typer.Option(help="A folder with one checkpoint per network, named as published.")
+    ],
+    networks: Annotated[
+        str, typer.Option(help="Names between commas; all seven of the paper by default.")
+    ] = "",
+    bits: Annotated[str, typer.Option(help="Widths between commas, such as w4a4,w2a4.")] = "",
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="brecq, qdrop, and either with -mrecg (automatic) or -scheme (published)."
+        ),
+    ] = "",
+    seeds: Annotated[str, typer.Option(help="Seeds between commas.")] = "1005",
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Per group; 20,000 in the paper.")
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="For calibration; 4,096 or 2,048 in the paper.")
+    ] = None,
+    evaluation_images: EvaluationImages = None,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Side of the images; 224 in the paper.")
+    ] = None,
+    overrides: Overrides = None,
+    workers: Workers = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only list the cells with their time and memory.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run the paper's table, or a part of it, and print it next to the published figures."""
+    from mrecg.paper.reproduction import Budget, Sources, TableAxes, cells
+
+    changes = read_overrides(overrides) | ({} if steps is None else {"reconstruct.steps": steps})
+    whole = TableAxes()
+    axes = TableAxes(
+        _split(networks) if networks else whole.networks,
+        _split(bits) if bits else whole.bits,
+        _split(methods) if methods else whole.methods,
+        _integers(seeds),
+    )
+    sources = Sources(
+        data,
+        checkpoints,
+        workers=worker_count(workers),
+        evaluation_images=evaluation_images,
+        size=size,
+    )
+    run = _estimate if dry_run else _reproduce
+    run(cells(axes), sources, Budget(images, changes), output, as_json)
+
+
+def _estimate(
+    cells: Sequence["Cell"], sources: "Sources", budget: "Budget", output: Path, as_json: bool
+) -> None:
+    """List what the cells will take; fail if one of them cannot run."""
+    from mrecg.cli.show import estimates_as_json, show_estimates
+    from mrecg.paper.reproduction import estimate_cells
+
+    estimates = estimate_cells(cells, sources, budget, output)
+    if as_json:
+        console.print_json(data=estimates_as_json(estimates))
+    else:
+        show_estimates(console, estimates)
+    impossible = sum(isinstance(found, str) for _, found in estimates)
+    if impossible:
+        raise MrecgError(f"{impossible} of {len(estimates)} cells cannot run, as listed.")
+
+
+def _reproduce(
+    cells: Sequence["Cell"], sources: "Sources", budget: "Budget", output: Path, as_json: bool
+) -> None:
+    """Run the cells and print the table; fail if one of them failed."""
+    from mrecg.cli.show import Reporter, show_outcome, show_rows
+    from mrecg.distributed import is_first
+    from mrecg.paper import reproduction
+
+    outcomes: list[Outcome] = []
+    with Reporter(error_console) as reporter:
+        for outcome in reproduction.reproduce(cells, sources, budget, output, reporter.named):
+            show_outcome(error_console, outcome)
+            outcomes.append(outcome)
+            _warn_once(outcomes)
+    rows = reproduction.rows(outcomes)
+    if is_first() and any(outcome.record is not None for outcome in outcomes):
+        (output / "table.md").write_text(reproduction.as_markdown(rows), encoding="utf-8")
+    if as_json:
+        console.print_json(json.dumps([row.as_dict() for row in rows]))
+    else:
+        show_rows(console, rows)
+    failed = [outcome.cell.name for outcome in outcomes if outcome.status == "failed"]
+    if failed:
+        raise MrecgError(
+            f"{len(failed)} of {len(cells)} cells failed: {', '.join(failed)}; run the command again to repeat them."
+        )
+
+
+def _warn_once(outcomes: Sequence["Outcome"]) -> None:
+    """Warn of a float network that is worse than published, when its first cell is finished."""
+    *before, last = outcomes
+    if last.record is None or any(o.cell.network == last.cell.network for o in before):
+        return
+    measured = last.record.accuracy.get("float")
+    if measured is not None:
+        warn_below_published(measured, last.cell.network, f"{last.cell.network}: ")
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in _split(text))
+    except ValueError:
+        raise RecipeError(f"Seeds are integers between commas, got '{text}'.") from None

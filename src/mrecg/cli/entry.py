@@ -1,0 +1,57 @@
+"""The entry point of the command line: several processes, and errors as sentences.
+
+Exit codes: 0 ok, 1 a mistake that the message explains in a sentence, 2 usage.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+
+# Importing the commands registers them.
+from mrecg.cli.commands import accuracy, deployment, paper, quantization  # noqa: F401
+from mrecg.cli.consoles import app, console, error_console
+from mrecg.errors import MrecgError
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; an error that mrecg raises on purpose becomes a sentence and exit code 1.
+
+    Args:
+        arguments: without the program's name; those of the process when absent.
+    """
+    try:
+        with _processes():
+            app(arguments, prog_name="mrecg")
+    except MrecgError as error:
+        raise _failure(str(error)) from error
+    except OSError as error:
+        where = f" at {error.filename}" if error.filename else ""
+        raise _failure(f"The system says{where}: {error.strerror or error}.") from error
+    except KeyboardInterrupt:
+        error_console.print("interrupted: nothing unfinished is written")
+        raise SystemExit(130) from None
+
+
+@contextlib.contextmanager
+def _processes() -> Iterator[None]:
+    """Join the processes that `torchrun` started; only the first one prints, except for errors."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:  # checked here, because `distributed` imports torch
+        yield
+        return
+    from mrecg.distributed import is_first, session
+
+    with session():
+        console.quiet = error_console.quiet = not is_first()
+        try:
+            yield
+        finally:
+            console.quiet = error_console.quiet = False
+
+
+def _failure(message: str) -> SystemExit:
+    error_console.print(
+        f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True
+    )
+    return SystemExit(1)

@@ -1,0 +1,75 @@
+"""The recipe that options and configuration files ask for."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mrecg.cli.options import NetworkOptions, RecipeOptions
+from mrecg.config.presets import preset
+from mrecg.config.recipe import Recipe, read_recipe
+from mrecg.errors import RecipeError
+from mrecg.paper.mqbench import Experiment, is_mqbench, read_experiment
+
+__all__ = ["choose_recipe", "named_recipe", "read_overrides"]
+
+
+def read_overrides(overrides: Sequence[str] | None) -> dict[str, Any]:
+    """Read the settings in `KEY=VALUE` options, with values as YAML.
+
+    Raises:
+        RecipeError: an option has no value, or one that is not YAML.
+    """
+    changes: dict[str, Any] = {}
+    for item in overrides or []:
+        key, separator, value = item.partition("=")
+        if not separator:
+            raise RecipeError(f"The setting '{item}' has no value, expected KEY=VALUE.")
+        try:
+            changes[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise RecipeError(f"The value of '{key}' cannot be read: {value}.") from error
+    return changes
+
+
+def choose_recipe(options: NetworkOptions, experiment: Experiment | None) -> Recipe:
+    """Return the one recipe that the options ask for.
+
+    Raises:
+        RecipeError: there are two, or it cannot be used.
+    """
+    given = {"--preset": options.preset, "--recipe": options.recipe, "--config": experiment}
+    named = [option for option, value in given.items() if value is not None]
+    if len(named) > 1:
+        raise RecipeError(f"A run has one recipe, got {' and '.join(named)}; leave one out.")
+    if options.recipe is not None:
+        recipe = read_recipe(options.recipe)
+    elif experiment is not None:
+        recipe = experiment.recipe
+    else:
+        recipe = preset(options.preset or "w4a4-qdrop-mrecg")
+    return _changed(recipe, options)
+
+
+def named_recipe(source: str, options: RecipeOptions) -> tuple[Recipe, Experiment | None]:
+    """Return the recipe in a file or under a preset's name, with the experiment if the file is MQBench's.
+
+    Raises:
+        RecipeError: there is none, or it cannot be used.
+    """
+    path = Path(source)
+    experiment = read_experiment(path) if path.is_file() and is_mqbench(path) else None
+    if experiment is not None:
+        recipe = experiment.recipe
+    elif path.is_file() or path.suffix in (".yaml", ".yml"):
+        recipe = read_recipe(path)
+    else:
+        recipe = preset(source)
+    return _changed(recipe, options), experiment
+
+
+def _changed(recipe: Recipe, options: RecipeOptions) -> Recipe:
+    if options.backend is not None:
+        recipe = recipe.for_backend(options.backend)
+    return recipe.override(read_overrides(options.overrides))

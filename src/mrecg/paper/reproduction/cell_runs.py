@@ -1,0 +1,213 @@
+"""The runs of the table: one folder per cell; finished cells are skipped, failed ones are reported and the rest goes on."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from torch import nn
+
+from mrecg import distributed
+from mrecg.data import (
+    CalibrationImages,
+    Crops,
+    EvaluationBatches,
+    Preprocessing,
+    calibration_images,
+    evaluation_batches,
+)
+from mrecg.data.loading import MOST_SKIPPED
+from mrecg.distributed import local_device
+from mrecg.errors import MrecgError, RunError
+from mrecg.evaluation import Evaluation, evaluate, with_accuracy
+from mrecg.paper.networks import NETWORKS, make_network
+from mrecg.paper.published import PAPER_NETWORKS, find_checkpoint
+from mrecg.paper.reproduction.table_axes import Cell
+from mrecg.pipeline import Estimate, Progress, quantize
+from mrecg.records.record import Record
+from mrecg.runs.folder import is_finished, recipe_of, record_of
+
+__all__ = ["Budget", "CellReport", "Outcome", "Sources", "finished_run", "reproduce"]
+
+_BATCH = 50
+
+CellReport = Callable[[str, Progress | Estimate], None]
+"""Is called with the name of a cell and what is going on."""
+
+
+class Sources(NamedTuple):
+    """Say where networks and images come from.
+
+    Attributes:
+        data: a data source with labels, such as `imagenet:PATH`.
+        checkpoints: a folder with one checkpoint per network.
+        crops: of the calibration images; the authors use random ones.
+        workers: processes that decode images.
+        evaluation_images: evaluate on so many only.
+        size: side of the images; `None` for the network's.
+    """
+
+    data: str
+    checkpoints: Path
+    crops: Crops = "random"
+    workers: int = 0
+    evaluation_images: int | None = None
+    size: int | None = None
+
+    def preprocessing(self, network: str) -> Preprocessing:
+        """Return the preprocessing of the images of one network."""
+        usual = NETWORKS[network].preprocessing
+        return usual if self.size is None else usual.resized(self.size)
+
+
+class Budget(NamedTuple):
+    """Say what the caller spends instead of the paper's budget.
+
+    Attributes:
+        images: number of calibration images; `None` for the paper's.
+        overrides: settings changed in every recipe.
+    """
+
+    images: int | None = None
+    overrides: Mapping[str, Any] = {}
+
+    def images_for(self, network: str) -> int:
+        """Return the number of calibration images of one network."""
+        return self.images or PAPER_NETWORKS[network].images
+
+
+class Outcome(NamedTuple):
+    """Say what became of a cell: its record where there is a run, else the reason."""
+
+    cell: Cell
+    status: Literal["done", "skipped", "failed"]
+    record: Record | None
+    reason: str = ""
+
+
+def reproduce(
+    cells: Sequence[Cell],
+    sources: Sources,
+    budget: Budget,
+    output: Path,
+    report: CellReport = lambda name, event: None,
+) -> Iterator[Outcome]:
+    """Quantize and evaluate cell by cell, each into `output/<its name>`.
+
+    Args:
+        cells: sorted by network: consecutive cells of one share its checkpoint, images and float accuracy.
+        sources: where networks and images come from.
+        budget: replaces the paper's.
+        output: folder of the runs; a cell whose run is there is skipped, and fails if that has other settings.
+        report: called with the name of a cell and what is going on.
+    """
+    shared: _Shared | None = None
+    for cell in cells:
+        folder = output / cell.name
+        try:
+            found = finished_run(cell, sources, budget, folder)
+            distributed.wait()
+            if found is not None:
+                yield Outcome(cell, "skipped", found)
+                continue
+            if shared is None or shared.name != cell.network:
+                shared = _Shared(cell.network, sources)
+            yield Outcome(cell, "done", _run(cell, shared, budget, folder, report))
+        except (MrecgError, RuntimeError, MemoryError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            yield Outcome(cell, "failed", None, reason)
+
+
+def finished_run(cell: Cell, sources: Sources, budget: Budget, folder: Path) -> Record | None:
+    """Return the record of a cell's run in `folder`, if there is one.
+
+    Raises:
+        RunError: it is a run of other settings or images than are asked for.
+    """
+    if not is_finished(folder):
+        return None
+    record, recipe = record_of(folder), recipe_of(folder)
+    differences = {
+        "images": (record.images, budget.images_for(cell.network)),
+        "size": (record.input_shape[-1], sources.preprocessing(cell.network).crop),
+    }
+    evaluated, asked_for = record.accuracy.get("quantized"), sources.evaluation_images
+    if evaluated is not None and asked_for is not None:
+        # Unreadable images are not counted, so a few may be missing.
+        complete = (1 - MOST_SKIPPED) * asked_for <= evaluated.count <= asked_for
+        differences["evaluation images"] = (asked_for if complete else evaluated.count, asked_for)
+    differences |= recipe.differences(cell.recipe(budget.overrides))
+    for name, (made, asked) in differences.items():
+        if made != asked:
+            raise RunError(
+                f"The run in {folder} was made with {name} = {made}, not {asked}; remove it or name another output."
+            )
+    return record
+
+
+@dataclass
+class _Shared:
+    """Hold what the cells of one network have in common, read when the first cell asks for it."""
+
+    name: str
+    sources: Sources
+    _model: nn.Module | None = None
+    _float: Evaluation | None = None
+    _images: dict[tuple[int, int], CalibrationImages] = field(default_factory=dict)
+
+    def model(self) -> nn.Module:
+        if self._model is None:
+            checkpoint = find_checkpoint(self.sources.checkpoints, self.name)
+            self._model = make_network(self.name, checkpoint).to(local_device())
+        return self._model
+
+    def batches(self) -> EvaluationBatches:
+        count, workers = self.sources.evaluation_images, self.sources.workers
+        return evaluation_batches(
+            self.sources.data,
+            _BATCH,
+            self.sources.preprocessing(self.name),
+            count=count,
+            workers=workers,
+        )
+
+    def float_accuracy(self) -> Evaluation:
+        if self._float is None:
+            self._float = evaluate(self.model(), self.batches())
+        return self._float
+
+    def calibration(self, count: int, seed: int) -> CalibrationImages:
+        if (count, seed) not in self._images:
+            self._images = {  # replaces those of another seed: 4,096 images take 2.5 GB
+                (count, seed): calibration_images(
+                    self.sources.data,
+                    count,
+                    seed,
+                    self.sources.preprocessing(self.name),
+                    crops=self.sources.crops,
+                    workers=self.sources.workers,
+                )
+            }
+        return self._images[count, seed]
+
+
+def _run(
+    cell: Cell,
+    shared: _Shared,
+    budget: Budget,
+    folder: Path,
+    report: CellReport,
+) -> Record:
+    recipe = cell.recipe(budget.overrides)
+    model = shared.model()
+    images = shared.calibration(budget.images_for(cell.network), recipe.seed)
+    before = shared.float_accuracy()
+    quantized = quantize(
+        model, images, recipe=recipe, progress=lambda event: report(cell.name, event)
+    )
+    batches = shared.batches()
+    finished = with_accuracy(quantized, before, batches, batches.skipped)
+    if distributed.is_first():
+        finished.save(folder)
+    distributed.wait()
+    return finished.record

@@ -1,0 +1,59 @@
+"""What options, configuration files and networks say about inputs, and which of them wins."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from configuration_files import settings
+from mrecg.cli.inputs import Inputs
+from mrecg.cli.options import NetworkOptions
+from mrecg.data import Preprocessing
+from mrecg.errors import DataError, RecipeError
+from mrecg.paper.mqbench import Experiment, read_experiment
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Experiment:
+    (tmp_path / "authors.yaml").write_text(yaml.safe_dump(settings()))
+    return read_experiment(tmp_path / "authors.yaml")
+
+
+def test_a_configuration_file_wins_over_the_defaults(experiment: Experiment) -> None:
+    inputs = Inputs.resolve(NetworkOptions(), experiment)
+    assert (inputs.network, inputs.data) == ("resnet18", "imagenet:/data/imagenet")
+    assert (inputs.workers, inputs.images, inputs.crops) == (4, 4096, "random")
+    assert (inputs.preprocessing.resize, inputs.preprocessing.crop) == (256, 224)
+
+
+def test_options_win_over_a_configuration_file(experiment: Experiment) -> None:
+    options = NetworkOptions(
+        network="resnet50", data="folder:mine", workers=0, size=112, images=7, crops="center"
+    )
+    inputs = Inputs.resolve(options, experiment)
+    assert (inputs.network, inputs.data, inputs.workers) == ("resnet50", "folder:mine", 0)
+    assert (inputs.images, inputs.crops) == (7, "center")
+    assert (inputs.preprocessing.resize, inputs.preprocessing.crop) == (128, 112)
+
+
+def test_a_known_network_brings_its_preprocessing() -> None:
+    inputs = Inputs.resolve(NetworkOptions(network="efficientnet_lite0", data="folder:mine"), None)
+    assert inputs.preprocessing.interpolation == "bicubic"
+    assert (inputs.images, inputs.crops) == (256, "center")
+    grey = NetworkOptions(network="mine:net", data="folder:mine", channels=1)
+    unknown = Inputs.resolve(grey, None).preprocessing
+    assert unknown == Preprocessing(channels=1, mean=(0.5,), std=(0.5,))
+    assert Inputs.resolve(grey, None).blank_images().shape == (2, 1, 224, 224)
+
+
+def test_inputs_that_contradict() -> None:
+    with pytest.raises(RecipeError, match="No network is named"):
+        Inputs.resolve(NetworkOptions(), None)
+    fashion = NetworkOptions(network="resnet18_small", data="demo")
+    for options in (replace(fashion, size=28), replace(fashion, channels=1)):
+        with pytest.raises(DataError, match="come as 1×28×28; leave out --size and --channels"):
+            Inputs.resolve(options, None)
+    usual = Inputs.resolve(NetworkOptions(network="resnet18_small", size=32), None)
+    with pytest.raises(DataError, match="come as 1×28×28; leave out --size and --channels"):
+        usual.calibration(0)  # of fashion-mnist, the default source

@@ -1,0 +1,69 @@
+"""Configuration files of the shape of the authors'."""
+
+from typing import Any
+
+SCHEMES = {
+    "mobilenet_v2": "[1, 2, (3, 3), 4, (5, 5), 6, (7, 7, 7), (8, 8, 8), 9, (10, 10), 11]",
+    "resnet18": "[1, 2, (3, 3), (4, 4), 5, 6, 7, 8]",
+    "resnet50": "[1, 2, 3, (4, 4), 5, 6, (7, 7, 7), 8, 9, 10, (11, 11), 12, 13, 14]",
+    "regnetx_600m": "[1, 2, 3, 4, (5, 5, 5), 6, 7, (8, 8), 9, 10, 11, 12, (13, 13), 14]",
+}
+
+
+def settings(model: str = "resnet18", prob: float = 0.5) -> dict[str, Any]:
+    """A file of the shape of the authors'."""
+    batch = 128 if model == "resnet50" else 256
+    return {
+        "extra_prepare_dict": {
+            "extra_qconfig_dict": {
+                "w_observer": "MSEObserver",
+                "a_observer": "EMAMSEObserver",
+                "w_fakequantize": "AdaRoundFakeQuantize",
+                "a_fakequantize": "QDropFakeQuantize",
+                "w_qscheme": {
+                    "bit": 2,
+                    "symmetry": False,
+                    "per_channel": True,
+                    "pot_scale": False,
+                    "p": 2.4,
+                },
+                "a_qscheme": {
+                    "bit": 4,
+                    "symmetry": False,
+                    "per_channel": False,
+                    "pot_scale": False,
+                    "p": 2.4,
+                },
+            }
+        },
+        "quantize": {
+            "quantize_type": "advanced_ptq",
+            "cali_batchsize": 16,
+            "reconstruction": {
+                "pattern": "block",
+                "scale_lr": 4.0e-5,
+                "warm_up": 0.2,
+                "weight": 0.1 if model == "mobilenet_v2" else 0.01,
+                "max_count": 20000,
+                "b_range": [20, 2],
+                "keep_gpu": True,
+                "round_mode": "learned_hard_sigmoid",
+                "prob": prob,
+                "scheme": SCHEMES[model],
+            },
+        },
+        "model": {
+            "type": model,
+            "kwargs": {"num_classes": 1000},
+            "path": f"/models/{model}.pth.tar",
+        },
+        "data": {
+            "path": "/data/imagenet",
+            "batch_size": batch,
+            "num_workers": 4,
+            "pin_memory": True,
+            "input_size": 224,
+            "test_resize": 256,
+        },
+        "process": {"seed": 1005},
+    }
