@@ -14,7 +14,7 @@ from mrecg.cache import storage
 from mrecg.graph import extract
 from mrecg.optimize import group, network
 from mrecg.optimize.adam import Adam
-from mrecg.prepare import prepared_graph
+from mrecg.preparation import prepared_graph
 from mrecg.quantizers import kernels
 from mrecg.quantizers.kernels import GAMMA, ZETA, compilation
 

@@ -33,7 +33,7 @@ install_import_hook(
         "mrecg.optimize",
         "mrecg.paper.networks",
         "mrecg.planning",
-        "mrecg.prepare",
+        "mrecg.preparation",
         "mrecg.quantizers",
     ],
     "typechecker.check",

@@ -21,7 +21,7 @@ ROOMS = [
     "records",
     "quantizers",
     "graph",
-    "prepare",
+    "preparation",
     "planning",
     "cache",
     "optimize",

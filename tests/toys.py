@@ -310,5 +310,10 @@ def make(name: str, seed: int = 0) -> nn.Module:
     return model
 
 
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    """Normal numbers that repeat with their seed."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
 def images(count: int = 16, seed: int = 0) -> Tensor:
-    return torch.randn(count, 2, 8, 8, generator=torch.Generator().manual_seed(seed))
+    return normal(count, 2, 8, 8, seed=seed)

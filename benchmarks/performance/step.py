@@ -31,7 +31,7 @@ from mrecg.config.settings import Reconstruction
 from mrecg.graph.units import Unit
 from mrecg.optimize import all_groups
 from mrecg.optimize.group import GroupResult, GroupValues, optimize_group
-from mrecg.prepare.prepared_graph import PreparedGraph
+from mrecg.preparation.prepared_graph import PreparedGraph
 from mrecg.quantizers.losses import reconstruction_loss
 from mrecg.quantizers.state import QuantizerState
 

@@ -19,9 +19,9 @@ from mrecg.optimize.network import optimize_network
 from mrecg.optimize.progress import Progress, Report
 from mrecg.planning.estimate import Estimate, estimate_run
 from mrecg.planning.joint_plan import check_plan, make_plan, single_plan
-from mrecg.prepare.calibration_images import CalibrationImages, check_image_count, gather_images
-from mrecg.prepare.models import check_model
-from mrecg.prepare.prepared_graph import PreparedGraph, prepare_graph
+from mrecg.preparation.calibration_images import CalibrationImages, check_image_count, gather_images
+from mrecg.preparation.models import check_model
+from mrecg.preparation.prepared_graph import PreparedGraph, prepare_graph
 from mrecg.quantizers.state import QuantizerState
 from mrecg.records.oscillation import Oscillation
 from mrecg.records.plan import Plan

@@ -218,7 +218,7 @@ def test_steps_that_a_target_prescribes_are_not_learned() -> None:
 def test_nothing_stays_in_storage_after_the_groups() -> None:
     storage = Storage(torch.device("cpu"))
     recipe = mrecg.preset("w4a4-qdrop", QUICK)
-    from mrecg.prepare.prepared_model import assemble
+    from mrecg.preparation.prepared_model import assemble
 
     from mrecg.planning.joint_plan import make_plan
 

@@ -6,148 +6,153 @@ import pytest
 import torch
 from torch import Tensor
 
-from mrecg.quantizers import adaround as rounding
-from mrecg.quantizers.adaround import beta_at
-from mrecg.quantizers.grid import (
-    Grid,
-    Scaling,
-    dequantize,
-    neighbours,
-    quantize,
-)
+from mrecg.quantizers.adaround import LearnedRounding, Penalty, beta_at
+from mrecg.quantizers.grid import Scaling, UniformGrid
 from mrecg.quantizers.range_search import minmax
-from mrecg.quantizers.weight import WeightQuantizer
+from mrecg.quantizers.weight import WeightQuantizer, WeightState
+from toys import normal
 
 
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+def start(weight: Tensor, scaling: Scaling, grid: UniformGrid) -> LearnedRounding:
+    return WeightQuantizer(grid, scaling).learn_rounding(weight, scaling)
 
 
 @pytest.mark.parametrize("beta", [None, 2.0, 7.5, 20.0])
 def test_soft_rounding_and_its_gradient(beta: float | None) -> None:
     """AdaRound, eq. 22–24, composed of differentiable operators."""
-    weight, grid = normal(6, 90).double().mul_(2), Grid(-2, 1, True)  # some outside the grid
+    weight, grid = normal(6, 90).double().mul_(2), UniformGrid(-2, 1, True)  # some outside the grid
     scaling = Scaling(torch.full((6, 1), 0.7).double(), torch.zeros(6, 1).double())
-    learned = rounding.LearnedRounding(neighbours(weight, scaling, grid), scaling, grid)
+    learned = start(weight, scaling, grid)
     with torch.no_grad():
-        learned.logits += normal(6, 90, seed=1).mul_(2)
+        learned.alpha.add_(normal(6, 90, seed=1).mul_(2))
     upstream = normal(6, 90, seed=2).double()
-    penalty = None if beta is None else rounding.Penalty(0.3, beta)
-    soft = learned(penalty)
+    soft = learned.soft_weight(None if beta is None else Penalty(0.3, beta))
     soft.backward(upstream)
 
-    logits = learned.logits.detach().clone().requires_grad_()
-    h = torch.clamp(torch.sigmoid(logits) * 1.2 - 0.1, 0, 1)
+    alpha = learned.alpha.detach().clone().requires_grad_()
+    h = torch.clamp(torch.sigmoid(alpha) * 1.2 - 0.1, 0, 1)
     expected = torch.clamp(torch.floor(weight / 0.7) + h, -2, 1) * 0.7
     objective = (expected * upstream).sum()
     if beta is not None:
         objective = objective + 0.3 * (1 - (2 * h - 1).abs().pow(beta)).sum()
     objective.backward()
-    assert logits.grad is not None
+    assert alpha.grad is not None
     torch.testing.assert_close(soft, expected, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(learned.logits.grad, logits.grad, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(learned.alpha.grad, alpha.grad, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("start", [0.0, 0.5, 1.0])
-def test_the_penalty_pushes_away_from_the_middle(start: float) -> None:
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_the_penalty_pushes_away_from_the_middle(value: float) -> None:
     """A decided rounding and one exactly in the middle feel no slope, and nothing becomes infinite."""
-    weight, grid = torch.full((1, 4), start), Grid(0, 3, False)
     scaling = Scaling(torch.ones(1, 1), torch.zeros(1, 1))
-    learned = rounding.LearnedRounding(neighbours(weight, scaling, grid), scaling, grid)
+    learned = start(torch.full((1, 4), value), scaling, UniformGrid(0, 3, False))
     with torch.no_grad():
-        learned.logits.fill_(20 * (start - 0.5))
-    learned(rounding.Penalty(1.0, 2.0)).sum().mul(0).backward()
-    assert learned.logits.grad is not None
-    torch.testing.assert_close(learned.logits.grad, torch.zeros(1, 4))
+        learned.alpha.fill_(20 * (value - 0.5))
+    learned.soft_weight(Penalty(1.0, 2.0)).sum().mul(0).backward()
+    assert learned.alpha.grad is not None
+    torch.testing.assert_close(learned.alpha.grad, torch.zeros(1, 4))
 
 
-def test_a_weight_read_twice_is_penalised_once() -> None:
-    quantizer = WeightQuantizer(
-        normal(2, 3), Scaling(torch.ones(1, 1), torch.zeros(1, 1)), Grid(0, 3, False)
-    )
-    learned = quantizer.start_learning(normal(2, 3))
+def test_a_weight_read_twice_is_penalized_once() -> None:
+    scaling = Scaling(torch.ones(1, 1), torch.zeros(1, 1))
+    learned = start(normal(2, 3), scaling, UniformGrid(0, 3, False))
     slopes = []
     for readers in (1, 2):
-        quantizer.soften(rounding.Penalty(1.0, 4.0))
-        reads = [quantizer(normal(2, 3)) for _ in range(readers)]
-        (torch.stack(reads).sum() * 0).backward()
-        assert learned.logits.grad is not None
-        slopes.append(learned.logits.grad.clone())
-        learned.logits.grad = None
+        soft = learned.soft_weight(Penalty(1.0, 4.0))
+        (torch.stack([soft] * readers).sum() * 0).backward()
+        assert learned.alpha.grad is not None
+        slopes.append(learned.alpha.grad.clone())
+        learned.alpha.grad = None
     assert slopes[0].any()
     assert torch.equal(slopes[0], slopes[1])
 
 
-def per_channel(weight: Tensor, grid: Grid) -> WeightQuantizer:
+def per_channel(weight: Tensor, grid: UniformGrid) -> WeightQuantizer:
     found = minmax(weight, grid)
-    scaling = Scaling(found.scale[:, None], found.zero_point[:, None])
-    return WeightQuantizer(weight, scaling, grid)
+    return WeightQuantizer(grid, Scaling(found.scale[:, None], found.zero_point[:, None]))
 
 
 def test_learning_starts_at_the_float_weight() -> None:
     weight = normal(4, 20)
-    grid = Grid(0, 15, False)
-    quantizer = per_channel(weight, grid)
-    quantizer.start_learning(weight)
-    soft = quantizer(weight).detach()
-    inside = (quantizer.codes > 0) & (quantizer.codes < 15)
+    quantizer = per_channel(weight, UniformGrid(0, 15, False))
+    learned = quantizer.learn_rounding(weight, quantizer.calibrated)
+    nearest = quantizer.round_to_nearest(weight, quantizer.calibrated)
+    inside = (nearest.codes > 0) & (nearest.codes < 15)
+    soft = learned.soft_weight().detach()
     torch.testing.assert_close(soft[inside], weight[inside], rtol=0, atol=1e-3)
-    undecided = quantizer.stop_learning()
-    assert undecided > 0
-    nearest = quantize(weight, quantizer.scaling, grid)
-    assert torch.equal(quantizer.codes[inside], nearest[inside])
+    assert learned.count_undecided() > 0
+    codes, _ = learned.harden()
+    assert torch.equal(codes[inside], nearest.codes[inside])
 
 
-@pytest.mark.parametrize("grid", [Grid(0, 3, False), Grid(-2, 1, True)])
-def test_learning_continues_from_what_was_decided(grid: Grid) -> None:
+@pytest.mark.parametrize("grid", [UniformGrid(0, 3, False), UniformGrid(-2, 1, True)])
+def test_learning_continues_from_what_was_decided(grid: UniformGrid) -> None:
     weight = normal(4, 20)
     quantizer = per_channel(weight, grid)
-    learned = quantizer.start_learning(weight)
+    learned = quantizer.learn_rounding(weight, quantizer.calibrated)
     with torch.no_grad():
-        learned.logits += normal(4, 20, seed=1) * 3
-        learned.range.growth += 0.1 * normal(4, 1, seed=2)
-    quantizer.stop_learning()
-    codes, scaling, hard = quantizer.codes, quantizer.scaling, quantizer.hard
-    resumed = quantizer.start_learning(weight, resume=True)
-    distance = (quantizer(weight) - hard).abs() / scaling.scale
+        learned.alpha.add_(normal(4, 20, seed=1) * 3)
+        learned.scale.delta.add_(0.1 * normal(4, 1, seed=2))
+    state = WeightState(*learned.harden())
+    resumed = quantizer.learn_rounding(weight, quantizer.calibrated, state)
+    soft = resumed.soft_weight()
+    distance = (soft - quantizer.dequantize(state)).abs() / state.scaling.scale
     assert distance.max() < 0.2
-    quantizer(weight).sum().backward()
-    assert resumed.logits.grad is not None
+    soft.sum().backward()
+    assert resumed.alpha.grad is not None
     has_choice = resumed.span > 0
-    assert resumed.logits.grad[has_choice].all()  # every rounding can still change
-    quantizer.stop_learning()
-    assert torch.equal(quantizer.codes, codes)
-    torch.testing.assert_close(quantizer.scaling.scale, scaling.scale)
+    assert resumed.alpha.grad[has_choice].all()  # every rounding can still change
+    codes, scaling = resumed.harden()
+    assert torch.equal(codes, state.codes)
+    torch.testing.assert_close(scaling.scale, state.scaling.scale)
 
 
-def test_a_range_grows_while_the_codes_stay() -> None:
-    weight, grid = normal(4, 20), Grid(0, 3, False)
-    quantizer = per_channel(weight, grid)
-    codes, hard = quantizer.codes, quantizer.hard
-    learned = quantizer.start_growing()
-    assert torch.equal(quantizer(weight), hard)
+def test_learning_does_not_change_the_states_it_starts_from() -> None:
+    weight = normal(4, 20)
+    quantizer = per_channel(weight, UniformGrid(0, 3, False))
+    nearest = quantizer.round_to_nearest(weight, quantizer.calibrated)
+    held = [weight, nearest.codes, *nearest.scaling]
+    before = [one.clone() for one in held]
+    for learned in (
+        quantizer.learn_rounding(weight, nearest.scaling),
+        quantizer.learn_rounding(weight, nearest.scaling, nearest),
+    ):
+        with torch.no_grad():
+            learned.alpha.fill_(5)
+            learned.scale.delta.fill_(1)
+        learned.harden()
+    assert all(map(torch.equal, held, before))
+
+
+def test_a_scale_is_learned_while_the_codes_stay() -> None:
+    weight = normal(4, 20)
+    quantizer = per_channel(weight, UniformGrid(0, 3, False))
+    nearest = quantizer.round_to_nearest(weight, quantizer.calibrated)
+    hard = quantizer.dequantize(nearest)
+    learned = quantizer.learn_scale(nearest)
+    assert torch.equal(hard * learned.factor(), hard)
     with torch.no_grad():
-        learned.growth += 0.3  # of 3 code steps
-    quantizer.grow()
-    torch.testing.assert_close(quantizer(weight).detach(), 1.1 * hard)
-    quantizer.stop_growing()
-    assert torch.equal(quantizer.codes, codes)
-    torch.testing.assert_close(quantizer(weight), 1.1 * hard)
+        learned.delta.add_(0.3)  # in code units, of a range of 3
+    torch.testing.assert_close((hard * learned.factor()).detach(), 1.1 * hard)
+    found = WeightState(nearest.codes, learned.current())
+    torch.testing.assert_close(quantizer.dequantize(found), 1.1 * hard)
 
 
 def test_hard_weight_is_codes_times_scale() -> None:
-    weight, grid = normal(4, 20), Grid(-2, 1, True)
-    quantizer = per_channel(weight, grid)
-    learned = quantizer.start_learning(weight)
+    weight = normal(4, 20)
+    quantizer = per_channel(weight, UniformGrid(-2, 1, True))
+    learned = quantizer.learn_rounding(weight, quantizer.calibrated)
     with torch.no_grad():
-        learned.logits += normal(4, 20, seed=1) * 3
-    quantizer.stop_learning()
-    coded = quantizer.coded()
-    assert coded.codes.dtype == torch.int8
-    assert torch.equal(coded(), quantizer(weight))
-    assert torch.equal(coded(), (coded.codes - coded.zero_point[:, None]) * coded.scale[:, None])
-    assert coded.codes.min() >= -2
-    assert coded.codes.max() <= 1
+        learned.alpha.add_(normal(4, 20, seed=1) * 3)
+    state = WeightState(*learned.harden())
+    frozen = quantizer.freeze(state)
+    assert frozen.codes.dtype == torch.int8
+    assert torch.equal(frozen(), quantizer.dequantize(state))
+    assert torch.equal(
+        frozen(), (frozen.codes - frozen.zero_point[:, None]) * frozen.scale[:, None]
+    )
+    assert frozen.codes.min() >= -2
+    assert frozen.codes.max() <= 1
 
 
 def test_beta_schedule() -> None:
@@ -156,12 +161,12 @@ def test_beta_schedule() -> None:
     assert beta_at(1.0, 0.2, (20.0, 2.0)) == 2
 
 
-def enumerate_roundings(weight: Tensor, scaling: Scaling, grid: Grid) -> Tensor:
+def enumerate_roundings(weight: Tensor, scaling: Scaling, grid: UniformGrid) -> Tensor:
     """All weights that differ from `weight` by rounding each element up or down."""
     floor = torch.floor(weight / scaling.scale).flatten()
     choices = torch.tensor(list(itertools.product([0.0, 1.0], repeat=weight.numel())))
     codes = (floor + choices + scaling.zero_point.flatten()).clamp(grid.low, grid.high)
-    return dequantize(codes, Scaling(scaling.scale.flatten(), scaling.zero_point.flatten()))
+    return grid.dequantize(codes, Scaling(scaling.scale.flatten(), scaling.zero_point.flatten()))
 
 
 def rank_of_learned_rounding(seed: int) -> int:
@@ -169,27 +174,25 @@ def rank_of_learned_rounding(seed: int) -> int:
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.randn(256, 10, generator=generator) @ torch.randn(10, 10, generator=generator)
     weight = torch.randn(1, 10, generator=generator)
-    grid = Grid(0, 3, False)
-    found = minmax(weight, grid)
-    scaling = Scaling(found.scale[:, None], found.zero_point[:, None])
-    quantizer = WeightQuantizer(weight, scaling, grid)
+    grid = UniformGrid(0, 3, False)
+    quantizer = per_channel(weight, grid)
     target = inputs @ weight.T
 
     def error(candidates: Tensor) -> Tensor:
         return (inputs @ candidates.T - target).pow(2).mean(0)
 
-    learned = quantizer.start_learning(weight)
-    optimizer = torch.optim.Adam([learned.logits], lr=2.5e-2)
+    learned = quantizer.learn_rounding(weight, quantizer.calibrated)
+    optimizer = torch.optim.Adam([learned.alpha], lr=2.5e-2)
     for step in range(500):
         beta = beta_at(step / 500, 0.2, (20.0, 2.0))
-        quantizer.soften(None if beta is None else rounding.Penalty(1.0, beta))
-        loss = (inputs @ quantizer(weight).T - target).pow(2).mean()
+        soft = learned.soft_weight(None if beta is None else Penalty(1.0, beta))
+        loss = (inputs @ soft.T - target).pow(2).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    quantizer.stop_learning()
-    reached = error(quantizer(weight))[0]
-    return int((error(enumerate_roundings(weight, scaling, grid)) < reached - 1e-5).sum())
+    reached = error(quantizer.dequantize(WeightState(*learned.harden())))[0]
+    every = enumerate_roundings(weight, quantizer.calibrated, grid)
+    return int((error(every) < reached - 1e-5).sum())
 
 
 def test_learned_rounding_is_near_the_enumerated_best() -> None:

@@ -1,38 +1,23 @@
-"""Fake quantization with dropping, its masks, and the loss."""
+"""Fake quantization with a learned scale and dropping, against formulas written out."""
 
 import pytest
 import torch
-from torch import Tensor
 
-from mrecg.quantizers.grid import (
-    Grid,
-    Scaling,
-    dequantize,
-    quantize,
-)
-from mrecg.quantizers.losses import loss_and_slopes, reconstruction_loss, signal_power
-from mrecg.quantizers.lsq import ActivationQuantizer, RandomMask
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def calibrated(grid: Grid, scaling: Scaling) -> ActivationQuantizer:
-    quantizer = ActivationQuantizer(grid)
-    quantizer.scaling = scaling
-    return quantizer
+from mrecg.quantizers.grid import Scaling, UniformGrid
+from mrecg.quantizers.lsq import UniformQuantizer
+from mrecg.quantizers.qdrop import RandomMask
+from toys import normal
 
 
 def test_fake_quantize_values_and_gradients() -> None:
     """LSQ, eq. 3, written out."""
-    grid, scaling = Grid(0, 3, False), Scaling(torch.tensor(0.3), torch.tensor(1.0))
-    quantizer = calibrated(grid, scaling)
+    grid, scaling = UniformGrid(0, 3, False), Scaling(torch.tensor(0.3), torch.tensor(1.0))
+    quantizer = UniformQuantizer(grid)
     x = normal(2, 3, 4, 5).requires_grad_()
-    expected = dequantize(quantize(x.detach(), scaling, grid), scaling)
-    torch.testing.assert_close(quantizer(x.detach()), expected)
-    step = quantizer.start_learning(None)
-    out = quantizer(x)
+    expected = grid.dequantize(grid.quantize(x.detach(), scaling), scaling)
+    torch.testing.assert_close(quantizer.fix(scaling)(x.detach(), None), expected)
+    learned = quantizer.learn(scaling, None)
+    out = learned(x, None)
     torch.testing.assert_close(out, expected)
     upstream = normal(2, 3, 4, 5, seed=1)
     out.backward(upstream)
@@ -41,17 +26,43 @@ def test_fake_quantize_values_and_gradients() -> None:
     inside = (codes >= -1) & (codes <= 2)
     torch.testing.assert_close(x.grad, upstream * inside)
     slope = torch.where(inside, codes - ratio, codes.clamp(-1, 2))
-    torch.testing.assert_close(step.grad, 0.3 * (slope * upstream).sum())
+    (factor,) = learned.variables
+    torch.testing.assert_close(factor.grad, 0.3 * (slope * upstream).sum())
+
+
+def test_a_fixed_scale_passes_the_same_gradient() -> None:
+    scaling = Scaling(torch.tensor(0.3), torch.tensor(1.0))
+    quantizer = UniformQuantizer(UniformGrid(0, 3, False))
+    slopes = []
+    for each in (quantizer.fix(scaling), quantizer.learn(scaling, None)):
+        x = normal(2, 3, 4, 5).requires_grad_()
+        each(x, (0.0, 0.7)).backward(normal(2, 3, 4, 5, seed=1))
+        slopes.append(x.grad)
+    assert quantizer.fix(scaling).variables == ()
+    torch.testing.assert_close(*slopes)
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_the_variable_is_the_scale_in_its_unit(relative: bool) -> None:
+    scaling = Scaling(torch.tensor(0.25), torch.tensor(3.0))
+    learned = UniformQuantizer(UniformGrid(0, 15, False)).learn(scaling, None, relative)
+    (factor,) = learned.variables
+    assert factor.item() == (1 if relative else 0.25)
+    assert learned.current() == scaling
+    with torch.no_grad():
+        factor.mul_(2)
+    assert learned.current() == Scaling(torch.tensor(0.5), torch.tensor(3.0))
+    assert scaling == Scaling(torch.tensor(0.25), torch.tensor(3.0))
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_dropped_elements_pass_in_float(layout: torch.memory_format) -> None:
-    scaling = Scaling(torch.tensor(0.5), torch.tensor(0.0))
-    quantizer = calibrated(Grid(0, 3, False), scaling)
+    grid, scaling = UniformGrid(0, 3, False), Scaling(torch.tensor(0.5), torch.tensor(0.0))
+    quantizer = UniformQuantizer(grid)
     x = normal(2, 3, 8, 8).contiguous(memory_format=layout).requires_grad_()
-    step = quantizer.start_learning(RandomMask(0.5, seed=0))
-    out = quantizer(x)
-    quantized = dequantize(quantize(x.detach(), scaling, quantizer.grid), scaling)
+    learned = quantizer.learn(scaling, RandomMask(0.5, seed=0))
+    out = learned(x, None)
+    quantized = grid.dequantize(grid.quantize(x.detach(), scaling), scaling)
     kept = torch.isclose(out, quantized, rtol=0, atol=1e-6)
     dropped = out == x
     assert (kept | dropped).all()
@@ -65,55 +76,31 @@ def test_dropped_elements_pass_in_float(layout: torch.memory_format) -> None:
     inside = (ratio.round() >= 0) & (ratio.round() <= 3)
     torch.testing.assert_close(x.grad[only_kept], (upstream * inside)[only_kept])
     slope = torch.where(inside, ratio.round() - ratio, ratio.round().clamp(0, 3))
+    (factor,) = learned.variables
     torch.testing.assert_close(
-        step.grad, 0.5 * (slope * upstream)[only_kept].sum(), rtol=1e-3, atol=1e-3
+        factor.grad, 0.5 * (slope * upstream)[only_kept].sum(), rtol=1e-3, atol=1e-3
     )
-    quantizer.stop_learning()
-    assert torch.equal(quantizer(x), quantized)
-
-
-def test_masks_repeat_with_their_seed_and_move_on() -> None:
-    first, second = RandomMask(0.25, seed=3), RandomMask(0.25, seed=3)
-    x = torch.zeros(64, 64)
-    masks = [first.like(x) for _ in range(3)]
-    assert all(torch.equal(mask, second.like(x)) for mask in masks)
-    assert not torch.equal(masks[0], masks[1])
-    assert abs(float(torch.stack(masks).mean()) - 0.25) < 0.03
-
-
-def test_masks_fit_tensors_of_any_layout() -> None:
-    mask, base = RandomMask(0.5, seed=0), torch.zeros(2, 400, 30, 30)
-    for x in (base[:, :2], base[:, :, ::7, 3], base[:1, :1].expand(2, 4, 30, 30)):
-        assert mask.like(x).shape == x.shape
-    laid_out = base.contiguous(memory_format=torch.channels_last)
-    assert mask.like(laid_out).stride() == laid_out.stride()
-
-
-def test_losses_follow_their_formula() -> None:
-    output, target = normal(3, 4, 5, 5), normal(3, 4, 5, 5, seed=1)
-    expected = (output - target).pow(2).sum(1).mean()
-    torch.testing.assert_close(reconstruction_loss(output, target, 4), expected)
-    tokens = normal(3, 7, 4)
-    torch.testing.assert_close(signal_power(tokens, 4), tokens.pow(2).sum(-1).mean())
-
-
-def test_slopes_of_the_loss_are_its_gradient() -> None:
-    shapes, channels = [(3, 4, 5, 5), (3, 7, 4), (3, 6)], [4, 4, 6]
-    outputs = [normal(*shape).requires_grad_() for shape in shapes]
-    targets = [normal(*shape, seed=1) for shape in shapes]
-    expected = sum(map(reconstruction_loss, outputs, targets, channels))
-    assert isinstance(expected, Tensor)
-    expected.backward()
-    loss, slopes = loss_and_slopes(outputs, [target.clone() for target in targets], channels)
-    torch.testing.assert_close(loss, expected.detach())
-    torch.testing.assert_close(slopes, [output.grad for output in outputs])
+    assert torch.equal(quantizer.fix(learned.current())(x.detach(), None), quantized)
 
 
 def test_a_prescribed_scale_stays_although_others_become_powers_of_two() -> None:
     prescribed = Scaling(torch.tensor(0.1), torch.tensor(0.0))
-    quantizer = ActivationQuantizer(Grid(0, 255, False), prescribed, power_of_two=True)
+    quantizer = UniformQuantizer(UniformGrid(0, 255, False), prescribed, power_of_two=True)
     x = torch.tensor([0.3], requires_grad=True)
-    assert quantizer.start_learning(None) is None
-    torch.testing.assert_close(quantizer(x), torch.tensor([0.3]))
-    quantizer.stop_learning()
-    assert quantizer.scaling == prescribed
+    learned = quantizer.learn(prescribed, None)
+    assert not quantizer.learns
+    assert learned.variables == ()
+    torch.testing.assert_close(learned(x, None), torch.tensor([0.3]))
+    assert learned.current() == prescribed
+
+
+def test_a_power_of_two_stays_one_while_it_is_learned() -> None:
+    quantizer = UniformQuantizer(UniformGrid(-8, 7, True), power_of_two=True)
+    learned = quantizer.learn(Scaling(torch.tensor(0.25), torch.tensor(0.0)), None)
+    (factor,) = learned.variables
+    for value, expected in [(1.0, 0.25), (1.3, 0.25), (1.5, 0.5), (0.7, 0.125), (0.72, 0.25)]:
+        factor.data.fill_(value)
+        assert float(learned.current().scale) == expected, value
+        assert learned(torch.tensor([expected]), None).item() == expected, value
+        (gradient,) = torch.autograd.grad(learned(torch.tensor([100.0]), None).sum(), factor)
+        assert gradient.item() == 7 * 0.25  # as if the scale were not rounded

@@ -11,7 +11,7 @@ from mrecg import distributed
 from mrecg.cache.storage import CachedActivation, Storage
 from mrecg.graph.units import Chain, Unit
 from mrecg.planning.cost import images_per_pass
-from mrecg.prepare.prepared_graph import Binding
+from mrecg.preparation.prepared_graph import Binding
 from mrecg.quantizers.losses import reconstruction_loss, signal_power
 from mrecg.quantizers.range_search import ActivationSample
 from mrecg.torch_state import compute_precision

@@ -16,8 +16,8 @@ from mrecg.optimize.group import GroupResult, GroupValues, optimize_group
 from mrecg.optimize.progress import Progress, Report
 from mrecg.optimize.schedule import derive_seed
 from mrecg.planning.estimate import remaining_steps
-from mrecg.prepare.prepared_graph import PreparedGraph
-from mrecg.prepare.ranges import calibrate_activation
+from mrecg.preparation.prepared_graph import PreparedGraph
+from mrecg.preparation.ranges import calibrate_activation
 from mrecg.quantizers.losses import SMALLEST_POWER
 from mrecg.quantizers.state import QuantizerState
 from mrecg.records.plan import Plan

@@ -21,7 +21,7 @@ from mrecg.optimize.schedule import (
     shuffled_batches,
 )
 from mrecg.optimize.step import Batch, Step
-from mrecg.prepare.prepared_graph import PreparedGraph
+from mrecg.preparation.prepared_graph import PreparedGraph
 from mrecg.quantizers.activation import FakeQuantizer
 from mrecg.quantizers.adaround import LearnedRounding
 from mrecg.quantizers.qdrop import RandomMask

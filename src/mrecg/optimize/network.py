@@ -29,7 +29,7 @@ from mrecg.optimize.schedule import (
     shuffled_batches,
 )
 from mrecg.planning.cost import images_per_pass, images_per_training_pass
-from mrecg.prepare.prepared_graph import Binding, PreparedGraph
+from mrecg.preparation.prepared_graph import Binding, PreparedGraph
 from mrecg.quantizers.activation import FakeQuantizer
 from mrecg.quantizers.adaround import LearnedScale
 from mrecg.quantizers.losses import SMALLEST_POWER, reconstruction_loss, signal_power

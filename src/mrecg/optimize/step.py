@@ -14,7 +14,7 @@ from mrecg.config.settings import Precision
 from mrecg.graph.units import Unit
 from mrecg.optimize.adam import Adam
 from mrecg.optimize.schedule import ScheduledValues
-from mrecg.prepare.prepared_graph import Binding
+from mrecg.preparation.prepared_graph import Binding
 from mrecg.quantizers.adaround import LearnedRounding
 from mrecg.quantizers.losses import loss_and_slopes
 from mrecg.quantizers.qdrop import RandomMask

@@ -15,7 +15,7 @@ from mrecg.config.recipe import Recipe
 from mrecg.graph.layers import traced_value
 from mrecg.graph.units import Chain, Unit
 from mrecg.planning.cost import images_per_training_pass, largest_value, saved_bytes
-from mrecg.prepare.prepared_graph import PreparedGraph
+from mrecg.preparation.prepared_graph import PreparedGraph
 from mrecg.quantizers.qdrop import RandomMask
 from mrecg.records.plan import Plan
 from mrecg.torch_state import matmul_precision

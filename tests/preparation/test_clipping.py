@@ -4,15 +4,15 @@ import math
 
 import pytest
 import torch
-from mrecg.prepare.prepared_model import Assembly, assemble
-from mrecg.prepare.quantizers import calibrate
+from mrecg.preparation.prepared_model import Assembly, assemble
+from mrecg.preparation.quantizers import calibrate
 from torch import Tensor, nn
 from torch.nn import functional
 
 import mrecg
 import toys
 from mrecg.cache.activation_cache import Stream
-from mrecg.prepare import prepared_model as assembling
+from mrecg.preparation import prepared_model as assembling
 from mrecg.quantizers.lsq import ActivationQuantizer
 from mrecg.quantizers.range_search import Sample
 

@@ -17,8 +17,8 @@ from mrecg.graph.insert import PlacedQuantizer, Quantizer, freeze, insert_quanti
 from mrecg.graph.layers import CONVOLUTIONS_AND_PRODUCTS, layer_name, layers_of, module_path
 from mrecg.graph.recipe_placement import RecipePlacement
 from mrecg.graph.units import Chain, Unit, cut_units
-from mrecg.prepare.integer_bias import IntegerBias, insert_integer_biases
-from mrecg.prepare.ranges import make_activation_quantizer, make_weight_quantizer
+from mrecg.preparation.integer_bias import IntegerBias, insert_integer_biases
+from mrecg.preparation.ranges import make_activation_quantizer, make_weight_quantizer
 from mrecg.quantizers.activation import ActivationQuantizer, FakeQuantizer
 from mrecg.quantizers.state import QuantizerState
 from mrecg.quantizers.weight import WeightQuantizer

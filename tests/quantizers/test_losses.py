@@ -1,0 +1,27 @@
+"""The reconstruction loss, its gradient, and the signal power, against formulas written out."""
+
+import torch
+from torch import Tensor
+
+from mrecg.quantizers.losses import loss_and_slopes, reconstruction_loss, signal_power
+from toys import normal
+
+
+def test_losses_follow_their_formula() -> None:
+    output, target = normal(3, 4, 5, 5), normal(3, 4, 5, 5, seed=1)
+    expected = (output - target).pow(2).sum(1).mean()
+    torch.testing.assert_close(reconstruction_loss(output, target, 4), expected)
+    tokens = normal(3, 7, 4)
+    torch.testing.assert_close(signal_power(tokens, 4), tokens.pow(2).sum(-1).mean())
+
+
+def test_slopes_of_the_loss_are_its_gradient() -> None:
+    shapes, channels = [(3, 4, 5, 5), (3, 7, 4), (3, 6)], [4, 4, 6]
+    outputs = [normal(*shape).requires_grad_() for shape in shapes]
+    targets = [normal(*shape, seed=1) for shape in shapes]
+    expected = sum(map(reconstruction_loss, outputs, targets, channels))
+    assert isinstance(expected, Tensor)
+    expected.backward()
+    loss, slopes = loss_and_slopes(outputs, [target.clone() for target in targets], channels)
+    torch.testing.assert_close(loss, expected.detach())
+    torch.testing.assert_close(slopes, [output.grad for output in outputs])
