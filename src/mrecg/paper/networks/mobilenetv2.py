@@ -107,7 +107,7 @@ class MobileNetV2(nn.Module):
         return logits
 
 
-def mobilenetv2(width: float, num_classes: int) -> MobileNetV2:
+def make_mobilenetv2(width: float, num_classes: int) -> MobileNetV2:
     """Make MobileNetV2 for ImageNet; below width 1 the last convolution keeps its 1,280 channels."""
     return MobileNetV2(
         strides=(1, 2, 2, 2, 1, 2, 1),

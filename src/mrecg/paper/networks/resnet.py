@@ -113,7 +113,7 @@ class ResNet(nn.Module):
         return logits
 
 
-def resnet(depth: int, num_classes: int) -> ResNet:
+def make_resnet(depth: int, num_classes: int) -> ResNet:
     """Make ResNet-`depth` for ImageNet (Table 1 of the paper)."""
     block, depths = IMAGENET_DEPTHS[depth]
     return ResNet(block, depths, 64, stem_stride=2, in_channels=3, num_classes=num_classes)
