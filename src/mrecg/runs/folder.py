@@ -12,7 +12,7 @@ Opening a run executes nothing that its files say: every file is data, and is co
 import platform
 import shutil
 import tempfile
-from collections.abc import Container, Mapping
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.export import ExportedProgram
 
 from mrecg.config.recipe import Recipe, read_recipe
