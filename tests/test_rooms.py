@@ -59,8 +59,6 @@ STRANGERS = {("graph", "quantizers"), ("quantizers", "graph")}
 """Rooms that meet in `prepare` and must not know each other."""
 KNOW_THE_PAPER = {"paper", "demo", "cli"}
 VAGUE = {"base", "common", "helper", "helpers", "misc", "util", "utils"}
-IMPLEMENTED_TWICE = {"FakeQuantize", "SoftRounding"}
-"""One interface, in C and in torch's operators."""
 
 
 def modules() -> list[Path]:
@@ -193,14 +191,13 @@ def test_no_module_and_function_of_one_name() -> None:
 
 
 def test_public_names_are_used_once() -> None:
-    """A command of the command line takes the name of the function that it calls."""
+    """But a command takes the name of the function that it calls, and kernels exist in C and in torch's operators."""
     owners: dict[str, list[str]] = defaultdict(list)
     for path in modules():
-        if path.parent.name != "commands":
+        if path.parent.name not in ("commands", "kernels"):
             for name in own_names(tree_of(path)):
                 owners[name].append(label(path))
-    shared = {name: paths for name, paths in owners.items() if len(paths) > 1}
-    assert not {name: paths for name, paths in shared.items() if name not in IMPLEMENTED_TWICE}
+    assert not {name: paths for name, paths in owners.items() if len(paths) > 1}
 
 
 @EVERY_MODULE

@@ -15,7 +15,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "brecq": {},
     "qdrop": {"reconstruct.keep_quantized_probability": 0.5},
 }
-"""What each method changes in the default recipe."""
+"""Settings that each method changes in the default recipe."""
 
 _JOINED = {"plan.join": "loss"}
 _PRESET = re.compile(rf"w(\d+)a(\d+)-({'|'.join(METHODS)})(-mrecg)?")

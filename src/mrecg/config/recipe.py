@@ -1,4 +1,4 @@
-"""What a user chooses: frozen models, YAML in and out."""
+"""Recipes, the choices of a user: frozen models, YAML in and out."""
 
 from collections.abc import Mapping
 from operator import attrgetter

@@ -1,4 +1,4 @@
-"""What a deployment target can execute: runtimes of today and the backends of MQBench, as settings of a recipe.
+"""Capabilities of deployment targets: runtimes of today and the backends of MQBench, as settings of a recipe.
 
 Source of the latter: the parameter table and the quantizers of MQBench (`prepare_by_platform`, `custom_quantizer`). Widths are the
 widest that the target's integers hold; a recipe may use fewer bits of them.

@@ -25,7 +25,7 @@ _WORDS = {
 }
 """pydantic's sentences in the words of ours."""
 _ALTERNATIVE = re.compile(r"constrained-|literal\[")
-"""What pydantic names, beside keys, where a value may be of several kinds."""
+"""Parts of a location that pydantic adds to the keys where a value may be of several kinds."""
 
 
 class _Loader(yaml.SafeLoader):
