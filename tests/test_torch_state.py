@@ -1,10 +1,12 @@
 """Tuning in bfloat16 or TF32: nearly the same result, and nothing of it stays in what is measured or shipped."""
 
 import contextlib
+import random
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -147,3 +149,29 @@ def test_accuracy_is_counted_in_float32(monkeypatch: pytest.MonkeyPatch) -> None
     mrecg.evaluate(Watched(), [(toys.images(4), torch.zeros(4, dtype=torch.long))])
     assert seen == {("ieee", "ieee")}
     assert multiplied_in() == before
+
+
+def random_states() -> tuple[object, ...]:
+    return (
+        random.getstate(),
+        repr(np.random.get_state()),
+        torch.get_rng_state().tolist(),
+    )
+
+
+@pytest.mark.parametrize("preset", ["w2a4-adaround", "w2a4-qdrop-mrecg"])
+def test_quantize_neither_changes_nor_reads_the_global_random_states(preset: str) -> None:
+    """Batches, masks and samples come from the recipe's seed."""
+    settings = {"reconstruct.steps": 12, "reconstruct.batch_size": 8}
+    model, images = toys.make("residual"), toys.images(32)
+    found = []
+    for seed in (0, 1):
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        before = random_states()
+        found.append(mrecg.quantize(model, images, recipe=mrecg.preset(preset, settings)))
+        assert random_states() == before
+    codes = [quantized.model.state_dict() for quantized in found]
+    assert codes[0].keys() == codes[1].keys()
+    assert all(torch.equal(codes[0][name], codes[1][name]) for name in codes[0])
