@@ -1,23 +1,24 @@
-"""Tuning in bfloat16 or TF32: nearly the same result, and nothing of it stays in what is measured or shipped."""
+"""Global states of torch: what optimization chooses, such as bfloat16 or TF32, neither leaks nor reaches measurements."""
 
 import contextlib
-import random
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 import mrecg
 import toys
 from mrecg import torch_state
-from mrecg.cache import activation_cache as stream
+from mrecg.cache import activation_cache
 from mrecg.config.recipe import Recipe
 from mrecg.optimize import network
-from mrecg.quantizers import kernels
-from mrecg.quantizers.lsq import _FakeQuantize
+from mrecg.quantizers.kernels.functions import _FakeQuantize
 
 
 def recipe(preset: str, precision: str, backend: str | None) -> Recipe:
@@ -101,14 +102,11 @@ def test_what_is_multiplied_in_tfloat32(
         monkeypatch.setattr(owner, attribute, replacement)
 
     before = multiplied_in()
-    monkeypatch.setattr(kernels, "fits", lambda tensor: False)
     monkeypatch.setattr(torch_state, "_has_tfloat32", lambda device: True)
     watch(_FakeQuantize, "forward")
     watch(_FakeQuantize, "backward")
-    watch(stream, "run_units")  # with which hard codes are measured
-    watch(
-        network, "run_units"
-    )  # the network as a whole, measured before its first step and after its last
+    watch(activation_cache, "run_quantized_units")  # measures hard codes
+    watch(network, "run_quantized_units")  # measures before the first and after the last step, too
     settings = {"reconstruct.steps": 4, "reconstruct.batch_size": 8, "reconstruct.precision": name}
     mrecg.quantize(
         toys.make("residual"), toys.images(16), recipe=mrecg.preset("w4a4-qdrop", settings)
@@ -116,8 +114,8 @@ def test_what_is_multiplied_in_tfloat32(
     assert seen == {
         "_FakeQuantize.forward": {(wanted, wanted)},
         "_FakeQuantize.backward": {(wanted, wanted)},
-        "mrecg.cache.activation_cache.run_units": {("ieee", "ieee")},
-        "mrecg.optimize.network.run_units": {(wanted, wanted), ("ieee", "ieee")},
+        "mrecg.cache.activation_cache.run_quantized_units": {("ieee", "ieee")},
+        "mrecg.optimize.network.run_quantized_units": {(wanted, wanted), ("ieee", "ieee")},
     }
     assert multiplied_in() == before
 
@@ -151,27 +149,36 @@ def test_accuracy_is_counted_in_float32(monkeypatch: pytest.MonkeyPatch) -> None
     assert multiplied_in() == before
 
 
-def random_states() -> tuple[object, ...]:
-    return (
-        random.getstate(),
-        repr(np.random.get_state()),
-        torch.get_rng_state().tolist(),
+RANDOM_STATES = """
+import random
+import numpy
+import torch
+import mrecg
+import toys
+
+def states():
+    return random.getstate(), repr(numpy.random.get_state()), torch.get_rng_state().tolist()
+
+found = []
+settings = {"reconstruct.steps": 12, "reconstruct.batch_size": 8}
+model, images = toys.make("residual"), toys.images(32)
+for seed in (0, 1):
+    random.seed(seed)
+    numpy.random.seed(seed)
+    torch.manual_seed(seed)
+    before = states()
+    recipe = mrecg.preset("w2a4-qdrop-mrecg", settings)
+    found.append(mrecg.quantize(model, images, recipe=recipe).model.state_dict())
+    assert [*map(str, states())] == [*map(str, before)]
+assert found[0].keys() == found[1].keys()
+assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+"""
+
+
+def test_quantize_neither_changes_nor_reads_the_global_random_states() -> None:
+    """Batches, masks and samples come from the recipe's seed. A process of its own: beartype, which checks shapes in
+    this one, draws from `random`."""
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    subprocess.run(
+        [sys.executable, "-c", RANDOM_STATES], check=True, env=os.environ | {"PYTHONPATH": path}
     )
-
-
-@pytest.mark.parametrize("preset", ["w2a4-adaround", "w2a4-qdrop-mrecg"])
-def test_quantize_neither_changes_nor_reads_the_global_random_states(preset: str) -> None:
-    """Batches, masks and samples come from the recipe's seed."""
-    settings = {"reconstruct.steps": 12, "reconstruct.batch_size": 8}
-    model, images = toys.make("residual"), toys.images(32)
-    found = []
-    for seed in (0, 1):
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
-        before = random_states()
-        found.append(mrecg.quantize(model, images, recipe=mrecg.preset(preset, settings)))
-        assert random_states() == before
-    codes = [quantized.model.state_dict() for quantized in found]
-    assert codes[0].keys() == codes[1].keys()
-    assert all(torch.equal(codes[0][name], codes[1][name]) for name in codes[0])
