@@ -33,3 +33,25 @@ def test_readme_is_short_and_its_commands_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"make (\w+)", text):
         assert f"\n{target}:" in makefile
+
+
+def notation_rows() -> list[tuple[list[str], list[Path]]]:
+    """The names and the files of every row of docs/notation.md."""
+    rows = []
+    for line in (ROOT / "docs" / "notation.md").read_text(encoding="utf-8").splitlines():
+        cells = re.split(r"(?<!\\)\|", line)
+        if len(cells) == 5 and "`" in line:
+            names, files = (re.findall(r"`([^`]+)`", cell) for cell in cells[2:4])
+            rows.append((names, [ROOT / "src" / "mrecg" / file for file in files]))
+    return rows
+
+
+def test_the_notation_names_what_exists() -> None:
+    rows = notation_rows()
+    assert len(rows) > 15
+    for names, files in rows:
+        assert files
+        text = "".join(file.read_text(encoding="utf-8") for file in files)
+        for name in names:
+            for part in name.split("."):
+                assert re.search(rf"\b{part}\b", text), f"{name} is not in {files}"

@@ -56,7 +56,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Insertions:
-    """What was inserted into the whole graph, and how units take it.
+    """Quantizers and biases inserted into the whole graph, and how units take them.
 
     Attributes:
         quantizers: by name.

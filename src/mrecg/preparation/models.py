@@ -1,4 +1,4 @@
-"""What a model must be before it can be quantized."""
+"""Check that a model can be quantized."""
 
 import torch
 from torch import Tensor, nn

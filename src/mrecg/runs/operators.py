@@ -28,7 +28,7 @@ _ARITHMETIC: dict[str, Callable[..., Any]] = {
     f"torch.{function.__name__}": function
     for function in (torch.sym_float, torch.sym_int, torch.sym_max, torch.sym_min)
 }
-"""What may be computed from sizes. Not powers: two small numbers make one that fills the memory."""
+"""Operators that sizes may be computed with. Not powers: two small numbers make one that fills the memory."""
 _FUNCTIONS = _ARITHMETIC | {"operator.getitem": operator.getitem}
 _NAMES = {function: name for name, function in _FUNCTIONS.items()}
 _SIZES = ("sym_size", "sym_numel", "sym_stride")
