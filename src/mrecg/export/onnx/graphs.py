@@ -31,16 +31,13 @@ def constant(value: ir.Value | None) -> np.ndarray | None:
 
 
 def add_constant(graph: ir.Graph, name: str, array: np.ndarray, dtype: ir.DataType) -> ir.Value:
-    """A new initializer; one of that name and those contents is used again."""
-    tensor = ir.Tensor(np.asarray(array, order="C"), dtype=dtype, name=name)
-    base, again = name, 1
-    while name in graph.initializers:
-        held = graph.initializers[name].const_value
-        if held is not None and held.dtype == dtype and np.array_equal(held.numpy(), array):
-            return graph.initializers[name]
+    """Add an initializer, under another name where that one is taken, and return its value."""
+    free, again = name, 1
+    while free in graph.initializers:
         again += 1
-        name = tensor.name = f"{base}_{again}"
-    value = ir.Value(name=name, type=ir.TensorType(dtype), shape=tensor.shape, const_value=tensor)
+        free = f"{name}_{again}"
+    tensor = ir.Tensor(np.asarray(array, order="C"), dtype=dtype, name=free)
+    value = ir.Value(name=free, type=ir.TensorType(dtype), shape=tensor.shape, const_value=tensor)
     graph.register_initializer(value)
     return value
 
