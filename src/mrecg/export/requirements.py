@@ -1,4 +1,4 @@
-"""What files need: optional packages, and codes that operators exist for."""
+"""Requirements of exported files: optional packages, and codes that operators exist for."""
 
 from importlib.util import find_spec
 
@@ -9,7 +9,7 @@ __all__ = ["is_installed", "require", "require_uniform"]
 
 
 def is_installed(package: str) -> bool:
-    """Whether `package` can be imported; it is not imported."""
+    """Return whether `package` can be imported; it is not imported."""
     return find_spec(package) is not None
 
 

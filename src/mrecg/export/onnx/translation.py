@@ -1,4 +1,4 @@
-"""From a finished program to an ONNX graph with explicit QuantizeLinear and DequantizeLinear nodes.
+"""Translate a finished program to an ONNX graph with explicit QuantizeLinear and DequantizeLinear nodes.
 
 Only the float operators are torch.onnx's business. Quantizers are written here, from the numbers in our own program.
 """
@@ -26,7 +26,7 @@ _attention_operator = torch.ops.aten.scaled_dot_product_attention.default
 
 
 def translate(program: ExportedProgram, opset: int) -> ir.Model:
-    """An ONNX model of `program`; nodes and weights are named after the original modules.
+    """Return an ONNX model of `program`; nodes and weights are named after the original modules.
 
     Raises:
         ExportError: an operator has no counterpart in ONNX.
@@ -63,7 +63,7 @@ def translate(program: ExportedProgram, opset: int) -> ir.Model:
 
 
 def source_module(node: ir.Node) -> str:
-    """The path of the original module whose forward made `node`; `""` is the model itself."""
+    """Return the path of the original module whose forward made `node`; `""` is the model itself."""
     scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes")
     if not scopes:
         return ""
@@ -72,7 +72,7 @@ def source_module(node: ir.Node) -> str:
 
 
 def _quantize(x: Any, scale: float, zero_point: int, low: int, high: int, dtype: int) -> Any:
-    """Codes that saturate at their own range, also where their container is wider."""
+    """Quantize to codes that saturate at their own range, also where their container is wider."""
     codes = op.QuantizeLinear(x, _number(scale), _number(zero_point, dtype))
     if (low, high) == container_bounds(ir.DataType(dtype)):
         return codes
