@@ -15,7 +15,7 @@ check: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest tests/test_imports.py
+	$(BIN)/pytest tests/test_rooms.py
 
 bench: .venv/ready
 	$(BIN)/pytest -m slow

@@ -14,6 +14,7 @@ from mrecg.cache import storage
 from mrecg.graph import extract
 from mrecg.optimize import group, network
 from mrecg.optimize.adam import Adam
+from mrecg.optimize.all_groups import optimize_groups
 from mrecg.preparation import prepared_graph
 from mrecg.quantizers import kernels
 from mrecg.quantizers.kernels import GAMMA, ZETA, compilation
@@ -56,7 +57,8 @@ def _composed_rounding(
     strength, exponent = slope
     beta = 2 * (exponent + 1)
     value = strength / (beta * 2.4**beta) * (1 - (2 * h - 1).abs().pow(beta)).sum()
-    return _WithPenalty.apply(soft, value)
+    added: Tensor = _WithPenalty.apply(soft, value)  # type: ignore[no-untyped-call]
+    return added
 
 
 class _WithPenalty(torch.autograd.Function):
@@ -94,10 +96,9 @@ def _batch_as_it_is(self: storage.CachedActivation, rows: Tensor) -> Tensor:
 
 def _from_anew(*arguments: Any) -> Any:
     """Call `optimize_groups` without its last argument: the state of the run that the plan took."""
-    return _optimize_groups(*arguments[:7])
+    return optimize_groups(*arguments[:7])
 
 
-_optimize_groups = pipeline.optimize_groups
 ABLATIONS: dict[str, list[tuple[object, str, object]]] = {
     "channels-last": [
         (prepared_graph, "set_memory_format", lambda module, memory_format: module),

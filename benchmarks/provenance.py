@@ -17,10 +17,12 @@ def commit(root: Path = ROOT) -> str:
     """Return the short hash of a checkout's commit, with `-changed` where its code differs from it."""
 
     def git(*arguments: str) -> str:
-        command = ["git", *arguments]
-        return subprocess.run(
-            command, cwd=root, capture_output=True, text=True, check=True
-        ).stdout.strip()
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(
+                f"{root} has no commit that a result could name: {done.stderr.strip()}"
+            )
+        return done.stdout.strip()
 
     changed = git("status", "--porcelain", "--untracked-files=no", "--", *CODE)
     return git("rev-parse", "--short", "HEAD") + ("-changed" if changed else "")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["RESULTS", "Result", "Store"]
+__all__ = ["RESULTS", "Result", "Store", "content_hash"]
 
 Result = dict[str, Any]
 
@@ -21,7 +21,7 @@ HASH_DIGITS = 12
 
 @dataclass(frozen=True)
 class Store:
-    """The results of one benchmark, sorted by key; several processes may add to them at the same time.
+    """Keep the results of one benchmark, sorted by key; several processes may add to them at the same time.
 
     Stored recipes are data: they keep the names that the settings had when a result was measured.
 
@@ -37,7 +37,7 @@ class Store:
 
     @property
     def path(self) -> Path:
-        """The file of the results."""
+        """Return the file of the results."""
         return self.folder / f"{self.benchmark}.jsonl"
 
     def read(self) -> list[Result]:
@@ -79,6 +79,12 @@ class Store:
                 _write(self.folder / file, used)
 
 
+def content_hash(value: Any) -> str:
+    """Return the name of a recipe or an environment: the start of the SHA-256 of its JSON, keys sorted."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:HASH_DIGITS]
+
+
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Wait until no other process reads or writes results in a folder."""
@@ -109,8 +115,7 @@ def _table(path: Path) -> dict[str, Any]:
 
 def _intern(path: Path, field: str, value: Any) -> str:
     """Return the hash of a value, which is in the shared file afterwards."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
-    name = hashlib.sha256(text.encode()).hexdigest()[:HASH_DIGITS]
+    name = content_hash(value)
     rows = {row["hash"]: row for row in _rows(path)}
     if name not in rows:
         rows[name] = {"hash": name, field: value}

@@ -9,8 +9,20 @@ from types import ModuleType
 from typing import NamedTuple
 
 import pytest
+from hypothesis import Phase, settings
 from jaxtyping import install_import_hook
+
 from benchmarks.architectures.torchvision_import import import_torchvision
+
+# The same examples in every run, and no database file. Without shrinking, which takes minutes for a whole recipe.
+settings.register_profile(
+    "repeatable",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+)
+settings.load_profile("repeatable")
 
 # The hook compiles whatever its modules import for the first time; torchao's sources warn when they are compiled.
 importlib.import_module("mrecg.graph.insert")

@@ -1,7 +1,11 @@
-"""Optimizing in bfloat16 or TF32: nearly the same result, and nothing of it stays in what is measured or shipped."""
+"""Global states of torch: what optimization chooses, such as bfloat16 or TF32, neither leaks nor reaches measurements."""
 
 import contextlib
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -14,8 +18,7 @@ from mrecg import torch_state
 from mrecg.cache import activation_cache
 from mrecg.config.recipe import Recipe
 from mrecg.optimize import network
-from mrecg.quantizers.kernels import compilation
-from mrecg.quantizers.kernels.formulas import FakeQuantize
+from mrecg.quantizers.kernels.functions import _FakeQuantize
 
 
 def recipe(preset: str, precision: str, backend: str | None) -> Recipe:
@@ -83,7 +86,7 @@ def multiplied_in() -> tuple[str, str]:
 def test_what_is_multiplied_in_tfloat32(
     name: str, wanted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Learning, forward and backward, where it is chosen; what a run measures never is."""
+    """Tuning, forward and backward, where it is chosen; what a run measures never is."""
     seen: dict[str, set[tuple[str, str]]] = {}
 
     def watch(owner: ModuleType | type, attribute: str) -> None:
@@ -99,21 +102,18 @@ def test_what_is_multiplied_in_tfloat32(
         monkeypatch.setattr(owner, attribute, replacement)
 
     before = multiplied_in()
-    monkeypatch.setattr(compilation, "fits", lambda tensor: False)
     monkeypatch.setattr(torch_state, "_has_tfloat32", lambda device: True)
-    watch(FakeQuantize, "forward")
-    watch(FakeQuantize, "backward")
-    watch(activation_cache, "run_quantized_units")  # with which hard codes are measured
-    watch(
-        network, "run_quantized_units"
-    )  # the network as a whole, measured before its first step and after its last
+    watch(_FakeQuantize, "forward")
+    watch(_FakeQuantize, "backward")
+    watch(activation_cache, "run_quantized_units")  # measures hard codes
+    watch(network, "run_quantized_units")  # measures before the first and after the last step, too
     settings = {"reconstruct.steps": 4, "reconstruct.batch_size": 8, "reconstruct.precision": name}
     mrecg.quantize(
         toys.make("residual"), toys.images(16), recipe=mrecg.preset("w4a4-qdrop", settings)
     )
     assert seen == {
-        "FakeQuantize.forward": {(wanted, wanted)},
-        "FakeQuantize.backward": {(wanted, wanted)},
+        "_FakeQuantize.forward": {(wanted, wanted)},
+        "_FakeQuantize.backward": {(wanted, wanted)},
         "mrecg.cache.activation_cache.run_quantized_units": {("ieee", "ieee")},
         "mrecg.optimize.network.run_quantized_units": {(wanted, wanted), ("ieee", "ieee")},
     }
@@ -147,3 +147,38 @@ def test_accuracy_is_counted_in_float32(monkeypatch: pytest.MonkeyPatch) -> None
     mrecg.evaluate(Watched(), [(toys.images(4), torch.zeros(4, dtype=torch.long))])
     assert seen == {("ieee", "ieee")}
     assert multiplied_in() == before
+
+
+RANDOM_STATES = """
+import random
+import numpy
+import torch
+import mrecg
+import toys
+
+def states():
+    return random.getstate(), repr(numpy.random.get_state()), torch.get_rng_state().tolist()
+
+found = []
+settings = {"reconstruct.steps": 12, "reconstruct.batch_size": 8}
+model, images = toys.make("residual"), toys.images(32)
+for seed in (0, 1):
+    random.seed(seed)
+    numpy.random.seed(seed)
+    torch.manual_seed(seed)
+    before = states()
+    recipe = mrecg.preset("w2a4-qdrop-mrecg", settings)
+    found.append(mrecg.quantize(model, images, recipe=recipe).model.state_dict())
+    assert [*map(str, states())] == [*map(str, before)]
+assert found[0].keys() == found[1].keys()
+assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+"""
+
+
+def test_quantize_neither_changes_nor_reads_the_global_random_states() -> None:
+    """Batches, masks and samples come from the recipe's seed. A process of its own: beartype, which checks shapes in
+    this one, draws from `random`."""
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    subprocess.run(
+        [sys.executable, "-c", RANDOM_STATES], check=True, env=os.environ | {"PYTHONPATH": path}
+    )

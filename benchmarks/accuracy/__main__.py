@@ -12,11 +12,8 @@ What `--without` takes away is one of `choices.CHOICES`.
 
 import argparse
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
-
-import torch
 
 from benchmarks.ablations import without
 from benchmarks.accuracy.cells import BITS, METHODS, NETWORKS, runs
@@ -25,18 +22,11 @@ from benchmarks.accuracy.measure import float_network, measure
 from benchmarks.accuracy.render import write_results
 from benchmarks.accuracy.results import accuracy_store
 from benchmarks.checkpoints import OUR_NETWORKS
-from benchmarks.store import RESULTS
-from benchmarks.tables import DOCS, README
+from benchmarks.commands import Command, rendering, run_command
 from mrecg.data.fashion_mnist import DEBIAN_FOLDER
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
-    commands = parser.add_subparsers(dest="command", required=True)
-    measuring = commands.add_parser("measure")
+def _configure(measuring: argparse.ArgumentParser) -> None:
     measuring.add_argument("--networks", nargs="+", choices=NETWORKS, default=OUR_NETWORKS)
     measuring.add_argument("--bits", nargs="+", default=list(BITS))
     measuring.add_argument("--methods", nargs="+", default=list(METHODS))
@@ -47,16 +37,10 @@ def _parser() -> argparse.ArgumentParser:
     measuring.add_argument("--data", type=Path, default=DEBIAN_FOLDER, help="of the IDX files")
     measuring.add_argument("--without", choices=CHOICES, help="take away one of our choices")
     measuring.add_argument("--part", default="1/1", help="this process's share, such as 2/2")
-    measuring.add_argument("--threads", type=int, default=os.cpu_count())
     measuring.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", dest="overrides")
-    rendering = commands.add_parser("render")
-    rendering.add_argument("--docs", type=Path, default=DOCS)
-    rendering.add_argument("--readme", type=Path, default=README)
-    return parser
 
 
 def _measure(arguments: argparse.Namespace) -> None:
-    torch.set_num_threads(arguments.threads)
     store = accuracy_store(arguments.results)
     given = (item.split("=", 1) for item in arguments.overrides)
     overrides = CHOICES.get(arguments.without, {}) | {key: json.loads(v) for key, v in given}
@@ -76,12 +60,8 @@ def _measure(arguments: argparse.Namespace) -> None:
 
 def main(given: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    arguments = _parser().parse_args(given)
-    if arguments.command == "measure":
-        _measure(arguments)
-    else:
-        count = write_results(arguments.results, arguments.docs / "results.md", arguments.readme)
-        print(f"{count} results in {arguments.docs / 'results.md'} and {arguments.readme}")
+    commands = (Command("measure", _configure, _measure), rendering("results.md", write_results))
+    run_command(__doc__, commands, given)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mrecg.paper.reproduction.grid import BITS, Cell, cells
-from mrecg.paper.reproduction.grid import METHODS as TABLE_METHODS
-from mrecg.paper.reproduction.grid import Grid as TableAxes
-
 from mrecg.config.recipe import Recipe
+from mrecg.paper.reproduction import TABLE_BITS as BITS
+from mrecg.paper.reproduction import TABLE_METHODS, Cell, TableAxes, cells
 
 __all__ = ["BITS", "METHODS", "NETWORKS", "Run", "runs"]
 

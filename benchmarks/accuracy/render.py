@@ -8,7 +8,7 @@ from benchmarks.accuracy.cells import METHODS
 from benchmarks.accuracy.choices import CHOICES
 from benchmarks.accuracy.results import accuracy_store, authors_results
 from benchmarks.store import Result
-from benchmarks.tables import by_key, provenance, summary, table, write_between_marks
+from benchmarks.tables import README, by_key, provenance, summary, table, write_between_marks
 
 __all__ = ["choices_table", "write_results"]
 
@@ -35,7 +35,7 @@ SCHEDULE_HEADER = """
 
 The same code without everything of ours that decides accuracy (`benchmarks.accuracy measure --without everything`): the paper's
 rates, fixed batches, no learned weight ranges, nothing for the network as a whole, no early stop. What it reaches at 500
-steps beside the authors' own figures tells how far it stands for their code; what it reaches at 20,000, their default, is
+steps, next to the authors' own figures, tells how well it represents their code; what it reaches at 20,000, their default, is
 what their code was not run for. Where only a few images get another class than from the float network, it is luck which of
 them are right afterwards, and that moves top-1; the divergence tells which schedule is nearer.
 """
@@ -44,21 +44,21 @@ README_STEPS = 500
 
 
 def divergence(cells: list[Result]) -> str:
-    """Mean over cells, or nothing where one of them did not measure it."""
+    """Return the mean over cells, or nothing where one of them did not measure it."""
     if not all("divergence" in cell for cell in cells):
         return ""
     return f"{statistics.mean(cell['divergence'] for cell in cells):.4f}"
 
 
 def disagreement(cells: list[Result]) -> str:
-    """Percent of the images whose class is not the float network's; or nothing where a cell did not measure it."""
+    """Return the percentage of the images whose class is not the float network's; or nothing where a cell did not measure it."""
     if not all("agreement" in cell for cell in cells):
         return ""
     return summary([100 - cell["agreement"] for cell in cells])
 
 
 def accuracy_table(results: list[Result], authors: dict[str, Any]) -> list[str]:
-    """One row per cell, with the authors' code where it was measured."""
+    """Return one row per cell, with the authors' code where it was measured."""
     rows = []
     keys = ("network", "bits", "steps", "images")
     for (network, bits, steps, images), cells in by_key(results, *keys).items():
@@ -76,7 +76,7 @@ def accuracy_table(results: list[Result], authors: dict[str, Any]) -> list[str]:
 
 
 def steps_table(results: list[Result]) -> list[str]:
-    """Accuracy and seconds against the number of steps, where one method ran with several."""
+    """Return accuracy and seconds against the number of steps, where one method ran with several."""
     rows = []
     for group, cells in by_key(results, "network", "bits", "method", "images").items():
         budgets = by_key(cells, "steps")
@@ -90,7 +90,7 @@ def steps_table(results: list[Result]) -> list[str]:
 
 
 def joining_table(results: list[Result]) -> list[str]:
-    """What joining changed, seed by seed against the same seed without it."""
+    """Return the changes that joining made, seed by seed against the same seed without it."""
     rows = []
     keys = ("network", "bits", "steps", "images")
     for (network, bits, steps, _), cells in by_key(results, *keys).items():
@@ -118,7 +118,7 @@ def joining_table(results: list[Result]) -> list[str]:
 
 
 def choices_table(results: list[Result]) -> list[str]:
-    """Return what taking one choice away changed, seed by seed against the same seed with all of them."""
+    """Return the changes that taking one choice away made, seed by seed against the same seed with all of them."""
     rows = []
     keys = ("network", "bits", "method", "steps", "images", "seed")
     taken_away = by_key(results, "without")
@@ -140,7 +140,7 @@ def choices_table(results: list[Result]) -> list[str]:
 def schedule_table(
     published: list[Result], ours: list[Result], authors: dict[str, Any]
 ) -> list[str]:
-    """The paper's schedule and ours, at every number of steps that either was run with."""
+    """Return the paper's schedule and ours, at every number of steps that either was run with."""
     rows = []
     cells = ("network", "bits", "method", "images")
     found = {
@@ -160,12 +160,8 @@ def schedule_table(
     return table(f"network | bits | method | schedule | steps | {figures_named}", rows)
 
 
-def write_results(folder: Path, page: Path, readme: Path) -> int:
-    """Write both documents from the results in a folder.
-
-    Returns:
-        How many results the page shows.
-    """
+def write_results(folder: Path, page: Path) -> int:
+    """Write the page, and the README's table above its folder, and return how many results the page shows."""
     results = accuracy_store(folder).read()
     ours = [result for result in results if result["without"] is None]
     others = [result for result in results if result["without"] is not None]
@@ -197,5 +193,5 @@ def write_results(folder: Path, page: Path, readme: Path) -> int:
         if result["bits"] in authors[str(README_STEPS)].get(result["network"], {})
         and result["steps"] == README_STEPS
     ]
-    write_between_marks(readme, accuracy_table(compared, authors))
+    write_between_marks(page.parent.parent / README.name, accuracy_table(compared, authors))
     return len(results)

@@ -12,34 +12,24 @@ apart.
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 import mrecg
 from benchmarks.architectures.examine import examine_alone
 from benchmarks.architectures.families import family, networks
 from benchmarks.architectures.render import architectures_store, write_limits
+from benchmarks.commands import Command, rendering, run_command
 from benchmarks.provenance import ONNX_PACKAGES, commit, versions
-from benchmarks.store import RESULTS
-from benchmarks.tables import DOCS
 
 DEFAULT_SIDE = 64
 PACKAGES = ("torch", "torchao", "timm", "torchvision", *ONNX_PACKAGES)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
-    commands = parser.add_subparsers(dest="command", required=True)
-    measuring = commands.add_parser("measure")
+def _configure(measuring: argparse.ArgumentParser) -> None:
     measuring.add_argument("models", nargs="*", default=networks(), help="NAME or NAME@SIDE")
     measuring.add_argument("--preset", default="w4a8-qdrop")
     measuring.add_argument("--steps", type=int, default=2, help="of each unit")
     measuring.add_argument("--images", type=int, default=8)
     measuring.add_argument("--limit", type=float, default=900, help="seconds for a model")
-    commands.add_parser("render").add_argument("--docs", type=Path, default=DOCS)
-    return parser
 
 
 def _measure(arguments: argparse.Namespace) -> None:
@@ -67,12 +57,8 @@ def _measure(arguments: argparse.Namespace) -> None:
 
 def main(given: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    arguments = _parser().parse_args(given)
-    if arguments.command == "measure":
-        _measure(arguments)
-    else:
-        page = arguments.docs / "limits.md"
-        print(f"{write_limits(arguments.results, page)} results in {page}")
+    commands = (Command("measure", _configure, _measure), rendering("limits.md", write_limits))
+    run_command(__doc__, commands, given)
 
 
 if __name__ == "__main__":

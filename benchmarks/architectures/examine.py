@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 import mrecg
-import mrecg.paper.networks
 from benchmarks.architectures.torchvision_import import import_torchvision
+from mrecg.paper.networks import make_network
 
 __all__ = ["Findings", "examine", "examine_alone"]
 
@@ -30,7 +30,7 @@ NEXT_TO_NOTHING = 1e-3
 
 @dataclass
 class Findings:
-    """How far one model came.
+    """Record how far one model came.
 
     Attributes:
         captured, reconstructed, exported, verified: whether the stage was passed.
@@ -93,7 +93,7 @@ def examine(
 def _take_through(
     model: nn.Module, images: Tensor, recipe: mrecg.Recipe, found: Findings, report: Report
 ) -> None:
-    def captured(progress: mrecg.Progress) -> None:
+    def captured(progress: mrecg.Progress | mrecg.Estimate) -> None:
         if not found.captured:
             found.captured = True
             report(found)
@@ -175,7 +175,7 @@ def _examine_named(
 def _network(name: str) -> nn.Module:
     if name.startswith(("timm:", "torchvision:")):  # timm imports torchvision
         import_torchvision()
-    return mrecg.paper.networks.network(name)
+    return make_network(name)
 
 
 def _end(code: int) -> str:

@@ -20,7 +20,7 @@ number, and no output further than 0.01 output steps (or the last digits of a fl
 found out about this model and the others go on.
 
 - *float*: convolutions and linear layers whose weight cannot be quantized.
-- *difference*: the largest of an output, ties apart, in output steps. *ties*: codes that lie between two steps to the
+- *difference*: the largest of an output, ties apart, in output steps. *ties*: codes that are between two steps to the
   last digit and that the file rounds to the other side. [export.md](export.md) explains both.
 - *in integers*: of the layers and products in the file, attention's among them, those that ONNX Runtime computes in integers.
 """

@@ -42,7 +42,9 @@ def train(
     )
     steps = epochs * (len(images) // batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
-    model.to(memory_format=torch.channels_last).train()  # a third faster on CPUs
+    # A third faster on CPUs.
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.train()
     for epoch in range(epochs):
         started, order = time.perf_counter(), rng.permutation(len(images))
         for first in range(0, len(images) - batch_size + 1, batch_size):
@@ -59,7 +61,7 @@ def train(
 
 @torch.inference_mode()
 def accuracy(model: nn.Module, folder: Path) -> float:
-    """Top-1 on the 10,000 test images, in percent."""
+    """Return top-1 on the 10,000 test images, in percent."""
     images, labels = load_split("test", folder)
     model.eval()
     correct = sum(

@@ -9,17 +9,15 @@ python -m benchmarks.export render                # docs/export.md
 import argparse
 import itertools
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 import mrecg.paper.networks
+from benchmarks.commands import Command, rendering, run_command
 from benchmarks.export.measure import Cell, measure, quantize
 from benchmarks.export.render import export_store, write_export
-from benchmarks.store import RESULTS
-from benchmarks.tables import DOCS
-from mrecg.data import calibration_images, evaluation_batches
+from mrecg.data import CalibrationImages, calibration_images, evaluation_batches
 from mrecg.demo import DEMO_NETWORK, demo_network
 
 PLACEMENTS = ("academic", "onnxruntime", "openvino", "tensorrt", "xnnpack")
@@ -27,30 +25,22 @@ BITS = ("w8a8", "w4a8", "w4a4", "w3a3", "w2a4", "w2a2")
 SPEED_NETWORK, SPEED_BITS, SPEED_PLACEMENTS = "resnet18", ("w8a8", "w4a8"), ("onnxruntime",)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
-    commands = parser.add_subparsers(dest="command", required=True)
-    measuring = commands.add_parser("measure")
+def _configure(measuring: argparse.ArgumentParser) -> None:
     measuring.add_argument("--speed", action="store_true", help="ResNet-18 at 224²")
     measuring.add_argument("--bits", nargs="+", default=None)
     measuring.add_argument("--layouts", nargs="+", default=["int8", "packed"])
     measuring.add_argument("--placements", nargs="+", default=None)
     measuring.add_argument("--images", type=int, default=2000)
     measuring.add_argument("--repeats", type=int, default=30)
-    commands.add_parser("render").add_argument("--docs", type=Path, default=DOCS)
-    return parser
 
 
-def _demo(count: int) -> tuple[nn.Module, Tensor, Tensor]:
+def _demo(count: int) -> tuple[nn.Module, CalibrationImages | Tensor, Tensor]:
     """Return the packaged network, calibration images, and so many test images."""
-    batches = [batch for batch, _ in evaluation_batches("demo")]
-    return demo_network(), calibration_images("demo", 256, seed=1005), torch.cat(batches)[:count]
+    images = torch.cat([batch for batch, _ in evaluation_batches("demo")])[:count]
+    return demo_network(), calibration_images("demo", 256, seed=1005), images
 
 
-def _random() -> tuple[nn.Module, Tensor, Tensor]:
+def _random() -> tuple[nn.Module, CalibrationImages | Tensor, Tensor]:
     """Return the network whose speed is measured, calibration images, and the images to compare on."""
     torch.manual_seed(0)
     model, images = mrecg.paper.networks.build(SPEED_NETWORK), torch.randn(16, 3, 224, 224)
@@ -77,12 +67,8 @@ def _measure(arguments: argparse.Namespace) -> None:
 
 def main(given: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    arguments = _parser().parse_args(given)
-    if arguments.command == "measure":
-        _measure(arguments)
-    else:
-        page = arguments.docs / "export.md"
-        print(f"{write_export(arguments.results, page)} results in {page}")
+    commands = (Command("measure", _configure, _measure), rendering("export.md", write_export))
+    run_command(__doc__, commands, given)
 
 
 if __name__ == "__main__":

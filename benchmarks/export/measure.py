@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import mrecg
 from benchmarks.provenance import ONNX_PACKAGES, commit, versions
 from mrecg.config.targets import ACADEMIC
+from mrecg.data import CalibrationImages
 from mrecg.export.onnx.layouts import Layout
 from mrecg.export.onnx.verification import ideal_bytes
 
@@ -16,7 +17,7 @@ __all__ = ["Cell", "measure", "quantize"]
 
 
 class Cell(NamedTuple):
-    """One row of the table."""
+    """Name one row of the table."""
 
     network: str
     bits: str
@@ -24,7 +25,9 @@ class Cell(NamedTuple):
     layout: Layout
 
 
-def quantize(cell: Cell, model: nn.Module, images: Tensor) -> mrecg.QuantizedModel:
+def quantize(
+    cell: Cell, model: nn.Module, images: CalibrationImages | Tensor
+) -> mrecg.QuantizedModel:
     """Round to nearest: what a file computes does not depend on how its roundings were chosen."""
     recipe = mrecg.preset(f"{cell.bits}-rtn")
     if cell.placement != ACADEMIC:
@@ -35,7 +38,7 @@ def quantize(cell: Cell, model: nn.Module, images: Tensor) -> mrecg.QuantizedMod
 def measure(
     cell: Cell, quantized: mrecg.QuantizedModel, images: Tensor, repeats: int
 ) -> dict[str, Any]:
-    """Export, verify, weigh."""
+    """Export, verify, and add up the bytes."""
     with tempfile.TemporaryDirectory() as scratch:
         path = mrecg.export_onnx(quantized, Path(scratch) / "model.onnx", cell.layout)
         found = mrecg.verify_onnx(quantized, path, images, repeats)

@@ -17,7 +17,7 @@ computes does not depend on how its roundings were chosen.
 - *academic*: the papers' placement, asymmetric weights; a convolution whose result is added to a shortcut has no quantizer
   behind it and stays in float. The others are backends: operands of additions are quantized, too, weights are symmetric.
   Where a backend holds narrower codes than named (`openvino`: 7-bit weights), those are used. All files ran in ONNX Runtime.
-- *ties*: codes that the file and the simulation round to different sides, given the same codes before; such a number lies
+- *ties*: codes that the file and the simulation round to different sides, given the same codes before; such a number is
   between two codes to the last digit, and programs that add floats in different order differ there.
 - *top-1 agreement* and *difference* are ties apart: with the file's codes behind every quantizer of the simulation. In
   brackets: ties included, from the images to the logits.

@@ -11,15 +11,14 @@ crops, so no photograph is in both. Cells that have a result are skipped.
 import argparse
 import itertools
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 import mrecg
 from benchmarks.accuracy.cells import METHODS
 from benchmarks.accuracy.measure import answers, percent_equal
+from benchmarks.commands import Command, rendering, run_command
 from benchmarks.natural_images.photographs import (
     NETWORK,
     calibration_and_held_out,
@@ -29,21 +28,14 @@ from benchmarks.natural_images.photographs import (
 )
 from benchmarks.natural_images.render import agreement_store, photographs_store, write_agreement
 from benchmarks.provenance import commit
-from benchmarks.store import RESULTS, Result
-from benchmarks.tables import DOCS
-from mrecg.paper.networks import network
+from benchmarks.store import Result
+from mrecg.paper.networks import make_network
 
 BATCH = 32
 """Crops that run at once where the network is compared."""
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
-    commands = parser.add_subparsers(dest="command", required=True)
-    measuring = commands.add_parser("measure")
+def _configure(measuring: argparse.ArgumentParser) -> None:
     measuring.add_argument("--bits", nargs="+", default=["w8a8", "w4a4"])
     measuring.add_argument(
         "--methods", nargs="+", choices=METHODS, default=["rtn", "brecq", "qdrop", "qdrop-mrecg"]
@@ -53,9 +45,6 @@ def _parser() -> argparse.ArgumentParser:
     measuring.add_argument("--batch-size", type=int, default=16)
     measuring.add_argument("--images", type=int, default=256, help="calibration crops")
     measuring.add_argument("--held-out", type=int, default=504, help="crops to compare on")
-    measuring.add_argument("--threads", type=int, default=1)
-    commands.add_parser("render").add_argument("--docs", type=Path, default=DOCS)
-    return parser
 
 
 def _on_photographs(model: nn.Module) -> Iterator[Result]:
@@ -99,8 +88,7 @@ def _agreement(
 
 
 def _measure(arguments: argparse.Namespace) -> None:
-    torch.set_num_threads(arguments.threads)
-    model = network(NETWORK, weights())
+    model = make_network(NETWORK, weights())
     for seen in _on_photographs(model):
         photographs_store(arguments.results).add(seen)
     store = agreement_store(arguments.results)
@@ -126,12 +114,11 @@ def _measure(arguments: argparse.Namespace) -> None:
 
 def main(given: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    arguments = _parser().parse_args(given)
-    if arguments.command == "measure":
-        _measure(arguments)
-    else:
-        page = arguments.docs / "efficientnet-lite0.md"
-        print(f"{write_agreement(arguments.results, page)} results in {page}")
+    commands = (
+        Command("measure", _configure, _measure),
+        rendering("efficientnet-lite0.md", write_agreement),
+    )
+    run_command(__doc__, commands, given, threads=1)
 
 
 if __name__ == "__main__":

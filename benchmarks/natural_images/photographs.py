@@ -71,10 +71,10 @@ def calibration_and_held_out(count: int, held_out: int) -> tuple[Tensor, Tensor]
 
 def crops(files: Sequence[Path], count: int, size: int, rng: np.random.RandomState) -> Tensor:
     """Return square crops, from every photograph in turn: anywhere, of any scale, half of them mirrored."""
-    opened = []
+    opened: list[Image.Image] = []
     for path in files:
-        with Image.open(path) as image:
-            opened.append(image.convert("RGB"))
+        with Image.open(path) as photograph:
+            opened.append(photograph.convert("RGB"))
     chosen = []
     for image in itertools.islice(itertools.cycle(opened), count):
         side = round(min(image.size) * rng.uniform(SMALLEST_CROP, 1))
@@ -102,7 +102,7 @@ def normalize(image: Image.Image) -> Tensor:
     """Return an image's pixels as the network expects them."""
     usual = NETWORKS[NETWORK].preprocessing
     pixels = torch.from_numpy(np.asarray(image, dtype=np.float32) / 255)
-    return ((pixels - torch.tensor(usual.mean)) / torch.tensor(usual.deviation)).permute(2, 0, 1)
+    return ((pixels - torch.tensor(usual.mean)) / torch.tensor(usual.std)).permute(2, 0, 1)
 
 
 def weights() -> Path:

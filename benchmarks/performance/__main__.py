@@ -14,35 +14,24 @@
 Images and weights are random, which changes no timing. What was measured before is replaced.
 """
 
-import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
-import torch
-
-from benchmarks.performance import gpu, memory, pipeline, render, scaling, step
-from benchmarks.store import RESULTS
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
-    parser.add_argument("--threads", type=int, default=1)
-    commands = parser.add_subparsers(required=True)
-    for module in (step, pipeline, memory, scaling, gpu, render):
-        command = commands.add_parser(module.__name__.rpartition(".")[2], help=module.__doc__)
-        module.configure(command)
-        command.set_defaults(run=module.run)
-    return parser
+from benchmarks.commands import Command, rendering, run_command
+from benchmarks.performance import gpu, memory, pipeline, scaling, step
+from benchmarks.performance.render import write_performance
 
 
 def main(given: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    arguments = _parser().parse_args(given)
-    torch.set_num_threads(arguments.threads)
-    arguments.run(arguments)
+    commands = (
+        Command("step", step.configure, step.run),
+        Command("pipeline", pipeline.configure, pipeline.run),
+        Command("memory", memory.configure, memory.run),
+        Command("scaling", scaling.configure, scaling.run),
+        Command("gpu", gpu.configure, gpu.run),
+        rendering("performance.md", write_performance),
+    )
+    run_command(__doc__, commands, given, threads=1)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def measure(
         "estimate_files_gib": estimates[0].files / 2**30,
         "seconds": time.perf_counter() - started,
         "commit": commit(),
-        "environment": quantized.record.environment | environment(torch.device("cpu")),
+        "environment": {**quantized.record.environment, **environment(torch.device("cpu"))},
     }
 
 

@@ -33,7 +33,7 @@ WARM_UP = 10
 
 
 class Version:
-    """The modules of one version of the package, which are imported only while it runs."""
+    """Hold the modules of one version of the package, which are imported only while it runs."""
 
     def __init__(self, modules: dict[str, ModuleType]) -> None:
         self._modules = modules
@@ -80,7 +80,7 @@ def _taken_out() -> dict[str, ModuleType]:
 
 
 class TimedStep(NamedTuple):
-    """One step of a group, and the CPU seconds it took."""
+    """Record one step of a group, and the CPU seconds it took."""
 
     group: tuple[str, ...]
     step: int
@@ -88,7 +88,7 @@ class TimedStep(NamedTuple):
 
 
 class _Run:
-    """A run of one version that waits after every step."""
+    """Run one version, and wait after every step."""
 
     def __init__(self, version: Version, quantize: Callable[[Callable[[Any], None]], Any]) -> None:
         self._version, self._quantize = version, quantize
@@ -160,12 +160,13 @@ def compare(checkout: Path, network: str, side: int, method: str, batch: int) ->
         "reconstruct.network_share": 0.0,
     }
     versions = Version.current(), Version.of(checkout)
+    against = commit(checkout)
     times: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
     for steps in steps_in_turns(versions, model, images, f"w2a4-{method}", settings):
         if steps[0].step > WARM_UP:
             for step, seconds in zip(steps, times["+".join(steps[0].group)], strict=True):
                 seconds.append(1e3 * step.seconds)
-    units = [
+    units: list[dict[str, Any]] = [
         {"unit": name, "ms": statistics.median(ours), "against_ms": statistics.median(theirs)}
         for name, (ours, theirs) in times.items()
     ]
@@ -176,6 +177,6 @@ def compare(checkout: Path, network: str, side: int, method: str, batch: int) ->
         "batch": batch,
         "ratio": statistics.geometric_mean(unit["ms"] / unit["against_ms"] for unit in units),
         "units": units,
-        "against": commit(checkout),
+        "against": against,
         "commit": commit(),
     }

@@ -1,15 +1,14 @@
-"""Write `docs/performance.md`."""
+"""The tables of `docs/performance.md`."""
 
-import argparse
 import statistics
 from pathlib import Path
 
 from benchmarks.accuracy.results import accuracy_store, authors_results
 from benchmarks.performance.results import performance_store
 from benchmarks.store import Result
-from benchmarks.tables import DOCS, by_key, table
+from benchmarks.tables import by_key, table
 
-__all__ = ["configure", "run", "write_performance"]
+__all__ = ["write_performance"]
 
 HEADER = """# Performance
 
@@ -19,7 +18,7 @@ float steps they are compared with, in one process: the machine was shared, so o
 """
 STEP = """## The step
 
-A tuning step (batch, forward, penalty, backward, optimizer) ÷ forward, loss and backward of the same float unit in
+A step of a group (batch, forward, penalty, backward, optimizer) ÷ forward, loss and backward of the same float unit in
 torch's default layout; geometric mean over the units. Batches of 32, or 16 at 224². The float backward computes the
 gradients of weights and input, but not of images.
 """
@@ -47,7 +46,7 @@ Their whole runs of 500 steps on networks of the same shape, in seconds of this 
 float step there, the geometric mean over the units whose float step was measured there. Ours is one thread, the network
 as a whole included. *Float steps* are the 500 forward and backward passes of every unit in float and nothing else, there: no
 run of as many steps is further ahead unless its steps are shorter than those. *Their default* is 20,000 steps, extrapolated.
-The top-1 beside is that of the reference checkpoints at 2/4 (`docs/results.md`), ours after these steps, theirs after 500.
+The top-1 in the last columns is that of the reference checkpoints at 2/4 (`docs/results.md`), ours after these steps, theirs after 500.
 """
 GPU = """## On a GPU
 
@@ -62,7 +61,7 @@ steps of 16; for the network as a whole five times all images, and here one step
 MEMORY = """## Memory
 
 Resident memory of the process at its peak. The budget is for values of calibration images; files are read, not mapped,
-so they do not count. The rest is torch, the images themselves and the tuning step.
+so they do not count. The rest is torch, the images themselves and the step.
 """
 
 
@@ -224,14 +223,3 @@ def write_performance(folder: Path, page: Path) -> int:
     ]
     page.write_text("\n".join(sections) + "\n", encoding="utf-8")
     return len(everything)
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options of rendering."""
-    parser.add_argument("--docs", type=Path, default=DOCS)
-
-
-def run(arguments: argparse.Namespace) -> None:
-    """Write the page."""
-    page = arguments.docs / "performance.md"
-    print(f"{write_performance(arguments.results, page)} results in {page}")

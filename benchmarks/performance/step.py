@@ -54,7 +54,8 @@ class FloatStep:
     """Forward, loss and backward of a float unit in torch's default memory layout."""
 
     def __init__(self, prepared: PreparedGraph, unit: Unit, values: GroupValues) -> None:
-        self.unit = copy.deepcopy(unit.float_graph).to(memory_format=torch.contiguous_format)
+        own = copy.deepcopy(unit.float_graph)
+        self.unit = own.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self.weights = [self.unit.get_parameter(name) for name in unit.weights.values()]
         for weight in self.weights:
             weight.requires_grad_(True)
@@ -73,7 +74,7 @@ class FloatStep:
     def __call__(self) -> None:
         outputs = self.unit(*self.inputs)
         wanted = zip(self.positions, self.targets, self.channels, strict=True)
-        losses = [reconstruction_loss(outputs[i], *rest) for i, *rest in wanted]
+        losses = [reconstruction_loss(outputs[i], target, count) for i, target, count in wanted]
         torch.stack(losses).sum().backward()
         for tensor in (*self.weights, *self.inputs):
             tensor.grad = None
@@ -130,7 +131,7 @@ def measure(
     times: dict[str, tuple[list[float], list[float]]] = {}
     with float_steps_between(times):
         record = mrecg.quantize(model, images, recipe=recipe).record
-    units = [
+    units: list[dict[str, Any]] = [
         {
             "unit": name,
             "quantized_ms": 1e3 * statistics.median(ours[WARM_UP:]),
@@ -146,7 +147,7 @@ def measure(
         "ratio": statistics.geometric_mean(u["quantized_ms"] / u["float_ms"] for u in units),
         "units": units,
         "commit": commit(),
-        "environment": record.environment | {"processor": platform.processor()},
+        "environment": dict(record.environment) | {"processor": platform.processor()},
     }
 
 

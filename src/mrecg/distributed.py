@@ -1,7 +1,7 @@
-"""Several processes that share one run, as `torchrun` starts them; in a single process everything here does nothing.
+"""Share one run among several processes, as `torchrun` starts them; in a single process nothing here has an effect.
 
-Every process brings the same images and takes every `count()`-th of them. What is averaged or gathered is equal in all
-processes, so that they take the same decisions; the first one speaks and writes.
+Every process is given the same images and takes every `count()`-th of them. Averaged and gathered values are equal in all
+processes, so that all make the same decisions; only the first one prints and writes files.
 """
 
 import contextlib
@@ -38,22 +38,22 @@ _Item = TypeVar("_Item")
 
 
 def rank() -> int:
-    """The number of this process, from 0."""
+    """Return the number of this process, from 0."""
     return dist.get_rank() if _is_shared() else 0
 
 
 def count() -> int:
-    """How many processes share the run."""
+    """Return the number of processes that share the run."""
     return dist.get_world_size() if _is_shared() else 1
 
 
 def is_first() -> bool:
-    """Whether this process is the one that speaks and writes."""
+    """Return whether this process is the one that prints and writes files."""
     return rank() == 0
 
 
 def local_device() -> torch.device:
-    """The accelerator that `torchrun` means for this process, or the only one; the CPU where there is none."""
+    """Return the GPU that `torchrun` assigns to this process, the first one without `torchrun`, or the CPU where there is none."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
@@ -61,14 +61,14 @@ def local_device() -> torch.device:
 
 @contextlib.contextmanager
 def session() -> Iterator[None]:
-    """Join the processes that `torchrun` started, if it did, for as long as the context lasts."""
+    """Join the process group that `torchrun` started, if it did, until the context ends; do nothing in a group that exists."""
     if not (dist.is_available() and dist.is_torchelastic_launched()) or _is_shared():
         yield
         return
     device = local_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    # A model may stay on the CPU although there are cards; what it exchanges stays there, too.
+    # Both backends: a model may stay on the CPU of a machine with GPUs, and then its collectives run there, too.
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield
@@ -77,10 +77,10 @@ def session() -> Iterator[None]:
 
 
 def share_of_images(images: Tensor) -> Tensor:
-    """This process's part of the images: every `count()`-th, so that batches in order stay the same images.
+    """Return this process's share of the images: every `count()`-th, so that batch i of all processes together is batch i of one.
 
     Raises:
-        DataError: the processes cannot have equally many.
+        DataError: the number of images is not a multiple of `count()`.
     """
     if len(images) % count():
         raise DataError(
@@ -91,10 +91,10 @@ def share_of_images(images: Tensor) -> Tensor:
 
 
 def share_of_batch(size: int) -> int:
-    """This process's part of a batch.
+    """Return this process's share of a batch size.
 
     Raises:
-        RecipeError: the processes cannot have equally many images of it.
+        RecipeError: `size` is not a multiple of `count()`.
     """
     if size % count():
         raise RecipeError(
@@ -105,31 +105,34 @@ def share_of_batch(size: int) -> int:
 
 
 def share_of_items(items: Iterable[_Item]) -> Iterator[_Item]:
-    """This process's part of a series."""
+    """Yield this process's share of a series: every `count()`-th item."""
     return itertools.islice(items, rank(), None, count())
 
 
 def average(values: Sequence[float]) -> list[float]:
-    """The mean over the processes, number by number."""
+    """Return the mean over the processes, element by element."""
     return [value / count() for value in total(values)]
 
 
 def total(values: Sequence[float]) -> list[float]:
-    """The sum over the processes, number by number."""
+    """Return the sum over the processes, element by element."""
     if count() == 1:
         return list(values)
-    added = torch.tensor(values, dtype=torch.float64)
+    added = torch.tensor(values, dtype=torch.float64)  # on the CPU: gloo
     dist.all_reduce(added)
     return [float(value) for value in added]
 
 
 def wait() -> None:
-    """Until all processes have come here: what one of them looks for, another may be about to write."""
+    """Wait for all processes, such as before reading a file that another process may still be writing.
+
+    Not `dist.barrier`: with NCCL it guesses a device and may hang.
+    """
     total([0.0])
 
 
 def average_gradients(parameters: Sequence[Tensor]) -> None:
-    """Replace every gradient by its mean over the processes, in one exchange."""
+    """Replace every gradient by its mean over the processes, in one all-reduce of one flat tensor."""
     if count() == 1:
         return
     gradients = [one.grad for one in parameters if one.grad is not None]
@@ -142,21 +145,21 @@ def average_gradients(parameters: Sequence[Tensor]) -> None:
 
 
 def extremes(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """The smallest `low` and the largest `high` of all processes."""
+    """Return the smallest `low` and the largest `high` over all processes."""
     if count() == 1:
         return low, high
-    ends = torch.stack([-low, high])
+    ends = torch.stack([-low, high])  # one all-reduce: min(low) = −max(−low)
     dist.all_reduce(ends, dist.ReduceOp.MAX)
     return -ends[0], ends[1]
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """The rows of all processes in the order of the images that they come from."""
+    """Return the rows of all processes, in the order of the images that they come from."""
     if count() == 1:
         return rows
     parts = [torch.empty_like(rows) for _ in range(count())]
     dist.all_gather(parts, rows.contiguous())
-    return torch.stack(parts, dim=1).flatten(0, 1)
+    return torch.stack(parts, dim=1).flatten(0, 1)  # interleaved, as `share_of_images` took them
 
 
 def _is_shared() -> bool:

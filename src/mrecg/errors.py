@@ -80,14 +80,14 @@ class StorageError(MrecgError):
 def expect(
     value: object, kind: type | tuple[type, ...], what: str, advice: str, error: type[MrecgError]
 ) -> None:
-    """Refuse an argument of another type, which would fail later and somewhere else.
+    """Raise `error` if `value` is not of the expected type, before it fails later and elsewhere.
 
     Args:
-        value: the argument.
-        kind: what it has to be an instance of.
-        what: it is called in the message.
-        advice: where to get the right one.
-        error: is raised.
+        value: an argument.
+        kind: the expected type or types.
+        what: name of the argument, as the subject of the message.
+        advice: how to get the right one, as the end of the message.
+        error: type of the exception.
     """
     if not isinstance(value, kind):
         kinds = kind if isinstance(kind, tuple) else (kind,)
@@ -101,7 +101,13 @@ def _named(kind: type) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str], listed: Iterable[str] = ()) -> str:
-    """The end of a sentence that names what is close to `name`; when nothing is, what is `listed`, or all there is."""
+    """Return the end of a message about an unknown name: the closest known name, or the known ones if none is close.
+
+    Args:
+        name: as the user wrote it; case does not matter.
+        known: all names. One whose last dotted part is `name` counts as closest: `steps` is `reconstruct.steps`.
+        listed: names to list if none is close; all by default.
+    """
     names = {one.lower(): one for one in sorted(known)}
     asked = name.lower()
     ends = [one for one in names if one.rpartition(".")[2] == asked]

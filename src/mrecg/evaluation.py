@@ -1,4 +1,4 @@
-"""Accuracy as counts."""
+"""Measure accuracy, as counts of images."""
 
 from collections.abc import Iterable
 
@@ -15,23 +15,25 @@ from mrecg.torch_state import evaluation_mode, matmul_precision
 __all__ = ["Evaluation", "below_published", "evaluate", "with_accuracy"]
 
 _TOLERANCE = 0.5
+"""Points of top-1 that a float network may be below its published figure: another resizing already costs some tenths."""
 
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
-    """Count the images that `model` classifies correctly.
+    """Count the images that `model` classifies correctly, by its best and its five best logits.
 
     Args:
-        model: images to logits; a tuple of outputs counts by its first. It is run in evaluation mode, and left as it was.
-        loader: batches of images and labels, such as a DataLoader; processes that share a run bring equal ones, and
-            each counts its part.
+        model: maps images `(n, …)` to logits `(n, classes)`; of several outputs the first counts. Run in evaluation mode and
+            restored.
+        loader: batches of images and labels, such as a DataLoader. Processes that share a run bring the same batches; each
+            evaluates its share.
 
     Raises:
         DataError: no images, images that the model cannot take, or labels that the model has no logit for.
-        ModelError: `model` is no module.
+        ModelError: `model` is not a module.
     """
     expect(model, nn.Module, "The model", "give a module, such as quantized.model", ModelError)
-    expect(loader, Iterable, "What is evaluated on", "give batches of images and labels", DataError)
+    expect(loader, Iterable, "The evaluation set", "give batches of images and labels", DataError)
     parameter = next(iter([*model.parameters(), *model.buffers()]), None)
     device = torch.device("cpu") if parameter is None else parameter.device
     count = correct1 = correct5 = 0
@@ -57,16 +59,16 @@ def with_accuracy(
     loader: Iterable[tuple[Tensor, Tensor]],
     skipped: tuple[str, ...] = (),
 ) -> QuantizedModel:
-    """The same quantized model with its accuracy, and that of the float network, in its record.
+    """Return the quantized model with its accuracy, and that of the float network, in its record.
 
     Args:
         quantized: is evaluated on `loader`.
-        before: the float network's accuracy on the same images.
+        before: accuracy of the float network on the same images.
         loader: as for `evaluate`.
-        skipped: images that `loader` left out, added to those that the record has.
+        skipped: images that `loader` left out; added to those in the record.
 
     Raises:
-        DataError: as `evaluate`.
+        DataError: as for `evaluate`.
     """
     return quantized.with_found(
         accuracy={"float": before, "quantized": evaluate(quantized.model, loader)},
@@ -75,19 +77,20 @@ def with_accuracy(
 
 
 def below_published(measured: Evaluation, published: float | None) -> str | None:
-    """A warning if a float network classifies more than 0.5 points worse than published, which mostly means
-    other preprocessing or weights than it was trained with.
+    """Return a warning if a float network's top-1 is more than 0.5 points below its published one, else `None`.
+
+    The cause is mostly preprocessing or weights other than those it was trained with; the result looks like bad quantization.
 
     Args:
-        measured: of the float network.
-        published: its top-1 in percent, if known.
+        measured: accuracy of the float network.
+        published: its published top-1 in percent, if known.
     """
     if published is None or measured.top1 >= published - _TOLERANCE:
         return None
     return (
         f"The float network's top-1 of {measured.top1:.2f} % on {measured.count} images is "
         f"{published - measured.top1:.2f} points below the published {published:.2f} %; check the weights, "
-        "the size and normalisation of the images, and the order of the classes."
+        "the size and normalization of the images, and the order of the classes."
     )
 
 
@@ -98,19 +101,17 @@ def _images_and_labels(batch: object, index: int) -> tuple[Tensor, Tensor]:
         )
     images, labels = batch
     advice = "convert it with torch.from_numpy, say"
-    expect(images, Tensor, f"What batch {index} shows", advice, DataError)
+    expect(images, Tensor, f"The images of batch {index}", advice, DataError)
     check_images(images, f"batch {index}")
     expect(
-        labels, Tensor, f"What labels batch {index}", "give a tensor of class numbers", DataError
+        labels, Tensor, f"The labels of batch {index}", "give a tensor of class numbers", DataError
     )
     return images, labels
 
 
 def _logits(model: nn.Module, images: Tensor, index: int) -> Tensor:
     try:
-        with matmul_precision(
-            "float32", images.device
-        ):  # torch's own choice on CUDA devices is TF32
+        with matmul_precision("float32", images.device):  # by default CUDA devices use TF32
             result = model(images)
     except Exception as error:  # it is the caller's model: anything may come out of it
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -120,13 +121,13 @@ def _logits(model: nn.Module, images: Tensor, index: int) -> Tensor:
     logits = result[0] if isinstance(result, tuple | list) else result
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         raise DataError(
-            "The model's output is no table of logits (images × classes), so nothing can be counted; "
+            "The model's output is not a table of logits (images × classes), so accuracy cannot be measured; "
             "mrecg quantize --evaluation-images 0 does without."
         )
     if not bool(torch.isfinite(logits).all()):
         wrong = int((~torch.isfinite(logits).all(1)).nonzero()[0])
         raise DataError(
-            f"The model's logits of image {wrong} in batch {index} are NaN or infinite; mend its weights."
+            f"The model's logits of image {wrong} in batch {index} are NaN or infinite; check its weights."
         )
     return logits
 

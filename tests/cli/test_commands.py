@@ -1,5 +1,6 @@
 """The commands for a network: what they print, their exit codes, and nothing half-written after a mistake."""
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import yaml
 
 import mrecg
 from command_line import MODEL, QUICK, Finished
+from mrecg.data import evaluation_batches
 
 
 def test_quantize_then_evaluate(tmp_path: Path, mrecg_command: Callable[..., Finished]) -> None:
@@ -24,10 +26,11 @@ def test_quantize_then_evaluate(tmp_path: Path, mrecg_command: Callable[..., Fin
     assert "quantized: top-1 " in done.stdout
     resolved = yaml.safe_load((run / "recipe.yaml").read_text())
     assert resolved["reconstruct"]["steps"] == 2
-    counted = mrecg_command("evaluate", str(run), "--data", "demo", "--json")
+    images = ("--data", "demo", "--evaluation-images", "200")
+    counted = mrecg_command("evaluate", str(run), *images, "--json")
     result = json.loads(counted.stdout)
-    assert result["count"] == 2000
-    assert result["correct1"] > 1000
+    assert result["count"] == 200
+    assert result["correct1"] > 100
     other_size = ("--data", "demo", "--size", "64")
     for command in (
         ("evaluate", str(run)),
@@ -82,7 +85,11 @@ def test_plan_can_be_saved_and_followed(
     assert json.loads(done.stdout)["accuracy"] == {}
 
 
-def test_demo_in_short(mrecg_command: Callable[..., Finished]) -> None:
+def test_demo_in_short(
+    mrecg_command: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = functools.partial(evaluation_batches, count=400)
+    monkeypatch.setattr("mrecg.demo.comparison.evaluation_batches", some)
     done = mrecg_command("demo", "--steps", "2", "--json")
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
@@ -135,7 +142,7 @@ def test_own_network(tmp_path: Path, mrecg_command: Callable[..., Finished]) -> 
         (["--backend", "nnie"], "holds weights of exactly 8 bits, got 4"),
         (["--set", "plan.join=explicit", "--set", "plan.groups=[[a, b]]"], "the unit 'a'"),
         (["--size", "64"], "come as 1×28×28; leave out --size and --channels"),
-        (["--channels", "2"], "1 channel (grey) or 3 (color), got --channels 2"),
+        (["--channels", "2"], "1 channel (gray) or 3 (color), got --channels 2"),
         (["--images", "8"], "at least 32"),
         (["--network", "resnet"], "There is no network 'resnet'"),
         (["--weights", "nothing.safetensors"], "cannot be read"),

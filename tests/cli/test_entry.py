@@ -108,7 +108,7 @@ def reference(option: str) -> click.Parameter:
 
 
 def declared(option: click.Parameter) -> tuple[object, ...]:
-    return option.opts, option.default, getattr(option, "help", None), option.type.name
+    return option.opts, option.default, getattr(option, "help", None), option.nargs
 
 
 def test_budgets() -> None:

@@ -41,10 +41,10 @@ def test_a_known_network_brings_its_preprocessing() -> None:
     inputs = Inputs.resolve(NetworkOptions(network="efficientnet_lite0", data="folder:mine"), None)
     assert inputs.preprocessing.interpolation == "bicubic"
     assert (inputs.images, inputs.crops) == (256, "center")
-    grey = NetworkOptions(network="mine:net", data="folder:mine", channels=1)
-    unknown = Inputs.resolve(grey, None).preprocessing
+    gray = NetworkOptions(network="mine:net", data="folder:mine", channels=1)
+    unknown = Inputs.resolve(gray, None).preprocessing
     assert unknown == Preprocessing(channels=1, mean=(0.5,), std=(0.5,))
-    assert Inputs.resolve(grey, None).blank_images().shape == (2, 1, 224, 224)
+    assert Inputs.resolve(gray, None).blank_images().shape == (2, 1, 224, 224)
 
 
 def test_inputs_that_contradict() -> None:

@@ -8,7 +8,8 @@ from pydantic import ValidationError
 import mrecg
 from mrecg.config.presets import METHODS, preset_names
 from mrecg.config.recipe import read_recipe
-from mrecg.errors import RecipeError
+from mrecg.config.yaml_files import REASONS
+from mrecg.errors import RecipeError, RunError
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -113,3 +114,70 @@ def test_a_key_that_is_like_no_other() -> None:
     ]:
         with pytest.raises(RecipeError, match=f"no key '{key}'; {known}"):
             mrecg.preset("w4a4-brecq", {key: 1})
+
+
+BAD_VALUES: list[tuple[str, dict[str, object], str]] = [
+    ("value_error", {"weight.bits": 9}, "'weight.bits': expected 2 to 8 bits"),
+    ("int_type", {"seed": None}, "'seed': expected a whole number"),
+    ("int_parsing", {"seed": "x"}, "'seed': expected a whole number"),
+    ("int_from_float", {"seed": 1.5}, "'seed': expected a whole number"),
+    ("int_parsing_size", {"seed": "9" * 5000}, "'seed': expected a whole number"),
+    ("float_type", {"reconstruct.penalty": []}, "'reconstruct.penalty': expected a number"),
+    ("float_parsing", {"reconstruct.penalty": "x"}, "'reconstruct.penalty': expected a number"),
+    ("finite_number", {"reconstruct.penalty": float("nan")}, "expected a finite number"),
+    ("greater_than", {"weight.ranges.p": 0}, "'weight.ranges.p': expected more than 0"),
+    ("greater_than_equal", {"reconstruct.steps": -1}, "expected at least 0"),
+    ("less_than", {"reconstruct.warm_up": 1}, "'reconstruct.warm_up': expected less than 1"),
+    ("less_than_equal", {"plan.loss_steps": 2}, "'plan.loss_steps': expected at most 1"),
+    ("bool_type", {"weight.narrow": None}, "'weight.narrow': expected true or false"),
+    ("bool_parsing", {"weight.narrow": "x"}, "'weight.narrow': expected true or false"),
+    ("string_type", {"name": 3}, "'name': expected a string"),
+    ("literal_error", {"plan.granularity": "x"}, "expected 'layer' or 'block' .got 'x'"),
+    ("tuple_type", {"plan.scheme": 3}, "'plan.scheme': expected a list"),
+    ("too_long", {"reconstruct.beta": [1, 2, 3]}, "'reconstruct.beta': expected at most 2 items"),
+    ("missing", {"reconstruct.beta": [1]}, r"'reconstruct.beta.1': it is missing"),
+    ("model_type", {"placement.overrides": [3]}, "'placement.overrides.0': expected a mapping"),
+    ("extra_forbidden", {"placement.overrides": [{"x": 1}]}, "overrides"),
+]
+
+
+@pytest.mark.parametrize(("kind", "overrides", "message"), BAD_VALUES)
+def test_every_kind_of_bad_value_has_words(
+    kind: str, overrides: dict[str, object], message: str
+) -> None:
+    with pytest.raises(RecipeError, match=message) as caught:
+        mrecg.preset("w2a4-brecq", overrides)
+    assert isinstance(caught.value.__cause__, ValidationError)
+    kinds = [problem["type"] for problem in caught.value.__cause__.errors()]
+    assert kind in kinds
+    assert set(kinds) <= REASONS.keys()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", "it is no JSON: EOF"),
+        ("3", "expected a mapping"),
+        ('{"rule": 1, "groups": 3, "neighbours": 3}', "expected a"),
+        ('{"x": 3}', "missing|no such key"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_explained(text: str, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(RunError, match=rf"is no plan: .*({reason})"):
+        mrecg.Plan.read(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("reconstruct.rounding_rate", "fast", "expected a number or 'auto'"),
+        ("reconstruct.rounding_rate", 0, "expected more than 0 or 'auto'"),
+        ("plan.count", -1, "expected at least 0 or 'auto'"),
+        ("plan.count", 1.5, "expected a whole number or 'auto'"),
+    ],
+)
+def test_every_type_that_a_value_may_have_is_named(key: str, value: object, words: str) -> None:
+    with pytest.raises(RecipeError, match=f"'{key}': {words} .got {value!r}"):
+        mrecg.preset("w2a4-brecq", {key: value})

@@ -140,7 +140,7 @@ def test_idx_files_without_gzip_and_damaged_ones(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"promises \(512,\) bytes but holds 511"):
         load_split("train", tmp_path)
     (tmp_path / name).write_bytes(b"no idx")
-    with pytest.raises(DataError, match="no IDX file"):
+    with pytest.raises(DataError, match="not an IDX file"):
         load_split("train", tmp_path)
     (tmp_path / name).unlink()
     (tmp_path / f"{name}.gz").write_bytes(b"no gzip")

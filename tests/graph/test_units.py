@@ -1,6 +1,7 @@
-"""The chain of units: how many, which layers, and equal to the captured model bit for bit."""
+"""The chain of units: how many, which layers, and outputs equal to the captured model bit for bit."""
 
 from collections.abc import Callable
+from operator import attrgetter
 
 import pytest
 import torch
@@ -10,9 +11,10 @@ import mrecg
 import toys
 from mrecg.config.settings import ActivationSettings, Placement, TensorSettings
 from mrecg.graph.capture import capture_graph
+from mrecg.graph.extract import Insertions, Unit
 from mrecg.graph.insert import insert_quantizers
 from mrecg.graph.recipe_placement import RecipePlacement
-from mrecg.graph.units import Chain, cut
+from mrecg.graph.units import Chain, cut_units
 from mrecg.paper.networks import build
 
 EXPECTED = {
@@ -28,13 +30,6 @@ EXPECTED = {
 }
 
 
-class Through(nn.Module):
-    """A quantizer that changes nothing."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x
-
-
 def chain_of(
     model: nn.Module, x: Tensor, granularity: str = "block", shortcut: str = "quantized"
 ) -> tuple[Chain, fx.GraphModule]:
@@ -43,13 +38,17 @@ def chain_of(
         TensorSettings(bits=4),
         ActivationSettings(bits=4),
     )
-    graph, quantizers = insert_quantizers(
-        capture_graph(model, x[:2]),
-        placement,
-        make_weight=lambda request, weight: Through(),
-        make_activation=lambda request: Through(),
-    )
-    return cut(graph, quantizers, model, granularity), graph
+    graph, quantizers = insert_quantizers(capture_graph(model, x[:2]), placement)
+    inserted = Insertions({one.name: one for one in quantizers}, clipping=(), biases={})
+    return cut_units(graph, inserted, model, granularity), graph
+
+
+def without_change(unit: Unit, graph: fx.GraphModule) -> list[Tensor | Callable[..., Tensor]]:
+    """Return bindings that change nothing: float weights, and quantizers that return their input."""
+    return [
+        attrgetter(unit.weights[name])(graph) if name in unit.weights else lambda x, bounds: x
+        for name in unit.bindings
+    ]
 
 
 def as_tuple(value: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -62,10 +61,14 @@ def as_tuple(value: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 def test_units_in_order_are_the_captured_model(name: str, granularity: str, shortcut: str) -> None:
     model, x = toys.make(name), toys.images(5)
     chain, graph = chain_of(model, x, granularity, shortcut)
-    for kind in ("plain", "quantized"):
+    for is_quantized in (False, True):
         values = {chain.input: x}
         for unit in chain.units:
-            results = getattr(unit, kind)(*[values[name] for name in unit.inputs])
+            given = [values[name] for name in unit.inputs]
+            if is_quantized:
+                results = unit.quantized(*given, *without_change(unit, graph))
+            else:
+                results = unit.float_graph(*given)
             values.update(zip(unit.outputs, results, strict=False))
         expected = as_tuple(graph(x))
         assert len(chain.outputs) == len(expected)
@@ -77,7 +80,7 @@ def test_units_in_order_are_the_captured_model(name: str, granularity: str, shor
 
 @pytest.mark.parametrize("granularity", ["block", "layer"])
 @pytest.mark.parametrize("name", toys.TOYS)
-def test_every_layer_lies_in_exactly_one_unit(name: str, granularity: str) -> None:
+def test_every_layer_is_in_exactly_one_unit(name: str, granularity: str) -> None:
     model = toys.make(name)
     chain, _ = chain_of(model, toys.images(), granularity)
     found = [layer.name for unit in chain.units for layer in unit.layers]

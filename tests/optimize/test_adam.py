@@ -35,5 +35,13 @@ def test_the_steps_are_torchs(unused: bool) -> None:
     assert torch.equal(idle, torch.ones(2))
 
 
-def test_groups_may_be_empty() -> None:
-    Adam([], []).step(0.1, 0.1)
+def test_a_group_may_be_empty() -> None:
+    """Where nothing of a kind is learned; the others take their own rate."""
+    ours, theirs = ([one.requires_grad_() for one in tensors()] for _ in range(2))
+    adam = Adam([], ours)
+    optimizer = torch.optim.Adam(theirs, lr=0.01, fused=True)
+    loss(*ours).backward()
+    adam.step(0.5, 0.01)
+    loss(*theirs).backward()
+    optimizer.step()
+    assert all(torch.equal(*pair) for pair in zip(ours, theirs, strict=True))

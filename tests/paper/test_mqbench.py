@@ -179,7 +179,7 @@ def test_what_nobody_reads_is_listed(tmp_path: Path) -> None:
     content["data"]["color"] = "blue"
     remarks = {note.key: note.remark for note in read(tmp_path, content).ignored}
     assert "neither MQBench" in remarks["data.color"]
-    assert "exporting" in remarks["quantize.deploy.model_name"]
+    assert "mrecg export" in remarks["quantize.deploy.model_name"]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 import itertools
 import math
 import tempfile
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,39 +13,64 @@ from torch import Tensor
 
 import mrecg
 import toys
-from mrecg.quantizers import kernels
-from mrecg.quantizers.adaround import Penalty
-from mrecg.quantizers.grid import Grid, Scaling
-from mrecg.quantizers.lsq import ActivationQuantizer, RandomMask
-from mrecg.quantizers.range_search import minmax
-from mrecg.quantizers.weight import WeightQuantizer
+from mrecg.quantizers.kernels import (
+    INSIDE,
+    Slope,
+    are_loaded,
+    compilation,
+    fake_quantize,
+    match_strides,
+    soft_rounding,
+)
 
-compiled = pytest.mark.skipif(kernels.library() is None, reason="needs a C compiler")
-LAYOUTS = {
+compiled = pytest.mark.skipif(compilation.library() is None, reason="needs a C compiler")
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "contiguous": lambda x: x,
     "channels last": lambda x: x.contiguous(memory_format=torch.channels_last),
     "not dense": lambda x: torch.stack([x, x], dim=-1)[..., 0],
 }
+UNBOUNDED = (-math.inf, math.inf)
+IMPLEMENTATIONS = [
+    pytest.param(True, id="compiled", marks=compiled),
+    pytest.param(False, id="torch"),
+]
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.fixture
-def without_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    kernels.library.cache_clear()
-    yield monkeypatch
-    kernels.library.cache_clear()
+def uniform(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
-@compiled
+def without_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compilation, "fits", lambda tensor: False)
+
+
+def composed_fake_quantize(
+    x: Tensor, factor: Tensor, unit: Tensor, bounds: tuple[float, float], keep: Tensor | None
+) -> Tensor:
+    """Codes of −3 to 4 by autograd alone: eq. 1 to 3 of LSQ."""
+    scale = unit * factor
+    clipped = x.clamp(*bounds)
+    ratio = clipped / scale
+    inside = ratio.clamp(-3.5, 4.5)
+    codes = ratio.detach().round().clamp(-3, 4)
+    rounded = torch.where((ratio > -3.5) & (ratio < 4.5), ratio + (codes - ratio).detach(), codes)
+    assert inside.shape == rounded.shape
+    quantized = rounded * scale
+    return quantized if keep is None else torch.where(keep > 0, quantized, clipped)
+
+
+@pytest.mark.parametrize("is_compiled", IMPLEMENTATIONS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("of_gradient", LAYOUTS)
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("bounds", [None, (0.0, math.inf), (-1.0, 0.9)])
 @pytest.mark.parametrize("shape", [(2, 3, 5, 5), (4, 8, 40, 40)])
 def test_fake_quantization(
+    is_compiled: bool,
     layout: str,
     of_gradient: str,
     masked: bool,
@@ -52,56 +78,91 @@ def test_fake_quantization(
     shape: tuple[int, ...],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    x = LAYOUTS[layout](normal(*shape))
-    gradient = LAYOUTS[of_gradient](normal(*shape, seed=1))
-    found = []
-    for takes in (kernels.fits, lambda tensor: False):
-        monkeypatch.setattr(kernels, "fits", takes)
-        quantizer = ActivationQuantizer(Grid(0, 7, False))
-        quantizer.scaling = Scaling(torch.tensor(0.3), torch.tensor(3))
-        quantizer.bounds = bounds
-        factor = quantizer.start_learning(RandomMask(0.5, 0) if masked else None)
-        given = x.detach().requires_grad_()
-        made = quantizer(given)
+    if not is_compiled:
+        without_compiled(monkeypatch)
+    x, gradient = LAYOUTS[layout](normal(*shape)), LAYOUTS[of_gradient](normal(*shape, seed=1))
+    keep = (uniform(*shape) < 0.5).float() if masked else None
+    unit = torch.tensor(0.25)
+    results = []
+    for ours in (True, False):
+        given, factor = x.detach().requires_grad_(), torch.tensor(1.2, requires_grad=True)
+        if ours:
+            scale = (unit * factor).detach()
+            made = fake_quantize(given, factor, scale, unit, (-3.0, 4.0), bounds, keep)
+        else:
+            made = composed_fake_quantize(given, factor, unit, bounds or UNBOUNDED, keep)
         made.backward(gradient)
-        assert factor is not None
-        found.append((made.detach(), given.grad, factor.grad))
-    assert torch.allclose(found[0][0], found[1][0], atol=1e-6)
-    assert torch.equal(found[0][1], found[1][1])
-    assert torch.allclose(found[0][2], found[1][2], atol=5e-3)  # sums of up to 51,200 terms
+        assert given.grad is not None
+        assert factor.grad is not None
+        results.append((made.detach(), given.grad, factor.grad))
+    (made, of_x, of_factor), (expected, of_x_expected, of_factor_expected) = results
+    assert torch.allclose(made, expected, atol=1e-6)
+    assert torch.equal(of_x != 0, of_x_expected != 0)
+    assert torch.allclose(of_x, of_x_expected, atol=1e-6)
+    # Sums of up to 51,200 terms.
+    assert torch.allclose(of_factor, of_factor_expected, rtol=1e-4, atol=5e-3)
 
 
-@compiled
-@pytest.mark.parametrize("penalty", [None, Penalty(0.01, 20.0), Penalty(0.01, 2.0)])
-@pytest.mark.parametrize("ranges", ["per channel", "per tensor", "one number"])
+@pytest.mark.parametrize("is_compiled", IMPLEMENTATIONS)
+@pytest.mark.parametrize("slope", [None, (500.0, 4.0), (0.1, 0.0)])
+@pytest.mark.parametrize("scales", ["per channel", "per tensor", "one number"])
 @pytest.mark.parametrize("shape", [(70, 60, 3, 3), (30, 1, 3, 3), (1, 1), (50, 40), (9, 4, 5)])
 @pytest.mark.parametrize("layout", ["contiguous", "channels last"])
 def test_soft_rounding(
-    penalty: Penalty | None, ranges: str, shape: tuple[int, ...], layout: str
+    is_compiled: bool,
+    slope: Slope | None,
+    scales: str,
+    shape: tuple[int, ...],
+    layout: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    grid = Grid(0, 3, False)
-    weight = LAYOUTS[layout if len(shape) == 4 else "contiguous"](normal(*shape))
-    found = minmax(weight.reshape(shape[0] if ranges == "per channel" else 1, -1), grid)
-    each = () if ranges == "one number" else (-1, *[1] * (len(shape) - 1))
-    scaling = Scaling(*(one.reshape(each) for one in found))
-    quantizer = WeightQuantizer(weight, scaling, grid)
+    if not is_compiled:
+        without_compiled(monkeypatch)
+    ones = [1] * (len(shape) - 1)
+    of_delta = {"per channel": (shape[0], *ones), "per tensor": (1, *ones), "one number": ()}
+    values = normal(*shape, seed=1) * 4
+    values[(0,) * (len(shape) - 1)][:3] = torch.tensor([-60.0, 0.0, 60.0])[: shape[-1]]
+    values = LAYOUTS[layout if len(shape) == 4 else "contiguous"](values)
+    base, span, gradient = normal(*shape), uniform(*shape), normal(*shape, seed=2)
     results = []
-    for is_native in (True, False):
-        learned = quantizer.start_learning(weight)
-        assert learned._is_native
-        learned._is_native = is_native
-        with torch.no_grad():
-            learned.logits += normal(*shape, seed=1) * 4
-            learned.logits[(0,) * (len(shape) - 1)][:3] = torch.tensor([-60.0, 0.0, 60.0])[
-                : shape[-1]
-            ]
-            learned.range.growth += 0.2
-        soft = learned(penalty)
-        soft.backward(normal(*shape, seed=2))
-        results.append((soft.detach(), learned.logits.grad, learned.range.growth.grad))
-    for ours, expected in zip(*results, strict=True):
-        assert ours.shape == expected.shape
-        assert torch.allclose(ours, expected, rtol=1e-4, atol=1e-4)
+    for ours in (True, False):
+        alpha = values.detach().clone().requires_grad_()
+        delta = (normal(*of_delta[scales], seed=3) * 0.2).requires_grad_()
+        if ours:
+            made = soft_rounding(alpha, base, span, delta, 15, slope)
+            made.backward(gradient)
+        else:
+            sigmoid = torch.sigmoid(alpha)
+            made = (base + span * sigmoid.clamp(*INSIDE)) * (1 + delta / 15)
+            penalty = 0.0 if slope is None else integral(sigmoid.clamp(*INSIDE), *slope).sum()
+            ((made * gradient).sum() + penalty).backward()  # type: ignore[no-untyped-call]
+        assert alpha.grad is not None
+        assert delta.grad is not None
+        results.append((made.detach(), alpha.grad, delta.grad))
+    for found, expected in zip(*results, strict=True):
+        assert found.shape == expected.shape
+        assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def integral(sigmoid: Tensor, strength: float | Tensor, exponent: float | Tensor) -> Tensor:
+    """Return the penalty whose slope is −c · d · (d²)^e with d = σ − ½."""
+    power = exponent + 1
+    return -strength * ((sigmoid - 0.5).square() + 1e-12).pow(power) / (2 * power)
+
+
+def test_a_slope_may_be_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a recorded step reads it: another value of the same tensor is another slope."""
+    base, span, delta = normal(6, 4), uniform(6, 4), torch.zeros(6, 1)
+    for unpatched in (True, False):
+        if not unpatched:
+            without_compiled(monkeypatch)
+        found = []
+        for slope in ((0.5, 1.0), (torch.tensor(0.5), torch.tensor(1.0)), None):
+            alpha = normal(6, 4, seed=1).requires_grad_()
+            soft_rounding(alpha, base, span, delta, 15, slope).sum().backward()
+            found.append(alpha.grad)
+        assert torch.equal(found[0], found[1])
+        assert not torch.equal(found[0], found[2])
 
 
 @compiled
@@ -112,7 +173,7 @@ def test_sums_do_not_depend_on_the_number_of_threads() -> None:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
             factor = torch.ones((), requires_grad=True)
-            made = kernels.FakeQuantize.apply(x, (-1.0, 1.0), factor, scale, scale, -3.0, 4.0, None)
+            made = fake_quantize(x, factor, scale, scale, (-3.0, 4.0), (-1.0, 1.0), None)
             made.backward(normal(8, 40, 40, 40, seed=1))
             slopes.append(factor.grad)
     finally:
@@ -120,22 +181,98 @@ def test_sums_do_not_depend_on_the_number_of_threads() -> None:
     assert all(torch.equal(*pair) for pair in itertools.pairwise(slopes))
 
 
+OPERATORS = torch.ops.mrecg
+
+
+@pytest.mark.parametrize("is_compiled", IMPLEMENTATIONS)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("bounds", [UNBOUNDED, (-1.0, 0.9)])
+def test_fake_quantize_is_a_torch_operator(
+    is_compiled: bool,
+    masked: bool,
+    bounds: tuple[float, float],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not is_compiled:
+        without_compiled(monkeypatch)
+    x, scale = normal(2, 3, 4), torch.tensor(0.3)
+    numbers = ((uniform(2, 3, 4) < 0.5).float() if masked else None, scale, -3.0, 4.0, *bounds)
+    torch.library.opcheck(OPERATORS.fake_quantize.default, (x, *numbers))
+    quantized, *saved = OPERATORS.fake_quantize.default(x, *numbers)
+    assert (saved == [None] * 3) == is_compiled
+    values = x if is_compiled else quantized
+    torch.library.opcheck(
+        OPERATORS.fake_quantize_backward.default, (x, values, *saved, scale, *numbers)
+    )
+
+
+@pytest.mark.parametrize("is_compiled", IMPLEMENTATIONS)
+def test_soft_rounding_is_a_torch_operator(
+    is_compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not is_compiled:
+        without_compiled(monkeypatch)
+    given = (normal(5, 4), normal(5, 4, seed=1), uniform(5, 4), torch.zeros(5, 1), 15)
+    torch.library.opcheck(OPERATORS.soft_rounding.default, given)
+    _, *saved = OPERATORS.soft_rounding.default(*given)
+    assert (saved == [None] * 2) == is_compiled
+    for name, number in (("default", 0.5), ("tensor", torch.tensor(0.5))):
+        operator = getattr(OPERATORS.soft_rounding_backward, name)
+        for learns_scale in (False, True):
+            slope = (number, number, learns_scale)
+            torch.library.opcheck(operator, (normal(5, 4), *saved, *given, *slope))
+
+
+def of_one_step(device: str, dtype: torch.dtype) -> list[Tensor]:
+    x = normal(2, 3, 4, 4).to(device, dtype).requires_grad_()
+    factor = torch.ones((), device=device, dtype=dtype, requires_grad=True)
+    alpha = normal(3, 2).to(device, dtype).requires_grad_()
+    constant = uniform(3, 2).to(device, dtype)
+    delta = torch.zeros(1, 2, device=device, dtype=dtype, requires_grad=True)  # along axis 1
+    scale = torch.full((), 0.3, device=device, dtype=dtype)
+    made = fake_quantize(x, factor, scale, scale, (-3.0, 4.0), (0.0, 1.0), None)
+    soft = soft_rounding(alpha, constant, constant, delta, 15, (0.5, 2.0))
+    (made.sum() + soft.sum()).backward()  # type: ignore[no-untyped-call]
+    gradients = [one.grad for one in (x, factor, alpha, delta)]
+    return [made, soft, *(one for one in gradients if one is not None)]
+
+
+@pytest.mark.parametrize(("device", "dtype"), [("cpu", torch.float64), ("meta", torch.float32)])
+def test_other_numbers_and_devices_are_left_to_torch(device: str, dtype: torch.dtype) -> None:
+    assert not compilation.fits(torch.ones(2, dtype=dtype, device=device))
+    made = of_one_step(device, dtype)
+    assert len(made) == 6
+    assert {(one.device.type, one.dtype) for one in made} == {(device, dtype)}
+
+
 @compiled
-def test_other_numbers_and_places_are_left_to_torch() -> None:
-    assert kernels.fits(torch.ones(2))
-    assert not kernels.fits(torch.ones(2, dtype=torch.float64))
-    assert not kernels.fits(torch.ones(2, device="meta"))
-    weight = normal(6, 4, 3, 3)  # of a transposed convolution: its channels lie along axis 1
-    found = minmax(weight.transpose(0, 1).reshape(4, -1), Grid(0, 3, False))
-    scaling = Scaling(*(one.view(1, -1, 1, 1) for one in found))
-    quantizer = WeightQuantizer(weight, scaling, Grid(0, 3, False))
-    learned = quantizer.start_learning(weight)
-    assert not learned._is_native
-    assert not kernels.lie_in_rows(torch.ones(0, 3), torch.ones(()))
-    pool = RandomMask(0.5, 0)
-    pool.like(torch.ones(4, dtype=torch.float64))
-    assert pool.like(torch.ones(4)).dtype == torch.float32
-    assert learned().shape == weight.shape
+def test_both_implementations_agree_on_every_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = of_one_step("cpu", torch.float32)
+    without_compiled(monkeypatch)
+    for one, other in zip(ours, of_one_step("cpu", torch.float32), strict=True):
+        assert one.shape == other.shape
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_strides_are_matched() -> None:
+    x = normal(2, 3, 4, 5)
+    model = torch.empty_like(x, memory_format=torch.channels_last)
+    assert match_strides(x, x) is x
+    matched = match_strides(x, model)
+    assert matched.stride() == model.stride()
+    assert torch.equal(matched, x)
+    column = normal(6, 1)  # the stride of an axis of size 1 is never used
+    assert match_strides(column, column.as_strided((6, 1), (1, 6))) is column
+
+
+# A process without kernels.
+
+
+@pytest.fixture
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    compilation.library.cache_clear()
+    yield monkeypatch
+    compilation.library.cache_clear()
 
 
 def script(path: Path, text: str) -> str:
@@ -144,52 +281,61 @@ def script(path: Path, text: str) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("text", ["exit 1", "exit 0"])
-def test_a_compiler_that_makes_nothing(
-    text: str, without_kernels: pytest.MonkeyPatch, tmp_path: Path
+# What is written is no library: loading it fails as it does in a folder that forbids execution.
+NOT_A_LIBRARY = 'while [ "$1" != -o ]; do shift; done; echo text > "$2"'
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("echo no such flag >&2; exit 1", "no such flag"),
+        ("exit 0", "kernels.so"),
+        (NOT_A_LIBRARY, "kernels.so"),
+    ],
+)
+def test_a_compiler_that_fails_is_one_warning(
+    text: str, reason: str, uncompiled: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    without_kernels.setenv("CC", script(tmp_path / "compiler", text))
-    assert kernels.library() is None
+    uncompiled.setenv("CC", script(tmp_path / "compiler", text))
+    with pytest.warns(RuntimeWarning, match=reason) as found:
+        assert not compilation.fits(torch.ones(2))
+    assert len(found) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not compilation.fits(torch.ones(2))
+        assert not are_loaded()
+        assert len(of_one_step("cpu", torch.float32)) == 6
 
 
-def test_nowhere_to_compile(without_kernels: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    without_kernels.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
-    assert kernels.library() is None
+def test_nowhere_to_compile(uncompiled: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    uncompiled.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    with pytest.warns(RuntimeWarning, match="absent"):
+        assert compilation.library() is None
 
 
 @compiled
 @pytest.mark.parametrize("compiler", ["CC with an argument", "one without threads"])
 def test_other_compilers_will_do(
-    compiler: str, without_kernels: pytest.MonkeyPatch, tmp_path: Path
+    compiler: str, uncompiled: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     text = 'case "$*" in *-fopenmp*) exit 1;; esac; exec cc "$@"'
     own = script(tmp_path / "compiler", text)
-    without_kernels.setenv("CC", "cc -g0" if compiler.startswith("CC") else own)
-    assert kernels.library() is not None
+    uncompiled.setenv("CC", "cc -g0" if compiler.startswith("CC") else own)
+    assert compilation.library() is not None
 
 
-def test_nothing_needs_a_compiler(without_kernels: pytest.MonkeyPatch) -> None:
-    """With none, the same formulas run as torch operators."""
-    without_kernels.setenv("CC", "")
-    assert not kernels.fits(torch.ones(2))
-    recipe = mrecg.preset("w4a4-qdrop", {"reconstruct.steps": 4, "reconstruct.batch_size": 8})
-    record = mrecg.quantize(toys.make("residual"), toys.images(32), recipe=recipe).record
-    assert record.environment["kernels"] == "torch"
+def record_of_a_run(preset: str) -> mrecg.Record:
+    recipe = mrecg.preset(preset, {"reconstruct.steps": 4, "reconstruct.batch_size": 8})
+    return mrecg.quantize(toys.make("residual"), toys.images(32), recipe=recipe).record
+
+
+def test_nothing_needs_a_compiler(uncompiled: pytest.MonkeyPatch) -> None:
+    """An empty CC asks for none, and no warning says so; the same formulas run as torch operators."""
+    uncompiled.setenv("CC", "")
+    assert not compilation.fits(torch.ones(2))
+    assert record_of_a_run("w4a4-qdrop").environment["kernels"] == "torch"
 
 
 @compiled
 def test_a_record_says_which_kernels_ran() -> None:
-    recipe = mrecg.preset("w4a4-brecq", {"reconstruct.steps": 4, "reconstruct.batch_size": 8})
-    record = mrecg.quantize(toys.make("residual"), toys.images(32), recipe=recipe).record
-    assert record.environment["kernels"] == "native"
-
-
-@compiled
-def test_a_quantizer_that_learns_takes_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    called = []
-    quantizer = ActivationQuantizer(Grid(0, 3, False))
-    quantizer.scaling = Scaling(torch.tensor(0.5), torch.tensor(0))
-    quantizer.start_learning(None)
-    monkeypatch.setattr(kernels, "_call", lambda name, *rest: called.append(name))
-    quantizer(normal(4))
-    assert called == ["fake_quantize"]
+    assert record_of_a_run("w4a4-brecq").environment["kernels"] == "native"

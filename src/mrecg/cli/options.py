@@ -137,5 +137,5 @@ class NetworkOptions(RecipeOptions, ImageOptions):
     ] = None
     channels: Annotated[
         int | None,
-        typer.Option(min=1, max=3, help="3 for color, 1 for grey; by default the network's."),
+        typer.Option(min=1, max=3, help="3 for color, 1 for gray; by default the network's."),
     ] = None

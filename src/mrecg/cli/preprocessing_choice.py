@@ -21,7 +21,7 @@ def network_preprocessing(
         DataError: the images have no such size or channels.
     """
     if options.channels == 2:
-        raise DataError("Images have 1 channel (grey) or 3 (color), got --channels 2.")
+        raise DataError("Images have 1 channel (gray) or 3 (color), got --channels 2.")
     if options.data is not None:
         check_resizable(options.data, options)
         own = own_preprocessing(options.data)

@@ -1,1 +1,1 @@
-"""What a user chooses; nothing here needs torch."""
+"""The choices of a user; nothing here needs torch."""

@@ -1,4 +1,4 @@
-"""Recipes by name: a method at two widths."""
+"""Recipes by name: a method, and the widths of weights and activations."""
 
 import re
 from collections.abc import Mapping
@@ -15,20 +15,20 @@ METHODS: dict[str, dict[str, Any]] = {
     "brecq": {},
     "qdrop": {"reconstruct.keep_quantized_probability": 0.5},
 }
-"""What each method changes in the default recipe."""
+"""Settings in which each method differs from the default recipe."""
 
 _JOINED = {"plan.join": "loss"}
 _PRESET = re.compile(rf"w(\d+)a(\d+)-({'|'.join(METHODS)})(-mrecg)?")
 
 
 def preset_names() -> list[str]:
-    """The presets at the widths of the papers' tables; any `w2…8a2…8` works the same way."""
+    """Return the presets at the widths of the papers' tables; any `w2…8a2…8` works the same way."""
     methods = [f"{method}{suffix}" for method in METHODS for suffix in ("", "-mrecg")]
     return [f"{bits}-{method}" for bits in ("w4a4", "w2a4", "w3a3", "w2a2") for method in methods]
 
 
 def preset(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """The recipe of a named method, such as `w2a4-qdrop-mrecg`.
+    """Return the recipe of a named method, such as `w2a4-qdrop-mrecg`.
 
     Args:
         name: `w{bits}a{bits}-{rtn|adaround|brecq|qdrop}[-mrecg]`.

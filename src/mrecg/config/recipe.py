@@ -1,4 +1,4 @@
-"""What a user chooses: frozen models, YAML in and out."""
+"""The recipe, everything that a user chooses: a frozen model, read from and written to YAML."""
 
 from collections.abc import Mapping
 from operator import attrgetter
@@ -67,7 +67,7 @@ class Recipe(Settings):
         return self
 
     def for_backend(self, name: str) -> "Recipe":
-        """A copy whose grids and placement suit a deployment target; wider codes than it holds become narrower.
+        """Return a copy whose grids and placement suit a deployment target; wider codes than it holds become narrower.
 
         Raises:
             RecipeError: there is no such backend.
@@ -82,16 +82,16 @@ class Recipe(Settings):
         return self.override({**backend.settings, **widths, "placement.backend": name})
 
     def to_yaml(self) -> str:
-        """The resolved recipe, every default included."""
+        """Return the resolved recipe as YAML, every default included."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
     def differences(self, other: "Recipe") -> list[tuple[str, tuple[Any, Any]]]:
-        """The dotted keys at which another recipe differs, each with this one's value and that one's."""
+        """Return the dotted keys at which another recipe differs, each with this recipe's value and the other's."""
         ours, theirs = (dict(flat(one.model_dump(mode="json"))) for one in (self, other))
         return [(key, (ours[key], theirs[key])) for key in ours if ours[key] != theirs[key]]
 
     def override(self, overrides: Mapping[str, Any]) -> "Recipe":
-        """A copy with some settings replaced.
+        """Return a copy with some settings replaced.
 
         Args:
             overrides: dotted keys, such as `{"reconstruct.steps": 500}`.
@@ -109,7 +109,7 @@ class Recipe(Settings):
 
 
 def read_recipe(path: str | Path) -> Recipe:
-    """The recipe in a YAML file, as `Recipe.to_yaml` writes it.
+    """Return the recipe in a YAML file, as `Recipe.to_yaml` writes it.
 
     Raises:
         RecipeError: the file cannot be read, is no YAML mapping, or holds an unknown key or a bad value.
@@ -137,8 +137,8 @@ def _set(settings: dict[str, Any], key: str, value: Any) -> None:
 def _unknown_key(key: str) -> str:
     keys = _keys(Recipe)
     section = key.rpartition(".")[0]
-    beside = [one for one in keys if section and one.startswith(f"{section}.")]
-    return f"A recipe has no key '{key}'{did_you_mean(key, keys, beside or Recipe.model_fields)}."
+    siblings = [one for one in keys if section and one.startswith(f"{section}.")]
+    return f"A recipe has no key '{key}'{did_you_mean(key, keys, siblings or Recipe.model_fields)}."
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
@@ -153,7 +153,7 @@ def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def validated(settings: Mapping[str, Any], where: str) -> Recipe:
-    """The recipe of these settings; `where` names their source in a message.
+    """Return the recipe of these settings; `where` names their source in a message.
 
     Raises:
         RecipeError: a key does not exist or a value does not fit.

@@ -1,4 +1,4 @@
-"""The sections of a recipe."""
+"""Sections of a recipe, as frozen models."""
 
 from typing import Annotated, Literal
 
@@ -45,7 +45,7 @@ class Ranges(Settings):
 
     Attributes:
         method: `minmax`; `percentile`, which cuts tails; `std`, the mean ± some standard deviations;
-            `lsq`, the step 2 mean |x| / √(largest code) of LSQ; or `error`, which minimises the mean |x − x_q|^p.
+            `lsq`, the scale 2 mean |x| / √(largest code) of LSQ; or `error`, which minimizes the mean |x − x_q|^p.
         p: exponent of the error search.
         percentile: percent of the values that stay inside on either side.
         std_multiple: how many standard deviations.
@@ -130,14 +130,14 @@ class Placement(Settings):
 
 
 class PlanRule(Settings):
-    """Which pieces are reconstructed, and which neighbours jointly (METHOD: MRECG).
+    """Which pieces are reconstructed, and which neighboring units jointly (MRECG: Ma et al., CVPR 2023).
 
     Attributes:
         granularity: the pieces: single `layer`s or `block`s.
         join: `none`; by difference of `capacity` (ModCap, data-free) or of `loss` (a short run without
             joining); at every change of `stage`; by a `scheme` as the authors write it; or `explicit`.
-        difference: CapDiff as `square` (the paper) or as `log-ratio`, which does not favour deep layers.
-        count: how many neighbours to join; `auto` takes those whose CapDiff exceeds the mean.
+        difference: CapDiff as `square` (the paper) or as `log-ratio`, which does not favor deep layers.
+        count: how many pairs of neighbors to join; `auto` takes those whose CapDiff exceeds the mean.
         largest_group: units in one group at most.
         loss_steps: fraction of the steps that the run for `loss` takes.
         scheme: how many units each group of a scheme takes, along the chain.
@@ -169,20 +169,20 @@ class PlanRule(Settings):
 
 
 class Reconstruction(Settings):
-    """How the groups are tuned.
+    """How the groups are optimized.
 
     Attributes:
-        steps: optimisation steps per group; 0 is rounding to nearest.
+        steps: optimizer steps per group; 0 is rounding to nearest.
         batch_size: images per step.
         rounding_rate: Adam's rate for the rounding variables; `auto` scales it with the budget.
-        activation_rate: the same for the activation steps; it decays to 0 by a cosine.
-        activation_rate_unit: whether that rate is a fraction of each step, or `absolute` as in the papers' code.
-        weight_scale_rate: the same for the weight ranges, in code steps (Genie); 0 keeps them as calibrated.
+        activation_rate: the same for the activation scales; it decays to 0 by a cosine.
+        activation_rate_unit: whether that rate is a fraction of each scale (`relative`), or `absolute` as in the papers' code.
+        weight_scale_rate: the same for the weight scales, in codes of the whole range (Genie: Jeon et al., CVPR 2023); 0 keeps them as calibrated.
         penalty: weight λ of the rounding penalty, against a loss that is summed over channels.
         warm_up: fraction of the steps without penalty.
         beta: exponent of the penalty, from its first to its last value.
         keep_quantized_probability: 1 is BRECQ; below, each activation stays float with the rest (QDrop).
-        precision: of the convolutions and products while something is learned; `bfloat16` rounds their inputs to 8
+        precision: of the convolutions and matrix products while something is learned; `bfloat16` rounds their inputs to 8
             bits and, where the processor has it, is faster for dense convolutions but not for depthwise ones;
             `tfloat32` rounds them to 11 bits on CUDA devices and changes nothing on others. What is learned stays in
             float32.
@@ -192,7 +192,7 @@ class Reconstruction(Settings):
         batches: `reshuffled` every epoch, or the authors' `fixed` ones; images that fill no batch are left out, in
             each epoch others or always the last.
         early_stop: whether a group stops when its roundings are decided and its loss is flat.
-        network_share: steps that tune the network as a whole after its groups, as a fraction of `steps`; 0 is none.
+        network_share: steps that optimize the network as a whole after its groups, as a fraction of `steps`; 0 is none.
         exclude: shell patterns of the layers whose weights stay rounded to nearest.
     """
 

@@ -1,4 +1,4 @@
-"""What a deployment target can execute: runtimes of today and the backends of MQBench, as settings of a recipe.
+"""Deployment targets, as the settings that a recipe needs for them: current runtimes and the backends of MQBench.
 
 Source of the latter: the parameter table and the quantizers of MQBench (`prepare_by_platform`, `custom_quantizer`). Widths are the
 widest that the target's integers hold; a recipe may use fewer bits of them.
@@ -16,11 +16,11 @@ ACADEMIC = "academic"
 
 
 _FIXED_RANGES = {"weight.ranges.method": "minmax", "activation.ranges.method": "minmax"}
-"""Where a grid of logarithms lies follows from the largest element: there is nothing to search for."""
+"""The range of a grid of logarithms follows from the largest element: there is nothing to search for."""
 
 
 class Backend(NamedTuple):
-    """One target.
+    """Limits and settings of one target.
 
     Attributes:
         weight_bits, activation_bits: the widest codes.
@@ -46,7 +46,7 @@ def _backend(
     narrow: bool = False,
     unsigned: bool = False,
 ) -> Backend:
-    """From words such as "symmetric per channel" to settings."""
+    """Return the target whose grids are described in words such as "symmetric per channel"."""
     return Backend(
         *bits,
         narrowest_bits,
@@ -119,7 +119,7 @@ BACKENDS: Mapping[str, Backend] = {
 
 
 def find_backend(name: str) -> Backend:
-    """The target called `name`, in lower case.
+    """Return the target called `name`, in lower case.
 
     Raises:
         RecipeError: there is none.

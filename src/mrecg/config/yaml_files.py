@@ -1,35 +1,54 @@
-"""A YAML file as a mapping, without what a configuration has no use for; and what is wrong with its values."""
+"""Read YAML files as mappings, and explain which of their values do not fit."""
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from mrecg.errors import RecipeError
 
-__all__ = ["first_problem", "flat", "read_mapping"]
+__all__ = ["REASONS", "first_problem", "flat", "read_mapping"]
 
-_WORDS = {
-    r"^Value error, ": "",
-    r"^Input should be (?:a valid )?": "expected ",
-    r"\b(?:tuple|list)\b": "list",
-    r"^expected (list|number|string|dictionary)": r"expected a \1",
-    r"^expected integer.*": "expected a whole number",
-    r"^expected boolean.*": "expected true or false",
-    r"^Field required": "it is missing",
-    r"^Tuple should have (at \w+ \d+ items?) after validation, not \d+": r"expected \1",
-    r", unable to parse .*": "",
+_NUMBERS = {
+    "greater_than": "expected more than {gt}",
+    "greater_than_equal": "expected at least {ge}",
+    "less_than": "expected less than {lt}",
+    "less_than_equal": "expected at most {le}",
+    "finite_number": "expected a finite number",
+    **dict.fromkeys(("float_type", "float_parsing"), "expected a number"),
+    **dict.fromkeys(
+        ("int_type", "int_parsing", "int_from_float", "int_parsing_size"), "expected a whole number"
+    ),
 }
-"""pydantic's sentences in the words of ours."""
-_ALTERNATIVE = re.compile(r"constrained-|literal\[")
-"""What pydantic names, beside keys, where a value may be of several kinds."""
+_CONTAINERS = {
+    "too_short": "expected at least {min_length} items",
+    "too_long": "expected at most {max_length} items",
+    "missing": "it is missing",
+    "extra_forbidden": "there is no such key",
+    "unexpected_keyword_argument": "there is no such key",
+    **dict.fromkeys(("tuple_type", "list_type"), "expected a list"),
+    **dict.fromkeys(("dict_type", "model_type", "dataclass_type"), "expected a mapping"),
+}
+REASONS: Mapping[str, str] = {
+    **_NUMBERS,
+    **_CONTAINERS,
+    "string_type": "expected a string",
+    "literal_error": "expected {expected}",
+    "value_error": "{error}",
+    "json_invalid": "it is no JSON: {error}",
+    **dict.fromkeys(("bool_type", "bool_parsing"), "expected true or false"),
+}
+"""Why a value does not fit, by pydantic's `type` of error; in braces what its context says."""
+
+_ALTERNATIVES = ("constrained-", "literal[")
+"""How pydantic's location of an error names one of several types that a value may have."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses aliases: ten lines of nested ones stand for more text than a memory holds."""
+    """Refuse aliases: ten lines of nested ones stand for more text than a memory holds."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -41,17 +60,37 @@ class _Loader(yaml.SafeLoader):
 
 
 def first_problem(error: ValidationError) -> tuple[str, str]:
-    """The dotted key of the first value that does not fit, and why; the key is empty where values contradict each other."""
-    first = error.errors()[0]
-    reason = first["msg"]
-    for pattern, replacement in _WORDS.items():
-        reason = re.sub(pattern, replacement, reason)
-    key = [part for part in map(str, first["loc"]) if not _ALTERNATIVE.match(part)]
-    return ".".join(key), reason
+    """Return the dotted key of the first value that does not fit, and why; the key is empty where values contradict.
+
+    Where a value may be of several types, the reason names each of them.
+    """
+    problems = error.errors(include_url=False)
+    place = _without_alternatives(problems[0]["loc"])
+    alternatives = [one for one in problems if _without_alternatives(one["loc"]) == place]
+    reasons = [_reason(one) for one in alternatives]
+    words = "expected "
+    if len(reasons) > 1 and all(reason.startswith(words) for reason in reasons):
+        return ".".join(place), words + " or ".join(one.removeprefix(words) for one in reasons)
+    return ".".join(place), reasons[0]
+
+
+def _without_alternatives(location: tuple[int | str, ...]) -> tuple[str, ...]:
+    return tuple(part for part in map(str, location) if not part.startswith(_ALTERNATIVES))
+
+
+def _reason(problem: ErrorDetails) -> str:
+    template = REASONS.get(problem["type"])
+    if template is None:
+        return problem["msg"]
+    context = {
+        name: int(value) if isinstance(value, float) and value.is_integer() else value
+        for name, value in problem.get("ctx", {}).items()
+    }
+    return template.format(**context)
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of nested mappings under dotted keys."""
+    """Yield the values of nested mappings under dotted keys."""
     for key, value in settings.items():
         if isinstance(value, dict):
             yield from flat(value, f"{prefix}{key}.")
@@ -60,7 +99,7 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def read_mapping(path: Path, what: str) -> dict[str, Any]:
-    """The mapping in a YAML file.
+    """Return the mapping in a YAML file.
 
     Args:
         path: the file.

@@ -1,4 +1,4 @@
-"""Fashion-MNIST (Xiao et al., 2017): 60,000 + 10,000 grey images of 28×28 pixels in ten classes."""
+"""Fashion-MNIST (Xiao et al., 2017): 60,000 + 10,000 gray images of 28×28 pixels in ten classes."""
 
 import gzip
 from collections.abc import Sequence
@@ -59,7 +59,7 @@ class FashionMnist:
         return f"Fashion-MNIST {self.split} image {index}"
 
     def load(self, index: int) -> Image.Image:
-        """Return the grey image."""
+        """Return the gray image."""
         return Image.fromarray(self.pixels[index])
 
 

@@ -38,7 +38,7 @@ class Preprocessing:
     Attributes:
         resize: length of the shorter side before cropping.
         crop: side of the square cut out.
-        channels: 3 for color, 1 for grey.
+        channels: 3 for color, 1 for gray.
         mean, std: of each channel, of pixels between 0 and 1.
         interpolation: of the resizing, with Pillow's antialiasing.
 

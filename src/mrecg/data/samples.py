@@ -13,7 +13,7 @@ from mrecg.data.preprocessing import UnreadableImage
 __all__ = ["Samples", "open_image"]
 
 _MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA"})
-"""Pillow's modes whose conversion to RGB or grey is exact; `I;16`, `F` and CMYK give wrong colors without a word."""
+"""Pillow's modes whose conversion to RGB or gray is exact; `I;16`, `F` and CMYK give wrong colors without a word."""
 
 
 @runtime_checkable
@@ -62,4 +62,4 @@ def open_image(source: Path | BytesIO) -> Image.Image:
     except Exception as error:  # decoders raise anything on damaged bytes
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UnreadableImage(reason.splitlines()[0].rstrip(".")) from error
-    raise UnreadableImage(f"mode {mode}, expected grey, palette or RGB with 8 bits per channel")
+    raise UnreadableImage(f"mode {mode}, expected gray, palette or RGB with 8 bits per channel")

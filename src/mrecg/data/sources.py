@@ -154,5 +154,5 @@ def _open(source: str, part: _Part, preprocessing: Preprocessing) -> Source:
         folder = place
     else:
         folder = DEMO_FOLDER if kind == "demo" else fashion_mnist.DEBIAN_FOLDER
-    grey = fashion_mnist.read_split("train" if part == "calibration" else "test", folder)
-    return Source(source, grey, fashion_mnist.PREPROCESSING)
+    gray = fashion_mnist.read_split("train" if part == "calibration" else "test", folder)
+    return Source(source, gray, fashion_mnist.PREPROCESSING)

@@ -1,4 +1,4 @@
-"""What running an exported file showed: frozen models, JSON in and out."""
+"""Findings of running an exported file: frozen models, JSON in and out."""
 
 from pathlib import Path
 

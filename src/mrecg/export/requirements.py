@@ -1,4 +1,4 @@
-"""What files need: optional packages, and codes that operators exist for."""
+"""Requirements of exported files: optional packages, and codes that operators exist for."""
 
 from importlib.util import find_spec
 

@@ -65,9 +65,10 @@ def export_frozen(frozen: fx.GraphModule, example: Float[Tensor, "n ..."]) -> Ex
         frozen: from `insert.freeze`.
         example: at least two inputs, on the device of the graph.
     """
-    program = torch.export.export(
-        frozen, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
-    )
+    with _quiet():
+        program = torch.export.export(
+            frozen, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
+        )
     _drop_inference_no_ops(program.graph)
     for node in program.graph.nodes:
         for key in ("stack_trace", "torch_fn", "custom"):  # of mrecg's own files and of the tracer

@@ -56,7 +56,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Insertions:
-    """What was inserted into the whole graph, and how units take it.
+    """Quantizers and biases inserted into the whole graph, and how units take them.
 
     Attributes:
         quantizers: by name.
@@ -271,5 +271,6 @@ class _QuantizedWriter(_Writer):
     def _binding(self, node: fx.Node) -> fx.Node:
         key = str(node.target)
         if key not in self.bindings:
-            self.bindings[key] = self.graph.placeholder(key.replace(".", "_"))
+            # Numbered: a path need not be a name that Python accepts.
+            self.bindings[key] = self.graph.placeholder(f"binding_{len(self.bindings)}")
         return self.bindings[key]

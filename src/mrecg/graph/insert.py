@@ -80,7 +80,7 @@ def _release_models() -> None:
 
 @dataclass(frozen=True)
 class QuantizerRequest:
-    """What a PT2E quantizer asks for at one tensor: a grid of integers and its granularity.
+    """One request of a PT2E quantizer: a grid of integers for one tensor, and its granularity.
 
     Attributes:
         low: lowest code.

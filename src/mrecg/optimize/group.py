@@ -74,7 +74,7 @@ class GroupResult:
 
 @dataclass(frozen=True)
 class _Variables:
-    """What a group learns, by the names of quantizers."""
+    """Learned variables of a group, by the names of quantizers."""
 
     roundings: Mapping[str, LearnedRounding]
     activations: Mapping[str, FakeQuantizer]

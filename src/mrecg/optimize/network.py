@@ -91,7 +91,7 @@ def optimize_network(
 
 @dataclass(frozen=True)
 class _Variables:
-    """What is learned, by the names of quantizers."""
+    """Learned variables, by the names of quantizers."""
 
     weights: Mapping[str, LearnedScale]
     activations: Mapping[str, FakeQuantizer]

@@ -1,1 +1,1 @@
-"""What exists for the paper's sake: MQBench files, its networks, published figures, its table."""
+"""The paper: MQBench files, its networks, published figures, its table."""

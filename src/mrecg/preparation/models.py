@@ -1,4 +1,4 @@
-"""What a model must be before it can be quantized."""
+"""Check that a model can be quantized."""
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ _WRAPPERS: dict[type[nn.Module], str] = {
 }
 
 
-def check_model(model: nn.Module) -> None:
+def check_model(model: object) -> None:
     """Refuse what is no float32 network with finite weights on one device.
 
     Raises:

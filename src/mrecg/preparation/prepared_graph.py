@@ -30,7 +30,7 @@ IMAGE_BITS = 8
 """Width from which on the scale of the network's input is not learned."""
 
 Binding = Tensor | FakeQuantizer
-"""What a unit's graph takes by name: a quantized weight, a rounded bias, or an activation quantizer."""
+"""An argument that a unit's graph takes by name: a quantized weight, a rounded bias, or an activation quantizer."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from mrecg.quantizers.qdrop import RandomMask
 __all__ = ["ActivationQuantizer", "Bounds", "FakeQuantizer"]
 
 Bounds = tuple[float, float] | None
-"""What a tensor is clipped to before it is quantized, where the quantizer does the work of a ReLU as well."""
+"""Bounds that a tensor is clipped to before it is quantized, where the quantizer does the work of a ReLU as well."""
 
 
 class FakeQuantizer(ABC):

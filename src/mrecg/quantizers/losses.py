@@ -1,4 +1,4 @@
-"""What a reconstruction minimises, and what a record reports."""
+"""Losses: the ones that reconstruction minimizes and the ones that a record reports."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from torch.nn import functional
 __all__ = ["SMALLEST_POWER", "loss_and_slopes", "reconstruction_loss", "signal_power"]
 
 SMALLEST_POWER = 1e-12
-"""What a loss is relative to at least."""
+"""Smallest denominator of a relative loss."""
 
 
 def reconstruction_loss(

@@ -34,7 +34,7 @@ def unpack(
     shape: tuple[int, ...],
     dtype: torch.dtype,
 ) -> Integer[Tensor, "*shape"]:
-    """What `pack` was given.
+    """Return the codes that `pack` was given.
 
     Raises:
         ValueError: there are not as many bytes as the codes of that shape take.

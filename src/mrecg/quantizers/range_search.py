@@ -18,8 +18,8 @@ __all__ = [
     "ActivationSample",
     "error_search",
     "find_scaling",
-    "lsq",
     "mean_and_std",
+    "mean_magnitude",
     "minmax",
     "percentile",
     "power_of_two",
@@ -102,7 +102,7 @@ def find_scaling(
     elif ranges.method == "std":
         found = mean_and_std(values, grid, ranges.std_multiple)
     elif ranges.method == "lsq":
-        found = lsq(values, grid)
+        found = mean_magnitude(values, grid)
     else:
         found = error_search(values, grid, ranges.p, shrinkage)
     return power_of_two(found, values, grid, ranges.p) if settings.power_of_two else found
@@ -131,7 +131,7 @@ def mean_and_std(values: Float[Tensor, "c n"], grid: UniformGrid, multiple: floa
     )
 
 
-def lsq(values: Float[Tensor, "c n"], grid: UniformGrid) -> Scaling:
+def mean_magnitude(values: Float[Tensor, "c n"], grid: UniformGrid) -> Scaling:
     """Return the scale `2 mean |x| / √(largest code)`, zero where the smallest value asks for it (Esser et al., ICLR 2020)."""
     scale = (2 * values.abs().mean(dim=1) / grid.high**0.5).clamp(min=SMALLEST_SCALE)
     return Scaling(scale, _zero_point(values.amin(dim=1), scale, grid))

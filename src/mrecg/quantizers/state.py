@@ -1,4 +1,4 @@
-"""What all quantizers of a network, or of a part of it, know: one immutable value."""
+"""The state of all quantizers of a network, or of a part of it, as one immutable value."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

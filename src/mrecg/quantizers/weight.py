@@ -13,7 +13,7 @@ __all__ = ["WeightQuantizer", "WeightState"]
 
 
 class WeightState(NamedTuple):
-    """What the quantizer of one weight knows.
+    """The state of one weight's quantizer.
 
     Attributes:
         codes: of every element, as floats, in the shape of the weight.

@@ -1,1 +1,1 @@
-"""What a run found out; nothing here needs torch."""
+"""Results of a run as data; nothing here needs torch."""

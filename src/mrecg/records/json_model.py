@@ -26,12 +26,13 @@ def require_new_file(path: Path) -> None:
 
 
 class JsonModel(BaseModel):
-    """Frozen, refuses unknown keys, reads and writes JSON."""
+    """Base of frozen values that refuse unknown keys, read and write JSON."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # A loss may be infinite; as null it could not be read again.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     def to_json(self) -> str:
-        """The value as indented JSON."""
+        """Return the value as indented JSON."""
         return self.model_dump_json(indent=2) + "\n"
 
     def write(self, path: str | Path) -> None:
@@ -48,17 +49,26 @@ class JsonModel(BaseModel):
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
-        """The value in a JSON file.
+        """Return the value in a JSON file.
 
         Raises:
             RunError: the file cannot be read or is not of this kind.
         """
         expect(path, (str, Path), "What is read", "name a JSON file", RunError)
         try:
-            return cls.model_validate_json(Path(path).read_text(encoding="utf-8"))
+            return cls.parse(Path(path).read_bytes(), path)
         except OSError as error:
             raise RunError(f"The file {path} cannot be read: {error.strerror}.") from error
-        except (UnicodeDecodeError, ValidationError) as error:
-            problem = first_problem(error) if isinstance(error, ValidationError) else (str(error),)
-            reason = ": ".join(filter(None, problem))
+
+    @classmethod
+    def parse(cls, text: bytes, path: str | Path) -> Self:
+        """Return the value in the contents of a JSON file.
+
+        Raises:
+            RunError: they are not of this kind; the message names `path`.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            reason = ": ".join(filter(None, first_problem(error)))
             raise RunError(f"The file {path} is no {cls.__name__.lower()}: {reason}.") from error

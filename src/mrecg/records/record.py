@@ -109,6 +109,7 @@ class Record(JsonModel):
         preprocessing: how image files became such images, where mrecg read them.
         seconds: wall time by phase.
         environment: versions, device and threads.
+        files: SHA-256 of the files of the run's folder; empty until it is saved.
     """
 
     units: tuple[UnitRecord, ...]
@@ -125,3 +126,4 @@ class Record(JsonModel):
     preprocessing: Mapping[str, Any] = {}
     seconds: Mapping[str, float]
     environment: Mapping[str, Any]
+    files: Mapping[str, str] = {}

@@ -1,41 +1,48 @@
 """One run is one folder: what was chosen, what was found out, and the quantized model.
 
 recipe.yaml        every setting, defaults included
-record.json        units, plan, losses, timings, versions
+record.json        units, plan, losses, timings, versions, and the SHA-256 of the other files
 model.safetensors  integer codes packed to their bits, scales, zero points, and what stays in float
+graph.json         the structure: operators by name, their arguments, shapes of the tensors
 *.verification.json  what running an exported file of that name showed
-graph.pt2          the structure, as torch.export writes it, without tensors, compressed
+
+Opening a run executes nothing that its files say: every file is data, and is compared with the record first.
 """
 
-import contextlib
-import io
 import platform
 import shutil
 import tempfile
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
-from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.export import ExportedProgram
 
-import mrecg.quantizers  # noqa: F401 — registers the operators of a saved program
-from mrecg.errors import RunError, expect
-from mrecg.quantizers import kernels
-from mrecg.quantizers.packing import pack, unpack
 from mrecg.config.recipe import Recipe, read_recipe
+from mrecg.errors import RecipeError, RunError, expect
+from mrecg.quantizers import kernels
 from mrecg.records.record import Record
+from mrecg.runs.files import (
+    GRAPH,
+    RECIPE,
+    RECORD,
+    TENSORS,
+    checked_record,
+    read_file,
+    require_files,
+    with_hashes,
+)
+from mrecg.runs.graph_reader import rebuild
+from mrecg.runs.graph_writer import store_graph
+from mrecg.runs.stored_graph import StoredGraph
+from mrecg.runs.stored_tensors import largest_file, read_tensors, write_tensors
 
 __all__ = ["QuantizedModel", "check_free", "environment", "load"]
-
-RECIPE, RECORD, TENSORS, GRAPH = "recipe.yaml", "record.json", "model.safetensors", "graph.pt2"
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,8 @@ class QuantizedModel:
         """Write the run into a new folder, all of it or nothing.
 
         Raises:
-            RunError: the folder already holds a run or other files, or cannot be written.
+            RunError: the folder already holds a run or other files, or cannot be written; or the model holds or
+                returns something that cannot be stored.
         """
         expect(folder, (str, Path), "The run folder", "name a new one", RunError)
         target = Path(folder)
@@ -78,18 +86,26 @@ class QuantizedModel:
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=".mrecg-") as scratch:
                 draft = Path(scratch) / "run"
                 draft.mkdir()
-                (draft / RECIPE).write_text(self.recipe.to_yaml(), encoding="utf-8")
-                # Not safetensors' own file, which nobody but its owner may read.
-                (draft / TENSORS).write_bytes(save(_packed(self.program, self.record)))
-                with _without_tensors(self.program) as structure:
-                    _save_compressed(structure, draft / GRAPH)
-                (draft / RECORD).write_text(self.record.to_json(), encoding="utf-8")
+                for name, contents in self._contents().items():
+                    (draft / name).write_bytes(contents)
                 if target.exists():
                     target.rmdir()
                 shutil.move(draft, target)
         except OSError as error:
             raise RunError(f"The run folder {target} cannot be written: {error}.") from error
         return target
+
+    def _contents(self) -> dict[str, bytes]:
+        """The files of the run."""
+        grids = _grids(self.record, self.program.state_dict)
+        graph = store_graph(self.program, grids)
+        tensors = self.program.state_dict | self.program.constants
+        files = {
+            RECIPE: self.recipe.to_yaml().encode(),
+            TENSORS: write_tensors(graph.tensors, tensors),
+            GRAPH: graph.to_json().encode(),
+        }
+        return files | {RECORD: with_hashes(self.record, files).to_json().encode()}
 
 
 def check_free(folder: Path) -> None:
@@ -120,73 +136,61 @@ def is_finished(folder: Path) -> bool:
 
 
 def record_of(folder: Path) -> Record:
-    """The record of a finished run, without its model.
+    """Return the record of a finished run, without its model.
 
     Raises:
-        RunError: it cannot be read.
+        RunError: it cannot be read, or was changed.
     """
-    return Record.read(folder / RECORD)
+    return checked_record(folder)
 
 
 def recipe_of(folder: Path) -> Recipe:
-    """The recipe of a finished run.
+    """Return the recipe of a finished run.
 
     Raises:
+        RunError: it is not a regular file.
         RecipeError: it cannot be read.
     """
+    read_file(folder / RECIPE)
     return read_recipe(folder / RECIPE)
 
 
 def load(folder: str | Path) -> QuantizedModel:
     """Read a run that `QuantizedModel.save` wrote; the model gives equal outputs, bit for bit.
 
+    Nothing in the folder is executed, and every file must be the one that was written.
+
     Raises:
         RunError: the folder holds no run, or a file of it is damaged.
     """
     expect(folder, (str, Path), "The run folder", "name one that holds a run", RunError)
     source = Path(folder)
-    missing = [name for name in (RECIPE, RECORD, TENSORS, GRAPH) if not (source / name).is_file()]
-    if missing:
-        raise RunError(f"The folder {source} holds no run: {', '.join(missing)} is missing.")
-    record = record_of(source)
-    recipe = recipe_of(source)
+    require_files(source)
+    record = checked_record(source)
+    read_file(source / RECIPE, record.files[RECIPE])
     try:
-        tensors = load_file(source / TENSORS)
-        program = _read_program(source / GRAPH)
-    except (OSError, SafetensorError, RuntimeError, ValueError, BadZipFile) as error:
-        reason = str(error).splitlines()[0]
-        raise RunError(f"The run in {source} is damaged: {reason}.") from error
-    if set(tensors) != set(program.state_dict):
-        odd = sorted(set(tensors) ^ set(program.state_dict))[0]
-        raise RunError(
-            f"The run in {source} is damaged: {TENSORS} and {GRAPH} disagree on '{odd}'."
-        )
-    traced = _traced(program)
+        recipe = recipe_of(source)
+    except RecipeError as error:
+        raise RunError(f"The run in {source} is damaged: {error}") from error
+    graph = StoredGraph.parse(read_file(source / GRAPH, record.files[GRAPH]), source / GRAPH)
+    limit = largest_file(graph.tensors)
+    packed = read_file(source / TENSORS, record.files[TENSORS], limit)
     try:
-        tensors |= _unpacked(tensors, traced, record)
-    except ValueError as error:
+        program = rebuild(graph, read_tensors(graph.tensors, packed))
+    except RunError as error:
         raise RunError(f"The run in {source} is damaged: {error}.") from error
-    for name, tensor in tensors.items():
-        if name in traced and tensor.shape != traced[name].shape:
-            raise RunError(
-                f"The run in {source} is damaged: '{name}' has the shape {tuple(tensor.shape)} in {TENSORS}, "
-                f"{tuple(traced[name].shape)} in {GRAPH}."
-            )
-    program.state_dict.update(
-        {name: _as(program.state_dict[name], tensor) for name, tensor in tensors.items()}
-    )
-    return QuantizedModel(program, record, recipe)
+    return QuantizedModel(program, record.model_copy(update={"files": {}}), recipe)
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Versions and machine, for a record."""
+    """Return versions and machine, for a record."""
     packages = ("mrecg", "torch", "torchao")
-    card = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
         **{name: _version(name) for name in packages},
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "device": card or str(device),
+        "device": gpu or str(device),
         "threads": torch.get_num_threads(),
         "kernels": "native" if kernels.are_loaded() else "torch",
     }
@@ -211,72 +215,3 @@ def _grids(record: Record, tensors: Container[str]) -> dict[str, tuple[int, int]
                 if name in tensors:
                     found[name] = (quantizer.low, quantizer.high)
     return found
-
-
-def _packed(program: ExportedProgram, record: Record) -> dict[str, Tensor]:
-    # A clone each: safetensors refuses tensors that share memory.
-    state = program.state_dict.items()
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state}
-    packed = {name: pack(tensors[name], *grid) for name, grid in _grids(record, tensors).items()}
-    return tensors | packed
-
-
-def _unpacked(
-    tensors: Mapping[str, Tensor], traced: Mapping[str, Tensor], record: Record
-) -> dict[str, Tensor]:
-    return {
-        name: unpack(tensors[name], *grid, tuple(traced[name].shape), traced[name].dtype)
-        for name, grid in _grids(record, traced).items()
-    }
-
-
-def _traced(program: ExportedProgram) -> dict[str, Tensor]:
-    """What the graph knows of its parameters and buffers: their shapes and types."""
-    signature = program.graph_signature
-    names = signature.inputs_to_parameters | signature.inputs_to_buffers
-    return {
-        names[node.name]: node.meta["val"] for node in program.graph.nodes if node.name in names
-    }
-
-
-def _read_program(path: Path) -> ExportedProgram:
-    """The structure; an archive that is damaged is refused before torch logs what it thinks of it.
-
-    Raises:
-        BadZipFile: it cannot be read, or is not what was written.
-    """
-    try:
-        with ZipFile(path) as archive:
-            broken = archive.testzip()
-    except Exception as error:  # damaged archives fail in every way there is
-        raise BadZipFile(f"{path.name} is no archive that can be read ({error})") from error
-    if broken is not None:
-        raise BadZipFile(f"{broken} in {path.name} is not what was written")
-    return torch.export.load(path)
-
-
-def _save_compressed(program: ExportedProgram, path: Path) -> None:
-    """Deflate the archive that torch.export writes without compression: it is text, mostly."""
-    archive = io.BytesIO()
-    torch.export.save(program, archive)
-    with ZipFile(archive) as source, ZipFile(path, "w", ZIP_DEFLATED) as target:
-        for name in source.namelist():
-            target.writestr(name, source.read(name))
-
-
-@contextlib.contextmanager
-def _without_tensors(program: ExportedProgram) -> Iterator[ExportedProgram]:
-    """The program with empty tensors under the same names; their shapes are part of its graph."""
-    tensors = dict(program.state_dict)
-    program.state_dict.update(
-        {name: _as(tensor, torch.empty(0, dtype=tensor.dtype)) for name, tensor in tensors.items()}
-    )
-    try:
-        yield program
-    finally:
-        program.state_dict.update(tensors)
-
-
-def _as(like: Tensor, tensor: Tensor) -> Tensor:
-    """`tensor` as a parameter if `like` is one."""
-    return nn.Parameter(tensor, requires_grad=False) if isinstance(like, nn.Parameter) else tensor

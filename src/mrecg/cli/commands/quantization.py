@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,6 +15,11 @@ from mrecg.cli.recipe_choice import choose_recipe
 from mrecg.paper.mqbench import read_experiment
 from mrecg.records.json_model import require_new_file
 from mrecg.records.plan import Plan
+
+if TYPE_CHECKING:
+    from mrecg.data import EvaluationBatches
+    from mrecg.records.evaluation import Evaluation
+    from mrecg.runs.folder import QuantizedModel
 
 __all__ = ["demo", "plan", "quantize"]
 
@@ -62,8 +67,7 @@ def quantize(
 ) -> None:
     """Measure a float network, quantize it, measure it again, and save the run."""
     from mrecg.cli.show import Reporter, show_notes, show_record
-    from mrecg.distributed import is_first, wait
-    from mrecg.evaluation import with_accuracy
+    from mrecg.distributed import wait
     from mrecg.pipeline import prepare
     from mrecg.runs.folder import check_free
 
@@ -86,16 +90,33 @@ def quantize(
         before = measure_float(model, inputs.network, batches, spoken)
     with Reporter(error_console) as reporter:
         quantized = prepared.quantize(followed, progress=reporter)
-    try:
-        if batches is not None and before is not None:
-            quantized = with_accuracy(quantized, before, batches, batches.skipped)
-    finally:  # the result of hours survives an evaluation that fails
-        if is_first():
-            quantized.save(output)
+    quantized = _measured_and_saved(quantized, before, batches, output)
     if as_json:
         console.print_json(quantized.record.to_json())
     else:
         show_record(console, quantized.record, output)
+
+
+def _measured_and_saved(
+    quantized: "QuantizedModel",
+    before: "Evaluation | None",
+    batches: "EvaluationBatches | None",
+    output: Path,
+) -> "QuantizedModel":
+    """Measure the quantized model where the float one was measured, and save it.
+
+    The result of hours is saved even if the evaluation fails.
+    """
+    from mrecg.distributed import is_first
+    from mrecg.evaluation import with_accuracy
+
+    try:
+        if batches is not None and before is not None:
+            quantized = with_accuracy(quantized, before, batches, batches.skipped)
+    finally:
+        if is_first():
+            quantized.save(output)
+    return quantized
 
 
 @command

@@ -18,11 +18,11 @@ __all__ = ["divide_images_as_simulated", "integer_biases", "move_quantizers_to_l
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm")
 SOURCES = (*LAYERS, "MatMul", "Add")
-"""What a runtime computes in integers when a quantizer follows at once."""
+"""Operators that a runtime computes in integers when a quantizer follows at once."""
 BOUNDING = ("Relu", "Clip")
 _WORDS = (ir.DataType.INT8, ir.DataType.UINT8)
 MOVING = ("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze")
-"""What picks or moves elements without making new numbers."""
+"""Operators that pick or move elements without making new numbers."""
 
 
 def move_quantizers_to_layers(graph: ir.Graph) -> None:

@@ -34,7 +34,7 @@ PUBLISHED_PRACTICE: Mapping[str, Any] = {
     "reconstruct.early_stop": False,
     "reconstruct.batches": "fixed",
 }
-"""What the authors' code does and no key of their files changes."""
+"""Properties of the authors' code that no key of their files changes."""
 
 
 class Note(NamedTuple):

@@ -187,6 +187,6 @@ KEYS: Mapping[str, Callable[[Any], Mapping[str, Any] | str]] = {
 """In the order of reading: a later key overrides an earlier one."""
 
 IGNORED = {
-    f"{_TUNING}.keep_gpu": "the --memory option decides where cached activations are kept",
+    f"{_TUNING}.keep_gpu": "the option --memory limits what cached activations take",
     "data.pin_memory": "images are copied to the device in batches",
 }

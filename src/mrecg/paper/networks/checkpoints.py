@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mrecg.errors import ModelError
-from mrecg.paper.checkpoint_keys import KEY_RENAMINGS
+from mrecg.paper.networks.checkpoint_keys import KEY_RENAMINGS
 
 __all__ = ["load_weights"]
 

@@ -107,7 +107,7 @@ class MobileNetV2(nn.Module):
         return logits
 
 
-def mobilenetv2(width: float, num_classes: int) -> MobileNetV2:
+def make_mobilenetv2(width: float, num_classes: int) -> MobileNetV2:
     """Make MobileNetV2 for ImageNet; below width 1 the last convolution keeps its 1,280 channels."""
     return MobileNetV2(
         strides=(1, 2, 2, 2, 1, 2, 1),
@@ -120,8 +120,8 @@ def mobilenetv2(width: float, num_classes: int) -> MobileNetV2:
     )
 
 
-def mobilenetv2_small(num_classes: int) -> MobileNetV2:
-    """Make MobileNetV2 ×0.5 for 28×28 grey images: its 17 blocks, with sides 28 → 14 → 7 → 4."""
+def make_mobilenetv2_small(num_classes: int) -> MobileNetV2:
+    """Make MobileNetV2 ×0.5 for 28×28 gray images: its 17 blocks, with sides 28 → 14 → 7 → 4."""
     return MobileNetV2(
         strides=(1, 2, 2, 1, 1, 2, 1),
         width=0.5,

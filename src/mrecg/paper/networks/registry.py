@@ -10,9 +10,9 @@ from mrecg.data import Preprocessing
 from mrecg.data.fashion_mnist import PREPROCESSING
 from mrecg.errors import ModelError, did_you_mean
 from mrecg.paper.networks.efficientnet_lite import EfficientNetLite0
-from mrecg.paper.networks.mobilenetv2 import mobilenetv2, mobilenetv2_small
-from mrecg.paper.networks.regnet import WIDTH_RULES, regnetx, regnetx_small
-from mrecg.paper.networks.resnet import IMAGENET_DEPTHS, resnet, resnet18_small
+from mrecg.paper.networks.mobilenetv2 import make_mobilenetv2, make_mobilenetv2_small
+from mrecg.paper.networks.regnet import WIDTH_RULES, make_regnetx, make_regnetx_small
+from mrecg.paper.networks.resnet import IMAGENET_DEPTHS, make_resnet, make_resnet18_small
 
 __all__ = ["NETWORKS", "Network", "build"]
 
@@ -32,12 +32,12 @@ class Network(NamedTuple):
 
 
 _FACTORIES: dict[str, Callable[[int], nn.Module]] = {
-    **{f"resnet{depth}": partial(resnet, depth) for depth in IMAGENET_DEPTHS},
+    **{f"resnet{depth}": partial(make_resnet, depth) for depth in IMAGENET_DEPTHS},
     **{
-        f"mobilenetv2_{percent:03}": partial(mobilenetv2, percent / 100)
+        f"mobilenetv2_{percent:03}": partial(make_mobilenetv2, percent / 100)
         for percent in (140, 100, 75, 50, 35)
     },
-    **{f"regnetx_{size}m": partial(regnetx, size) for size in WIDTH_RULES},
+    **{f"regnetx_{size}m": partial(make_regnetx, size) for size in WIDTH_RULES},
 }
 _for_fashion_mnist = partial(Network, num_classes=10, preprocessing=PREPROCESSING)
 
@@ -50,9 +50,9 @@ NETWORKS: dict[str, Network] = {
             mean=(127 / 255,) * 3, std=(128 / 255,) * 3, interpolation="bicubic"
         ),
     ),
-    "mobilenetv2_small": _for_fashion_mnist(mobilenetv2_small),
-    "regnetx_small": _for_fashion_mnist(regnetx_small),
-    "resnet18_small": _for_fashion_mnist(resnet18_small),
+    "mobilenetv2_small": _for_fashion_mnist(make_mobilenetv2_small),
+    "regnetx_small": _for_fashion_mnist(make_regnetx_small),
+    "resnet18_small": _for_fashion_mnist(make_resnet18_small),
 }
 
 

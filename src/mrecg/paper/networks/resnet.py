@@ -113,7 +113,7 @@ class ResNet(nn.Module):
         return logits
 
 
-def resnet(depth: int, num_classes: int) -> ResNet:
+def make_resnet(depth: int, num_classes: int) -> ResNet:
     """Make ResNet-`depth` for ImageNet (Table 1 of the paper)."""
     block, depths = IMAGENET_DEPTHS[depth]
     return ResNet(block, depths, 64, stem_stride=2, in_channels=3, num_classes=num_classes)
@@ -128,8 +128,8 @@ IMAGENET_DEPTHS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int,
 }
 
 
-def resnet18_small(num_classes: int) -> ResNet:
-    """Make ResNet-18 for 28×28 grey images: its eight blocks at a quarter of the width, 3×3 stem, no pooling."""
+def make_resnet18_small(num_classes: int) -> ResNet:
+    """Make ResNet-18 for 28×28 gray images: its eight blocks at a quarter of the width, 3×3 stem, no pooling."""
     return ResNet(
         BasicBlock, (2, 2, 2, 2), 16, stem_stride=1, in_channels=1, num_classes=num_classes
     )

@@ -1,11 +1,27 @@
-"""Fake quantization and soft rounding as torch operators: for every device, number format and memory layout."""
+"""Fake quantization and soft rounding as torch operators: for every device, number format and memory layout.
 
-from typing import Any
+Every line is one vectorized pass over memory. Backward passes read what the forward passes return behind the result, so
+that nothing is computed twice.
+"""
+
+import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-__all__ = ["GAMMA", "INSIDE", "ZETA", "FakeQuantize", "Slope", "SoftRounding"]
+__all__ = [
+    "GAMMA",
+    "INSIDE",
+    "SMALLEST_SQUARE",
+    "ZETA",
+    "Quantized",
+    "Rounded",
+    "fake_quantize",
+    "fake_quantize_backward",
+    "soft_rounding",
+    "soft_rounding_backward",
+]
 
 ZETA = 1.1
 GAMMA = -0.1
@@ -14,52 +30,75 @@ GAMMA = -0.1
 INSIDE = (-GAMMA / (ZETA - GAMMA), (1 - GAMMA) / (ZETA - GAMMA))
 """Values of σ(α) between which h(α) is neither 0 nor 1."""
 
-_SMALLEST_SQUARE = 1e-12
+SMALLEST_SQUARE = 1e-12
 """Added to (σ − ½)², so that its logarithm is finite; the slope of the penalty is 0 there either way."""
 
-Slope = tuple[float | Tensor, float | Tensor]
-"""Strength c and exponent e of the rounding penalty's slope −c · d · (d²)^e with respect to σ, where d = σ − ½."""
+Quantized = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]
+"""A result; then t = x/s, codes and clipped values, where the backward pass reads them."""
+
+Rounded = tuple[Tensor, Tensor | None, Tensor | None]
+"""A result; then σ(α) and the weight before it is scaled, where the backward pass reads them."""
+
+_hardtanh_backward = torch.ops.aten.hardtanh_backward.default
+_sigmoid_backward = torch.ops.aten.sigmoid_backward.default
 
 
-class FakeQuantize(torch.autograd.Function):
-    """Quantize and dequantize; straight-through for x, LSQ's gradient for the scale.
+def fake_quantize(
+    x: Tensor,
+    keep: Tensor | None,
+    scale: Tensor,
+    lowest: float,
+    highest: float,
+    floor: float,
+    ceiling: float,
+) -> Quantized:
+    """Return the quantized and dequantized `x`, clipped to [floor, ceiling] first.
 
-    With t = x/s and c = clip(⌊t⌉, low − z, high − z): ∂/∂x is 1 inside the range, ∂/∂s is c − t inside and c
-    outside (LSQ: Esser et al., ICLR 2020, eq. 3); s is `unit · factor`, of which the factor is learned. Where `keep`
-    is 0 the element passes as float: setting t = 0 there, which is a point of the grid, makes that of the same
-    formulas, since then c = 0 and x + s (c − t) = x. Every line is one vectorized pass over memory.
+    Where `keep` is 0 the element passes as float: setting t = 0 there, which is a point of the grid, makes that of the
+    formula x + s (c − t), since then c = 0.
     """
+    clipped = functional.hardtanh(x, floor, ceiling) if _is_bounded(floor, ceiling) else None
+    given = x if clipped is None else clipped
+    ratio = given / scale
+    if keep is None:
+        quantized = torch.round(ratio).clamp_(lowest, highest).mul_(scale)
+        return quantized, ratio, None, clipped
+    ratio.mul_(keep)
+    codes = torch.round(ratio).clamp_(lowest, highest)
+    change = codes - ratio
+    return torch.addcmul(given, change, scale, out=change), ratio, codes, clipped
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        factor: Tensor,
-        scale: Tensor,
-        unit: Tensor,
-        limits: tuple[float, float],
-        keep: Tensor | None,
-    ) -> Tensor:
-        lowest, highest = limits
-        ctx.range = (lowest - 0.5, highest + 0.5)
-        ratio = x / scale
-        if keep is None:
-            quantized = torch.round(ratio).clamp_(lowest, highest).mul_(scale)
-            ctx.save_for_backward(ratio, quantized, unit, scale)
-            return quantized
-        ratio.mul_(keep)
-        codes = torch.round(ratio).clamp_(lowest, highest)
-        ctx.save_for_backward(ratio, codes, unit, None)
-        change = codes - ratio
-        return torch.addcmul(x, change, scale, out=change)
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,) = gradients
-        ratio, codes, unit, scale = ctx.saved_tensors  # codes in units of `scale`, if that is there
-        passed = torch.ops.aten.hardtanh_backward(gradient, ratio, *ctx.range)
-        sum_of_codes = _dot(gradient, codes) if scale is None else _dot(gradient, codes) / scale
-        return passed, (sum_of_codes - _dot(passed, ratio)) * unit, *[None] * 4
+def fake_quantize_backward(
+    gradient: Tensor,
+    quantized: Tensor,
+    ratio: Tensor,
+    codes: Tensor | None,
+    clipped: Tensor | None,
+    unit: Tensor,
+    keep: Tensor | None,
+    scale: Tensor,
+    lowest: float,
+    highest: float,
+    floor: float,
+    ceiling: float,
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of x (straight-through) and of the factor f of the scale s = `unit` · f.
+
+    With t = x/s and c = clip(⌊t⌉, low − z, high − z): ∂/∂x is 1 inside the range, ∂/∂s is c − t inside and c outside
+    (LSQ: Esser et al., ICLR 2020, eq. 3).
+    """
+    of_x = _hardtanh_backward(gradient, ratio, lowest - 0.5, highest + 0.5)
+    sum_of_codes = _dot(gradient, quantized) / scale if codes is None else _dot(gradient, codes)
+    of_factor = (sum_of_codes - _dot(of_x, ratio)) * unit
+    if clipped is not None:
+        # A value is clipped if and only if it is a bound afterwards, which spares keeping x.
+        of_x = _hardtanh_backward(of_x, clipped, floor, ceiling)
+    return of_x, of_factor
+
+
+def _is_bounded(floor: float, ceiling: float) -> bool:
+    return floor > -math.inf or ceiling < math.inf
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
@@ -69,35 +108,42 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return torch.dot(a.reshape(-1), b.reshape(-1))
 
 
-class SoftRounding(torch.autograd.Function):
-    """`base + span · σ(α)` with σ held where h(α) is between 0 and 1, and the gradient of the rounding penalty.
+def soft_rounding(
+    alpha: Tensor, base: Tensor, span: Tensor, scale_delta: Tensor, levels: int
+) -> Rounded:
+    """Return `(base + span · clip(σ(alpha), INSIDE)) · (1 + scale_delta / levels)`."""
+    sigmoid = torch.sigmoid(alpha)
+    rounded = torch.addcmul(base, sigmoid.clamp(*INSIDE), span)
+    return rounded * (1 + scale_delta / levels), sigmoid, rounded
 
-    Both directions are a few passes over memory, which decide how long a step takes where weights outnumber
-    activations. Nothing reads the penalty's value, so only its slope is computed, once per step.
-    """
 
-    @staticmethod
-    def forward(ctx: Any, alpha: Tensor, base: Tensor, span: Tensor, slope: Slope | None) -> Tensor:
-        sigmoid = torch.sigmoid(alpha)
-        ctx.save_for_backward(sigmoid, span)
-        ctx.slope = slope
-        return torch.addcmul(base, sigmoid.clamp(*INSIDE), span)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        sigmoid, span = ctx.saved_tensors
-        of_sigmoid = gradients[0] * span
-        if ctx.slope is not None:
-            _add_penalty_slope(of_sigmoid, sigmoid, *ctx.slope)
-        of_sigmoid = torch.ops.aten.hardtanh_backward(of_sigmoid, sigmoid, *INSIDE)
-        return torch.ops.aten.sigmoid_backward(of_sigmoid, sigmoid), None, None, None
+def soft_rounding_backward(
+    gradient: Tensor,
+    sigmoid: Tensor,
+    rounded: Tensor,
+    span: Tensor,
+    scale_delta: Tensor,
+    levels: int,
+    strength: float | Tensor,
+    exponent: float | Tensor,
+    learns_scale: bool,
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of α, with the slope of the rounding penalty, and of the scale deltas, if they are learned."""
+    of_delta = torch.zeros_like(scale_delta)
+    if learns_scale:
+        of_delta = (gradient * rounded).sum_to_size(scale_delta.shape) / levels
+    of_sigmoid = (gradient * (1 + scale_delta / levels)).mul_(span)
+    if isinstance(strength, Tensor) or strength != 0:
+        _add_penalty_slope(of_sigmoid, sigmoid, strength, exponent)
+    of_sigmoid = _hardtanh_backward(of_sigmoid, sigmoid, *INSIDE)
+    return _sigmoid_backward(of_sigmoid, sigmoid), of_delta
 
 
 def _add_penalty_slope(
     slope: Tensor, sigmoid: Tensor, strength: float | Tensor, exponent: float | Tensor
 ) -> None:
-    """Add −strength · d · (d²)^exponent. `exp2` and `log2` take half the time of `pow`."""
+    """Add −strength · d · (d²)^exponent with d = σ − ½. `exp2` and `log2` take half the time of `pow`."""
     distance = sigmoid - 0.5
-    smallest = torch.full((), _SMALLEST_SQUARE, dtype=sigmoid.dtype, device=sigmoid.device)
+    smallest = torch.full((), SMALLEST_SQUARE, dtype=sigmoid.dtype, device=sigmoid.device)
     square = torch.addcmul(smallest, distance, distance)
     slope.addcmul_(square.log2_().mul_(exponent).exp2_(), distance.mul_(strength), value=-1)

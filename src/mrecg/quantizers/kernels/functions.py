@@ -1,15 +1,32 @@
-"""Differentiable fake quantization and soft rounding, computed by whichever implementation takes the tensors."""
+"""Differentiable fake quantization (LSQ) and soft rounding (AdaRound), on the operators of `operators.py`."""
 
+import math
 from typing import Any, cast
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
-from mrecg.quantizers.kernels import compilation, formulas, native
-from mrecg.quantizers.kernels.strides import lie_in_rows
+from mrecg.quantizers.kernels import operators
 
-__all__ = ["fake_quantize", "soft_rounding"]
+__all__ = ["Slope", "fake_quantize", "soft_rounding"]
+
+Slope = tuple[float | Tensor, float | Tensor]
+"""Strength c and exponent e of the rounding penalty's slope −c · d · (d²)^e with respect to σ, where d = σ − ½.
+
+Both numbers, or both tensors without axes, which a recorded step reads again at every replay."""
+
+_UNBOUNDED = (-math.inf, math.inf)
+_operators: Any = getattr(torch.ops, operators.NAMESPACE)
+_quantize, _quantize_backward = (
+    _operators.fake_quantize.default,
+    _operators.fake_quantize_backward.default,
+)
+_round, _round_backward = (
+    _operators.soft_rounding.default,
+    _operators.soft_rounding_backward.default,
+)
+_round_backward_of_tensors = _operators.soft_rounding_backward.tensor
 
 
 def fake_quantize(
@@ -32,13 +49,32 @@ def fake_quantize(
         bounds: what x is clipped to first, with the gradient of a clip; `None` for no clip.
         keep: 1 where an element is quantized, 0 where it passes as float; `None` quantizes all.
     """
-    quantized: Any
-    if compilation.fits(x):
-        quantized = native.FakeQuantize.apply(x, factor, scale, unit, limits, bounds, keep)  # type: ignore[no-untyped-call]
-    else:
-        clipped = functional.hardtanh(x, *bounds) if bounds else x
-        quantized = formulas.FakeQuantize.apply(clipped, factor, scale, unit, limits, keep)  # type: ignore[no-untyped-call]
-    return cast(Tensor, quantized)
+    numbers = (*limits, *(bounds or _UNBOUNDED))
+    return cast(Tensor, _FakeQuantize.apply(x, factor, keep, scale, unit, numbers))  # type: ignore[no-untyped-call]
+
+
+class _FakeQuantize(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        factor: Tensor,
+        keep: Tensor | None,
+        scale: Tensor,
+        unit: Tensor,
+        numbers: tuple[float, ...],
+    ) -> Tensor:
+        quantized: Tensor
+        quantized, ratio, codes, clipped = _quantize(x, keep, scale, *numbers)
+        values = x if ratio is None else quantized
+        ctx.save_for_backward(values, ratio, codes, clipped, unit, keep, scale)
+        ctx.numbers = numbers
+        return quantized
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        of_x, of_factor = _quantize_backward(gradients[0], *ctx.saved_tensors, *ctx.numbers)
+        return of_x, of_factor, None, None, None, None
 
 
 def soft_rounding(
@@ -47,21 +83,43 @@ def soft_rounding(
     span: Float[Tensor, "*shape"],
     scale_delta: Float[Tensor, "..."],
     levels: int,
-    slope: formulas.Slope | None,
+    slope: Slope | None,
 ) -> Float[Tensor, "*shape"]:
     """Return `(base + span · clip(σ(alpha), INSIDE)) · (1 + scale_delta / levels)`.
 
+    Nothing reads the rounding penalty's value, so only its slope is computed, once per step, in the backward pass.
+
     Args:
-        alpha: of AdaRound, one per weight.
-        base, span: constants; best in the memory order of `alpha`.
+        alpha: of AdaRound, one per weight; dense.
+        base, span: constants; best in the memory order of `alpha`, see `match_strides`.
         scale_delta: of the range, in codes, one per scale; broadcasts against `alpha`.
-        levels: codes of the whole range.
-        slope: strength and exponent of the rounding penalty, whose slope the backward pass adds to the gradient of
-            σ; `None` for no penalty.
+        levels: the highest code of the grid less the lowest.
+        slope: what the backward pass adds to the gradient of σ; `None` for no penalty.
     """
-    soft: Any
-    if compilation.fits(alpha) and lie_in_rows(alpha, scale_delta):
-        soft = native.SoftRounding.apply(alpha, base, span, scale_delta, levels, slope)  # type: ignore[no-untyped-call]
-        return cast(Tensor, soft)
-    soft = formulas.SoftRounding.apply(alpha, base, span, slope)  # type: ignore[no-untyped-call]
-    return cast(Tensor, soft * (1 + scale_delta / levels))
+    return cast(Tensor, _SoftRounding.apply(alpha, scale_delta, base, span, levels, slope))  # type: ignore[no-untyped-call]
+
+
+class _SoftRounding(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        alpha: Tensor,
+        scale_delta: Tensor,
+        base: Tensor,
+        span: Tensor,
+        levels: int,
+        slope: Slope | None,
+    ) -> Tensor:
+        soft: Tensor
+        soft, sigmoid, rounded = _round(alpha, base, span, scale_delta, levels)
+        ctx.save_for_backward(sigmoid, rounded, alpha, base, span, scale_delta)
+        ctx.levels, ctx.slope = levels, slope or (0.0, 0.0)
+        return soft
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        strength, exponent = ctx.slope
+        operator = _round_backward_of_tensors if isinstance(strength, Tensor) else _round_backward
+        numbers = (ctx.levels, strength, exponent, ctx.needs_input_grad[1])
+        of_alpha, of_delta = operator(gradients[0], *ctx.saved_tensors, *numbers)
+        return of_alpha, of_delta, None, None, None, None

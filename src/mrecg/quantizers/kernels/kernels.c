@@ -7,8 +7,8 @@
 #include <stdint.h>
 #include <string.h>
 
-#ifndef PART
-#error "PART, the number of values that a sum is taken over at once, is given by who compiles this"
+#if !defined PART || !defined LOWEST || !defined HIGHEST || !defined SMALLEST_SQUARE
+#error "the constants are given by compilation.py: one place for them and for the formulas in Python"
 #endif
 #define END(n) (start + PART < (n) ? start + PART : (n))
 #define INLINE static inline __attribute__((always_inline))
@@ -17,7 +17,7 @@ INLINE float clip(float value, float low, float high) {
     return value < low ? low : value > high ? high : value;
 }
 
-/* 2^x = 2^k · e^r with |r| ≤ ln(2)/2, by Taylor's series; unlike the C library's, compilers can vectorise it. */
+/* 2^x = 2^k · e^r with |r| ≤ ln(2)/2, by Taylor's series; unlike the C library's, compilers can vectorize it. */
 INLINE float power_of_two(float x) {
     x = x > -126 ? (x < 126 ? x : 126) : -126; /* a NaN, too */
     float k = rintf(x), r = (x - k) * 0.693147181f;
@@ -70,8 +70,8 @@ INLINE void fake_quantize_part(struct activation a, int64_t start, int64_t end, 
     }
 }
 
-void fake_quantize(int threads, int64_t n, const float *x, const float *keep, const float *scale, float floor,
-                   float ceiling, float low, float high, float *y) {
+void fake_quantize(int threads, int64_t n, const float *x, const float *keep, const float *scale, float low,
+                   float high, float floor, float ceiling, float *y) {
     const struct activation a = {x, keep, scale, floor, ceiling, low, high};
     #pragma omp parallel for schedule(static) num_threads(threads) if (n > 2 * PART)
     for (int64_t start = 0; start < n; start += PART) {
@@ -96,60 +96,61 @@ INLINE float fake_quantize_part_backward(struct activation a, int64_t start, int
     return sum;
 }
 
-/* g: slopes of y. g_x: slopes of x. sums: one per part, to work with. Returns the slope of the scale. */
-float fake_quantize_backward(int threads, int64_t n, const float *x, const float *keep, const float *scale, float floor,
-                             float ceiling, float low, float high, const float *g, float *g_x, float *sums) {
+/* g: slopes of y. g_x: slopes of x. sums: one per part, to work with. g_factor: the slope of the factor, of
+   which the scale is `unit` times. */
+void fake_quantize_backward(int threads, int64_t n, const float *x, const float *keep, const float *scale, float low,
+                            float high, float floor, float ceiling, const float *g, const float *unit,
+                            float *g_x, float *sums, float *g_factor) {
     const struct activation a = {x, keep, scale, floor, ceiling, low, high};
     #pragma omp parallel for schedule(static) num_threads(threads) if (n > 2 * PART)
     for (int64_t start = 0; start < n; start += PART)
         sums[start / PART] = keep ? fake_quantize_part_backward(a, start, END(n), 1, g, g_x)
                                   : fake_quantize_part_backward(a, start, END(n), 0, g, g_x);
-    return total(sums, (n + PART - 1) / PART);
+    *g_factor = total(sums, (n + PART - 1) / PART) * *unit;
 }
 
-/* logits, base, span, y: rows of `size` weights. growth: one for each (stride 1) or for all (stride 0), in code steps, of
-   which `step` is the part of the range. */
-void soft_rounding(int threads, int64_t rows, int64_t size, int64_t stride, float step, float lowest, float highest,
-                   const float *restrict logits, const float *restrict base, const float *restrict span,
-                   const float *restrict growth, float *restrict y) {
+/* alpha, base, span, y: rows of `size` weights. delta: of the range, in codes, one for each row (stride 1) or one for all
+   (stride 0). step: what one code is of the range. LOWEST, HIGHEST: where the sigmoid is held. */
+void soft_rounding(int threads, int64_t rows, int64_t size, int64_t stride, float step, const float *restrict alpha,
+                   const float *restrict base, const float *restrict span,
+                   const float *restrict delta, float *restrict y) {
     #pragma omp parallel for schedule(static) num_threads(threads) if (rows * size > 2 * PART)
     for (int64_t row = 0; row < rows; row++) {
-        const float factor = 1 + growth[row * stride] * step;
+        const float factor = 1 + delta[row * stride] * step;
         #pragma omp simd
         for (int64_t i = row * size; i < (row + 1) * size; i++)
-            y[i] = factor * (base[i] + span[i] * clip(sigmoid(logits[i]), lowest, highest));
+            y[i] = factor * (base[i] + span[i] * clip(sigmoid(alpha[i]), (float)LOWEST, (float)HIGHEST));
     }
 }
 
-INLINE float soft_rounding_row_backward(int64_t start, int64_t end, float factor, float lowest, float highest,
-                                        const float *restrict logits, const float *restrict base,
-                                        const float *restrict span, const float *restrict g, int penalised,
-                                        float strength, float exponent, float *restrict g_logits) {
+INLINE float soft_rounding_row_backward(int64_t start, int64_t end, float factor,
+                                        const float *restrict alpha, const float *restrict base,
+                                        const float *restrict span, const float *restrict g, int penalized,
+                                        float strength, float exponent, float *restrict g_alpha) {
     float sum = 0;
-    /* The smallest square is _SMALLEST_SQUARE of formulas.py. */
     #pragma omp simd reduction(+ : sum)
     for (int64_t i = start; i < end; i++) {
-        float up = sigmoid(logits[i]), distance = up - 0.5f, square = distance * distance + 1e-12f;
+        float up = sigmoid(alpha[i]), distance = up - 0.5f, square = distance * distance + (float)SMALLEST_SQUARE;
         float slope = g[i] * factor * span[i];
-        if (penalised) slope -= strength * distance * power_of_two(exponent * logarithm_of_two(square));
-        sum += g[i] * (base[i] + span[i] * clip(up, lowest, highest));
-        g_logits[i] = (up > lowest) & (up < highest) ? slope * up * (1 - up) : 0;
+        if (penalized) slope -= strength * distance * power_of_two(exponent * logarithm_of_two(square));
+        sum += g[i] * (base[i] + span[i] * clip(up, (float)LOWEST, (float)HIGHEST));
+        g_alpha[i] = (up > (float)LOWEST) & (up < (float)HIGHEST) ? slope * up * (1 - up) : 0;
     }
     return sum;
 }
 
 /* g: slopes of y. The penalty's slope is −strength · distance · (distance²)^exponent; none where strength is 0. */
-void soft_rounding_backward(int threads, int64_t rows, int64_t size, int64_t stride, float step, float lowest, float highest,
-                            const float *logits, const float *base, const float *span, const float *growth,
-                            const float *g, float strength, float exponent, float *g_logits, float *g_growth) {
+void soft_rounding_backward(int threads, int64_t rows, int64_t size, int64_t stride, float step,
+                            const float *alpha, const float *base, const float *span, const float *delta,
+                            const float *g, float strength, float exponent, float *g_alpha, float *g_delta) {
     #pragma omp parallel for schedule(static) num_threads(threads) if (rows * size > 2 * PART)
     for (int64_t row = 0; row < rows; row++) {
-        const float factor = 1 + growth[row * stride] * step;
+        const float factor = 1 + delta[row * stride] * step;
         const int64_t start = row * size, end = start + size;
-        g_growth[row] = step * (strength != 0
-            ? soft_rounding_row_backward(start, end, factor, lowest, highest, logits, base, span, g, 1, strength,
-                                         exponent, g_logits)
-            : soft_rounding_row_backward(start, end, factor, lowest, highest, logits, base, span, g, 0, 0, 0,
-                                         g_logits));
+        g_delta[row] = step * (strength != 0
+            ? soft_rounding_row_backward(start, end, factor, alpha, base, span, g, 1, strength,
+                                         exponent, g_alpha)
+            : soft_rounding_row_backward(start, end, factor, alpha, base, span, g, 0, 0, 0,
+                                         g_alpha));
     }
 }

@@ -1,93 +1,109 @@
-"""Autograd functions of the compiled kernels."""
+"""Fake quantization and soft rounding by the compiled kernels, one pass over memory in each direction.
 
-import math
-from typing import Any
+Nothing is kept for the backward passes but the arguments: computing again takes less time than another pass over memory.
+On small tensors a call takes longer than its kernel, so that a microsecond counts.
+"""
 
 import torch
-from torch import Tensor
+from torch import Tensor, get_num_threads
 
-from mrecg.quantizers.kernels import compilation
-from mrecg.quantizers.kernels.formulas import INSIDE, Slope
+from mrecg.quantizers.kernels.compilation import PART, loaded
 from mrecg.quantizers.kernels.strides import match_strides
 
-__all__ = ["FakeQuantize", "SoftRounding"]
-
-_UNBOUNDED = (-math.inf, math.inf)
-
-
-class FakeQuantize(torch.autograd.Function):
-    """Compute `fake_quantize`, one pass over memory in each direction."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        factor: Tensor,
-        scale: Tensor,
-        unit: Tensor,
-        limits: tuple[float, float],
-        bounds: tuple[float, float] | None,
-        keep: Tensor | None,
-    ) -> Tensor:
-        quantized = torch.empty_like(x)
-        x = match_strides(x, quantized)  # which is dense
-        keep = None if keep is None else match_strides(keep, x)
-        numbers = (*(bounds or _UNBOUNDED), *limits)
-        compilation.call("fake_quantize", x.numel(), x, keep, scale, *numbers, quantized)
-        ctx.save_for_backward(x, keep, scale, unit)
-        ctx.numbers = numbers
-        return quantized
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, keep, scale, unit = ctx.saved_tensors
-        gradient, passed = match_strides(gradients[0], x), torch.empty_like(x)
-        sums = x.new_empty(-(-x.numel() // compilation.PART))
-        of_scale = compilation.call(
-            "fake_quantize_backward",
-            *(x.numel(), x, keep, scale, *ctx.numbers, gradient, passed, sums),
-        )
-        return passed, of_scale * unit, *[None] * 5
+__all__ = [
+    "fake_quantize",
+    "fake_quantize_backward",
+    "soft_rounding",
+    "soft_rounding_backward",
+]
 
 
-class SoftRounding(torch.autograd.Function):
-    """Compute `soft_rounding` where its tensors `lie_in_rows`, one pass over memory in each direction."""
+def fake_quantize(
+    x: Tensor,
+    keep: Tensor | None,
+    scale: Tensor,
+    lowest: float,
+    highest: float,
+    floor: float,
+    ceiling: float,
+) -> Tensor:
+    """Return the quantized and dequantized `x`, clipped to [floor, ceiling] first."""
+    assert scale.dtype == torch.float32
+    assert keep is None or keep.dtype == torch.float32
+    quantized = torch.empty_like(x)
+    x = match_strides(x, quantized)  # which is dense
+    keep = None if keep is None else match_strides(keep, quantized)
+    loaded().fake_quantize(
+        *(get_num_threads(), x.numel(), x.data_ptr(), None if keep is None else keep.data_ptr()),
+        *(scale.data_ptr(), lowest, highest, floor, ceiling, quantized.data_ptr()),
+    )
+    return quantized
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        alpha: Tensor,
-        base: Tensor,
-        span: Tensor,
-        scale_delta: Tensor,
-        levels: int,
-        slope: Slope | None,
-    ) -> Tensor:
-        rows = len(alpha)
-        numbers = (
-            rows,
-            alpha.numel() // rows,
-            0 if scale_delta.numel() == 1 else 1,
-            1 / levels,
-            *INSIDE,
-        )
-        soft = torch.empty_like(alpha)
-        alpha, base, span = (match_strides(one, soft) for one in (alpha, base, span))
-        compilation.call("soft_rounding", *numbers, alpha, base, span, scale_delta, soft)
-        ctx.save_for_backward(alpha, base, span, scale_delta)
-        ctx.numbers, ctx.slope = numbers, slope or (0.0, 0.0)
-        return soft
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        alpha, base, span, scale_delta = ctx.saved_tensors
-        gradient, of_alpha = match_strides(gradients[0], alpha), torch.empty_like(alpha)
-        of_rows = alpha.new_empty(len(alpha))
-        strength, exponent = map(float, ctx.slope)
-        compilation.call(
-            "soft_rounding_backward",
-            *(*ctx.numbers, alpha, base, span, scale_delta),
-            *(gradient, strength, exponent, of_alpha, of_rows),
-        )
-        of_delta = of_rows.sum() if scale_delta.numel() == 1 else of_rows
-        return of_alpha, None, None, of_delta.view_as(scale_delta), None, None
+def fake_quantize_backward(
+    gradient: Tensor,
+    x: Tensor,
+    unit: Tensor,
+    keep: Tensor | None,
+    scale: Tensor,
+    lowest: float,
+    highest: float,
+    floor: float,
+    ceiling: float,
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of x and of the scale's factor."""
+    of_x, of_factor = torch.empty_like(x), torch.empty_like(unit)
+    gradient, x = match_strides(gradient, of_x), match_strides(x, of_x)
+    keep = None if keep is None else match_strides(keep, of_x)
+    size = x.numel()
+    sums = of_factor if size <= PART else x.new_empty(-(-size // PART))
+    loaded().fake_quantize_backward(
+        *(get_num_threads(), size, x.data_ptr(), None if keep is None else keep.data_ptr()),
+        *(scale.data_ptr(), lowest, highest, floor, ceiling, gradient.data_ptr(), unit.data_ptr()),
+        *(of_x.data_ptr(), sums.data_ptr(), of_factor.data_ptr()),
+    )
+    return of_x, of_factor
+
+
+def soft_rounding(
+    alpha: Tensor, base: Tensor, span: Tensor, scale_delta: Tensor, levels: int
+) -> Tensor:
+    """Return the softly rounded weight. Its tensors `lie_in_rows`."""
+    assert base.dtype == span.dtype == scale_delta.dtype == torch.float32
+    soft = torch.empty_like(alpha)
+    alpha = match_strides(alpha, soft)
+    base, span = match_strides(base, soft), match_strides(span, soft)
+    rows = len(alpha)
+    loaded().soft_rounding(
+        *(get_num_threads(), rows, alpha.numel() // rows, int(scale_delta.numel() > 1)),
+        *(1 / levels, alpha.data_ptr(), base.data_ptr(), span.data_ptr()),
+        *(scale_delta.data_ptr(), soft.data_ptr()),
+    )
+    return soft
+
+
+def soft_rounding_backward(
+    gradient: Tensor,
+    alpha: Tensor,
+    base: Tensor,
+    span: Tensor,
+    scale_delta: Tensor,
+    levels: int,
+    strength: float | Tensor,
+    exponent: float | Tensor,
+    learns_scale: bool,
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of α, with the slope of the rounding penalty, and of the scale deltas, learned or not."""
+    of_alpha = torch.empty_like(alpha)
+    gradient, alpha = match_strides(gradient, of_alpha), match_strides(alpha, of_alpha)
+    base, span = match_strides(base, of_alpha), match_strides(span, of_alpha)
+    rows = len(alpha)
+    each_row = scale_delta.numel() == rows
+    of_rows = torch.empty_like(scale_delta) if each_row else alpha.new_empty(rows)
+    loaded().soft_rounding_backward(
+        *(get_num_threads(), rows, alpha.numel() // rows, int(scale_delta.numel() > 1)),
+        *(1 / levels, alpha.data_ptr(), base.data_ptr(), span.data_ptr()),
+        *(scale_delta.data_ptr(), gradient.data_ptr(), float(strength), float(exponent)),
+        *(of_alpha.data_ptr(), of_rows.data_ptr()),
+    )
+    return of_alpha, of_rows if each_row else of_rows.sum().view_as(scale_delta)

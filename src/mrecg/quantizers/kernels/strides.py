@@ -19,5 +19,6 @@ def match_strides(tensor: Tensor, model: Tensor) -> Tensor:
 def lie_in_rows(weight: Tensor, scale_delta: Tensor) -> bool:
     """Return whether axis 0 of a dense weight is outermost in memory, and its scale deltas are one, or one per row."""
     rows = len(weight)
-    outermost = rows > 0 and weight.stride(0) * rows == weight.numel()
-    return outermost and (scale_delta.numel() == 1 or len(scale_delta) == scale_delta.numel())
+    if rows == 0 or weight.stride(0) * rows != weight.numel() or not scale_delta.is_contiguous():
+        return False
+    return scale_delta.numel() == 1 or scale_delta.numel() == len(scale_delta) == rows

@@ -1,0 +1,42 @@
+"""The documents show the results of this repository, and nothing that was typed by hand."""
+
+import re
+import shutil
+from pathlib import Path
+
+import benchmarks.accuracy.__main__ as accuracy
+import benchmarks.architectures.__main__ as architectures
+import benchmarks.export.__main__ as export
+import benchmarks.natural_images.__main__ as natural_images
+import benchmarks.performance.__main__ as performance
+from benchmarks.tables import DOCS, README
+
+PAGES = {
+    "results.md": accuracy,
+    "limits.md": architectures,
+    "export.md": export,
+    "efficientnet-lite0.md": natural_images,
+    "performance.md": performance,
+}
+
+
+def test_documents_name_benchmarks_that_exist() -> None:
+    root = README.parent
+    texts = [path.read_text() for path in (README, root / "Makefile", *DOCS.glob("*.md"))]
+    named = {name for text in texts for name in re.findall(r"\bbenchmarks\.([a-z_]+)", text)}
+    assert {path.parent.name for path in root.glob("benchmarks/*/__main__.py")} >= named
+    paths = {
+        path for text in texts for path in re.findall(r"\b(?:tests/)?benchmarks/[\w/.-]*\w", text)
+    }
+    assert {path for path in paths if not (root / path).exists()} == set()
+
+
+def test_documents_are_what_the_scripts_write(tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    shutil.copy(README, tmp_path)
+    shutil.copy(DOCS / "efficientnet-lite0.md", docs)
+    for page, benchmark in PAGES.items():
+        benchmark.main(["render", "--docs", str(docs)])
+        assert (docs / page).read_text() == (DOCS / page).read_text(), page
+    assert (tmp_path / README.name).read_text() == README.read_text()

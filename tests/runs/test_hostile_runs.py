@@ -1,0 +1,442 @@
+"""Run folders made to execute code, to fill the memory or to read elsewhere: refused in one sentence."""
+
+import io
+import json
+import os
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import mrecg
+import run_folders
+import toys
+from mrecg import cli
+from mrecg.errors import RunError
+from run_folders import change_graph, change_record, seal
+
+
+@pytest.fixture
+def canary(tmp_path: Path) -> Path:
+    """A file that exists when code was executed."""
+    return tmp_path / "canary"
+
+
+class Payload:
+    """Writes the canary when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.code = f"open({str(path)!r}, 'w').close()"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return exec, (self.code,)
+
+
+def assert_refused(run: Path, canary: Path, message: str | None = None) -> None:
+    with pytest.raises(RunError, match=message) as caught:
+        mrecg.load(run)
+    text = str(caught.value)
+    assert text.endswith(".")
+    assert "\n" not in text
+    assert len(text) < 700
+    assert not canary.exists()
+
+
+def pickled(canary: Path) -> bytes:
+    archive = io.BytesIO()
+    torch.save(Payload(canary), archive)
+    return archive.getvalue()
+
+
+def weights(canary: Path, **entry: object) -> bytes:
+    config = {"path_name": "weight_0", "is_param": True, "use_pickle": True, **entry}
+    return json.dumps({"config": {"w": config}}).encode()
+
+
+MODEL = b'{"graph_module": {"range": {"expr_str": "__import__(\'os\').system(\'touch canary\')"}}}'
+ARCHIVES: dict[str, Callable[[Path], dict[str, bytes]]] = {
+    "sample inputs": lambda c: {"data/sample_inputs/model.pt": pickled(c)},
+    "pickled weights": lambda c: {
+        "data/weights/model_weights_config.json": weights(c),
+        "data/weights/weight_0": pickled(c),
+    },
+    "pickled constants": lambda c: {
+        "data/constants/model_constants_config.json": weights(c),
+        "data/constants/weight_0": pickled(c),
+    },
+    "opaque object": lambda c: {"data/constants/opaque_obj_0": pickle.dumps(Payload(c))},
+    "custom object": lambda c: {"data/constants/custom_obj_0": pickle.dumps(Payload(c))},
+    "legacy weights": lambda c: {"data/weights/model.pt": pickled(c)},
+    "legacy constants": lambda c: {"data/constants/model.pt": pickled(c)},
+    "shared object": lambda c: {"data/aotinductor/model/model.so": b"\x7fELF"},
+    "expression": lambda c: {"models/model.json": MODEL},
+    "expression with a hint": lambda c: {
+        "models/model.json": MODEL.replace(b"expr_str", b'hint": 1, "expr_str')
+    },
+    "bomb": lambda c: {"models/model.json": bytes(1 << 24)},
+    "traversal": lambda c: {f"../{c.name}": b"x"},
+}
+
+
+def write_archive(path: Path, members: dict[str, bytes]) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/archive_format", b"pt2")
+        for name, content in members.items():
+            archive.writestr(f"archive/{name}", content)
+
+
+@pytest.mark.parametrize("name", ARCHIVES)
+def test_archives_of_torch_are_never_opened(name: str, run: Path, canary: Path) -> None:
+    write_archive(run / "graph.pt2", ARCHIVES[name](canary))
+    (run / "graph.json").rename(run / "kept")
+    assert_refused(run, canary, r"earlier version .* its graph\.pt2 is not opened.* quantize again")
+    write_archive(run / "graph.json", ARCHIVES[name](canary))
+    seal(run)
+    assert_refused(run, canary, "is no storedgraph: Invalid JSON")
+
+
+def test_a_planted_archive_is_ignored(run: Path, canary: Path) -> None:
+    write_archive(run / "graph.pt2", ARCHIVES["sample inputs"](canary))
+    x = toys.images(4)
+    assert torch.equal(mrecg.load(run).model(x), run_folders.quantized().model(x))
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("name", run_folders.FILES)
+def test_pickles_in_place_of_files(name: str, run: Path, canary: Path) -> None:
+    (run / name).write_bytes(pickled(canary))
+    if name != "record.json":
+        seal(run)
+    assert_refused(run, canary)
+
+
+def operator(name: str, *args: object, **kwargs: object) -> Callable[[dict[str, Any]], None]:
+    """A graph that calls it last."""
+
+    def change(graph: dict[str, Any]) -> None:
+        node = {"name": "planted", "operator": name, "args": args, "kwargs": kwargs}
+        graph["nodes"].append(node)
+        graph["output"] = {"node": "planted"}
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("builtins.eval", ["CODE"]),
+        ("builtins.exec.default", ["CODE"]),
+        ("os.system", ["COMMAND"]),
+        ("operator.attrgetter", ["__globals__"]),
+        ("operator.methodcaller", ["system"]),
+        ("operator.pow", [9, 999_999_999]),
+        ("operator.lshift", [1, 1 << 40]),
+        ("torch.load", ["CANARY"]),
+        ("torch.ops.load_library", ["CANARY"]),
+        ("aten.save.default", [{"node": "IMAGES"}, "CANARY"]),
+        ("aten.from_file.default", ["CANARY", True, 8]),
+        ("aten.manual_seed.default", [1]),
+        ("aten.set_grad_enabled.default", [True]),
+        ("aten.relu_.default", [{"node": "IMAGES"}]),
+        ("aten.resize.default", [{"node": "IMAGES"}, [1 << 40]]),
+        ("aten.sparse_csr_tensor.default", [[0], [0], [1.0]]),
+        ("aten.relu.__globals__", []),
+        ("aten.__class__.default", []),
+        ("aten.relu.__class__", []),
+        ("aten.relu.default.__call__.__globals__", []),
+        ("aten.pow.int_to_int", [9, 999_999_999]),
+        ("aten.mul.left_t", [[1], 1 << 40]),
+        ("aten.factorial.int", [1 << 30]),
+        ("c10d.send.default", []),
+        ("prim.device", []),
+        ("inductor._alloc_from_pool.default", []),
+        ("profiler._record_function_enter.default", ["CANARY"]),
+        ("", []),
+        ("aten..", []),
+        ("x" * 100_000, []),
+    ],
+)
+def test_operators_that_no_network_computes_with(
+    name: str, args: list[Any], run: Path, canary: Path
+) -> None:
+    graph = json.loads((run / "graph.json").read_text())
+    places = {
+        "CANARY": str(canary),
+        "COMMAND": f"touch {canary}",
+        "CODE": f"open({str(canary)!r}, 'w')",
+    }
+    filled = [
+        {"node": graph["input"]}
+        if isinstance(arg, dict)
+        else places.get(arg, arg)
+        if isinstance(arg, str)
+        else arg
+        for arg in args
+    ]
+    change_graph(run, operator(name, *filled))
+    assert_refused(run, canary, "The operator .* is not one that a run may hold")
+
+
+def rename_tensor(graph: dict[str, Any], name: str) -> None:
+    first = next(iter(graph["tensors"]))
+    graph["tensors"][name] = graph["tensors"].pop(first)
+    text = json.dumps(graph["nodes"])
+    graph["nodes"] = json.loads(
+        text.replace(json.dumps({"tensor": first}), json.dumps({"tensor": name}))
+    )
+
+
+def rename_input(graph: dict[str, Any], name: str) -> None:
+    text = json.dumps(graph["nodes"]).replace(
+        json.dumps({"node": graph["input"]}), json.dumps({"node": name})
+    )
+    graph["nodes"], graph["input"] = json.loads(text), name
+
+
+def nested(depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+INJECTION = "x=open('{canary}', 'w')"
+GRAPHS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "code as a node's name": (
+        lambda g: g["nodes"][0].update(name=INJECTION),
+        "an operator has the name",
+    ),
+    "code as the input's name": (lambda g: rename_input(g, INJECTION), "its input has the name"),
+    "code as a keyword": (
+        operator("aten.relu.default", **{INJECTION: 1}),
+        "other arguments than it has",
+    ),
+    "code as a module": (
+        lambda g: g["nodes"][0].update(module='"); open("{canary}", "w'),
+        "comes from a module",
+    ),
+    "code as a tensor's name": (
+        lambda g: rename_tensor(g, 'w") or open("{canary}", "w'),
+        "disagree on",
+    ),
+    "a keyword as a name": (lambda g: g["nodes"][0].update(name="class"), "has the name 'class'"),
+    "two nodes of one name": (
+        lambda g: g["nodes"].append(g["nodes"][0]),
+        "an operator has the name",
+    ),
+    "a later node": (lambda g: g["nodes"].reverse(), "which is unknown"),
+    "a node that is not there": (operator("aten.relu.default", {"node": "nobody"}), "'nobody'"),
+    "an unknown kind": (operator("aten.relu.default", {"global": "os"}), "the global 'os'"),
+    "two kinds": (operator("aten.relu.default", {"node": "a", "tensor": "b"}), "has the keys"),
+    "a kind that is no text": (operator("aten.relu.default", {"node": ["a"]}), "which is unknown"),
+    "a dtype by path": (
+        operator("aten.zeros.default", [1], dtype={"dtype": "ops.aten"}),
+        "the dtype 'ops.aten'",
+    ),
+    "another device": (
+        operator("aten.zeros.default", [1], device={"device": "meta"}),
+        "the device 'meta'",
+    ),
+    "a list repeated": (
+        operator("operator.mul", [1], 1 << 40),
+        "computes a number from something else",
+    ),
+    "a text repeated": (
+        operator("operator.mul", "x", 1 << 40),
+        "computes a number from something else",
+    ),
+    "huge values": (operator("aten.zeros.default", [1 << 20, 1 << 20]), "has .* elements"),
+    "numbers beyond every type": (
+        operator("aten.zeros.default", [10**40]),
+        "do not fit each other",
+    ),
+    "a huge input": (lambda g: g.update(input_shape=[1 << 39, 1 << 39]), "its input is"),
+    "a huge tensor": (
+        lambda g: next(iter(g["tensors"].values())).update(shape=[1 << 39]),
+        "expected float32 of",
+    ),
+    "a huge packed tensor": (
+        lambda g: g["tensors"]["0.quantized_weight.codes"].update(shape=[1 << 20] * 6),
+        "bytes for codes of the shape",
+    ),
+    "codes without a width": (
+        lambda g: g["tensors"]["0.quantized_weight.codes"].update(grid=[0, 0]),
+        "holds codes from 0 to 0",
+    ),
+    "codes of any width": (
+        lambda g: g["tensors"]["0.quantized_weight.codes"].update(grid=[0, 1 << 62]),
+        "holds codes from",
+    ),
+    "a negative size": (
+        lambda g: next(iter(g["tensors"].values())).update(shape=[-1]),
+        "is no storedgraph",
+    ),
+    "an unknown key": (lambda g: g.update(code="x"), "is no storedgraph: code"),
+    "another format": (lambda g: g.update(format=2), "is no storedgraph: format"),
+    "nodes that are none": (lambda g: g.update(nodes=[1]), r"is no storedgraph: nodes\.0"),
+    "deep nesting": (operator("aten.relu.default", nested(10_000)), "is no storedgraph"),
+    "a deep output": (lambda g: g.update(output=nested(500)), "is no storedgraph"),
+    "a dictionary that is none": (lambda g: g.update(output={"dict": 1}), "than a list"),
+    "a dictionary without pairs": (lambda g: g.update(output={"dict": [[1]]}), "than pairs"),
+    "a key that is a list": (lambda g: g.update(output={"dict": [[[1], 2]]}), "has a key"),
+}
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_graphs_that_no_network_has(name: str, run: Path, canary: Path) -> None:
+    change, message = GRAPHS[name]
+
+    def with_path(graph: dict[str, Any]) -> None:
+        change(graph)
+        text = json.dumps(graph).replace("{canary}", str(canary))
+        graph.clear()
+        graph.update(json.loads(text))
+
+    with_limit = pytest.raises(RecursionError) if name == "deep nesting" else None
+    if with_limit is not None:  # Python's own writer gives up on it
+        with with_limit:
+            change_graph(run, change)
+        text = (
+            (run / "graph.json").read_text().replace('"output":', f'"x":{"[" * 99_999},"output":')
+        )
+        (run / "graph.json").write_text(text)
+        seal(run)
+    else:
+        change_graph(run, with_path)
+    assert_refused(run, canary, message)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        'w") or open("{canary}", "w',  # the graph module's code would quote it
+        "training",
+        "forward",
+        "__class__",
+        "a.__dict__",
+        "a..b",
+        "",
+    ],
+)
+def test_tensors_that_would_be_something_else(name: str, run: Path, canary: Path) -> None:
+    name = name.replace("{canary}", str(canary)).replace(".", "") if "canary" in name else name
+    tensors = load_file(run / "model.safetensors")
+    first = next(iter(json.loads((run / "graph.json").read_text())["tensors"]))
+    tensors[name] = tensors.pop(first)
+    save_file(tensors, run / "model.safetensors")
+    change_graph(run, lambda graph: rename_tensor(graph, name))
+    assert_refused(run, canary, "a tensor has the name")
+
+
+def test_tensors_whose_names_are_keywords(run: Path, canary: Path) -> None:
+    tensors = load_file(run / "model.safetensors")
+    first = next(iter(json.loads((run / "graph.json").read_text())["tensors"]))
+    tensors["class.x"] = tensors.pop(first)
+    save_file(tensors, run / "model.safetensors")
+    change_graph(run, lambda graph: rename_tensor(graph, "class.x"))
+    assert_refused(run, canary, "do not fit each other")
+
+
+@pytest.mark.parametrize("size", [1 << 20, 1 << 40, (1 << 63) - 1])
+def test_tensors_of_sizes_that_the_file_does_not_have(size: int, run: Path, canary: Path) -> None:
+    header = {"x": {"dtype": "F32", "shape": [size], "data_offsets": [0, 4 * size]}}
+    text = json.dumps(header).encode()
+    (run / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text)
+    seal(run)
+    assert_refused(run, canary, "its tensors cannot be read")
+    (run / "model.safetensors").write_bytes(struct.pack("<Q", size) + text)
+    seal(run)
+    assert_refused(run, canary, "its tensors cannot be read")
+
+
+def test_files_that_are_larger_than_they_can_be(run: Path, canary: Path) -> None:
+    for name, size in (("model.safetensors", 1 << 38), ("graph.json", 1 << 38)):
+        whole = (run / name).read_bytes()
+        os.truncate(run / name, size)  # holes take no room on the disk
+        assert_refused(run, canary, f"{name} is damaged: it has more than")
+        (run / name).write_bytes(whole)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "!!python/object/apply:os.system ['touch {canary}']",
+        "a: !!python/name:os.system",
+        "a: &a [x, x]\nb: [*a, *a]",
+        "[" * 10_000,
+        "seed: [",
+        "seed: yes please",
+    ],
+)
+def test_recipes_that_are_none(text: str, run: Path, canary: Path) -> None:
+    (run / "recipe.yaml").write_text(text.replace("{canary}", str(canary)))
+    seal(run)
+    assert_refused(run, canary)
+
+
+@pytest.mark.parametrize("name", run_folders.FILES)
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder", "device", "nowhere"])
+def test_files_that_are_no_files(kind: str, name: str, run: Path, canary: Path) -> None:
+    path = run / name
+    path.rename(run / "kept")
+    if kind == "link":
+        path.symlink_to(run / "kept")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else run / "nobody")
+    assert_refused(run, canary, f"{name} is not a regular file")
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {"../../../etc/passwd": "0" * 64},
+        {"recipe.yaml": "0" * 64, "graph.json": "0" * 64},
+        {"/etc/passwd": "0" * 64, "graph.json": "0", "model.safetensors": "0"},
+    ],
+)
+def test_records_that_name_other_files(files: dict[str, str], run: Path, canary: Path) -> None:
+    def name_them(record: dict[str, Any]) -> None:
+        record["files"] = files | {"record.json": record["files"]["record.json"]}
+
+    change_record(run, name_them)
+    assert_refused(run, canary, "is damaged: it names the contents of .*, expected those of")
+
+
+@pytest.mark.parametrize("value", ["0" * 64, "", "é"])
+def test_records_with_other_hashes(value: str, run: Path, canary: Path) -> None:
+    change_record(run, lambda record: record["files"].update({"graph.json": value}))
+    assert_refused(run, canary, r"graph\.json is not what record\.json says")
+
+
+def test_the_command_line_says_it_in_a_sentence(
+    run: Path, canary: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change_graph(run, operator("os.system", f"touch {canary}"))
+    file = run / "model.onnx"
+    for arguments in (
+        ["evaluate", str(run), "--data", "demo"],
+        ["export", str(run), "--output", str(file)],
+        ["verify", str(run), str(file), "--data", "demo"],
+    ):
+        monkeypatch.setattr("sys.argv", ["mrecg", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        captured = capsys.readouterr()
+        assert stopped.value.code == 1
+        assert captured.out == ""
+        assert captured.err.startswith("error: The run in ")
+        assert "'os.system' is not one that a run may hold" in captured.err
+        assert captured.err.count("\n") == 1
+    assert not canary.exists()
+    assert not file.exists()

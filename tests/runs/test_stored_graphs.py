@@ -1,0 +1,157 @@
+"""Networks of many shapes as JSON and back: equal outputs, names, structure of the results."""
+
+from collections import OrderedDict, namedtuple
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_flatten
+
+import mrecg
+import run_folders
+import toys
+from mrecg.errors import RunError
+from mrecg.graph.layers import module_path
+from mrecg.runs.folder import QuantizedModel
+from mrecg.runs.graph_writer import require_storable
+
+Pair = namedtuple("Pair", "first second")
+
+
+class Answers(nn.Module):
+    """Returns what it is told to make of its two results."""
+
+    def __init__(self, make: Callable[[Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        self.make = make
+        self.stem, self.head = nn.Conv2d(2, 4, 3), nn.Conv2d(4, 3, 1)
+        self.register_buffer("factor", torch.rand(4, 1, 1), persistent=False)
+        self.offset = torch.rand(3, 1, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.head(self.stem(x).relu() * self.factor) + self.offset
+        return self.make(x, x.mean((2, 3)))
+
+
+class Wrapped(nn.Module):
+    """Computes its middle under a mode."""
+
+    def __init__(self, mode: Callable[[], Any]) -> None:
+        super().__init__()
+        self.mode = mode
+        self.a, self.b, self.c = nn.Conv2d(2, 4, 3), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        with self.mode():
+            x = self.b(x.relu())
+        return self.c(x.float().relu())
+
+
+def quantize(model: nn.Module) -> QuantizedModel:
+    return mrecg.quantize(model.eval(), toys.images(16), recipe=mrecg.preset("w4a4-rtn"))
+
+
+def assert_equal_after_loading(quantized: QuantizedModel, folder: Path) -> QuantizedModel:
+    loaded = mrecg.load(quantized.save(folder))
+    x = toys.images(5)
+    (expected, structure), (found, again) = (
+        tree_flatten(one.model(x)) for one in (quantized, loaded)
+    )
+    assert structure == again
+    for left, right in zip(expected, found, strict=True):
+        assert torch.equal(left, right) if isinstance(left, Tensor) else left == right
+    return loaded
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x, y: {"logits": y, "maps": [x, (y + 1, x)]},
+        lambda x, y: OrderedDict(out=y, aux=x),
+        lambda x, y: {(1, "a"): y, 3: x},
+        lambda x, y: (y, None),
+        lambda x, y: y.masked_fill(y < 0, float("-inf")),
+        lambda x, y: y + torch.arange(3, dtype=y.dtype),
+        lambda x, y: x.reshape(x.shape[0] * 3, -1).reshape(x.shape[0], -1),
+        lambda x, y: x.split(x.shape[0] // 1, 0)[0].double().to(torch.float32),
+    ],
+)
+def test_results_of_every_shape(make: Callable[[Tensor, Tensor], Any], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    assert_equal_after_loading(quantize(Answers(make)), tmp_path / "run")
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, lambda: torch.autocast("cpu", enabled=False)])
+def test_modes_that_change_nothing(mode: Callable[[], Any], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    assert_equal_after_loading(quantize(Wrapped(mode)), tmp_path / "run")
+
+
+def test_what_cannot_be_stored_is_refused_and_nothing_written(tmp_path: Path) -> None:
+    pairs = quantize(Answers(Pair))
+    with pytest.raises(RunError, match="holds or returns a Pair, which cannot be stored"):
+        pairs.save(tmp_path / "run")
+    mixed = quantize(Wrapped(lambda: torch.autocast("cpu", torch.bfloat16)))
+    with pytest.raises(RunError, match="enables autocast in its forward"):
+        mixed.save(tmp_path / "run")
+    with pytest.raises(RunError, match="enables autocast in its forward"):
+        require_storable(mixed.program.graph_module)
+    assert not list(tmp_path.iterdir())
+
+
+def test_operators_of_others_are_refused_early() -> None:
+    graph = fx.Graph()
+    images = graph.placeholder("x")
+    graph.output(graph.call_function(torch.ops.aten.bernoulli_.float, (images,)))
+    with pytest.raises(RunError, match=r"aten\.bernoulli_\.float cannot be stored in a run"):
+        require_storable(fx.GraphModule(nn.Module(), graph))
+    require_storable(run_folders.quantized("vit").model)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("toy", ["residual", "vit", "two-outputs", "windows"])
+def test_names_and_order_are_kept(toy: str, tmp_path: Path) -> None:
+    quantized = run_folders.quantized(toy)
+    loaded = mrecg.load(quantized.save(tmp_path / "run"))
+    before, after = quantized.program, loaded.program
+    sizes = torch.ops.aten.sym_size.int
+    for value in (
+        lambda program: [
+            node.name for node in program.graph.nodes if node.target is not sizes
+        ],  # torch.export counts those itself
+        lambda program: [module_path(node) for node in program.graph.nodes],
+        lambda program: [(name, type(one)) for name, one in program.state_dict.items()],
+    ):
+        assert value(after) == value(before)
+
+
+def test_files_written_from_a_loaded_run_are_the_same(tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    quantized = run_folders.quantized()
+    loaded = mrecg.load(quantized.save(tmp_path / "run"))
+    files = [
+        mrecg.export_onnx(one, tmp_path / f"{index}.onnx", runtime=None).read_bytes()
+        for index, one in enumerate((quantized, loaded))
+    ]
+    assert files[0] == files[1]
+    program = torch.export.load(mrecg.export_program(loaded, tmp_path / "model.pt2"))
+    x = toys.images(3)
+    assert torch.equal(program.module()(x), quantized.model(x))
+
+
+def test_a_loaded_run_can_be_saved_again(run: Path, tmp_path: Path) -> None:
+    again = mrecg.load(run).with_found(seconds={"all": 1.0}).save(tmp_path / "again")
+    for name in run_folders.OTHERS:
+        assert (again / name).read_bytes() == (run / name).read_bytes()
+    assert mrecg.load(again).record.seconds == {"all": 1.0}
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+def test_runs_are_opened_under_any_mode(mode: Callable[[], Any], run: Path) -> None:
+    x = toys.images(3)
+    with mode():
+        found = mrecg.load(run).model(x)
+    assert torch.equal(found, run_folders.quantized().model(x))
