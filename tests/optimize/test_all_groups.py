@@ -23,18 +23,12 @@ from mrecg.quantizers.state import QuantizerState
 from mrecg.records.plan import Plan
 from mrecg.records.record import GroupRecord
 from mrecg.runs.folder import QuantizedModel
+from quick import GROUPS_ALONE
 from states import are_equal, copy_of
-
-QUICK = {
-    "reconstruct.steps": 8,
-    "reconstruct.batch_size": 8,
-    "reconstruct.network_share": 0,
-    "reconstruct.early_stop": False,
-}
 
 
 def run(model: nn.Module, name: str, **overrides: object) -> QuantizedModel:
-    settings = QUICK | {f"reconstruct.{key}": value for key, value in overrides.items()}
+    settings = GROUPS_ALONE | {f"reconstruct.{key}": value for key, value in overrides.items()}
     return mrecg.quantize(model, toys.images(32), recipe=mrecg.preset(name, settings))
 
 
@@ -55,24 +49,22 @@ def optimize(
 @pytest.fixture(scope="module")
 def residual() -> PreparedGraph:
     """The toy of this name under the QDrop preset; nothing of it changes, so that every test may use it."""
-    recipe = mrecg.preset("w2a2-qdrop", QUICK)
+    recipe = mrecg.preset("w2a2-qdrop", GROUPS_ALONE)
     return prepare_graph(toys.make("residual"), toys.images(2), recipe, None)
 
 
 def test_the_same_state_gives_the_same_state(residual: PreparedGraph) -> None:
     """All randomness comes from the seed, and nothing that is given changes."""
-    recipe = mrecg.preset("w2a2-qdrop", QUICK)
-    short = recipe.override({"reconstruct.steps": 4})
-    previous, _ = optimize(residual, short)
+    recipe = mrecg.preset("w2a2-qdrop", GROUPS_ALONE)
+    previous, _ = optimize(residual, recipe.override({"reconstruct.steps": 4}))
     before = copy_of(previous)
-    continued, fresh = ([optimize(residual, recipe, None, one)[0] for _ in range(2)] for one in (previous, None))  # fmt: skip
-    assert are_equal(*continued)
-    assert are_equal(*fresh)
-    assert continued[0].steps == continued[1].steps
-    assert not are_equal(continued[0], fresh[0])
+    first, second = (optimize(residual, recipe, None, previous)[0] for _ in range(2))
+    assert are_equal(first, second)
+    assert first.steps == second.steps
     assert are_equal(previous, before)
+    assert not are_equal(first, optimize(residual, recipe)[0])
     other, _ = optimize(residual, recipe.override({"seed": 7}), None, previous)
-    assert not are_equal(other, continued[0])
+    assert not are_equal(first, other)
 
 
 @pytest.mark.parametrize("name", ["w2a2-brecq", "w2a2-qdrop-mrecg"])
@@ -93,8 +85,10 @@ def test_what_optimization_made_worse_is_taken_back(name: str) -> None:
 def test_what_is_taken_back_is_rounding_to_nearest(residual: PreparedGraph) -> None:
     """Bit for bit, up to the first group that was better for its steps."""
     settings = {"activation_rate": 1e3, "activation_rate_unit": "absolute", "penalty": 0}
-    wild = QUICK | {f"reconstruct.{key}": value for key, value in settings.items()}
-    nearest, _ = optimize(residual, mrecg.preset("w2a2-qdrop", QUICK | {"reconstruct.steps": 0}))
+    wild = GROUPS_ALONE | {f"reconstruct.{key}": value for key, value in settings.items()}
+    nearest, _ = optimize(
+        residual, mrecg.preset("w2a2-qdrop", GROUPS_ALONE | {"reconstruct.steps": 0})
+    )
     found, groups = optimize(residual, mrecg.preset("w2a2-qdrop", wild))
     accepted = [group.accepted for group in groups]
     assert accepted == [True, False, False, False, False]  # the first learns no scale
@@ -174,7 +168,7 @@ def is_kept(
 
     monkeypatch.setattr(ActivationCache, "run_quantized", changed)
     torch.manual_seed(0)
-    recipe = mrecg.preset("w4a4-brecq", QUICK)
+    recipe = mrecg.preset("w4a4-brecq", GROUPS_ALONE)
     prepared = prepare_graph(model.eval(), toys.images(2), recipe, None)
     _, (group,) = optimize(prepared, recipe, Plan(groups=(("a", "b"),)))
     assert calls == 2 + (not group.accepted)
@@ -218,7 +212,7 @@ def test_each_unit_runs_a_fixed_number_of_times(
     watch("run_quantized")
     plan = Plan(groups=(("stem",), ("stage.one",), ("stage.two", "stage.three"), ("fc",)))
     wild = {"reconstruct.activation_rate": 1e3, "reconstruct.activation_rate_unit": "absolute"}
-    for settings in (QUICK, QUICK | wild, QUICK | {"reconstruct.steps": 0}):
+    for settings in (GROUPS_ALONE, GROUPS_ALONE | wild, GROUPS_ALONE | {"reconstruct.steps": 0}):
         for counts in runs.values():
             counts.clear()
         _, groups = optimize(residual, mrecg.preset("w2a2-qdrop", settings), plan)
@@ -234,7 +228,7 @@ def test_each_unit_runs_a_fixed_number_of_times(
 
 
 def test_nothing_stays_in_storage_after_the_groups() -> None:
-    storage, recipe = Storage(torch.device("cpu")), mrecg.preset("w4a4-qdrop", QUICK)
+    storage, recipe = Storage(torch.device("cpu")), mrecg.preset("w4a4-qdrop", GROUPS_ALONE)
     prepared = prepare_graph(toys.make("two-outputs"), toys.images(2), recipe, None)
     optimize(prepared, recipe, make_plan(prepared.chain.units, recipe.plan), storage=storage)
     assert sum(storage.most.values()) > 0
@@ -245,7 +239,7 @@ def test_nothing_stays_in_storage_after_the_groups() -> None:
 def test_the_run_for_the_plan_may_take_all_steps(fraction: float) -> None:
     """Then units that stay single keep what it found."""
     recipe = mrecg.preset(
-        "w2a2-qdrop-mrecg", QUICK | {"plan.join": "loss", "plan.loss_steps": fraction}
+        "w2a2-qdrop-mrecg", GROUPS_ALONE | {"plan.join": "loss", "plan.loss_steps": fraction}
     )
     record = mrecg.quantize(toys.make("residual"), toys.images(32), recipe=recipe).record
     for group in record.groups:
@@ -280,13 +274,13 @@ def test_single_units_continue_from_the_run_for_the_plan(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(pipeline, "optimize_groups", remember)
     monkeypatch.setattr(all_groups, "optimize_group", watched)
-    settings = {"plan.join": "loss", "plan.count": 1, "reconstruct.steps": 40}
-    recipe = mrecg.preset("w2a2-qdrop-mrecg", QUICK | settings)
+    settings = {"plan.join": "loss", "plan.count": 1}
+    recipe = mrecg.preset("w2a2-qdrop-mrecg", GROUPS_ALONE | settings)
     record = mrecg.quantize(toys.make("residual"), toys.images(32), recipe=recipe).record
     assert continued == [group[0] for group in record.plan.groups if len(group) == 1]
     assert len(continued) == len(record.units) - 2
-    assert left[0].steps == {unit.name: 10 for unit in record.units}
-    assert left[1].steps == dict.fromkeys(continued, 40)
+    assert left[0].steps == {unit.name: 2 for unit in record.units}
+    assert left[1].steps == dict.fromkeys(continued, 8)
 
 
 def test_neighboring_seeds_have_nothing_in_common(
@@ -302,6 +296,6 @@ def test_neighboring_seeds_have_nothing_in_common(
 
     monkeypatch.setattr(all_groups, "optimize_group", watched)
     for seed in (1, 2, 3):
-        optimize(residual, mrecg.preset("w2a2-brecq", QUICK | {"seed": seed}))
+        optimize(residual, mrecg.preset("w2a2-brecq", GROUPS_ALONE | {"seed": seed}))
     assert len(orders) == 15
     assert len(set(map(tuple, orders))) == len(orders)

@@ -20,18 +20,12 @@ from mrecg.preparation.prepared_graph import prepare_graph
 from mrecg.quantizers.state import QuantizerState
 from mrecg.records.record import GroupRecord
 from placements import Prescribed
-
-QUICK = {
-    "reconstruct.steps": 8,
-    "reconstruct.batch_size": 8,
-    "reconstruct.network_share": 0,
-    "reconstruct.early_stop": False,
-}
+from quick import GROUPS_ALONE
 
 
 def optimize(name: str, **overrides: object) -> tuple[QuantizerState, tuple[GroupRecord, ...]]:
     """Optimize the residual toy, every unit alone."""
-    settings = QUICK | {f"reconstruct.{key}": value for key, value in overrides.items()}
+    settings = GROUPS_ALONE | {f"reconstruct.{key}": value for key, value in overrides.items()}
     recipe = mrecg.preset(name, settings)
     prepared = prepare_graph(toys.make("residual"), toys.images(2), recipe, None)
     plan = single_plan(prepared.chain.units)
@@ -102,7 +96,7 @@ def test_a_step_moves_by_the_rate_in_its_unit(unit: str) -> None:
 
 def test_scales_that_a_target_prescribes_are_not_learned() -> None:
     """Neither group by group nor in the network as a whole; roundings are."""
-    settings = QUICK | {"reconstruct.network_share": 1.0, "reconstruct.activation_rate": 0.1}
+    settings = GROUPS_ALONE | {"reconstruct.network_share": 1.0, "reconstruct.activation_rate": 0.1}
     recipe = mrecg.preset("w2a8-brecq", settings | {"reconstruct.steps": 40})
     quantized = mrecg.quantize(
         toys.make("residual"), toys.images(32), recipe=recipe, quantizer=Prescribed(recipe)
