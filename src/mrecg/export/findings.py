@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mrecg.errors import RunError
-from mrecg.records.record import JsonModel
+from mrecg.records.json_model import JsonModel
 
 __all__ = ["RuntimeRecord", "Verification", "save_verification"]
 
