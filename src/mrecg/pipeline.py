@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from mrecg import distributed
 from mrecg.cache.storage import Storage
 from mrecg.config.recipe import Recipe
-from mrecg.errors import DataError, PlanError, RecipeError, StorageError, expect
+from mrecg.errors import PlanError, expect
 from mrecg.graph.capture import export_frozen
 from mrecg.graph.insert import Quantizer
 from mrecg.optimize.all_groups import optimize_groups
 from mrecg.optimize.network import optimize_network
-from mrecg.optimize.progress import Progress, Report
+from mrecg.optimize.progress import PhaseClock, Progress, Report
 from mrecg.planning.estimate import Estimate, estimate_run
 from mrecg.planning.joint_plan import check_plan, make_plan, single_plan
+from mrecg.preparation.arguments import check_arguments
 from mrecg.preparation.calibration_images import CalibrationImages, check_image_count, gather_images
-from mrecg.preparation.models import check_model
 from mrecg.preparation.prepared_graph import PreparedGraph, prepare_graph
 from mrecg.quantizers.state import QuantizerState
 from mrecg.records.oscillation import Oscillation
@@ -88,14 +88,7 @@ def prepare(
         MrecgError: an argument cannot be used; the message says why in a sentence.
     """
     started = time.perf_counter()
-    check_model(model)
-    advice = "give images as a tensor, or an iterable of image tensors, batches or (images, labels)"
-    expect(calibration, (CalibrationImages, Iterable), "The calibration set", advice, DataError)
-    advice = "make one with mrecg.preset('w4a4-qdrop-mrecg')"
-    expect(recipe, Recipe, "The recipe", advice, RecipeError)
-    if quantizer is not None:
-        expect(quantizer, Quantizer, "The quantizer", "give one of torchao's PT2E", RecipeError)
-    _check_memory(memory)
+    check_arguments(model, calibration, recipe, quantizer, memory)
     images = gather_images(calibration)
     distributed.share_of_batch(recipe.reconstruct.batch_size)
     graph = prepare_graph(model, images, recipe, quantizer)
@@ -182,7 +175,7 @@ class PreparedModel:
             MrecgError: the plan does not fit, or there are too few images; the message says why in a sentence.
         """
         report = progress or _ignore
-        clock = _Clock(capture=self.seconds)
+        clock = PhaseClock(capture=self.seconds)
         self.check(plan)
         state = QuantizerState()
         if plan is None:
@@ -268,26 +261,5 @@ class PreparedModel:
         return estimate_run(self.graph, probe, count, recipe, plan, self.memory, taken)
 
 
-def _check_memory(memory: int | None) -> None:
-    if memory is None:
-        return
-    expect(memory, int, "The memory budget", "give bytes, such as 4 * 2**30", StorageError)
-    if memory < 0:
-        raise StorageError(f"The memory budget is {memory} bytes, expected 0 or more.")
-
-
 def _ignore(event: Progress | Estimate) -> None:
     """Report to nobody."""
-
-
-class _Clock:
-    """Wall time by phase."""
-
-    def __init__(self, **before: float) -> None:
-        self.laps: dict[str, float] = before
-        self._last = time.perf_counter()
-
-    def lap(self, phase: str) -> None:
-        now = time.perf_counter()
-        self.laps[phase] = now - self._last
-        self._last = now

@@ -1,11 +1,12 @@
-"""Events that an optimization reports."""
+"""Events that a run reports, and its clock."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from mrecg.planning.estimate import Estimate
 
-__all__ = ["Progress", "Report"]
+__all__ = ["PhaseClock", "Progress", "Report"]
 
 
 @dataclass(frozen=True)
@@ -33,3 +34,24 @@ class Progress:
 
 Report = Callable[[Progress | Estimate], None]
 """Called with an estimate before the reconstruction starts, and with where it is from there on."""
+
+
+class PhaseClock:
+    """Measures wall time by phase.
+
+    Args:
+        before: seconds of phases that are over, by name.
+
+    Attributes:
+        laps: seconds by phase.
+    """
+
+    def __init__(self, **before: float) -> None:
+        self.laps: dict[str, float] = before
+        self._last = time.perf_counter()
+
+    def lap(self, phase: str) -> None:
+        """Give the time since the last call to a phase."""
+        now = time.perf_counter()
+        self.laps[phase] = now - self._last
+        self._last = now
