@@ -1,4 +1,4 @@
-"""Findings of running an exported file: frozen models, JSON in and out."""
+"""Findings about an exported file: frozen models, read from and written to JSON."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ __all__ = ["RuntimeRecord", "Verification", "save_verification"]
 
 
 class RuntimeRecord(JsonModel):
-    """A file on one runtime, one thread.
+    """Hold the agreement and the speed of a file on one runtime, with one thread.
 
     Attributes:
         name: with version.
@@ -32,14 +32,14 @@ class RuntimeRecord(JsonModel):
 
     @property
     def speed(self) -> float | None:
-        """How many times as fast as the float network."""
+        """Return how many times as fast as the float network the file is."""
         if self.seconds is None or self.float_seconds is None:
             return None
         return self.float_seconds / self.seconds
 
 
 class Verification(JsonModel):
-    """A file against the simulation.
+    """Hold the comparison of a file with the simulation.
 
     "Ties apart" is with the file's codes behind every quantizer of the simulation: a number that lies between two
     codes may round to either side, and what follows from it is no difference of any layer.

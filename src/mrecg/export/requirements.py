@@ -9,7 +9,7 @@ __all__ = ["is_installed", "require", "require_uniform"]
 
 
 def is_installed(package: str) -> bool:
-    """Whether `package` can be imported; it is not imported."""
+    """Return whether `package` can be imported; it is not imported."""
     return find_spec(package) is not None
 
 

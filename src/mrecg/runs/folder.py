@@ -141,7 +141,7 @@ def record_of(folder: Path) -> Record:
     Raises:
         RunError: it cannot be read, or was changed.
     """
-    return checked_record(folder)
+    return checked_record(folder).model_copy(update={"files": {}})  # as before it was saved
 
 
 def recipe_of(folder: Path) -> Recipe:

@@ -5,7 +5,11 @@ from typing import get_args
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
+from onnx_ir.passes.common import (
+    ClearMetadataAndDocStringPass,
+    DeduplicateInitializersPass,
+    RemoveUnusedNodesPass,
+)
 from torch.export import ExportedProgram
 
 from mrecg.errors import ExportError
@@ -117,18 +121,23 @@ def _check_loadable(types: set[ir.DataType], runtime: Runtime) -> None:
         )
 
 
+_CLEANUP = ir.passes.Sequential(
+    RemoveUnusedNodesPass(),
+    DeduplicateInitializersPass(),
+    ClearMetadataAndDocStringPass(),
+)
+
+
 def _write(model: ir.Model, opset: int, path: Path) -> None:
-    """Without what the exporter noted for itself: a small network would be half notes."""
-    RemoveUnusedNodesPass()(model)
+    """Write a file without what the exporter noted for itself, which would be half of a small network's."""
+    _CLEANUP(model)
     for node in model.graph:
-        node.metadata_props.clear()
         for value in node.outputs:
             if not value.is_graph_output():
                 value.type = value.shape = None  # runtimes infer them
-                value.metadata_props.clear()
+                value.metadata_props.clear()  # the pass leaves those of values
     for value in model.graph.initializers.values():
         value.metadata_props.clear()
-    model.graph.metadata_props.clear()
     model.metadata_props.clear()
     model.producer_name, model.producer_version = "mrecg", None
     model.ir_version = _IR_VERSIONS[opset]

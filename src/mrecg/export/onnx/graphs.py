@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 
 __all__ = [
-    "ActivationStep",
+    "QuantizeNode",
     "add_constant",
     "constant",
     "container_bounds",
@@ -17,13 +17,13 @@ __all__ = [
 
 
 def container_bounds(dtype: ir.DataType) -> tuple[int, int]:
-    """The smallest and the largest value of an integer type."""
+    """Return the smallest and the largest value of an integer type."""
     bounds = ml_dtypes.iinfo(dtype.numpy())
     return int(bounds.min), int(bounds.max)
 
 
 def constant(value: ir.Value | None) -> np.ndarray | None:
-    """The array that a value holds in every run, or `None`."""
+    """Return the array that a value holds in every run, or `None`."""
     if value is None or value.const_value is None:
         return None
     array: np.ndarray = value.const_value.numpy()
@@ -31,35 +31,32 @@ def constant(value: ir.Value | None) -> np.ndarray | None:
 
 
 def add_constant(graph: ir.Graph, name: str, array: np.ndarray, dtype: ir.DataType) -> ir.Value:
-    """A new initializer; one of that name and those contents is used again."""
-    tensor = ir.Tensor(np.asarray(array, order="C"), dtype=dtype, name=name)
-    base, again = name, 1
-    while name in graph.initializers:
-        held = graph.initializers[name].const_value
-        if held is not None and held.dtype == dtype and np.array_equal(held.numpy(), array):
-            return graph.initializers[name]
+    """Add an initializer, under another name where that one is taken, and return its value."""
+    free, again = name, 1
+    while free in graph.initializers:
         again += 1
-        name = tensor.name = f"{base}_{again}"
-    value = ir.Value(name=name, type=ir.TensorType(dtype), shape=tensor.shape, const_value=tensor)
+        free = f"{name}_{again}"
+    tensor = ir.Tensor(np.asarray(array, order="C"), dtype=dtype, name=free)
+    value = ir.Value(name=free, type=ir.TensorType(dtype), shape=tensor.shape, const_value=tensor)
     graph.register_initializer(value)
     return value
 
 
 def only_reader(value: ir.Value) -> ir.Node | None:
-    """The node that alone reads a value, or `None`; a result of the graph has the caller as reader."""
+    """Return the node that alone reads a value, or `None`; a result of the graph has the caller as reader."""
     uses = list(value.uses())
     return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
 
 
 def dequantizer_of(value: ir.Value | None) -> ir.Node | None:
-    """The DequantizeLinear that makes a value, or `None`."""
+    """Return the DequantizeLinear that makes a value, or `None`."""
     producer = None if value is None else value.producer()
     return producer if producer is not None and producer.op_type == "DequantizeLinear" else None
 
 
 @dataclass(frozen=True)
-class ActivationStep:
-    """A QuantizeLinear node and what bounds its codes.
+class QuantizeNode:
+    """Hold a QuantizeLinear node, and change the bounds of its codes.
 
     Attributes:
         node: the QuantizeLinear.
@@ -73,7 +70,7 @@ class ActivationStep:
     dtype: ir.DataType
 
     @classmethod
-    def of(cls, node: ir.Node) -> "ActivationStep":
+    def of(cls, node: ir.Node) -> "QuantizeNode":
         scale, zero_point = constant(node.inputs[1]), constant(node.inputs[2])
         assert scale is not None
         assert zero_point is not None
@@ -83,13 +80,13 @@ class ActivationStep:
 
     @property
     def clip(self) -> ir.Node | None:
-        """The Clip of the codes, where their range is narrower than their container."""
+        """Return the Clip of the codes, where their range is narrower than their container."""
         reader = only_reader(self.node.outputs[0])
         return reader if reader is not None and reader.op_type == "Clip" else None
 
     @property
     def bounds(self) -> tuple[int, int]:
-        """The smallest and the largest code."""
+        """Return the smallest and the largest code."""
         if self.clip is None:
             return container_bounds(self.dtype)
         low, high = (constant(value) for value in self.clip.inputs[1:3])
@@ -98,7 +95,7 @@ class ActivationStep:
         return int(low), int(high)
 
     def code_of(self, x: float) -> int:
-        """The code of one number, by the arithmetic of the simulation."""
+        """Return the code of one number, by the arithmetic of the simulation."""
         low, high = self.bounds
         code = np.rint(np.float32(x) * (np.float32(1) / self.scale)) + self.zero_point
         return int(np.clip(code, low, high))

@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mrecg.export.onnx.graphs import (
-    ActivationStep,
+    QuantizeNode,
     add_constant,
     constant,
     dequantizer_of,
@@ -33,16 +33,16 @@ def move_quantizers_to_layers(graph: ir.Graph) -> None:
     """
     pending = [node for node in graph if node.op_type == "QuantizeLinear"]
     while pending:
-        step = ActivationStep.of(pending.pop())
-        while _absorb_bound(step):
+        quantizer = QuantizeNode.of(pending.pop())
+        while _absorb_bound(quantizer):
             pass
-        moved = _repeat_before_moving(step)
+        moved = _repeat_before_moving(quantizer)
         if moved is not None:
             pending.append(moved)
 
 
-def _absorb_bound(step: ActivationStep) -> bool:
-    source = step.node.inputs[0]
+def _absorb_bound(quantizer: QuantizeNode) -> bool:
+    source = quantizer.node.inputs[0]
     assert source is not None
     producer = source.producer()
     if producer is None or producer.op_type not in BOUNDING or source.is_graph_output():
@@ -52,15 +52,15 @@ def _absorb_bound(step: ActivationStep) -> bool:
     ends = [constant(value) for value in producer.inputs[1:3]]
     if any(end is None for end in ends) or source.dtype != ir.DataType.FLOAT:
         return False
-    low, high = step.bounds
+    low, high = quantizer.bounds
     if producer.op_type == "Relu":
-        low = step.code_of(0)
+        low = quantizer.code_of(0)
     elif len(ends) == 2:
-        low, high = step.code_of(float(ends[0])), step.code_of(float(ends[1]))  # type: ignore[arg-type]
+        low, high = quantizer.code_of(float(ends[0])), quantizer.code_of(float(ends[1]))  # type: ignore[arg-type]
     else:
         return False
-    step.narrow(low, high)
-    step.node.replace_input_with(0, producer.inputs[0])
+    quantizer.narrow(low, high)
+    quantizer.node.replace_input_with(0, producer.inputs[0])
     if not source.uses():
         graph = producer.graph
         assert graph is not None
@@ -68,9 +68,9 @@ def _absorb_bound(step: ActivationStep) -> bool:
     return True
 
 
-def _repeat_before_moving(step: ActivationStep) -> ir.Node | None:
-    """A copy of the quantizer before a moving operator, where that brings it to a layer."""
-    source = step.node.inputs[0]
+def _repeat_before_moving(quantizer: QuantizeNode) -> ir.Node | None:
+    """Insert and return a copy of the quantizer before a moving operator, where that brings it to a layer."""
+    source = quantizer.node.inputs[0]
     mover = None if source is None else source.producer()
     if mover is None or mover.op_type not in MOVING or not _leads_to_layer(mover):
         return None
@@ -78,24 +78,26 @@ def _repeat_before_moving(step: ActivationStep) -> ir.Node | None:
     assert graph is not None
     assert value is not None
     quantize = ir.node(
-        "QuantizeLinear", [value, *step.node.inputs[1:]], name=f"{mover.name}/before"
+        "QuantizeLinear", [value, *quantizer.node.inputs[1:]], name=f"{mover.name}/before"
     )
     codes = quantize.outputs[0]
-    codes.type, codes.shape = ir.TensorType(step.dtype), value.shape
+    codes.type, codes.shape = ir.TensorType(quantizer.dtype), value.shape
     codes.name = f"{value.name}_codes"
     dequantize = ir.node(
-        "DequantizeLinear", [codes, *step.node.inputs[1:]], name=f"{mover.name}/before/dequantize"
+        "DequantizeLinear",
+        [codes, *quantizer.node.inputs[1:]],
+        name=f"{mover.name}/before/dequantize",
     )
     dequantize.outputs[0].type, dequantize.outputs[0].shape = value.type, value.shape
     dequantize.outputs[0].name = f"{value.name}_rounded"
     graph.insert_before(mover, [quantize, dequantize])
-    ActivationStep.of(quantize).narrow(*step.bounds)
+    QuantizeNode.of(quantize).narrow(*quantizer.bounds)
     mover.replace_input_with(0, dequantize.outputs[0])
     return quantize
 
 
 def _leads_to_layer(node: ir.Node) -> bool:
-    """Whether above `node` only order-keeping operators with one reader stand between it and a layer."""
+    """Return whether above `node` only order-keeping operators with one reader stand between it and a layer."""
     while node.op_type in (*BOUNDING, *MOVING):
         value = node.inputs[0]
         producer = None if value is None else value.producer()
@@ -108,7 +110,7 @@ def _leads_to_layer(node: ir.Node) -> bool:
 def integer_biases(graph: ir.Graph) -> list[str]:
     """Store biases as 32-bit integers.
 
-    Beside a weight in 8-bit words the step is the accumulator's, s_x · s_w, of which the simulation's biases are whole
+    Next to a weight in 8-bit words the scale is the accumulator's, s_x · s_w, of which the simulation's biases are whole
     multiples. Packed weights are multiplied in float: there one power of two per layer saves a scale per channel, and a
     layer without bias gets zeros, or ONNX Runtime 1.32 takes its weight for an 8-bit one and refuses it.
 
@@ -122,12 +124,12 @@ def integer_biases(graph: ir.Graph) -> list[str]:
         bias = constant(node.inputs[2]) if len(node.inputs) == 3 else None
         if bias is None:
             continue
-        step = _bias_step(node, bias)
-        codes = None if step is None else np.rint(bias / step)
-        if step is None or codes is None or not _is_close(codes * step, bias):
+        scale = _bias_scale(node, bias)
+        codes = None if scale is None else np.rint(bias / scale)
+        if scale is None or codes is None or not _is_close(codes * scale, bias):
             left.append(str(node.name))
             continue
-        _store_bias(graph, node, codes.astype(np.int32), step)
+        _store_bias(graph, node, codes.astype(np.int32), scale)
     return left
 
 
@@ -146,14 +148,14 @@ def _add_zero_bias(graph: ir.Graph, layer: ir.Node) -> None:
     )
 
 
-def _store_bias(graph: ir.Graph, node: ir.Node, codes: np.ndarray, step: np.ndarray) -> None:
+def _store_bias(graph: ir.Graph, node: ir.Node, codes: np.ndarray, scale: np.ndarray) -> None:
     real = node.inputs[2]
     assert real is not None
     name = str(real.name).removesuffix("_rounded")
-    scale = add_constant(graph, f"{name}.scale", step, ir.DataType.FLOAT)
+    scales = add_constant(graph, f"{name}.scale", scale, ir.DataType.FLOAT)
     integers = add_constant(graph, name, codes, ir.DataType.INT32)
-    axis = {"axis": 0} if step.ndim else {}
-    dequantize = ir.node("DequantizeLinear", [integers, scale], axis, name=f"{node.name}/bias")
+    axis = {"axis": 0} if scale.ndim else {}
+    dequantize = ir.node("DequantizeLinear", [integers, scales], axis, name=f"{node.name}/bias")
     dequantize.outputs[0].type, dequantize.outputs[0].shape = real.type, real.shape
     dequantize.outputs[0].name = f"{name}.real"
     graph.insert_before(node, dequantize)
@@ -161,12 +163,12 @@ def _store_bias(graph: ir.Graph, node: ir.Node, codes: np.ndarray, step: np.ndar
 
 
 def _is_close(stored: np.ndarray, bias: np.ndarray) -> bool:
-    """Whether the integers are the simulation's biases, as far as 32-bit floats can tell."""
+    """Return whether the integers are the simulation's biases, as far as 32-bit floats can tell."""
     return np.allclose(stored, bias, rtol=1e-6, atol=1e-8 * float(np.abs(bias).max(initial=0)))
 
 
-def _bias_step(layer: ir.Node, bias: np.ndarray) -> np.ndarray | None:
-    """The real value of 1 in the stored bias; `None` where input or weight are float."""
+def _bias_scale(layer: ir.Node, bias: np.ndarray) -> np.ndarray | None:
+    """Return the real value of 1 in the stored bias; `None` where input or weight are float."""
     source, weight = dequantizer_of(layer.inputs[0]), dequantizer_of(layer.inputs[1])
     if source is None or weight is None:
         return None
@@ -176,28 +178,28 @@ def _bias_step(layer: ir.Node, bias: np.ndarray) -> np.ndarray | None:
     source_scale, weight_scale = constant(source.inputs[1]), constant(weight.inputs[1])
     if source_scale is None or source_scale.ndim or weight_scale is None:
         return None
-    step: np.ndarray = np.float32(source_scale) * weight_scale.astype(np.float32)
-    return step
+    scale: np.ndarray = np.float32(source_scale) * weight_scale.astype(np.float32)
+    return scale
 
 
 def divide_images_as_simulated(graph: ir.Graph) -> None:
-    """Round the images as the simulation does: by the reciprocal of the step, not by division.
+    """Round the images as the simulation does: by the reciprocal of the scale, not by division.
 
-    Everywhere else the two differ for one number in millions. Pixels, however, lie on a grid of their own: all of one
-    grey level may fall between two codes, and then all of them go one way or the other.
+    Everywhere else the two differ for one number in millions. Pixels, however, are on a grid of their own: all of one
+    gray level may fall between two codes, and then all of them go one way or the other.
     """
     for node in [node for node in graph if node.op_type == "QuantizeLinear"]:
         value = node.inputs[0]
         if value not in graph.inputs:
             continue
-        step = ActivationStep.of(node)
+        quantizer = QuantizeNode.of(node)
         inverse = add_constant(
-            graph, f"{node.name}.inverse", np.array(1 / step.scale), ir.DataType.FLOAT
+            graph, f"{node.name}.inverse", np.array(1 / quantizer.scale), ir.DataType.FLOAT
         )
         one = add_constant(graph, "one", np.array(1, np.float32), ir.DataType.FLOAT)
         scaled = ir.node("Mul", [value, inverse], name=f"{node.name}/scale")
         scaled.outputs[0].type, scaled.outputs[0].shape = value.type, value.shape
-        scaled.outputs[0].name = f"{value.name}_in_steps"
+        scaled.outputs[0].name = f"{value.name}_scaled"
         graph.insert_before(node, scaled)
         node.replace_input_with(0, scaled.outputs[0])
         node.replace_input_with(1, one)

@@ -1,4 +1,4 @@
-"""How weights lie in a file: in 8-bit words, which every runtime computes with, or packed to their bits."""
+"""Layouts of weights in a file: in 8-bit words, which every runtime computes with, or packed to their bits."""
 
 from typing import Literal
 
@@ -25,7 +25,7 @@ _IN_GEMM = {ir.DataType.UINT2: ir.DataType.UINT4, ir.DataType.INT2: ir.DataType.
 
 
 def weight_grids(program: ExportedProgram) -> dict[str, tuple[int, int]]:
-    """The smallest and the largest code of every quantized weight, by the name of its codes."""
+    """Return the smallest and the largest code of every quantized weight, by the name of its codes."""
     names = program.graph_signature.inputs_to_buffers
     operator = torch.ops.quantized_decomposed.dequantize_per_channel.default
     return {
@@ -36,7 +36,7 @@ def weight_grids(program: ExportedProgram) -> dict[str, tuple[int, int]]:
 
 
 def packed_types(grids: dict[str, tuple[int, int]]) -> set[ir.DataType]:
-    """The types narrower than 8 bits that the layout `packed` uses."""
+    """Return the types narrower than 8 bits that the layout `packed` uses."""
     return {found for grid in grids.values() if (found := _packed_type(*grid)) is not None}
 
 
@@ -66,7 +66,7 @@ def _packed_type(low: int, high: int) -> ir.DataType | None:
 
 
 def numbers(node: ir.Node) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Codes, scale, and zero point shaped to broadcast against the codes."""
+    """Return codes, scale, and zero point shaped to broadcast against the codes."""
     codes, scale, zero_point = (constant(value) for value in node.inputs)
     assert codes is not None
     assert scale is not None
@@ -78,13 +78,13 @@ def numbers(node: ir.Node) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _fits_without_zero_point(node: ir.Node, shift: int) -> bool:
     codes, _, zero_point = numbers(node)
-    centred = (codes - zero_point) << shift
+    centered = (codes - zero_point) << shift
     low, high = container_bounds(ir.DataType.INT8)
-    return bool(centred.min() >= low and centred.max() <= high)
+    return bool(centered.min() >= low and centered.max() <= high)
 
 
 def _store_signed(graph: ir.Graph, node: ir.Node, shift: int) -> None:
-    """Codes minus their zero point, moved up in the word: what every integer kernel takes."""
+    """Store codes minus their zero point, shifted up in the word, which every integer kernel takes."""
     codes, scale, zero_point = numbers(node)
     name = str(node.inputs[0].name)
     arrays = (

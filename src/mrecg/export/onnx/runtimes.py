@@ -1,4 +1,4 @@
-"""The programs that run a file: ONNX Runtime, and OpenVINO where it is installed."""
+"""Runtimes for a file: ONNX Runtime, and OpenVINO where it is installed."""
 
 import tempfile
 import time
@@ -32,12 +32,12 @@ _NAMES: Mapping[Runtime, str] = {"onnxruntime": "ONNX Runtime", "openvino": "Ope
 
 
 def installed_runtimes() -> list[Runtime]:
-    """The runtimes that are there; ONNX Runtime first."""
+    """Return the runtimes that are there; ONNX Runtime first."""
     return [runtime for runtime in _NAMES if is_installed(runtime)]
 
 
 def describe(runtime: Runtime) -> str:
-    """Name and version."""
+    """Return the name and the version of a runtime."""
     return f"{_NAMES[runtime]} {version(runtime).split('-')[0]}"
 
 
@@ -64,7 +64,7 @@ def open_file(runtime: Runtime, path: Path, threads: int = 1, optimized: Path | 
 
 
 def can_load(runtime: Runtime, weights: ir.DataType) -> bool:
-    """Whether a runtime can load weights of a type, tried on a tiny file."""
+    """Return whether a runtime can load weights of a type, tried on a tiny file."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "probe.onnx"
         onnx.save(_probe(weights), path)
@@ -78,7 +78,7 @@ def can_load(runtime: Runtime, weights: ir.DataType) -> bool:
 def interleaved_seconds(
     runs: Sequence[Run], images: np.ndarray, repeats: int
 ) -> list[tuple[float, float]]:
-    """Median and interquartile range of several runs, taken in turns so that all see the same machine."""
+    """Return median and interquartile range of several runs, taken in turns so that all see the same machine."""
     for run in runs:
         run(images)
     seconds: list[list[float]] = [[] for _ in runs]

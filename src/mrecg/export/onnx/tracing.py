@@ -1,4 +1,4 @@
-"""File against simulation, layer by layer on the same codes.
+"""Compare a file with the simulation, layer by layer on the same codes.
 
 Two programs that add floats in different order round a number that lies between two codes to different sides now and
 then; what follows differs, too, and no layer is to blame. So the simulation is given the file's codes behind every
@@ -49,7 +49,7 @@ def expose_codes(path: Path, target: Path) -> dict[str, str]:
 
 @dataclass
 class Rounding:
-    """How one quantizer of the file rounded, against the simulation given the same codes before it.
+    """Hold how one quantizer of the file rounded, compared with the simulation given the same codes before it.
 
     Attributes:
         layer: whose result is rounded.
@@ -65,7 +65,7 @@ class Rounding:
 
 
 class Replay(fx.Interpreter):
-    """The simulation with the file's codes behind every quantizer.
+    """Run the simulation with the file's codes behind every quantizer.
 
     Args:
         model: of the quantized model.
@@ -80,7 +80,7 @@ class Replay(fx.Interpreter):
         self._codes: Mapping[str, np.ndarray] = {}
 
     def outputs(self, images: Tensor, codes: Mapping[str, np.ndarray]) -> tuple[Tensor, ...]:
-        """The model's outputs for `images`, given the codes by the node that dequantizes them."""
+        """Return the model's outputs for `images`, given the codes by the node that dequantizes them."""
         self._codes = codes
         result = self.run(images)
         return tuple(result) if isinstance(result, tuple | list) else (result,)
@@ -104,7 +104,7 @@ class Replay(fx.Interpreter):
 
 
 def _layer_before(quantize: fx.Node) -> str:
-    """The module of the layer whose result is rounded, or of the last operator that takes several values."""
+    """Return the module of the layer whose result is rounded, or of the last operator that takes several values."""
     node = quantize.all_input_nodes[0]
     while node.target not in LAYER_OPERATORS and len(node.all_input_nodes) == 1:
         node = node.all_input_nodes[0]
@@ -112,7 +112,7 @@ def _layer_before(quantize: fx.Node) -> str:
 
 
 def output_steps(model: fx.GraphModule) -> list[float]:
-    """For each output, what one step of one input code of its last layers changes in it at most.
+    """Return, for each output, what one step of one input code of its last layers changes in it at most.
 
     Outputs that no code reaches count in steps of the float type.
     """
@@ -121,7 +121,7 @@ def output_steps(model: fx.GraphModule) -> list[float]:
 
 
 def _steps_before(model: fx.GraphModule, output: fx.Node) -> Iterator[float]:
-    """Of the codes behind which there is nothing but floats, and the quantized layers that read them."""
+    """Yield those of the codes behind which there is nothing but floats, and the quantized layers that read them."""
     found, waiting = {output}, [output]
     while waiting:
         node = waiting.pop()

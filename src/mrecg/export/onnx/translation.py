@@ -1,9 +1,10 @@
-"""From a finished program to an ONNX graph with explicit QuantizeLinear and DequantizeLinear nodes.
+"""Translate a finished program to an ONNX graph with explicit QuantizeLinear and DequantizeLinear nodes.
 
 Only the float operators are torch.onnx's business. Quantizers are written here, from the numbers in our own program.
 """
 
 import logging
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -11,11 +12,12 @@ from typing import Any
 import onnx_ir as ir
 import torch
 from onnxscript import opset21 as op
+from onnxscript.optimizer import fold_constants
 from torch import fx
 from torch.export import ExportedProgram
 
 from mrecg.errors import ExportError
-from mrecg.export.onnx.graphs import add_constant, constant, container_bounds
+from mrecg.export.onnx.graphs import container_bounds
 
 __all__ = ["source_module", "translate"]
 
@@ -24,7 +26,7 @@ _attention_operator = torch.ops.aten.scaled_dot_product_attention.default
 
 
 def translate(program: ExportedProgram, opset: int) -> ir.Model:
-    """An ONNX model of `program`; nodes and weights are named after the original modules.
+    """Return an ONNX model of `program`; nodes and weights are named after the original modules.
 
     Raises:
         ExportError: an operator has no counterpart in ONNX.
@@ -55,13 +57,13 @@ def translate(program: ExportedProgram, opset: int) -> ir.Model:
     finally:
         logger.setLevel(level)
     assert exported is not None
-    _fold_casts(exported.model.graph)
+    _fold_casts(exported.model)
     _name_nodes(exported.model)
     return exported.model
 
 
 def source_module(node: ir.Node) -> str:
-    """The path of the original module whose forward made `node`; `""` is the model itself."""
+    """Return the path of the original module whose forward made `node`; `""` is the model itself."""
     scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes")
     if not scopes:
         return ""
@@ -70,7 +72,7 @@ def source_module(node: ir.Node) -> str:
 
 
 def _quantize(x: Any, scale: float, zero_point: int, low: int, high: int, dtype: int) -> Any:
-    """Codes that saturate at their own range, also where their container is wider."""
+    """Quantize to codes that saturate at their own range, also where their container is wider."""
     codes = op.QuantizeLinear(x, _number(scale), _number(zero_point, dtype))
     if (low, high) == container_bounds(ir.DataType(dtype)):
         return codes
@@ -130,17 +132,13 @@ def _attention(
     return op.MatMul(op.Softmax(scores, axis=-1), value)
 
 
-def _fold_casts(graph: ir.Graph) -> None:
-    """torch.onnx folds small constants only, and the zero points of 21,841 classes are many."""
-    for node in [node for node in graph if node.op_type == "Cast"]:
-        array = constant(node.inputs[0])
-        if array is None:
-            continue
-        dtype = ir.DataType(node.attributes["to"].as_int())
-        value = node.outputs[0]
-        folded = add_constant(graph, str(value.name), array.astype(dtype.numpy()), dtype)
-        ir.convenience.replace_all_uses_with(value, folded, replace_graph_outputs=True)
-        graph.remove(node, safe=True)
+def _fold_casts(model: ir.Model) -> None:
+    """Fold casts of constants of any size: torch.onnx folds small ones only, and classes and their zero points are many."""
+    fold_constants(
+        model,
+        output_size_limit=sys.maxsize,
+        should_fold=lambda node: node.op_type == "Cast",
+    )
 
 
 def _name_nodes(model: ir.Model) -> None:

@@ -101,7 +101,7 @@ def verify_onnx(
 
 
 def ideal_bytes(quantized: QuantizedModel) -> int:
-    """Codes and zero points in their bits, scales and everything else in 32."""
+    """Return the bytes of codes and zero points in their bits, of scales and everything else in 32."""
     bits = {}
     for name, (low, high) in weight_grids(quantized.program).items():
         width = (high - low).bit_length()
@@ -125,7 +125,7 @@ def _check_images(quantized: QuantizedModel, images: Tensor) -> None:
 def _replay(
     model: fx.GraphModule, file: Path, images: Tensor, folder: Path
 ) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray], list[Rounding]]:
-    """The first output of the simulation, all of the simulation on the file's codes, and of the file; how it rounded."""
+    """Return the first output of the simulation, all of the simulation on the file's codes, and of the file; how it rounded."""
     exposed = expose_codes(file, folder / "exposed.onnx")
     run = open_file("onnxruntime", folder / "exposed.onnx")
     names = [value.name for value in onnx.load(folder / "exposed.onnx").graph.output]
@@ -167,7 +167,7 @@ def _close_outputs(
     ours: Sequence[np.ndarray],
     steps: Sequence[float],
 ) -> list[float]:
-    """The largest difference of each output, in its steps; a large one is refused."""
+    """Return the largest difference of each output, in its steps, and refuse a large one."""
     found = []
     for index, (expected, got, step) in enumerate(zip(simulated, ours, steps, strict=True)):
         difference = float(np.abs(expected - got).max()) / step
@@ -193,7 +193,7 @@ def _check_runtime(
     step: float,
     repeats: int,
 ) -> RuntimeRecord:
-    """Agreement and speed on one runtime; one that cannot load the file says so."""
+    """Measure agreement and speed on one runtime; where it cannot load the file, the result says so."""
     try:
         run = open_file(runtime, file)
     except ExportError as error:
@@ -217,12 +217,12 @@ def _in_batches(run: Run, images: Tensor) -> np.ndarray:
 
 
 def _agreement(a: np.ndarray, b: np.ndarray) -> float:
-    """In how many percent of the rows the largest entry is at the same place."""
+    """Return in how many percent of the rows the largest entry is at the same place."""
     return 100 * float((a.argmax(-1) == b.argmax(-1)).mean())
 
 
 def _layers(file: Path, optimized: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The layers that ONNX Runtime computes in integers, and in float; by the modules' names.
+    """Return the layers that ONNX Runtime computes in integers, and in float; by the modules' names.
 
     Integer nodes keep the name of what they come from, with an ending; float ones may lose it.
     """
