@@ -47,6 +47,7 @@ ALLOWED_PACKAGES = {
     "openvino",
     "PIL",
     "pydantic",
+    "pydantic_core",  # the errors of pydantic
     "rich",
     "safetensors",
     "torch",
