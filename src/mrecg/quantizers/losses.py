@@ -16,7 +16,7 @@ SMALLEST_POWER = 1e-12
 def reconstruction_loss(
     output: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"], channels: int
 ) -> Float[Tensor, ""]:
-    """`Σ_c |y_q − y|²` over the channels, averaged over images and positions (BRECQ, eq. 10 without the Fisher weights)."""
+    """Return `Σ_c |y_q − y|²` over the channels, averaged over images and positions (BRECQ, eq. 10 without the Fisher weights)."""
     return functional.mse_loss(output, target) * channels
 
 
@@ -26,7 +26,7 @@ def loss_and_slopes(
     targets: Sequence[Float[Tensor, "..."]],
     channels: Sequence[int],
 ) -> tuple[Float[Tensor, ""], list[Float[Tensor, "..."]]]:
-    """The sum of `reconstruction_loss` over pairs, and its gradient with respect to each output.
+    """Return the sum of `reconstruction_loss` over pairs, and its gradient with respect to each output.
 
     Args:
         outputs: as the units made them.
@@ -44,5 +44,5 @@ def loss_and_slopes(
 
 
 def signal_power(target: Float[Tensor, "..."], channels: int) -> Float[Tensor, ""]:
-    """The same measure of the target itself, to which a loss is relative."""
+    """Return the same measure of the target itself, to which a loss is relative."""
     return target.square().mean() * channels

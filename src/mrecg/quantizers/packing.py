@@ -12,7 +12,7 @@ _AT_ONCE = 1 << 18
 
 
 def pack(codes: Integer[Tensor, "..."], low: int, high: int) -> Integer[Tensor, " bytes"]:
-    """The codes one behind the other, the lowest bit of each first; the last byte is filled up with zeros.
+    """Return the codes one behind the other, the lowest bit of each first; the last byte is filled up with zeros.
 
     Args:
         codes: integers from `low` to `high`.

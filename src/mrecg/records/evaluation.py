@@ -21,10 +21,10 @@ class Evaluation:
 
     @property
     def top1(self) -> float:
-        """Accuracy in percent."""
+        """Return the accuracy in percent."""
         return 100 * self.correct1 / self.count
 
     @property
     def top5(self) -> float:
-        """Accuracy in percent when five guesses are allowed."""
+        """Return the accuracy in percent when five guesses are allowed."""
         return 100 * self.correct5 / self.count

@@ -36,7 +36,7 @@ class Oscillation(JsonModel):
 
     @classmethod
     def along(cls, names: Sequence[str], losses: Sequence[float]) -> "Oscillation":
-        """The oscillation of a series of relative losses, one per unit."""
+        """Return the oscillation of a series of relative losses, one per unit."""
         jumps, trough = [], losses[0]
         for name, loss, after in zip(names, losses, losses[1:], strict=False):
             trough = min(trough, loss)

@@ -61,7 +61,7 @@ class Plan(JsonModel):
 
     @property
     def joined(self) -> tuple[tuple[str, ...], ...]:
-        """The groups of more than one unit."""
+        """Return the groups of more than one unit."""
         return tuple(group for group in self.groups if len(group) > 1)
 
     def __str__(self) -> str:

@@ -61,14 +61,14 @@ class QuantizedModel:
 
     @cached_property
     def model(self) -> nn.Module:
-        """The model as a module that evaluates in PyTorch."""
+        """Return the model as a module that evaluates in PyTorch."""
         exported = self.program.module(check_guards=False)
         assert isinstance(exported, fx.GraphModule)
         # The exported class forbids .eval() and .train(), which change nothing here: a plain one allows them.
         return fx.GraphModule(exported, exported.graph).eval()
 
     def with_found(self, **found: Any) -> "QuantizedModel":
-        """The same model with more in its record."""
+        """Return the same model with more in its record."""
         return replace(self, record=self.record.model_copy(update=found))
 
     def save(self, folder: str | Path) -> Path:
@@ -96,7 +96,7 @@ class QuantizedModel:
         return target
 
     def _contents(self) -> dict[str, bytes]:
-        """The files of the run."""
+        """Return the files of the run."""
         grids = _grids(self.record, self.program.state_dict)
         graph = store_graph(self.program, grids)
         tensors = self.program.state_dict | self.program.constants
@@ -131,7 +131,7 @@ def check_free(folder: Path) -> None:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a folder holds a finished run; runs are written whole or not at all."""
+    """Return whether a folder holds a finished run; runs are written whole or not at all."""
     return (folder / RECORD).is_file()
 
 
@@ -204,7 +204,7 @@ def _version(package: str) -> str:
 
 
 def _grids(record: Record, tensors: Container[str]) -> dict[str, tuple[int, int]]:
-    """The smallest and the largest code of what holds codes: every weight's, and its zero points if it has some."""
+    """Return the smallest and the largest code of every tensor of codes: a weight's, and its zero points if it has some."""
     found: dict[str, tuple[int, int]] = {}
     for quantizer in record.quantizers:
         if quantizer.kind == "weight":

@@ -70,7 +70,7 @@ def _refuse(reason: str) -> NoReturn:
 
 
 def _example(stored: StoredGraph) -> Tensor:
-    """Two images; nothing reads them, so that the system gives them no memory."""
+    """Return two images; nothing reads them, so that the system gives them no memory."""
     dtype = DTYPES.get(stored.input_dtype)
     if dtype is None or 2 * math.prod(stored.input_shape) > _LARGEST:
         _refuse(f"its input is {stored.input_dtype[:100]} of the shape {stored.input_shape}")
@@ -78,7 +78,7 @@ def _example(stored: StoredGraph) -> Tensor:
 
 
 def _placed(tensors: Mapping[str, Tensor], stored: StoredGraph) -> nn.Module:
-    """A tree of modules that holds the tensors under their names."""
+    """Return a tree of modules that holds the tensors under their names."""
     root = nn.Module()
     for name, spec in stored.tensors.items():
         if not is_path(name):
@@ -144,7 +144,7 @@ class _Builder:
                 _refuse(f"{stored.name} computes a number from something else")
 
     def _decode(self, value: Any) -> Any:
-        """The value of an argument."""
+        """Return the value of an argument."""
         if isinstance(value, list):
             return [self._decode(one) for one in value]
         if not isinstance(value, dict):

@@ -71,14 +71,14 @@ def named_operator(name: str) -> Callable[..., Any]:
 
 
 def is_arithmetic(function: Callable[..., Any]) -> bool:
-    """Whether the operator computes a number from numbers; given lists, it would repeat them."""
+    """Return whether the operator computes a number from numbers; given lists, it would repeat them."""
     return function in _ARITHMETIC.values() or (
         isinstance(function, OpOverload) and _packet_name(function) in _SIZES
     )
 
 
 def takes(function: Callable[..., Any], count: int, names: set[str]) -> bool:
-    """Whether an operator has `count` positional arguments at least, and the named ones."""
+    """Return whether an operator has `count` positional arguments at least, and the named ones."""
     if not isinstance(function, OpOverload):
         return count <= 3 and not names
     arguments = [argument.name for argument in function._schema.arguments]

@@ -77,11 +77,11 @@ class StoredGraph(JsonModel):
 
 
 def is_name(text: str) -> bool:
-    """Whether `text` can be the name of a variable."""
+    """Return whether `text` can be the name of a variable."""
     return text.isascii() and text.isidentifier() and not keyword.iskeyword(text)
 
 
 def is_path(text: str) -> bool:
-    """Whether `text` can be the dotted path of a module or tensor."""
+    """Return whether `text` can be the dotted path of a module or tensor."""
     parts = text.split(".")
     return all(_PART.fullmatch(part) and not part.startswith("__") for part in parts)

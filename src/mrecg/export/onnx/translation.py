@@ -104,7 +104,7 @@ def _number(value: float, dtype: int = ir.DataType.FLOAT) -> Any:
 
 
 def _is_attention_of_another_rank(node: fx.Node) -> bool:
-    """torch.onnx 2.13 translates attention of four axes only: images, heads, tokens, channels."""
+    """Return whether attention has another number of axes than four (images, heads, tokens, channels), which torch.onnx 2.13 needs."""
     return node.target is _attention_operator and node.all_input_nodes[0].meta["val"].ndim != 4
 
 
@@ -118,7 +118,7 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Any:
-    """softmax(q · kᵀ · scale + mask) · v over the last two axes, with any number of axes before them."""
+    """Compute softmax(q · kᵀ · scale + mask) · v over the last two axes, with any number of axes before them."""
     if is_causal or enable_gqa or (attn_mask is not None and attn_mask.dtype == ir.DataType.BOOL):
         raise ValueError(
             f"attention of {len(query.shape)} axes must not be causal, grouped or masked by booleans"
@@ -142,7 +142,7 @@ def _fold_casts(model: ir.Model) -> None:
 
 
 def _name_nodes(model: ir.Model) -> None:
-    """`features.3.conv.1/Conv` instead of `node_conv2d_7`."""
+    """Name nodes after modules: `features.3.conv.1/Conv` instead of `node_conv2d_7`."""
     taken: set[str] = set()
     for node in model.graph:
         base = "/".join(part for part in (source_module(node), node.op_type) if part)
