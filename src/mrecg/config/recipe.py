@@ -83,7 +83,8 @@ class Recipe(Settings):
 
     def to_yaml(self) -> str:
         """Return the resolved recipe as YAML, every default included."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        # Escaped, because PyYAML folds line separators of Unicode that it writes as they are.
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
     def differences(self, other: "Recipe") -> list[tuple[str, tuple[Any, Any]]]:
         """Return the dotted keys at which another recipe differs, each with this recipe's value and the other's."""
