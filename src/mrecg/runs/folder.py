@@ -136,12 +136,12 @@ def is_finished(folder: Path) -> bool:
 
 
 def record_of(folder: Path) -> Record:
-    """Return the record of a finished run, without its model.
+    """Return the record of a finished run as `load` gives it: without the hashes of the files, and without the model.
 
     Raises:
         RunError: it cannot be read, or was changed.
     """
-    return checked_record(folder)
+    return checked_record(folder).model_copy(update={"files": {}})
 
 
 def recipe_of(folder: Path) -> Recipe:
