@@ -27,6 +27,7 @@ from mrecg.records.oscillation import Oscillation
 from mrecg.records.plan import Plan
 from mrecg.records.record import GroupRecord, NetworkRecord, Record, UnitRecord
 from mrecg.runs.folder import QuantizedModel, environment
+from mrecg.runs.graph_writer import require_storable
 from mrecg.torch_state import default_torch_modes
 
 __all__ = ["Estimate", "PreparedModel", "Progress", "prepare", "quantize"]
@@ -135,6 +136,14 @@ class PreparedModel:
             check_plan(plan, self.graph.chain.units)
         elif self.recipe.plan.join != "loss":
             make_plan(self.graph.chain.units, self.recipe.plan)
+
+    def check_storable(self) -> None:
+        """Refuse a network that `QuantizedModel.save` could not write; it can be quantized all the same.
+
+        Raises:
+            RunError: naming the operator at fault.
+        """
+        require_storable(self.graph.graph)
 
     @default_torch_modes()
     def plan(self, progress: Report | None = None) -> Plan:

@@ -82,7 +82,9 @@ def quantize(
     model, calibration = inputs.model(), inputs.calibration(recipe.seed)
     batches = inputs.evaluation(evaluation_images)
     prepared = prepare(model, calibration, recipe=recipe, memory=memory)
-    prepared.check(followed)  # in seconds; the evaluation may take minutes
+    # In seconds; the evaluation may take minutes.
+    prepared.check(followed)
+    prepared.check_storable()
     # Standard output holds nothing but JSON where a script reads it.
     spoken = error_console if as_json else console
     before = None
