@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mrecg import distributed
 from mrecg.errors import DataError, ModelError, expect
-from mrecg.preparation.calibration_images import check_images
+from mrecg.preparation.calibration import check_images
 from mrecg.records.evaluation import Evaluation
 from mrecg.runs.folder import QuantizedModel
 from mrecg.torch_state import evaluation_mode, matmul_precision

@@ -20,7 +20,7 @@ from mrecg.optimize.progress import PhaseClock, Progress, Report
 from mrecg.planning.estimate import Estimate, estimate_run
 from mrecg.planning.joint_plan import check_plan, make_plan, single_plan
 from mrecg.preparation.arguments import check_arguments
-from mrecg.preparation.calibration_images import CalibrationImages, check_image_count, gather_images
+from mrecg.preparation.calibration import CalibrationImages, check_image_count, gather_images
 from mrecg.preparation.prepared_graph import PreparedGraph, prepare_graph
 from mrecg.quantizers.state import QuantizerState
 from mrecg.records.oscillation import Oscillation

@@ -9,7 +9,7 @@ from mrecg.data.sources import (
     evaluation_images,
     own_preprocessing,
 )
-from mrecg.preparation.calibration_images import CalibrationImages
+from mrecg.preparation.calibration import CalibrationImages
 
 __all__ = [
     "DEMO_FOLDER",

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from mrecg.data.preprocessing import Crops, Preprocessing, UnreadableImage
 from mrecg.data.samples import Samples
 from mrecg.errors import DataError
-from mrecg.preparation.calibration_images import CalibrationImages
+from mrecg.preparation.calibration import CalibrationImages
 
 __all__ = [
     "MOST_SKIPPED",

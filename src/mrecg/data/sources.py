@@ -18,7 +18,7 @@ from mrecg.data import fashion_mnist, folders, huggingface
 from mrecg.data.loading import EvaluationBatches, Source, draw_images, first_images
 from mrecg.data.preprocessing import Crops, Preprocessing
 from mrecg.errors import DataError, NoLabelsError, did_you_mean
-from mrecg.preparation.calibration_images import CalibrationImages
+from mrecg.preparation.calibration import CalibrationImages
 
 __all__ = [
     "DEMO_FOLDER",

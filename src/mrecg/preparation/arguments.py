@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from mrecg.config.recipe import Recipe
 from mrecg.errors import DataError, RecipeError, StorageError, expect
 from mrecg.graph.insert import Quantizer
-from mrecg.preparation.calibration_images import CalibrationImages
+from mrecg.preparation.calibration import CalibrationImages
 from mrecg.preparation.models import check_model
 
 __all__ = ["check_arguments"]

@@ -24,7 +24,7 @@ from mrecg.export.onnx.runtimes import (
 )
 from mrecg.export.onnx.tracing import Replay, Rounding, expose_codes, output_steps
 from mrecg.export.requirements import require_uniform
-from mrecg.preparation.calibration_images import check_images
+from mrecg.preparation.calibration import check_images
 from mrecg.runs.folder import QuantizedModel
 
 __all__ = ["ideal_bytes", "verify_onnx"]

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 
-from mrecg.paper.networks.efficientnet_lite import STAGES
+from mrecg.paper.networks.efficientnet_lite import EFFICIENTNET_STAGES
 
 __all__ = ["KEY_RENAMINGS"]
 
@@ -44,7 +44,9 @@ def _lukemelas_modules() -> dict[str, str]:
     expanding = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw"}
     depthwise |= {"_bn2": "bn2"}
     expanding |= {"_bn1": "bn2", "_project_conv": "conv_pwl", "_bn2": "bn3"}
-    ours = [f"blocks.{s}.{b}" for s, stage in enumerate(STAGES) for b in range(stage.depth)]
+    ours = [
+        f"blocks.{s}.{b}" for s, stage in enumerate(EFFICIENTNET_STAGES) for b in range(stage.depth)
+    ]
     modules = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
     modules |= {"_fc": "classifier"}
     for index, block in enumerate(ours):

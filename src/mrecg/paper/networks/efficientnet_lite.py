@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-class Stage(NamedTuple):
+class EfficientNetStage(NamedTuple):
     """One row of Table 1."""
 
     expansion: int
@@ -22,14 +22,14 @@ class Stage(NamedTuple):
     stride: int
 
 
-STAGES = (
-    Stage(1, 16, 1, 3, 1),
-    Stage(6, 24, 2, 3, 2),
-    Stage(6, 40, 2, 5, 2),
-    Stage(6, 80, 3, 3, 2),
-    Stage(6, 112, 3, 5, 1),
-    Stage(6, 192, 4, 5, 2),
-    Stage(6, 320, 1, 3, 1),
+EFFICIENTNET_STAGES = (
+    EfficientNetStage(1, 16, 1, 3, 1),
+    EfficientNetStage(6, 24, 2, 3, 2),
+    EfficientNetStage(6, 40, 2, 5, 2),
+    EfficientNetStage(6, 80, 3, 3, 2),
+    EfficientNetStage(6, 112, 3, 5, 1),
+    EfficientNetStage(6, 192, 4, 5, 2),
+    EfficientNetStage(6, 320, 1, 3, 1),
 )
 
 
@@ -73,7 +73,7 @@ class DepthwiseSeparable(nn.Module):
         return x + y if self.has_shortcut else y
 
 
-class InvertedResidual(nn.Module):
+class ExpandedBlock(nn.Module):
     """1×1 expansion, depthwise and linear 1×1 convolution, with a shortcut where shapes allow."""
 
     def __init__(
@@ -106,7 +106,7 @@ class EfficientNetLite0(nn.Module):
         self.bn1 = _norm(channels)
         self.act = nn.ReLU6()
         stages = []
-        for stage in STAGES:
+        for stage in EFFICIENTNET_STAGES:
             blocks: list[nn.Module] = []
             for index in range(stage.depth):
                 stride = stage.stride if index == 0 else 1
@@ -114,7 +114,7 @@ class EfficientNetLite0(nn.Module):
                 blocks.append(
                     DepthwiseSeparable(*shape)
                     if stage.expansion == 1
-                    else InvertedResidual(*shape, stage.expansion)
+                    else ExpandedBlock(*shape, stage.expansion)
                 )
                 channels = stage.channels
             stages.append(nn.Sequential(*blocks))
