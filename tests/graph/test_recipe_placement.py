@@ -31,8 +31,6 @@ def placed_in(
     _, quantizers = insert_quantizers(
         capture_graph(model, x),
         placement,
-        lambda request, weight: nn.Identity(),
-        lambda request: nn.Identity(),
     )
     return {(q.tensor if q.is_weight else "+".join(q.readers)): q for q in quantizers}
 
@@ -83,8 +81,6 @@ def test_shortcut_conventions_differ_in_what_the_addition_reads() -> None:
         graph, _ = insert_quantizers(
             capture_graph(toys.make("functional-residual"), toys.images(2)),
             placement,
-            lambda request, weight: nn.Identity(),
-            lambda request: nn.Identity(),
         )
         addition = next(n for n in graph.graph.nodes if n.target is torch.ops.aten.add.Tensor)
         return any(isinstance(a, fx.Node) and a.op == "call_module" for a in addition.args)

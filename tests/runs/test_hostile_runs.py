@@ -98,7 +98,7 @@ def test_archives_of_torch_are_never_opened(name: str, run: Path, canary: Path) 
     assert_refused(run, canary, r"earlier version .* its graph\.pt2 is not opened.* quantize again")
     write_archive(run / "graph.json", ARCHIVES[name](canary))
     seal(run)
-    assert_refused(run, canary, "is no storedgraph: Invalid JSON")
+    assert_refused(run, canary, "is no stored graph: it is no JSON")
 
 
 def test_a_planted_archive_is_ignored(run: Path, canary: Path) -> None:
@@ -275,13 +275,13 @@ GRAPHS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     ),
     "a negative size": (
         lambda g: next(iter(g["tensors"].values())).update(shape=[-1]),
-        "is no storedgraph",
+        "is no stored graph",
     ),
-    "an unknown key": (lambda g: g.update(code="x"), "is no storedgraph: code"),
-    "another format": (lambda g: g.update(format=2), "is no storedgraph: format"),
-    "nodes that are none": (lambda g: g.update(nodes=[1]), r"is no storedgraph: nodes\.0"),
-    "deep nesting": (operator("aten.relu.default", nested(10_000)), "is no storedgraph"),
-    "a deep output": (lambda g: g.update(output=nested(500)), "is no storedgraph"),
+    "an unknown key": (lambda g: g.update(code="x"), "is no stored graph: code"),
+    "another format": (lambda g: g.update(format=2), "is no stored graph: format"),
+    "nodes that are none": (lambda g: g.update(nodes=[1]), r"is no stored graph: nodes\.0"),
+    "deep nesting": (operator("aten.relu.default", nested(10_000)), "is no stored graph"),
+    "a deep output": (lambda g: g.update(output=nested(500)), "is no stored graph"),
     "a dictionary that is none": (lambda g: g.update(output={"dict": 1}), "than a list"),
     "a dictionary without pairs": (lambda g: g.update(output={"dict": [[1]]}), "than pairs"),
     "a key that is a list": (lambda g: g.update(output={"dict": [[[1], 2]]}), "has a key"),

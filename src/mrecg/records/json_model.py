@@ -1,5 +1,6 @@
 """Frozen values that are read from JSON and written as JSON."""
 
+import re
 from pathlib import Path
 from typing import Self
 
@@ -71,4 +72,5 @@ class JsonModel(BaseModel):
             return cls.model_validate_json(text)
         except ValidationError as error:
             reason = ": ".join(filter(None, first_problem(error)))
-            raise RunError(f"The file {path} is no {cls.__name__.lower()}: {reason}.") from error
+            kind = re.sub(r"\B(?=[A-Z])", " ", cls.__name__).lower()
+            raise RunError(f"The file {path} is no {kind}: {reason}.") from error
