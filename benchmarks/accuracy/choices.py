@@ -9,7 +9,7 @@ __all__ = ["CHOICES"]
 CHOICES: dict[str, dict[str, Any]] = {
     "nothing": {},
     "early-stop": {"reconstruct.early_stop": False},
-    "network-stage": {"reconstruct.network_share": 0.0},
+    "network-stage": {"network.steps": 0},
     "learned-ranges": {"reconstruct.weight_scale_rate": 0.0},
     "budget-rate": {"reconstruct.rounding_rate": 1e-3},
     "reshuffling": {"reconstruct.batches": "fixed"},

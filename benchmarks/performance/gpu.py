@@ -108,7 +108,7 @@ def run(arguments: argparse.Namespace) -> None:
         "reconstruct.precision": arguments.precision,
         "reconstruct.cuda_graphs": arguments.cuda_graphs,
         "reconstruct.early_stop": False,
-        "reconstruct.network_share": 0.0,
+        "network.steps": 0,
     }
     recipe = mrecg.preset(arguments.preset, settings)
     model, images = random_network(arguments.network, arguments.side, arguments.images)

@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> None:
     settings: dict[str, Any] = {
         "reconstruct.steps": arguments.steps,
         "reconstruct.batch_size": arguments.batch,
-        "reconstruct.network_share": 2 / arguments.steps,
+        "network.steps": 2,
     }
     settings |= dict(item.split("=", 1) for item in arguments.overrides)
     place = (arguments.network, arguments.side, arguments.images)

@@ -124,7 +124,7 @@ def measure(
     settings = {
         "reconstruct.steps": STEPS,
         "reconstruct.batch_size": batch,
-        "reconstruct.network_share": 0.0,
+        "network.steps": 0,
         "reconstruct.early_stop": False,
     }
     recipe = mrecg.preset(f"w2a4-{method}", settings | dict(overrides))

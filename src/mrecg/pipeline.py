@@ -240,7 +240,7 @@ class PreparedModel:
         self, state: QuantizerState, report: Report
     ) -> tuple[QuantizerState, NetworkRecord | None]:
         images = distributed.share_of_images(self.images)
-        steps = self.recipe.reconstruct.network_steps
+        steps = self.recipe.network_steps
         event = Progress("network", ("all units",), 0, 1, 0, steps, 0.0)
         state, record = optimize_network(
             self.graph,
@@ -256,7 +256,7 @@ class PreparedModel:
     def _short_recipe(self) -> Recipe:
         """Return the recipe of the run that the metric `loss` takes."""
         steps = round(self.recipe.reconstruct.steps * self.recipe.plan.loss_steps)
-        return self.recipe.override({"reconstruct.steps": steps, "reconstruct.network_share": 0.0})
+        return self.recipe.override({"reconstruct.steps": steps, "network.steps": 0})
 
     def _estimate(
         self,

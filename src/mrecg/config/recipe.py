@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from mrecg.config.settings import (
     FLOAT_BITS,
     ActivationSettings,
+    NetworkStage,
     Placement,
     PlanRule,
     Reconstruction,
@@ -23,6 +24,9 @@ from mrecg.errors import RecipeError, did_you_mean, expect
 
 __all__ = ["Recipe", "read_recipe", "validated"]
 
+NETWORK_STEPS_PER_GROUP_STEP = 0.6
+"""Steps of the network stage in units of those per group, where the recipe does not say."""
+
 
 class Recipe(Settings):
     """Everything that decides a result, apart from the model and the images."""
@@ -34,6 +38,14 @@ class Recipe(Settings):
     placement: Placement = Placement()
     plan: PlanRule = PlanRule()
     reconstruct: Reconstruction = Reconstruction()
+    network: NetworkStage = NetworkStage()
+
+    @property
+    def network_steps(self) -> int:
+        """Return the steps that optimize the network as a whole."""
+        if self.network.steps == "auto":
+            return round(NETWORK_STEPS_PER_GROUP_STEP * self.reconstruct.steps)
+        return self.network.steps
 
     @model_validator(mode="after")
     def _suits_backend(self) -> "Recipe":

@@ -11,6 +11,7 @@ __all__ = [
     "ActivationSettings",
     "Bits",
     "LayerOverride",
+    "NetworkStage",
     "Placement",
     "PlanRule",
     "Precision",
@@ -192,7 +193,6 @@ class Reconstruction(Settings):
         batches: `reshuffled` every epoch, or the authors' `fixed` ones; images that fill no batch are left out, in
             each epoch others or always the last.
         early_stop: whether a group stops when its roundings are decided and its loss is flat.
-        network_share: steps that optimize the network as a whole after its groups, as a fraction of `steps`; 0 is none.
         exclude: shell patterns of the layers whose weights stay rounded to nearest.
     """
 
@@ -211,15 +211,29 @@ class Reconstruction(Settings):
     cache: Literal["float32", "float16"] = "float32"
     batches: Literal["reshuffled", "fixed"] = "reshuffled"
     early_stop: bool = True
-    network_share: float = Field(default=0.2, ge=0)
     exclude: tuple[str, ...] = ()
-
-    @property
-    def network_steps(self) -> int:
-        """Return the steps that optimize the network as a whole."""
-        return round(self.network_share * self.steps)
 
     @property
     def cached_bytes_per_element(self) -> int:
         """Return the bytes of one cached number."""
         return 2 if self.cache == "float16" else 4
+
+
+class NetworkStage(Settings):
+    """How the network as a whole is optimized after its groups (NWQ: Wang et al., 2022; EPTQ: Gordon et al., 2023).
+
+    Attributes:
+        steps: optimizer steps; `auto` is three fifths of those per group, 0 leaves the stage out, as the papers do.
+        code_rate: Adam's rate for the codes, in code units; it decays to 0 by a cosine. 0 keeps the codes of the groups.
+        scale_rate: the same for weight and activation scales, as a fraction of each scale; 0 keeps them.
+        temperature: by which logits are divided before their divergence is taken (Hinton et al., 2015).
+        feature_weight: of the units' mean relative error, next to the divergence of the outputs.
+        mirror: whether half of the images, at random, are mirrored in a step.
+    """
+
+    steps: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    code_rate: float = Field(default=0.02, ge=0)
+    scale_rate: float = Field(default=1e-3, ge=0)
+    temperature: float = Field(default=4.0, gt=0)
+    feature_weight: float = Field(default=1.0, ge=0)
+    mirror: bool = False

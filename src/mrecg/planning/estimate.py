@@ -104,11 +104,11 @@ def estimate_run(
         files=0 if memory is None else max(0, values - memory),
         working=max(
             *(_working(members, batch, masked) for members in groups),
-            whole if settings.network_steps else 0,
+            whole if recipe.network_steps else 0,
         ),
         weights=4 * _HELD_PER_WEIGHT * _parameters(chain.units),
         seconds=3 * count * all_units
-        + batch * _STEP_PER_FORWARD * (in_groups + settings.network_steps * all_units),
+        + batch * _STEP_PER_FORWARD * (in_groups + recipe.network_steps * all_units),
     )
 
 

@@ -30,7 +30,7 @@ PUBLISHED_PRACTICE: Mapping[str, Any] = {
     "reconstruct.rounding_rate": 1e-3,
     "reconstruct.activation_rate_unit": "absolute",
     "reconstruct.weight_scale_rate": 0.0,
-    "reconstruct.network_share": 0.0,
+    "network.steps": 0,
     "reconstruct.early_stop": False,
     "reconstruct.batches": "fixed",
 }

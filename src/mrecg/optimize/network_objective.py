@@ -1,0 +1,113 @@
+"""Distance of the quantized network from the float one, in its outputs and on the way to them."""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from mrecg import distributed
+from mrecg.cache.activation_cache import run_float_units, run_quantized_units
+from mrecg.config.recipe import Recipe
+from mrecg.config.settings import Precision
+from mrecg.planning.cost import images_per_pass, images_per_training_pass
+from mrecg.preparation.prepared_graph import Binding, PreparedGraph
+from mrecg.quantizers.losses import SMALLEST_POWER, reconstruction_loss, signal_power
+from mrecg.torch_state import compute_precision
+
+__all__ = ["NetworkObjective", "mirror"]
+
+
+def mirror(images: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
+    """Exchange left and right of images; other inputs have neither and stay as they are."""
+    return images.flip(-1) if images.ndim == 4 else images
+
+
+class NetworkObjective:
+    """Distance of the quantized network from the float one: of the outputs, and of the units on the way.
+
+    The distance of an output is the Kullback-Leibler divergence of the predictions where it is logits, divided by a
+    temperature and multiplied by its square (Hinton et al., 2015), else the squared error relative to the power. On the way
+    it is the mean of the units' relative errors.
+
+    Attributes:
+        images_at_once: images that one forward and backward pass takes.
+    """
+
+    def __init__(
+        self, prepared: PreparedGraph, images: Float[Tensor, "n ..."], recipe: Recipe
+    ) -> None:
+        self._chain, self._device = prepared.chain, prepared.device
+        self.images_at_once = images_per_training_pass(self._chain.units)
+        self._stage, self._precision = recipe.network, recipe.reconstruct.precision
+        self._measured_at_once = min(map(images_per_pass, self._chain.units))
+        self._power = self._measure_power(images)
+
+    def __call__(
+        self, images: Float[Tensor, "n ..."], bindings: Mapping[str, Binding]
+    ) -> Float[Tensor, ""]:
+        made, wanted = self._run_both(images, bindings, self._precision)
+        distances = [
+            self._divergence(name, made[name], wanted[name], self._stage.temperature)
+            for name in self._chain.outputs
+        ]
+        errors = [self._relative_error(name, made[name], wanted[name]) for name in self._power]
+        return sum(distances) + self._stage.feature_weight * torch.stack(errors).mean()
+
+    @torch.no_grad()
+    def mirrored_divergence(
+        self, images: Float[Tensor, "n ..."], bindings: Mapping[str, Binding]
+    ) -> float:
+        """Return the distance of the outputs alone, on mirrored images, over those of all processes."""
+        added = 0.0
+        for part in self._portions(images):
+            made, wanted = self._run_both(mirror(part), bindings, "float32")
+            for name in self._chain.outputs:
+                added += float(self._divergence(name, made[name], wanted[name])) * len(part)
+        return distributed.average([added / len(images)])[0]
+
+    def _run_both(
+        self,
+        images: Float[Tensor, "n ..."],
+        bindings: Mapping[str, Binding],
+        precision: Precision,
+    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+        source = images.to(self._device)
+        with compute_precision(precision, self._device):
+            made = run_quantized_units(self._chain.units, {self._chain.input: source}, bindings)
+        compared = {*self._chain.outputs, *self._power}
+        return {name: made[name].float() for name in compared}, self._run_float(source)
+
+    def _divergence(
+        self, name: str, made: Tensor, wanted: Tensor, temperature: float = 1.0
+    ) -> Tensor:
+        if wanted.ndim != 2 or wanted.shape[1] == 1:
+            return self._relative_error(name, made, wanted)
+        ours, theirs = ((logits / temperature).log_softmax(1) for logits in (made, wanted))
+        divergence = functional.kl_div(ours, theirs, reduction="batchmean", log_target=True)
+        return divergence * temperature**2
+
+    def _relative_error(self, name: str, made: Tensor, wanted: Tensor) -> Tensor:
+        return reconstruction_loss(made, wanted, self._chain.channels[name]) / self._power[name]
+
+    @torch.no_grad()
+    def _measure_power(self, images: Float[Tensor, "n ..."]) -> dict[str, float]:
+        powers = {name: 0.0 for unit in self._chain.units for name in unit.outputs}
+        for part in self._portions(images):
+            made = self._run_float(part.to(self._device))
+            for name in powers:
+                power = float(signal_power(made[name], self._chain.channels[name]))
+                powers[name] += power * len(part) / len(images)
+        shared = distributed.average(list(powers.values()))
+        return {
+            name: max(power, SMALLEST_POWER) for name, power in zip(powers, shared, strict=True)
+        }
+
+    @torch.no_grad()
+    def _run_float(self, images: Float[Tensor, "n ..."]) -> Mapping[str, Tensor]:
+        with compute_precision("float32", self._device):
+            return run_float_units(self._chain.units, {self._chain.input: images})
+
+    def _portions(self, images: Float[Tensor, "n ..."]) -> Iterator[Tensor]:
+        yield from images.split(self._measured_at_once)

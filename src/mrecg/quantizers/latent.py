@@ -1,0 +1,58 @@
+"""Codes learned directly: real-valued latents that are rounded in every step, with a straight-through gradient."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mrecg.quantizers.grid import Grid, Scaling
+from mrecg.quantizers.weight import WeightState
+
+__all__ = ["LatentCodes"]
+
+
+@dataclass(frozen=True)
+class LatentCodes:
+    """The codes of one weight and a factor on its scales, while both are learned.
+
+    Attributes:
+        latent: the variable, in code units, in the shape of the weight.
+        factor: the variable by which the scales grow, 1 at first, one per scale.
+        scaling: where the scales start.
+        grid: the codes.
+    """
+
+    latent: nn.Parameter
+    factor: nn.Parameter
+    scaling: Scaling
+    grid: Grid
+
+    @classmethod
+    @torch.no_grad()
+    def start(cls, weight: Float[Tensor, "..."], state: WeightState, grid: Grid) -> "LatentCodes":
+        """Return latents half-way between the hard codes and the float weight.
+
+        Their codes are the hard ones: as the rounding learned them, at most one from the float weight.
+        """
+        codes, scaling = state
+        exact = (weight / scaling.scale + scaling.zero_point).clamp(grid.low, grid.high)
+        # A learned rounding can be a whole code away, and half of that would be a tie.
+        half = (0.5 * (exact - codes)).clamp(-0.49, 0.49)
+        return cls(
+            nn.Parameter(codes + half), nn.Parameter(torch.ones_like(scaling.scale)), scaling, grid
+        )
+
+    def weight(self) -> Float[Tensor, "..."]:
+        """Return the quantized weight; gradients pass the rounding, and stop outside the grid."""
+        inside = functional.hardtanh(self.latent, self.grid.low, self.grid.high)
+        codes = inside + (torch.round(inside) - inside).detach()
+        return (codes - self.scaling.zero_point) * (self.scaling.scale * self.factor)
+
+    @torch.no_grad()
+    def current(self) -> WeightState:
+        """Return the state as it is now."""
+        codes = torch.round(self.latent.clamp(self.grid.low, self.grid.high))
+        scale = self.scaling.scale * self.factor
+        return WeightState(codes, Scaling(scale, self.scaling.zero_point))
