@@ -289,6 +289,9 @@ GRAPHS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
 
 
 BATCH = ("batch", "aten.sym_size.int", ["IMAGES", 0])
+COLUMN = ("column", "aten.full.default", [[1 << 26, 1, 1], 1.0])
+WEIGHT = ("weight", "aten.full.default", [[4, 1], 1.0])
+LSTM = ["column", ["column", "column"], ["weight", "weight"], False, 1, 0.0, False, False, False]
 LONG = ("long", "aten.full.default", [[1 << 30], 1.0])
 GROWING: dict[str, tuple[list[tuple[str, str, list[Any]]], str]] = {
     "a number squared again and again": (
@@ -315,6 +318,7 @@ GROWING: dict[str, tuple[list[tuple[str, str, list[Any]]], str]] = {
         [LONG, ("x", "aten.unbind.int", ["long"])],
         "cuts an axis of 1,073,741,824",
     ),
+    "a million steps": ([COLUMN, WEIGHT, ("x", "aten.lstm.input", LSTM)], "cuts an axis"),
     "a billion parts": ([LONG, ("x", "aten.split.Tensor", ["long", 1])], "cuts an axis"),
 }
 

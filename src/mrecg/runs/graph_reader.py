@@ -39,6 +39,8 @@ _LARGEST = 1 << 33
 """Elements of a single value, for two images."""
 _MOST_PARTS = 1 << 16
 """Length of an axis that an operator may cut into parts; each takes time and memory, whatever its size."""
+_MOST_OPERATIONS = 200
+"""Operations in the formula of a size that depends on the batch: a few operators can double it again and again."""
 _MOST_TERMS = 32
 """Sizes and numbers that one number is computed from; forty squares would make a number that fills the memory."""
 
@@ -203,8 +205,10 @@ class _Bounds(TorchFunctionMode):
 
 
 def _cuts(operator: torch._ops.OpOverload[..., Any]) -> bool:
-    """Return whether an operator makes a list of tensors."""
-    return any("List" in str(value.type) for value in operator._schema.returns)
+    """Return whether an operator makes a tensor, or takes a step, for each index of an axis."""
+    schema = operator._schema
+    recurrent = any(name in schema.name for name in ("lstm", "gru", "rnn"))
+    return recurrent or any("List" in str(value.type) for value in schema.returns)
 
 
 def _tensors(values: Any) -> list[Tensor]:
@@ -217,6 +221,10 @@ def _refuse_large_value(operator: str, value: Tensor) -> None:
         if isinstance(size, int):
             elements *= size
             continue
+        if size.node.expr.count_ops() > _MOST_OPERATIONS:
+            _refuse(
+                f"{operator} gives a size by a formula of more than {_MOST_OPERATIONS} operations"
+            )
         elements *= max(1, size.node.hint or 1)
     if elements > _LARGEST:
         _refuse(f"{operator} gives {elements:,} elements")
