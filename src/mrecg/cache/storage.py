@@ -54,7 +54,7 @@ class CachedActivation(ABC):
         return self._as_batch(self._slice(first, last))
 
     def write(self, first: int, values: Float[Tensor, "b ..."]) -> None:
-        """Store the values of some neighbouring images."""
+        """Store the values of some neighboring images."""
         if self._channels_last:
             values = values.permute(0, 2, 3, 1)
         self._put(first, values.detach().reshape(len(values), self._row))
