@@ -104,7 +104,11 @@ def _images_and_labels(batch: object, index: int) -> tuple[Tensor, Tensor]:
     expect(images, Tensor, f"The image part of batch {index}", advice, DataError)
     check_images(images, f"batch {index}")
     expect(
-        labels, Tensor, f"The label part of batch {index}", "give a tensor of class numbers", DataError
+        labels,
+        Tensor,
+        f"The label part of batch {index}",
+        "give a tensor of class numbers",
+        DataError,
     )
     return images, labels
 
