@@ -230,8 +230,11 @@ def test_each_unit_runs_a_fixed_number_of_times(
 def test_nothing_stays_in_storage_after_the_groups() -> None:
     storage, recipe = Storage(torch.device("cpu")), mrecg.preset("w4a4-qdrop", GROUPS_ALONE)
     prepared = prepare_graph(toys.make("two-outputs"), toys.images(2), recipe, None)
+    made: list[object] = []
+    allocate = storage.allocate
+    storage.allocate = lambda *given: made.append(given) or allocate(*given)  # type: ignore[assignment,func-returns-value]
     optimize(prepared, recipe, make_plan(prepared.chain.units, recipe.plan), storage=storage)
-    assert sum(storage.most.values()) > 0
+    assert made
     assert set(storage.held.values()) == {0}
 
 

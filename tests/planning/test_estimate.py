@@ -1,12 +1,14 @@
 """The estimate of memory and time: against what a run holds, and against steps counted on paper."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import nn
 
 import mrecg
 import toys
-from mrecg.cache.storage import Storage
+from mrecg.cache.storage import CachedActivation, Storage
 from mrecg.errors import DataError, PlanError
 from mrecg.pipeline import Estimate, Progress
 from mrecg.planning import estimate
@@ -26,14 +28,15 @@ def prepare(
 def test_the_estimate_counts_every_value_that_is_held(
     toy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[Storage] = []
-    original = Storage.__init__
+    held: list[dict[str, int]] = []
+    original = Storage.allocate
 
-    def remember(self: Storage, *arguments: object) -> None:
-        original(self, *arguments)  # type: ignore[arg-type]
-        seen.append(self)
+    def watched(self: Storage, images: int, shape: Sequence[int]) -> CachedActivation:
+        stored = original(self, images, shape)
+        held.append(dict(self.held))
+        return stored
 
-    monkeypatch.setattr(Storage, "__init__", remember)
+    monkeypatch.setattr(Storage, "allocate", watched)
     model = toys.make(toy)
     layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     weights = 4 * 3 * sum(layer.weight.numel() for layer in layers)
@@ -41,10 +44,9 @@ def test_the_estimate_counts_every_value_that_is_held(
     recipe = mrecg.preset("w4a4-brecq", QUICK)
     mrecg.quantize(model, toys.images(16), recipe=recipe, progress=events.append)
     (found,) = (event for event in events if isinstance(event, Estimate))
-    (storage,) = seen
-    assert found.values == storage.most["host"]
+    assert found.values == max(one["host"] for one in held)
     assert found.memory == found.values + found.working + weights
-    assert not storage.held["device"]
+    assert not any(one["device"] for one in held)
 
 
 def test_the_estimate_of_time_knows_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:

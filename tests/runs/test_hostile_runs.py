@@ -146,6 +146,8 @@ def operator(name: str, *args: object, **kwargs: object) -> Callable[[dict[str, 
         ("aten.relu_.default", [{"node": "IMAGES"}]),
         ("aten.resize.default", [{"node": "IMAGES"}, [1 << 40]]),
         ("aten.sparse_csr_tensor.default", [[0], [0], [1.0]]),
+        ("aten.segment_reduce.default", [{"node": "IMAGES"}, "sum"]),
+        ("aten.fbgemm_linear_fp16_weight.default", [{"node": "IMAGES"}] * 3),
         ("aten.relu.__globals__", []),
         ("aten.__class__.default", []),
         ("aten.relu.__class__", []),
@@ -251,7 +253,7 @@ GRAPHS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         operator("operator.mul", "x", 1 << 40),
         "computes a number from something else",
     ),
-    "huge values": (operator("aten.zeros.default", [1 << 20, 1 << 20]), "has .* elements"),
+    "huge values": (operator("aten.zeros.default", [1 << 20, 1 << 20]), "gives .* elements"),
     "numbers beyond every type": (
         operator("aten.zeros.default", [10**40]),
         "do not fit each other",
@@ -286,6 +288,62 @@ GRAPHS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a dictionary without pairs": (lambda g: g.update(output={"dict": [[1]]}), "than pairs"),
     "a key that is a list": (lambda g: g.update(output={"dict": [[[1], 2]]}), "has a key"),
 }
+
+
+BATCH = ("batch", "aten.sym_size.int", ["IMAGES", 0])
+COLUMN = ("column", "aten.full.default", [[1 << 26, 1, 1], 1.0])
+WEIGHT = ("weight", "aten.full.default", [[4, 1], 1.0])
+LSTM = ["column", ["column", "column"], ["weight", "weight"], False, 1, 0.0, False, False, False]
+LONG = ("long", "aten.full.default", [[1 << 30], 1.0])
+GROWING: dict[str, tuple[list[tuple[str, str, list[Any]]], str]] = {
+    "a number squared again and again": (
+        [(f"x{i}", "operator.mul", [f"x{i - 1}" if i else 3] * 2) for i in range(40)],
+        "from more than 32 others",
+    ),
+    "a size squared again and again": (
+        [
+            BATCH,
+            *((f"x{i}", "operator.mul", [f"x{i - 1}" if i else "batch"] * 2) for i in range(40)),
+        ],
+        "from more than 32 others",
+    ),
+    "a long number": ([("x", "operator.mul", [10**100, 2])], "a number from something else"),
+    "a value that grows with the batch": (
+        [
+            BATCH,
+            ("x", "operator.mul", ["batch", 1 << 40]),
+            ("y", "aten.full.default", [["x"], 1.0]),
+        ],
+        "aten.full.default gives 2,199,023,255,552 elements\\.$",
+    ),
+    "a billion results": (
+        [LONG, ("x", "aten.unbind.int", ["long"])],
+        "cuts an axis of 1,073,741,824",
+    ),
+    "a million steps": ([COLUMN, WEIGHT, ("x", "aten.lstm.input", LSTM)], "cuts an axis"),
+    "a billion parts": ([LONG, ("x", "aten.split.Tensor", ["long", 1])], "cuts an axis"),
+}
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_graphs_that_would_fill_the_memory(name: str, run: Path, canary: Path) -> None:
+    added, message = GROWING[name]
+    names = {one for one, _, _ in added} | {"IMAGES"}
+
+    def reference(value: Any, images: str) -> Any:
+        if isinstance(value, list):
+            return [reference(one, images) for one in value]
+        is_name = isinstance(value, str) and value in names
+        return {"node": images if value == "IMAGES" else value} if is_name else value
+
+    def change(graph: dict[str, Any]) -> None:
+        graph["nodes"] += [
+            {"name": node, "operator": operator, "args": reference(args, graph["input"])}
+            for node, operator, args in added
+        ]
+
+    change_graph(run, change)
+    assert_refused(run, canary, message)
 
 
 @pytest.mark.parametrize("name", GRAPHS)
@@ -372,7 +430,14 @@ def test_files_that_are_larger_than_they_can_be(run: Path, canary: Path) -> None
         "[" * 10_000,
         "seed: [",
         "seed: yes please",
+        "seed: 1" + ":59" * 1_000_000,  # a number to the base 60
+        "seed: 1" + ":59" * 1_000 + ".5",
+        'seed: !!int ""',
+        'seed: !!float ""',
+        'seed: !!bool "x"',
+        'seed: !!timestamp "x"',
     ],
+    ids=lambda text: text[:30],
 )
 def test_recipes_that_are_none(text: str, run: Path, canary: Path) -> None:
     (run / "recipe.yaml").write_text(text.replace("{canary}", str(canary)))
@@ -440,3 +505,17 @@ def test_the_command_line_says_it_in_a_sentence(
         assert captured.err.count("\n") == 1
     assert not canary.exists()
     assert not file.exists()
+
+
+def test_a_verification_is_not_written_through_a_link(run: Path, tmp_path: Path) -> None:
+    from mrecg.export.findings import Verification, save_verification
+
+    victim = tmp_path / "victim"
+    victim.write_text("kept")
+    (run / "model.onnx.verification.json").symlink_to(victim)
+    figures = dict.fromkeys(Verification.model_fields, 1)
+    layers = dict.fromkeys(("integer_layers", "float_layers", "runtimes"), ())
+    found = Verification.model_validate({**figures, **layers, "file": "model.onnx"})
+    path = save_verification(run, found)
+    assert victim.read_text() == "kept"
+    assert Verification.read(path) == found

@@ -54,7 +54,7 @@ class CachedActivation(ABC):
         return self._as_batch(self._slice(first, last))
 
     def write(self, first: int, values: Float[Tensor, "b ..."]) -> None:
-        """Store the values of some neighbouring images."""
+        """Store the values of some neighboring images."""
         if self._channels_last:
             values = values.permute(0, 2, 3, 1)
         self._put(first, values.detach().reshape(len(values), self._row))
@@ -172,12 +172,10 @@ class Storage:
 
     Attributes:
         held: bytes in each place now.
-        most: the largest number of bytes held in each place so far.
     """
 
     def __init__(self, device: torch.device, limit: int | None = None, half: bool = False) -> None:
         self.held: dict[Place, int] = {"device": 0, "host": 0, "file": 0}
-        self.most = dict(self.held)
         self._device = device
         self._limit = limit
         self._dtype = torch.float16 if half else torch.float32
@@ -206,7 +204,6 @@ class Storage:
             stored = _InMemory(rows, shape, True, self._device)
         self._places[id(stored)] = (place, size)
         self.held[place] += size
-        self.most[place] = max(self.most[place], self.held[place])
         return stored
 
     def release(self, stored: CachedActivation) -> None:

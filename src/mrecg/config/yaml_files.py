@@ -43,6 +43,19 @@ REASONS: Mapping[str, str] = {
 }
 """Why a value does not fit, by pydantic's `type` of error; in braces what its context says."""
 
+_LARGEST = 1 << 18
+"""Bytes of a file; a reader in Python takes seconds for more, and minutes for some numbers."""
+_UNREADABLE = (
+    OSError,
+    yaml.YAMLError,
+    RecursionError,
+    ValueError,
+    ArithmeticError,
+    LookupError,
+    AttributeError,
+)
+"""Errors of reading a file, and of PyYAML on tags whose values do not fit: `!!int ""` is an IndexError."""
+
 _ALTERNATIVES = ("constrained-", "literal[")
 """How pydantic's location of an error names one of several types that a value may have."""
 
@@ -109,8 +122,12 @@ def read_mapping(path: Path, what: str) -> dict[str, Any]:
         RecipeError: the file cannot be read, is no YAML, uses aliases or object tags, or holds no mapping.
     """
     try:
-        loaded = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
+        with path.open("rb") as file:
+            contents = file.read(_LARGEST + 1)
+        if len(contents) > _LARGEST:
+            raise ValueError(f"it has more than {_LARGEST:,} bytes")
+        loaded = yaml.load(contents.decode("utf-8"), Loader=_Loader)
+    except _UNREADABLE as error:
         reason = " ".join(str(error).split())
         raise RecipeError(f"The {what} {path} cannot be read: {reason}.") from error
     if not isinstance(loaded, dict):

@@ -84,7 +84,9 @@ def save_verification(folder: Path, result: Verification) -> Path:
     """
     path = folder / f"{result.file}.verification.json"
     try:
-        path.write_text(result.to_json(), encoding="utf-8")
+        path.unlink(missing_ok=True)  # what is written to a link may end up anywhere
+        with path.open("x", encoding="utf-8") as file:
+            file.write(result.to_json())
     except OSError as error:
         raise RunError(f"The file {path} cannot be written: {error.strerror}.") from error
     return path

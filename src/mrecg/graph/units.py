@@ -116,7 +116,7 @@ def _ends_the_unit_before(node: fx.Node) -> bool:
     """Return whether a loose value is better reconstructed with the unit before than read by the unit after.
 
     It is as long as it has the positions of the feature map that it is made from: a target that is pooled to a vector
-    says little about the unit. A quantizer goes with the unit that reads it, where its step is learned for what it
+    says little about the unit. A quantizer goes with the unit that reads it, where its scale is learned for what it
     does to that unit's output; the target before it is free of its error.
     """
     value = traced_value(node)

@@ -122,13 +122,12 @@ def optimize_group(
     variables = _start(prepared, units, nearest, previous, settings, mask)
     groups = _adam_groups(prepared, variables, settings)
     learned = [one for group in groups for one in group]
+    # Biases stay rounded to the calibrated scales; what is learned is bound anew in every step.
+    biases = prepared.bind(units, nearest, without={*prepared.weights, *prepared.activations})
+    learning = {*variables.roundings, *variables.activations}
     step = Step(
         units,
-        {
-            **prepared.bind(units, nearest),
-            **_bound(prepared, units, start),
-            **variables.activations,
-        },
+        {**prepared.bind(units, start, learning), **biases, **variables.activations},
         variables.roundings,
         learned,
         Adam(*groups),
@@ -163,13 +162,6 @@ def _start(
             for name, quantizer in prepared.learned_activations(units).items()
         },
     )
-
-
-def _bound(
-    prepared: PreparedGraph, units: Sequence[Unit], state: QuantizerState
-) -> dict[str, Tensor | FakeQuantizer]:
-    """Return the bindings of quantizers alone."""
-    return {n: b for n, b in prepared.bind(units, state).items() if n not in prepared.biases}
 
 
 def _adam_groups(

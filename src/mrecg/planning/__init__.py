@@ -1,1 +1,1 @@
-"""Which neighbouring units are reconstructed jointly, and what a run will take."""
+"""Which neighboring units are reconstructed jointly, and what a run will take."""

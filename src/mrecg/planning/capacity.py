@@ -32,7 +32,7 @@ def are_homogeneous(first: Sequence[Layer], second: Sequence[Layer]) -> bool:
 
 
 def cap_diff(metric: Sequence[float], kind: Literal["square", "log-ratio"]) -> tuple[float, ...]:
-    """Return CapDiff, the capacity difference of neighbors: `(M_i − M_{i+1})²`, or `|log(M_i / M_{i+1})|`, which does not favour deep layers.
+    """Return CapDiff, the capacity difference of neighbors: `(M_i − M_{i+1})²`, or `|log(M_i / M_{i+1})|`, which does not favor deep layers.
 
     Args:
         metric: one non-negative value per unit, along the chain.

@@ -1,9 +1,10 @@
 """A captured model with quantizers, cut into units."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from operator import attrgetter
+from types import MappingProxyType
 
 import torch
 from jaxtyping import Float
@@ -89,10 +90,14 @@ class PreparedGraph:
         names = (name for unit in units for name in unit.activations if name not in images)
         return {name: self.activations[name] for name in names}
 
-    def bind(self, units: Sequence[Unit], state: QuantizerState) -> dict[str, Binding]:
-        """Return what the graphs of some units take under a state."""
+    def bind(
+        self, units: Sequence[Unit], state: QuantizerState, without: Container[str] = ()
+    ) -> dict[str, Binding]:
+        """Return what the graphs of some units take under a state, but for the names in `without`."""
         bindings: dict[str, Binding] = {}
         for key in dict.fromkeys(key for unit in units for key in unit.bindings):
+            if key in without:
+                continue
             if key in self.weights:
                 bindings[key] = self.weights[key].dequantize(state.weights[key])
             elif key in self.activations:
@@ -173,7 +178,7 @@ def prepare_graph(
         if one.is_weight
     }
     activations = {
-        one.name: make_activation_quantizer(one.request, recipe.activation)
+        one.name: make_activation_quantizer(one.request, recipe.activation, device)
         for one in placed
         if not one.is_weight
     }
@@ -185,7 +190,16 @@ def prepare_graph(
     )
     chain = cut_units(graph, inserted, model, recipe.plan.granularity)
     left_in_float = _left_in_float(graph, placed)
-    return PreparedGraph(graph, placed, weights, activations, biases, chain, device, left_in_float)
+    return PreparedGraph(
+        graph=graph,
+        placed=placed,
+        weights=MappingProxyType(weights),
+        activations=MappingProxyType(activations),
+        biases=MappingProxyType(biases),
+        chain=chain,
+        device=device,
+        left_in_float=left_in_float,
+    )
 
 
 def set_memory_format(module: fx.GraphModule, memory_format: torch.memory_format) -> fx.GraphModule:

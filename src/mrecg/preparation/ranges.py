@@ -44,13 +44,15 @@ def make_weight_quantizer(
 
 
 def make_activation_quantizer(
-    request: QuantizerRequest, settings: ActivationSettings
+    request: QuantizerRequest, settings: ActivationSettings, device: torch.device
 ) -> ActivationQuantizer:
-    """Return the quantizer of an activation."""
+    """Return the quantizer of an activation on a device."""
     grid = _grid(request, settings)
     if not isinstance(grid, UniformGrid):
         return LogarithmicQuantizer()
-    prescribed = None if request.fixed is None else _prescribed(request.fixed, torch.zeros(()))
+    prescribed = None
+    if request.fixed is not None:
+        prescribed = _prescribed(request.fixed, torch.zeros((), device=device))
     return UniformQuantizer(grid, prescribed, settings.power_of_two)
 
 

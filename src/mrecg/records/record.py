@@ -14,7 +14,7 @@ __all__ = ["GroupRecord", "NetworkRecord", "QuantizerRecord", "Record", "UnitRec
 
 
 class UnitRecord(JsonModel):
-    """One unit after the tuning of its group.
+    """One unit after its group was optimized.
 
     Attributes:
         name: of the unit.
@@ -23,7 +23,7 @@ class UnitRecord(JsonModel):
         group: index of its group.
         loss: `Σ_c |y_q − y|²`, averaged over images and positions, everything before it quantized.
         relative_loss: the same as a fraction of the signal power `Σ_c |y|²`.
-        nearest_loss: the loss with its group rounded to nearest, everything before the group as tuned.
+        nearest_loss: the loss with its group rounded to nearest, everything before the group as optimized.
     """
 
     name: str
@@ -36,7 +36,7 @@ class UnitRecord(JsonModel):
 
 
 class GroupRecord(JsonModel):
-    """One group's tuning.
+    """The optimization of one group.
 
     Attributes:
         units: names of its units.
@@ -57,7 +57,7 @@ class GroupRecord(JsonModel):
 
 
 class NetworkRecord(JsonModel):
-    """The tuning of the network as a whole, after its groups.
+    """The optimization of the network as a whole, after its groups.
 
     Attributes:
         steps: optimization steps.
@@ -100,7 +100,7 @@ class Record(JsonModel):
 
     Attributes:
         units, groups, plan, quantizers, oscillation: see their classes.
-        network: the tuning of the whole, if there was one.
+        network: the optimization of the whole, if there was one.
         left_in_float: layers without a quantized weight.
         images: how many calibrated.
         skipped_images: what could not be read, with the reasons.

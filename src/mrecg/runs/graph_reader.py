@@ -8,7 +8,8 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
-from torch.utils._pytree import tree_structure
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_structure
 
 import mrecg.quantizers  # noqa: F401 — registers the operators of quantized models
 from mrecg.errors import RunError
@@ -36,6 +37,12 @@ _CONSTANTS: dict[str, Mapping[str, Any]] = {
 }
 _LARGEST = 1 << 33
 """Elements of a single value, for two images."""
+_MOST_PARTS = 1 << 16
+"""Length of an axis that an operator may cut into parts; each takes time and memory, whatever its size."""
+_MOST_OPERATIONS = 200
+"""Operations in the formula of a size that depends on the batch: a few operators can double it again and again."""
+_MOST_TERMS = 32
+"""Sizes and numbers that one number is computed from; forty squares would make a number that fills the memory."""
 
 
 def rebuild(stored: StoredGraph, tensors: Mapping[str, Tensor]) -> ExportedProgram:
@@ -54,12 +61,13 @@ def rebuild(stored: StoredGraph, tensors: Mapping[str, Tensor]) -> ExportedProgr
     images = _example(stored)
     builder, root = _Builder(stored), _placed(tensors, stored)
     try:
-        with default_torch_modes():
+        with default_torch_modes(), _Bounds():
             program = export_frozen(fx.GraphModule(root, builder.graph), images)
+    except RunError as error:  # of `_Bounds`; fx adds lines of its own
+        _refuse(str(error).splitlines()[0])
     except Exception as error:  # neither fx nor torch.export documents a narrower class
         reason = next((line for line in str(error).splitlines() if line.strip()), "")
         _refuse(f"its operators do not fit each other ({type(error).__name__}: {reason[:200]})")
-    _refuse_large_values(program.graph)
     # fx returns dictionaries and lists of its own.
     program.module_call_graph[0].signature.out_spec = tree_structure(builder.output)
     return program
@@ -108,7 +116,7 @@ class _Builder:
         self.graph = fx.Graph()
         self.made: dict[str, fx.Node] = {stored.input: self.graph.placeholder(stored.input)}
         self.tensors = {name: self.graph.get_attr(name) for name in stored.tensors}
-        self.numbers: set[fx.Node] = set()
+        self.terms: dict[fx.Node, int] = {}
         for node in stored.nodes:
             self._add(node)
         self.output = self._decode(stored.output)
@@ -122,26 +130,28 @@ class _Builder:
         kwargs = {key: self._decode(value) for key, value in stored.kwargs.items()}
         if not takes(function, len(args), set(kwargs)):
             _refuse(f"{stored.name} gives {stored.operator} other arguments than it has")
-        if is_arithmetic(function):
-            self._check_numbers(stored, function, args)
         node = self.graph.call_function(function, args, kwargs)
         if is_arithmetic(function):
-            self.numbers.add(node)
+            self.terms[node] = self._count_terms(stored, function, args)
         if stored.module and not is_path(stored.module):
             _refuse(f"{stored.name} comes from a module {stored.module[:100]!r}")
         node.meta["nn_module_stack"] = {stored.module: (stored.module, "")}
         self.made[stored.name] = node
 
-    def _check_numbers(
+    def _count_terms(
         self, stored: StoredNode, function: Callable[..., Any], args: tuple[Any, ...]
-    ) -> None:
-        """Refuse arithmetic on lists and strings, which repeats them."""
+    ) -> int:
+        """Return from how many numbers one is computed; refuse lists and strings, which arithmetic would repeat."""
         of_tensor = isinstance(function, torch._ops.OpOverload)
+        terms = 1 if of_tensor else 0
         for arg in args[1:] if of_tensor else args:
-            if not (
-                arg in self.numbers if isinstance(arg, fx.Node) else isinstance(arg, int | float)
-            ):
+            known = isinstance(arg, float) or (isinstance(arg, int) and arg.bit_length() < 64)
+            if not (arg in self.terms if isinstance(arg, fx.Node) else known):
                 _refuse(f"{stored.name} computes a number from something else")
+            terms += self.terms[arg] if isinstance(arg, fx.Node) else 1
+        if terms > _MOST_TERMS:
+            _refuse(f"{stored.name} computes a number from more than {_MOST_TERMS} others")
+        return terms
 
     def _decode(self, value: Any) -> Any:
         """Return the value of an argument."""
@@ -176,10 +186,45 @@ def _is_key(value: Any) -> bool:
     return all(map(_is_key, value)) if isinstance(value, tuple) else isinstance(value, str | int)
 
 
-def _refuse_large_values(graph: fx.Graph) -> None:
-    for node in graph.nodes:
-        value = node.meta.get("val")
-        if isinstance(value, Tensor):
-            sizes = [size if isinstance(size, int) else 2 for size in value.shape]
-            if math.prod(sizes) > _LARGEST:
-                _refuse(f"{node.name} has {math.prod(sizes):,} elements")
+class _Bounds(TorchFunctionMode):
+    """Stops tracing at values that no network has, before they take time or memory."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if isinstance(func, torch._ops.OpOverload) and _cuts(func):
+            sizes = [size for one in _tensors(args) for size in one.shape]
+            longest = max((size for size in sizes if isinstance(size, int)), default=0)
+            if longest > _MOST_PARTS:
+                _refuse(f"{func} cuts an axis of {longest:,}")
+        result = func(*args, **(kwargs or {}))
+        if isinstance(func, torch._ops.OpOverload):
+            for value in _tensors(result):
+                _refuse_large_value(str(func), value)
+        return result
+
+
+def _cuts(operator: torch._ops.OpOverload[..., Any]) -> bool:
+    """Return whether an operator makes a tensor, or takes a step, for each index of an axis."""
+    schema = operator._schema
+    recurrent = any(name in schema.name for name in ("lstm", "gru", "rnn"))
+    return recurrent or any("List" in str(value.type) for value in schema.returns)
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
+
+
+def _refuse_large_value(operator: str, value: Tensor) -> None:
+    elements = 1
+    for size in value.shape:
+        if isinstance(size, int):
+            elements *= size
+            continue
+        if size.node.expr.count_ops() > _MOST_OPERATIONS:
+            _refuse(
+                f"{operator} gives a size by a formula of more than {_MOST_OPERATIONS} operations"
+            )
+        elements *= max(1, size.node.hint or 1)
+    if elements > _LARGEST:
+        _refuse(f"{operator} gives {elements:,} elements")

@@ -42,7 +42,9 @@ _INTERNAL = {
 }
 """The operators with a leading underscore that networks call; the others are torch's own business."""
 _REFUSED = {"from_file", "resize", "set"}
-_UNCHECKED = re.compile("sparse|csr|csc|bsr|bsc|coo|nested|mkldnn|cudnn|miopen|backward")
+_UNCHECKED = re.compile(
+    "fbgemm|quantized_|segment_reduce|sparse|csr|csc|bsr|bsc|coo|nested|mkldnn|cudnn|miopen|backward"
+)
 """Families whose operators trust the indices and layouts that they are given."""
 
 

@@ -207,9 +207,13 @@ def _check_runtime(
     if float_file is None:
         return record
     runs = [run, open_file(runtime, float_file)]
-    (mine, spread), (plain, float_spread) = interleaved_seconds(runs, images[:1].numpy(), repeats)
+    (mine, spread), (of_float, float_spread) = interleaved_seconds(
+        runs, images[:1].numpy(), repeats
+    )
     times = {"seconds": mine, "spread": spread}
-    return record.model_copy(update=times | {"float_seconds": plain, "float_spread": float_spread})
+    return record.model_copy(
+        update=times | {"float_seconds": of_float, "float_spread": float_spread}
+    )
 
 
 def _in_batches(run: Run, images: Tensor) -> np.ndarray:
