@@ -7,7 +7,7 @@ import toys
 from mrecg.runs.folder import QuantizedModel
 
 QUICK = {"reconstruct.steps": 8, "reconstruct.batch_size": 8}
-GROUPS_ALONE = QUICK | {"reconstruct.network_share": 0, "reconstruct.early_stop": False}
+GROUPS_ALONE = QUICK | {"network.steps": 0, "reconstruct.early_stop": False}
 """Every group takes all its steps, and nothing follows."""
 
 

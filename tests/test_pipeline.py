@@ -69,7 +69,7 @@ def test_saved_runs_reload_bit_for_bit(toy: str, tmp_path: Path) -> None:
 def test_the_exported_model_is_the_simulated_one() -> None:
     """The last unit's loss in the record is the loss of the finished model's logits, unless the whole is optimized after."""
     model, x = toys.make("residual"), toys.images(32)
-    record_of = run(model, quick("w2a2-brecq", reconstruct__network_share=0), x)
+    record_of = run(model, quick("w2a2-brecq", network__steps=0), x)
     error = (record_of.model(x) - model(x)).detach().square().sum(1).mean()
     assert float(error) == pytest.approx(record_of.record.units[-1].loss, rel=1e-4)
 

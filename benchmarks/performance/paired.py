@@ -157,7 +157,6 @@ def compare(checkout: Path, network: str, side: int, method: str, batch: int) ->
         "reconstruct.steps": STEPS,
         "reconstruct.batch_size": batch,
         "reconstruct.early_stop": False,
-        "reconstruct.network_share": 0.0,
     }
     versions = Version.current(), Version.of(checkout)
     against = commit(checkout)

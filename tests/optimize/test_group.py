@@ -96,7 +96,7 @@ def test_a_step_moves_by_the_rate_in_its_unit(unit: str) -> None:
 
 def test_scales_that_a_target_prescribes_are_not_learned() -> None:
     """Neither group by group nor in the network as a whole; roundings are."""
-    settings = GROUPS_ALONE | {"reconstruct.network_share": 1.0, "reconstruct.activation_rate": 0.1}
+    settings = GROUPS_ALONE | {"network.steps": 40, "reconstruct.activation_rate": 0.1}
     recipe = mrecg.preset("w2a8-brecq", settings | {"reconstruct.steps": 40})
     quantized = mrecg.quantize(
         toys.make("residual"), toys.images(32), recipe=recipe, quantizer=Prescribed(recipe)

@@ -54,14 +54,14 @@ def test_the_estimate_of_time_knows_the_steps(monkeypatch: pytest.MonkeyPatch) -
     seconds: dict[str, float] = {}
     monkeypatch.setattr(estimate, "_forward_seconds", lambda prepared, images: seconds)
     settings = {"reconstruct.steps": 40, "reconstruct.batch_size": 8, "plan.count": 1}
-    single = mrecg.preset("w4a4-brecq", settings | {"reconstruct.network_share": 0.5})
+    single = mrecg.preset("w4a4-brecq", settings | {"network.steps": 20})
     prepared = prepare(single, 32)
     units = prepared.graph.chain.units
     seconds |= {unit.name: 2.0**index for index, unit in enumerate(units)}
     total, step, passes = sum(seconds.values()), 8 * 4.0, 3 * 32
     assert prepared.estimate().seconds == total * (passes + step * (40 + 20))
     for join in ("capacity", "loss"):
-        joined = single.override({"plan.join": join, "reconstruct.network_share": 0.0})
+        joined = single.override({"plan.join": join, "network.steps": 0})
         by_capacity = prepare(joined.override({"plan.join": "capacity"}))
         (pair,) = by_capacity.plan().joined
         alone = total - sum(seconds[name] for name in pair)
@@ -98,7 +98,7 @@ def test_an_estimate_for_other_images_and_another_plan() -> None:
 
 
 def test_the_estimate_counts_the_masks_of_qdrop() -> None:
-    groups_only = {"reconstruct.network_share": 0}
+    groups_only = {"network.steps": 0}
     recipes = [mrecg.preset(f"w4a4-{name}", groups_only) for name in ("brecq", "qdrop")]
     brecq, qdrop = (prepare(recipe, 8).estimate(images=64).working for recipe in recipes)
     assert qdrop - brecq == 4 << 20
@@ -128,7 +128,7 @@ def test_the_estimate_of_a_run_for_the_loss_knows_the_plan_that_it_found(
     names = ["stem", "stage.one", "stage.two", "stage.three", "fc"]
     seconds = {name: 2.0**index for index, name in enumerate(names)}
     monkeypatch.setattr(estimate, "_forward_seconds", lambda prepared, images: seconds)
-    settings = {"plan.join": "loss", "plan.count": 1, "reconstruct.network_share": 0}
+    settings = {"plan.join": "loss", "plan.count": 1, "network.steps": 0}
     events: list[Progress | Estimate] = []
     recipe = mrecg.preset("w4a4-brecq", QUICK | settings | {"reconstruct.steps": 8})
     plan = prepare(recipe).quantize(progress=events.append).record.plan

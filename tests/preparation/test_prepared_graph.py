@@ -16,7 +16,7 @@ from states import are_equal, copy_of
 
 RECIPE = mrecg.preset(
     "w2a4-qdrop",
-    {"reconstruct.steps": 4, "reconstruct.batch_size": 8, "reconstruct.network_share": 0.5},
+    {"reconstruct.steps": 4, "reconstruct.batch_size": 8, "network.steps": 2},
 )
 SINGLE = Plan(groups=(("stem",), ("stage.one",), ("stage.two",), ("stage.three",), ("fc",)))
 JOINED = Plan(groups=(("stem",), ("stage.one", "stage.two"), ("stage.three",), ("fc",)))

@@ -24,7 +24,7 @@ from mrecg.errors import RecipeError, did_you_mean, expect
 
 __all__ = ["Recipe", "read_recipe", "validated"]
 
-NETWORK_STEPS_PER_GROUP_STEP = 0.6
+NETWORK_STEPS_PER_GROUP_STEP = 0.2
 """Steps of the network stage in units of those per group, where the recipe does not say."""
 
 

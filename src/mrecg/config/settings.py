@@ -223,17 +223,19 @@ class NetworkStage(Settings):
     """How the network as a whole is optimized after its groups (NWQ: Wang et al., 2022; EPTQ: Gordon et al., 2023).
 
     Attributes:
-        steps: optimizer steps; `auto` is three fifths of those per group, 0 leaves the stage out, as the papers do.
-        code_rate: Adam's rate for the codes, in code units; it decays to 0 by a cosine. 0 keeps the codes of the groups.
-        scale_rate: the same for weight and activation scales, as a fraction of each scale; 0 keeps them.
-        temperature: by which logits are divided before their divergence is taken (Hinton et al., 2015).
+        steps: optimizer steps; `auto` is a fifth of those per group, 0 leaves the stage out, as the papers do.
+        learn: `scales` of weights and activations, with rates that fall with the budget, or `codes`, too: at 2 bits they
+            win back much of what is still lost, and want some hundred steps and as many images as there are.
+        code_rate: Adam's rate for the codes, in code units; it decays to 0 by a cosine.
+        scale_rate: the same for scales while codes are learned, as a fraction of each scale.
+        temperature: by which logits are divided before their divergence is taken while codes are learned (Hinton et al.,
+            2015).
         feature_weight: of the units' mean relative error, next to the divergence of the outputs.
-        mirror: whether half of the images, at random, are mirrored in a step.
     """
 
     steps: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
-    code_rate: float = Field(default=0.02, ge=0)
-    scale_rate: float = Field(default=1e-3, ge=0)
+    learn: Literal["scales", "codes"] = "scales"
+    code_rate: float = Field(default=0.02, gt=0)
+    scale_rate: float = Field(default=1e-3, gt=0)
     temperature: float = Field(default=4.0, gt=0)
     feature_weight: float = Field(default=1.0, ge=0)
-    mirror: bool = False

@@ -1,6 +1,6 @@
-"""Optimize the whole network after its groups: codes and scales, against the float network's outputs.
+"""Optimize the whole network after its groups: its scales, or its codes, too, against the float network's outputs.
 
-A group knows nothing of the layers behind it. Here every code and every scale may change a little so that the network's
+A group knows nothing of the layers behind it. Here every scale, and every code if asked for, may change a little so that the network's
 outputs come closer to the float network's (NWQ: Wang et al., 2022; EPTQ: Gordon et al., 2023).
 
 The groups fitted the calibration images closely, and this stage fits them, too, so these cannot tell whether the network got
@@ -18,7 +18,7 @@ from torch import Tensor
 from mrecg import distributed
 from mrecg.config.recipe import Recipe
 from mrecg.optimize.adam import Adam
-from mrecg.optimize.network_objective import NetworkObjective, mirror
+from mrecg.optimize.network_objective import NetworkObjective
 from mrecg.optimize.schedule import (
     cosine_decay,
     derive_seed,
@@ -27,12 +27,19 @@ from mrecg.optimize.schedule import (
 )
 from mrecg.preparation.prepared_graph import PreparedGraph
 from mrecg.quantizers.activation import FakeQuantizer
-from mrecg.quantizers.latent import LatentCodes
+from mrecg.quantizers.latent import LatentCodes, LearnedWeight, ScaledCodes
 from mrecg.quantizers.state import QuantizerState
 from mrecg.records.record import NetworkRecord
 from mrecg.torch_state import matmul_precision
 
 __all__ = ["optimize_network"]
+
+NETWORK_ACTIVATION_REACH = 0.1
+"""Rate × steps: with the cosine decay, an activation scale can change by a twentieth of itself."""
+LARGEST_NETWORK_ACTIVATION_RATE = 1e-3
+NETWORK_WEIGHT_SCALE_REACH = 3.0
+"""Rate × steps of the weight scales, in code units."""
+LARGEST_NETWORK_WEIGHT_SCALE_RATE = 3e-2
 
 
 @torch.enable_grad()
@@ -78,12 +85,16 @@ def optimize_network(
 
 @dataclass(frozen=True)
 class _Variables:
-    """What is learned, by the names of quantizers, and the tensors by kind."""
+    """Variables of the stage, by the names of quantizers.
 
-    weights: Mapping[str, LatentCodes]
+    Attributes:
+        weights, activations: at their present values.
+        rates: groups of variables, each with Adam's rate at the first step.
+    """
+
+    weights: Mapping[str, LearnedWeight]
     activations: Mapping[str, FakeQuantizer]
-    latents: Sequence[Tensor]
-    scales: Sequence[Tensor]
+    rates: Sequence[tuple[Sequence[Tensor], float]]
 
     def current(self) -> QuantizerState:
         """Return the state as it is now, every code rounded."""
@@ -95,28 +106,76 @@ class _Variables:
 
 def _start(prepared: PreparedGraph, state: QuantizerState, recipe: Recipe) -> _Variables | None:
     """Return the variables, or `None` where there are none."""
-    stage, units = recipe.network, prepared.chain.units
-    floats = prepared.learned_weights(units, recipe.reconstruct.exclude)
-    weights = {
-        name: LatentCodes.start(weight, state.weights[name], prepared.weights[name].grid)
-        for name, weight in floats.items()
+    if not recipe.network_steps:
+        return None
+    units, settings = prepared.chain.units, recipe.reconstruct
+    uniform = {
+        name: weight
+        for name, weight in prepared.learned_weights(units, settings.exclude).items()
         if prepared.weights[name].grid.is_uniform
     }
+    # Quantizers whose scales stay have to pass gradients on all the same.
     activations = {
         name: quantizer.learn(state.activations[name], None)
         for name, quantizer in prepared.learned_activations(units).items()
         if quantizer.grid.is_uniform
     }
-    latents = [one.latent for one in weights.values()] if stage.code_rate else []
-    scales: list[Tensor] = []
-    if stage.scale_rate:
-        scales = [one for each in activations.values() for one in each.variables]
-        scales += [
-            one.factor for name, one in weights.items() if not prepared.weights[name].fixed_scale
-        ]
-    if not recipe.network_steps or not (latents or scales):
-        return None
-    return _Variables(weights if latents or stage.scale_rate else {}, activations, latents, scales)
+    scales: list[Tensor] = [one for each in activations.values() for one in each.variables]
+    # A rate of 0 for the groups means that these scales stay as calibrated, whatever comes after.
+    scales = [] if settings.activation_rate == 0 else scales
+    learn = _learn_codes if recipe.network.learn == "codes" else _learn_scales
+    weights, rates = learn(prepared, state, uniform, scales, recipe)
+    variables = _Variables(weights, activations, [(one, rate) for one, rate in rates if one])
+    return variables if variables.rates else None
+
+
+_Learning = tuple[Mapping[str, LearnedWeight], list[tuple[list[Tensor], float]]]
+
+
+def _learn_scales(
+    prepared: PreparedGraph,
+    state: QuantizerState,
+    floats: Mapping[str, Tensor],
+    scales: list[Tensor],
+    recipe: Recipe,
+) -> _Learning:
+    """Return weights whose codes stay, and the variables with rates that fall with the budget."""
+    steps = recipe.network_steps
+    weights = {
+        name: ScaledCodes(
+            state.weights[name],
+            prepared.weights[name].dequantize(state.weights[name]),
+            prepared.weights[name].learn_scale(state.weights[name]),
+        )
+        for name in floats
+        if not prepared.weights[name].fixed_scale and recipe.reconstruct.weight_scale_rate != 0
+    }
+    deltas: list[Tensor] = [one.scale.delta for one in weights.values()]
+    activation_rate = min(LARGEST_NETWORK_ACTIVATION_RATE, NETWORK_ACTIVATION_REACH / steps)
+    weight_rate = min(LARGEST_NETWORK_WEIGHT_SCALE_RATE, NETWORK_WEIGHT_SCALE_REACH / steps)
+    return weights, [(scales, activation_rate), (deltas, weight_rate)]
+
+
+def _learn_codes(
+    prepared: PreparedGraph,
+    state: QuantizerState,
+    floats: Mapping[str, Tensor],
+    scales: list[Tensor],
+    recipe: Recipe,
+) -> _Learning:
+    """Return weights whose codes are learned, and the variables with the recipe's rates."""
+    weights = {
+        name: LatentCodes.start(weight, state.weights[name], prepared.weights[name].grid)
+        for name, weight in floats.items()
+    }
+    latents: list[Tensor] = [one.latent for one in weights.values()]
+    factors: list[Tensor] = [
+        one.factor
+        for name, one in weights.items()
+        if not prepared.weights[name].fixed_scale and recipe.reconstruct.weight_scale_rate != 0
+    ]
+    stage = recipe.network
+    return weights, [(latents, stage.code_rate), ([*scales, *factors], stage.scale_rate)]
 
 
 def _run(
@@ -129,16 +188,16 @@ def _run(
     report: Callable[[int, float], None],
 ) -> None:
     """Take the steps; the variables hold the result."""
-    stage, settings, steps = recipe.network, recipe.reconstruct, recipe.network_steps
-    fixed = {**prepared.bind(prepared.chain.units, state), **variables.activations}
-    learned = [*variables.latents, *variables.scales]
-    adam = Adam(variables.latents, variables.scales)
+    settings, steps = recipe.reconstruct, recipe.network_steps
+    fixed = {
+        **prepared.bind(prepared.chain.units, state, without=variables.weights),
+        **variables.activations,
+    }
+    learned = [one for tensors, _ in variables.rates for one in tensors]
+    adam = Adam(*(tensors for tensors, _ in variables.rates))
     batches = shuffled_batches(len(images), settings, derive_seed(recipe.seed, "network"))
-    coin = torch.Generator().manual_seed(derive_seed(recipe.seed, "mirror", distributed.rank()))
     for step in range(steps):
         batch = images[next(batches)]
-        if stage.mirror and torch.rand((), generator=coin) < 0.5:
-            batch = mirror(batch)
         loss = torch.zeros((), device=learned[0].device)
         with matmul_precision(settings.precision, prepared.device):
             for part in batch.split(objective.images_at_once):
@@ -149,6 +208,6 @@ def _run(
                 loss += distance.detach()
             distributed.average_gradients(learned)
             decay = cosine_decay(step / steps)
-            adam.step(stage.code_rate * decay, stage.scale_rate * decay)
+            adam.step(*(rate * decay for _, rate in variables.rates))
         if (step + 1) % report_interval(steps) == 0:
             report(step + 1, float(loss))

@@ -40,7 +40,9 @@ class NetworkObjective:
     ) -> None:
         self._chain, self._device = prepared.chain, prepared.device
         self.images_at_once = images_per_training_pass(self._chain.units)
-        self._stage, self._precision = recipe.network, recipe.reconstruct.precision
+        stage = recipe.network
+        self._temperature = stage.temperature if stage.learn == "codes" else 1.0
+        self._feature_weight, self._precision = stage.feature_weight, recipe.reconstruct.precision
         self._measured_at_once = min(map(images_per_pass, self._chain.units))
         self._power = self._measure_power(images)
 
@@ -49,11 +51,14 @@ class NetworkObjective:
     ) -> Float[Tensor, ""]:
         made, wanted = self._run_both(images, bindings, self._precision)
         distances = [
-            self._divergence(name, made[name], wanted[name], self._stage.temperature)
+            self._divergence(name, made[name], wanted[name], self._temperature)
             for name in self._chain.outputs
         ]
+        distance = sum(distances)
+        if not self._feature_weight:
+            return distance  # type: ignore[return-value]
         errors = [self._relative_error(name, made[name], wanted[name]) for name in self._power]
-        return sum(distances) + self._stage.feature_weight * torch.stack(errors).mean()
+        return distance + self._feature_weight * torch.stack(errors).mean()
 
     @torch.no_grad()
     def mirrored_divergence(
@@ -77,6 +82,7 @@ class NetworkObjective:
         with compute_precision(precision, self._device):
             made = run_quantized_units(self._chain.units, {self._chain.input: source}, bindings)
         compared = {*self._chain.outputs, *self._power}
+        # A convolution may have been computed in another precision.
         return {name: made[name].float() for name in compared}, self._run_float(source)
 
     def _divergence(

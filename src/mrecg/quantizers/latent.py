@@ -1,21 +1,59 @@
-"""Codes learned directly: real-valued latents that are rounded in every step, with a straight-through gradient."""
+"""Hard weights that are learned further: their scales alone, or their codes, too."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mrecg.quantizers.adaround import LearnedScale
 from mrecg.quantizers.grid import Grid, Scaling
 from mrecg.quantizers.weight import WeightState
 
-__all__ = ["LatentCodes"]
+__all__ = ["LatentCodes", "LearnedWeight", "ScaledCodes"]
 
 
+class LearnedWeight(ABC):
+    """A quantized weight while something of it is learned."""
+
+    @abstractmethod
+    def weight(self) -> Float[Tensor, "..."]:
+        """Return the quantized weight, differentiable in what is learned."""
+
+    @abstractmethod
+    def current(self) -> WeightState:
+        """Return the state as it is now."""
+
+
+@final
 @dataclass(frozen=True)
-class LatentCodes:
-    """The codes of one weight and a factor on its scales, while both are learned.
+class ScaledCodes(LearnedWeight):
+    """A weight whose codes stay while its scales are learned.
+
+    Attributes:
+        state: where learning starts.
+        values: its real values.
+        scale: the variable.
+    """
+
+    state: WeightState
+    values: Float[Tensor, "..."]
+    scale: LearnedScale
+
+    def weight(self) -> Float[Tensor, "..."]:
+        return self.values * self.scale.factor()
+
+    def current(self) -> WeightState:
+        return WeightState(self.state.codes, self.scale.current())
+
+
+@final
+@dataclass(frozen=True)
+class LatentCodes(LearnedWeight):
+    """A weight whose codes are learned as real numbers that are rounded in every step, together with its scales.
 
     Attributes:
         latent: the variable, in code units, in the shape of the weight.
