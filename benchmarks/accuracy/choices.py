@@ -10,6 +10,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "nothing": {},
     "early-stop": {"reconstruct.early_stop": False},
     "network-stage": {"network.steps": 0},
+    "fixed-codes": {"network.learn": "codes", "network.steps": 300},
     "learned-ranges": {"reconstruct.weight_scale_rate": 0.0},
     "budget-rate": {"reconstruct.rounding_rate": 1e-3},
     "reshuffling": {"reconstruct.batches": "fixed"},
@@ -19,7 +20,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "squared-difference": {"plan.difference": "log-ratio"},
     "everything": {**PUBLISHED_PRACTICE, "reconstruct.activation_rate": 4e-5},
 }
-"""By name; "pre-run" has no setting and is replaced by `ablations.without`.
+"""By name; "fixed-codes" lets the network stage learn codes, "pre-run" has no setting and is replaced by `ablations.without`.
 
 Without everything, a run follows the schedule of the paper's code.
 """

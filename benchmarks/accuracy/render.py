@@ -30,6 +30,12 @@ continue (without: they start anew; its own steps are not counted in either); fl
 metric *loss* (without: *capacity*, which needs no run) and by the squared difference (without: the log-ratio).
 Steps are those of the groups.
 """
+CODES_HEADER = """
+## Codes learned in the network as a whole
+
+By default the stage after the groups learns scales, with a fifth of a group's steps. With `network.learn=codes` and
+`network.steps=300` (`benchmarks.accuracy measure --without fixed-codes`) it learns codes as well, on the same images.
+"""
 SCHEDULE_HEADER = """
 ## Against the paper's schedule
 
@@ -123,7 +129,9 @@ def choices_table(results: list[Result]) -> list[str]:
     keys = ("network", "bits", "method", "steps", "images", "seed")
     taken_away = by_key(results, "without")
     full = {key: cells[0] for key, cells in by_key(taken_away.get(("nothing",), []), *keys).items()}
-    for choice in [name for name in CHOICES if name not in ("nothing", "everything")]:
+    for choice in [
+        name for name in CHOICES if name not in ("nothing", "everything", "fixed-codes")
+    ]:
         pairs = [
             {**cell, "gain": full[key]["top1"] - cell["top1"], "full": full[key]["steps_taken"]}
             for key, (cell,) in by_key(taken_away.get((choice,), []), *keys).items()
@@ -135,6 +143,27 @@ def choices_table(results: list[Result]) -> list[str]:
             rows.append((choice, *group, gain, f"{taken:.2f}"))
     compared = "top-1 with − without | steps taken, without ÷ with"
     return table(f"taken away | network | bits | method | steps | {compared}", rows)
+
+
+def codes_table(ours: list[Result], learned: list[Result]) -> list[str]:
+    """Return what learning codes in the network stage changed, seed by seed against the same seed without."""
+    keys = ("network", "bits", "method", "steps", "images", "seed")
+    before = {key: cells[0] for key, cells in by_key(ours, *keys).items()}
+    pairs = [
+        {**cell, "gain": cell["top1"] - before[key]["top1"], "before": before[key]}
+        for key, (cell,) in by_key(learned, *keys).items()
+        if key in before
+    ]
+    rows = []
+    for group, cells in by_key(pairs, *keys[:5]).items():
+        scales = [cell["before"] for cell in cells]
+        top1 = [summary([cell["top1"] for cell in side]) for side in (scales, cells)]
+        nearness = f"{divergence(scales)} → {divergence(cells)}"
+        seconds = statistics.mean(cell["seconds"]["network"] for cell in cells)
+        gain = summary([cell["gain"] for cell in cells])
+        rows.append((*group, *top1, gain, nearness, f"{seconds:.0f}"))
+    figures = "scales | codes | codes − scales | KL from float | seconds of the stage"
+    return table(f"network | bits | method | steps | images | {figures}", rows)
 
 
 def schedule_table(
@@ -179,6 +208,8 @@ def write_results(folder: Path, page: Path) -> int:
         "\n## Accuracy against steps\n",
         "Steps of each group; the network as a whole takes a fifth of them in addition. Wall time of a shared machine.\n",
         *steps_table(ours),
+        CODES_HEADER,
+        *codes_table(ours, [one for one in others if one["without"] == "fixed-codes"]),
         SCHEDULE_HEADER,
         *schedule_table(published, ours, authors),
         CHOICES_HEADER,
