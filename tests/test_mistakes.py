@@ -168,7 +168,10 @@ def test_presets(arguments: tuple[Any, ...], message: str) -> None:
         (None, "is a NoneType, expected an Iterable"),
         (IMAGES, "Batch 0 is a Tensor, expected a pair"),
         ([IMAGES], "Batch 0 is a Tensor, expected a pair"),
-        ([(IMAGES.numpy(), np.zeros(32))], r"image part of batch 0 is a ndarray.*torch\.from_numpy"),
+        (
+            [(IMAGES.numpy(), np.zeros(32))],
+            r"image part of batch 0 is a ndarray.*torch\.from_numpy",
+        ),
         ([(IMAGES, np.zeros(32))], "label part of batch 0 is a ndarray"),
         ([(IMAGES, torch.zeros(32))], "labels of torch.float32, expected class numbers"),
         ([(IMAGES, torch.zeros(32, 5))], r"labels of shape \(32, 5\)"),
