@@ -24,17 +24,7 @@ from mrecg.paper.mqbench.keys import (
     WIDTH,
 )
 
-__all__ = ["PUBLISHED_PRACTICE", "Experiment", "Note", "is_mqbench", "read_experiment"]
-
-PUBLISHED_PRACTICE: Mapping[str, Any] = {
-    "reconstruct.rounding_rate": 1e-3,
-    "reconstruct.activation_rate_unit": "absolute",
-    "reconstruct.weight_scale_rate": 0.0,
-    "network.steps": 0,
-    "reconstruct.early_stop": False,
-    "reconstruct.batches": "fixed",
-}
-"""Properties of the authors' code that no key of their files changes."""
+__all__ = ["Experiment", "Note", "is_mqbench", "read_experiment"]
 
 
 class Note(NamedTuple):
@@ -134,7 +124,7 @@ class _Draft:
 
     def __init__(self, path: Path) -> None:
         self.where = f"The configuration {path}"
-        self.recipe = preset("w8a8-brecq", {"name": path.stem, **PUBLISHED_PRACTICE})
+        self.recipe = preset("w8a8-brecq", {"name": path.stem}, "paper")
         self.fields: dict[str, Any] = {}
         self.exclude: list[str] = []
         self.mapped: list[Note] = []
