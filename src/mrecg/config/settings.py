@@ -108,7 +108,10 @@ class ActivationSettings(TensorSettings):
 
 
 class LayerOverride(Settings):
-    """Widths for the layers whose name matches a shell pattern; `None` leaves a width as it is."""
+    """Widths for the layers whose name matches a shell pattern, or that are in the module of that name.
+
+    `None` leaves a width as it is.
+    """
 
     layers: str
     weight_bits: Bits | None = None

@@ -6,7 +6,7 @@ Perspective", CVPR 2023); the authors' README extends its tables.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mrecg.errors import ModelError, PlanError
 from mrecg.planning.joint_plan import joined_by_scheme
@@ -43,13 +43,6 @@ class PaperSettings(NamedTuple):
     def images(self) -> int:
         """Return how many images the paper calibrates on."""
         return self.batch_size * self.batches
-
-    def overrides(self) -> dict[str, Any]:
-        """Return the settings of a recipe that differ from network to network."""
-        return {
-            "reconstruct.batch_size": self.batch_size,
-            "reconstruct.penalty": self.penalty,
-        }
 
 
 _MOBILENETV2_SCHEME = (1, 1, 2, 1, 2, 1, 3, 3, 1, 2, 1)

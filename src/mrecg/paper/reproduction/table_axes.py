@@ -35,16 +35,16 @@ class Cell(NamedTuple):
     def recipe(self, overrides: Mapping[str, Any]) -> Recipe:
         """Return the recipe of the cell, overridden by the caller's settings.
 
-        On the schedule `paper` it has the authors' settings for the network, too.
+        λ is the authors' for the network; on the schedule `paper` so is the batch size.
 
         Raises:
             RecipeError: a setting cannot be used.
         """
         method = self.method.removesuffix("-scheme")
         paper = PAPER_NETWORKS[self.network]
-        settings: dict[str, Any] = {"seed": self.seed}
+        settings: dict[str, Any] = {"seed": self.seed, "reconstruct.penalty": paper.penalty}
         if self.schedule == "paper":
-            settings |= paper.overrides()
+            settings["reconstruct.batch_size"] = paper.batch_size
         if self.method.endswith("-scheme"):
             settings |= {"plan.join": "scheme", "plan.scheme": list(paper.scheme)}
         if method == "rtn":
@@ -80,8 +80,13 @@ def cells(axes: TableAxes) -> list[Cell]:
         raise RecipeError(
             "The table has no cells; give at least one network, width, method, schedule and seed."
         )
-    checked = axes._replace(schedules=[check_schedule(name) for name in axes.schedules])
-    found = [Cell(*values) for values in itertools.product(*checked)]
+    schedules = [check_schedule(name) for name in axes.schedules]
+    found = [
+        Cell(*values)
+        for values in itertools.product(
+            axes.networks, axes.bits, axes.methods, schedules, axes.seeds
+        )
+    ]
     for cell in found:
         cell.recipe({})  # a width that no preset has is refused before anything runs
     return found
