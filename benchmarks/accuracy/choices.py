@@ -20,7 +20,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "everything": {
         key: value
         for key, value in SCHEDULES["paper"].items()
-        if key not in ("reconstruct.steps", "reconstruct.batch_size")
+        if key not in ("reconstruct.steps", "reconstruct.batch_size", "reconstruct.penalty")
     },
 }
 """By name; "pre-run" has no setting and is replaced by `ablations.without`.

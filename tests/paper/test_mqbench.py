@@ -371,6 +371,7 @@ def test_keys_of_qdrop(key: str, value: Any, wanted: dict[str, Any], tmp_path: P
         ("a_qconfig.ch_axis", 0, "one range per tensor"),
         ("a_qconfig.observer", "MSEObserve", "did you mean 'MSEObserver'"),
         ("calibrate", "all", "whole number"),
+        ("w_qconfig.quantizer", "FixedFakeQuantize", "expected AdaRoundFakeQuantize .or no recon"),
     ],
 )
 def test_mistakes_in_files_of_qdrop(key: str, value: Any, message: str, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ __all__ = [
     "NO_TUNING",
     "QCONFIG",
     "TUNING",
+    "no_tuning",
 ]
 
 QCONFIG = "extra_prepare_dict.extra_qconfig_dict"
@@ -155,8 +156,12 @@ _TYPES: Mapping[str, Mapping[str, Any]] = {
 """`ptq` is the name of `advanced_ptq` in files from before 2022."""
 
 
-def _no_tuning(value: Any) -> Mapping[str, Any]:
-    """Read a section that is empty or absent."""
+def no_tuning(value: Any) -> Mapping[str, Any]:
+    """Read a section that is empty or absent: nothing is tuned.
+
+    Raises:
+        RecipeError: it is something else.
+    """
     if value is not None:
         raise RecipeError(f"expected a section of keys, got {value!r}")
     return NO_TUNING
@@ -222,7 +227,7 @@ KEYS: Mapping[str, Reader] = {
     f"{QCONFIG}.w_fakequantize": named(_WEIGHT_QUANTIZERS),
     f"{QCONFIG}.a_fakequantize": named(_ACTIVATION_QUANTIZERS),
     "quantize.quantize_type": named(_TYPES),
-    TUNING: _no_tuning,
+    TUNING: no_tuning,
 }
 """In the order of reading: a later key overrides an earlier one."""
 

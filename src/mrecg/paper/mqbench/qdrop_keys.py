@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mrecg.errors import RecipeError
-from mrecg.paper.mqbench.keys import ADAROUND, NO_TUNING
+from mrecg.paper.mqbench.keys import ADAROUND, no_tuning
 from mrecg.paper.mqbench.readers import (
     COMMON_IGNORED,
     COMMON_KEYS,
@@ -18,6 +18,7 @@ from mrecg.paper.mqbench.readers import (
 __all__ = ["QDROP_IGNORED", "QDROP_KEYS", "absent_in_qdrop"]
 
 _TUNING = "quant.recon"
+_PARTS = ("quantizer", "observer", "bit", "symmetric", "ch_axis")
 
 _RANGES: Mapping[str, Mapping[str, Any]] = {
     "MinMaxObserver": {"method": "minmax"},
@@ -37,7 +38,7 @@ _ACTIVATION_QUANTIZERS: Mapping[str, Mapping[str, Any] | str] = {
 }
 _WEIGHT_QUANTIZERS: Mapping[str, Mapping[str, Any] | str] = {
     ADAROUND: {},
-    "FixedFakeQuantize": NO_TUNING,
+    "FixedFakeQuantize": {},
 }
 
 
@@ -53,13 +54,6 @@ def _channel_axis(value: Any) -> Mapping[str, Any]:
     if value not in (0, -1):
         raise RecipeError(f"expected 0 (a range per output channel) or -1, got {value!r}")
     return {"placement.per_channel_weights": value == 0}
-
-
-def _no_tuning(value: Any) -> Mapping[str, Any]:
-    """Read a section that is empty or absent."""
-    if value is not None:
-        raise RecipeError(f"expected a section of keys, got {value!r}")
-    return NO_TUNING
 
 
 QDROP_KEYS: Mapping[str, Reader] = {
@@ -86,7 +80,7 @@ QDROP_KEYS: Mapping[str, Reader] = {
     f"{_TUNING}.drop_prob": to("reconstruct.keep_quantized_probability"),
     "quant.w_qconfig.quantizer": named(_WEIGHT_QUANTIZERS),
     "quant.a_qconfig.quantizer": named(_ACTIVATION_QUANTIZERS),
-    _TUNING: _no_tuning,
+    _TUNING: no_tuning,
 }
 """In the order of reading: a later key overrides an earlier one."""
 
@@ -106,6 +100,3 @@ def absent_in_qdrop(given: Mapping[str, Any]) -> tuple[Mapping[str, Any], tuple[
         needed += [key for key in QDROP_KEYS if key.startswith(f"{_TUNING}.")]
     missing = tuple(key for key in needed if key not in given)
     return ({} if tuned or _TUNING in given else {_TUNING: None}), missing
-
-
-_PARTS = ("quantizer", "observer", "bit", "symmetric", "ch_axis")
