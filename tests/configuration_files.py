@@ -67,3 +67,33 @@ def settings(model: str = "resnet18", prob: float = 0.5) -> dict[str, Any]:
         },
         "process": {"seed": 1005},
     }
+
+
+def qdrop_settings() -> dict[str, Any]:
+    """A file of the shape of the QDrop repository's."""
+    axes = {"a_qconfig": ("LSQFakeQuantize", 4, -1), "w_qconfig": ("AdaRoundFakeQuantize", 2, 0)}
+    quantizers: dict[str, Any] = {
+        name: {
+            "quantizer": quantizer,
+            "observer": "MSEObserver",
+            "bit": bits,
+            "symmetric": False,
+            "ch_axis": axis,
+        }
+        for name, (quantizer, bits, axis) in axes.items()
+    }
+    content = settings()
+    content["data"]["batch_size"] = 64
+    tuning = {
+        "batch_size": 32,
+        "scale_lr": 4.0e-5,
+        "warm_up": 0.2,
+        "weight": 0.01,
+        "iters": 20000,
+        "b_range": [20, 2],
+        "keep_gpu": True,
+        "round_mode": "learned_hard_sigmoid",
+        "drop_prob": 0.5,
+    }
+    quant = quantizers | {"calibrate": 1024, "recon": tuning}
+    return {"quant": quant} | {key: content[key] for key in ("model", "data", "process")}

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mrecg.paper.mqbench.experiment import PUBLISHED_PRACTICE
+from mrecg.config.presets import SCHEDULES
 
 __all__ = ["CHOICES"]
 
@@ -18,7 +18,11 @@ CHOICES: dict[str, dict[str, Any]] = {
     "pre-run": {},
     "loss-metric": {"plan.join": "capacity"},
     "squared-difference": {"plan.difference": "log-ratio"},
-    "everything": {**PUBLISHED_PRACTICE, "reconstruct.activation_rate": 4e-5},
+    "everything": {
+        key: value
+        for key, value in SCHEDULES["paper"].items()
+        if key not in ("reconstruct.steps", "reconstruct.batch_size", "reconstruct.penalty")
+    },
 }
 """By name; "fixed-codes" lets the network stage learn codes, "pre-run" has no setting and is replaced by `ablations.without`.
 

@@ -20,7 +20,6 @@ __all__ = [
     "average",
     "average_gradients",
     "count",
-    "extremes",
     "gather_rows",
     "is_first",
     "local_device",
@@ -142,15 +141,6 @@ def average_gradients(parameters: Sequence[Tensor]) -> None:
     parts = flat.split([gradient.numel() for gradient in gradients])
     for gradient, part in zip(gradients, parts, strict=True):
         gradient.copy_(part.view(gradient.shape))
-
-
-def extremes(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the smallest `low` and the largest `high` over all processes."""
-    if count() == 1:
-        return low, high
-    ends = torch.stack([-low, high])  # one all-reduce: min(low) = −max(−low)
-    dist.all_reduce(ends, dist.ReduceOp.MAX)
-    return -ends[0], ends[1]
 
 
 def gather_rows(rows: Tensor) -> Tensor:

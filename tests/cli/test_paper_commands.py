@@ -60,6 +60,34 @@ def test_a_configuration_file_is_resolved(
     assert yaml.safe_load(target.stdout)["placement"]["backend"] == "openvino"
 
 
+def test_a_schedule_belongs_to_a_preset(
+    tmp_path: Path, mrecg_command: Callable[..., Finished]
+) -> None:
+    authors, ours = tmp_path / "authors.yaml", tmp_path / "ours.yaml"
+    authors.write_text(yaml.safe_dump(settings()))
+    paper = mrecg_command("recipe", "w2a4-qdrop", "--schedule", "paper")
+    resolved = yaml.safe_load(paper.stdout)
+    assert resolved["reconstruct"]["steps"] == 20000
+    assert resolved["network"]["steps"] == 0
+    ours.write_text(paper.stdout)
+    theirs = mrecg_command("recipe", str(authors), "--schedule", "paper")
+    changed = {"name", "plan"}
+    assert {k: v for k, v in yaml.safe_load(theirs.stdout).items() if k not in changed} == {
+        k: v for k, v in resolved.items() if k not in changed
+    }
+    for arguments, message in [
+        (["recipe", str(authors)], "has the paper's schedule"),
+        (["plan", "--config", str(authors), "--network", "resnet18"], "has the paper's schedule"),
+        (["plan", "--recipe", str(ours), "--network", "resnet18"], "has a schedule of its own"),
+    ]:
+        refused = mrecg_command(*arguments, "--schedule", "fast")
+        assert refused.returncode == 1
+        assert message in " ".join(refused.stderr.split())
+    lost = mrecg_command("plan", "--config", str(ours), "--network", "resnet18")
+    assert lost.returncode == 1
+    assert "give it with --recipe" in " ".join(lost.stderr.split())
+
+
 @pytest.mark.parametrize(
     ("network", "joined"), [("resnet18", 2), ("mobilenetv2_050", 9), ("regnetx_600m", 4)]
 )
@@ -114,6 +142,20 @@ def test_a_bad_configuration_is_one_sentence(
             "groups is read only where join = explicit, got join = loss",
         ),
         (["recipe", "nothing.yaml"], "cannot be read"),
+        (
+            [
+                "reproduce",
+                "--output",
+                "o",
+                "--data",
+                "demo",
+                "--checkpoints",
+                "c",
+                "--schedule",
+                "slow",
+            ],
+            "no schedule 'slow'",
+        ),
         (["recipe", "w4a4-brecc"], "did you mean 'w4a4-brecq'"),
         (["recipe", "w4a4-brecq", "--backend", "vits"], "did you mean 'vitis'"),
         (

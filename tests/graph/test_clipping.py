@@ -168,7 +168,7 @@ def _outputs_and_slopes(prepared: PreparedGraph, position: int, learning: bool) 
     cache = ActivationCache(prepared.chain, toys.images(4), prepared.device)
     settings = mrecg.preset("w4a4-brecq").activation
     scalings = {
-        name: calibrate_activation(prepared.activations[name], sample, settings)
+        name: calibrate_activation(prepared.activations[name], sample, settings, 4)
         for unit in units
         for name, sample in cache.run_float(unit).items()
     }

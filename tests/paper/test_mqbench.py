@@ -5,14 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
-from configuration_files import SCHEMES, settings
+from configuration_files import SCHEMES, qdrop_settings, settings
+from mrecg.config.presets import preset
 from mrecg.config.recipe import read_recipe
 from mrecg.config.targets import BACKENDS
+from mrecg.config.yaml_files import flat
 from mrecg.errors import RecipeError
 from mrecg.paper.mqbench import Experiment, is_mqbench, read_experiment
 from mrecg.paper.mqbench.keys import KEYS
+from mrecg.paper.networks import build
+from mrecg.preparation.prepared_graph import prepare_graph
 
 UNITS = {"mobilenet_v2": 18, "resnet18": 10, "resnet50": 18, "regnetx_600m": 18}
 
@@ -54,6 +59,7 @@ def test_the_eight_files_resolve(model: str, prob: float, tmp_path: Path) -> Non
     assert recipe.reconstruct.steps == 20000
     assert recipe.reconstruct.activation_rate == 4e-5
     assert recipe.reconstruct.activation_rate_unit == "absolute"
+    assert recipe.activation.ranges.running_mean == 0.9
     assert recipe.reconstruct.penalty == (0.1 if model == "mobilenet_v2" else 0.01)
     assert recipe.reconstruct.batch_size == (128 if model == "resnet50" else 256)
     assert recipe.placement.first_last == "qdrop"
@@ -63,8 +69,6 @@ def test_the_eight_files_resolve(model: str, prob: float, tmp_path: Path) -> Non
     assert found.weights == Path(f"/models/{model}.pth.tar")
     assert {note.key for note in found.ignored} == {
         "quantize.reconstruction.keep_gpu",
-        "quantize.reconstruction.round_mode",
-        "extra_prepare_dict.extra_qconfig_dict.a_qscheme.per_channel",
         "data.pin_memory",
     }
 
@@ -113,11 +117,13 @@ def test_observers(
     observer: str, name: str, method: str, power_of_two: bool, tmp_path: Path
 ) -> None:
     content = changed(f"extra_prepare_dict.extra_qconfig_dict.{observer}", name)
-    kind = "w_qscheme" if observer[0] == "w" else "a_qscheme"
-    del content["extra_prepare_dict"]["extra_qconfig_dict"][kind]["pot_scale"]
     recipe = read(tmp_path, content).recipe
     tensor = recipe.weight if observer[0] == "w" else recipe.activation
     assert (tensor.ranges.method, tensor.power_of_two) == (method, power_of_two)
+    averaged = 0.9 if name.startswith("EMA") or observer[0] == "w" else None
+    assert (
+        recipe.activation.ranges.running_mean == averaged
+    )  # of the file's EMAMSEObserver, or of none
 
 
 def test_naive_quantization_takes_no_steps(tmp_path: Path) -> None:
@@ -142,18 +148,241 @@ def test_excluded_nodes_become_patterns(tmp_path: Path) -> None:
     assert exclude == ("layer1[._]0[._]conv1", "layer4*")
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_a_backend_decides_over_the_schemes(backend: str, tmp_path: Path) -> None:
-    content = changed("quantize.backend", {"tensorrt": "Tensorrt"}.get(backend, backend.upper()))
+MQBENCH_BACKENDS = {"tensorrt": "Tensorrt", "vitis": "Vitis", "tengine_u8": "Tengine_u8"}
+OURS_ALONE = ("onnxruntime", "onnxruntime_avx2", "xnnpack", "nnie")
+QCONFIG = "extra_prepare_dict.extra_qconfig_dict"
+
+
+def without(content: dict[str, Any], *keys: str) -> dict[str, Any]:
+    """Remove keys from a file."""
+    for key in keys:
+        *parents, last = key.split(".")
+        inner = content
+        for parent in parents:
+            inner = inner[parent]
+        del inner[last]
+    return content
+
+
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name not in OURS_ALONE])
+def test_schemes_win_over_a_backend(backend: str, tmp_path: Path) -> None:
+    """As in MQBench since April 2022: the target places the quantizers, the file says what each is like."""
+    content = changed("quantize.backend", MQBENCH_BACKENDS.get(backend, backend.upper()))
     found = read(tmp_path, content)
     target = BACKENDS[backend]
-    widths = (2, 4) if backend == "tensorrt" else (target.weight_bits, target.activation_bits)
-    assert (found.recipe.weight.bits, found.recipe.activation.bits) == widths
-    assert found.recipe.placement.backend == backend
-    decided = [note for note in found.ignored if "decides" in note.remark]
-    # TensorRT leaves the widths to the file, and logarithms have nothing to observe but the largest element.
-    assert len(decided) == {"tensorrt": 5, "nnie": 9}.get(backend, 7)
-    assert found.recipe.weight.logarithmic == (backend == "nnie")
+    recipe = found.recipe
+    assert (recipe.weight.bits, recipe.activation.bits) == (2, 4)
+    assert (recipe.weight.symmetric, recipe.activation.symmetric) == (False, False)
+    assert recipe.placement.per_channel_weights
+    assert recipe.placement.tensors == target.settings["placement.tensors"]
+    assert recipe.placement.first_last == "same"
+    assert recipe.weight.ranges.p == 2.4
+    (remark,) = (note.remark for note in found.mapped if note.key == "quantize.backend")
+    # What the target's integers cannot hold is simulated, and said.
+    fits = backend == "pplcuda"
+    assert recipe.placement.backend == (backend if fits else "academic")
+    assert ("cannot run" in remark) != fits
+
+
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name not in OURS_ALONE])
+def test_without_schemes_a_backend_has_its_own(backend: str, tmp_path: Path) -> None:
+    content = changed("quantize.backend", MQBENCH_BACKENDS.get(backend, backend.upper()))
+    without(content, f"{QCONFIG}.w_qscheme", f"{QCONFIG}.a_qscheme", f"{QCONFIG}.a_observer")
+    recipe, target = read(tmp_path, content).recipe, BACKENDS[backend]
+    assert recipe.placement.backend == backend
+    assert (recipe.weight.bits, recipe.activation.bits) == target[:2]
+    averaged = {"onnx_qnn": None, "pplcuda": None, "vitis": None}.get(backend, 0.9)
+    assert recipe.activation.ranges.running_mean == averaged
+    assert recipe.activation.ranges.method == "minmax"
+
+
+@pytest.mark.parametrize("narrow", [None, True, False])
+def test_tensorrt_uses_every_code_unless_the_file_says_otherwise(
+    narrow: bool | None, tmp_path: Path
+) -> None:
+    content = changed("quantize.backend", "Tensorrt")
+    for kind, per_channel in (("w", True), ("a", False)):
+        scheme = {"bit": 8, "symmetry": True, "per_channel": per_channel}
+        scheme |= {} if narrow is None else {"symmetric_range": narrow}
+        content["extra_prepare_dict"]["extra_qconfig_dict"][f"{kind}_qscheme"] = scheme
+    recipe = read(tmp_path, content).recipe
+    assert (recipe.weight.narrow, recipe.activation.narrow) == (bool(narrow), bool(narrow))
+    assert recipe.placement.backend == ("tensorrt" if narrow else "academic")
+
+
+def test_absent_keys_are_what_mqbench_takes(tmp_path: Path) -> None:
+    gone = [
+        f"{QCONFIG}.{kind}_qscheme.{key}"
+        for kind in "wa"
+        for key in ("p", "symmetry", "per_channel")
+    ]
+    content = without(settings(), *gone, "quantize.reconstruction.scale_lr", "data.batch_size")
+    found = read(tmp_path, content)
+    recipe = found.recipe
+    assert (recipe.weight.ranges.p, recipe.activation.ranges.p) == (2.0, 2.0)
+    assert (recipe.weight.symmetric, recipe.activation.symmetric) == (True, True)
+    assert not recipe.placement.per_channel_weights
+    assert recipe.reconstruct.activation_rate == 0
+    assert (recipe.reconstruct.batch_size, found.images) == (64, 16 * 64)
+    said = {note.key for note in found.mapped if note.value == "(absent)"}
+    assert said == {*gone, "quantize.reconstruction.scale_lr", "data.batch_size"} - {
+        f"{QCONFIG}.a_qscheme.per_channel"
+    }
+
+
+@pytest.mark.parametrize("gone", ["quantize.reconstruction", "quantize"])
+def test_what_a_file_does_not_ask_for_is_not_tuned(gone: str, tmp_path: Path) -> None:
+    found = read(tmp_path, without(settings(), gone))
+    assert found.recipe.reconstruct.steps == 0
+    assert found.recipe.plan.join == "none"
+    assert ("quantize.reconstruction", "(absent)") in [note[:2] for note in found.mapped]
+
+
+@pytest.mark.parametrize("gone", ["w_qscheme", "a_qscheme", "w_observer", "a_fakequantize"])
+def test_what_mqbench_cannot_do_without_is_named(gone: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=f"lacks {QCONFIG}.{gone}, which have no default"):
+        read(tmp_path, without(settings(), f"{QCONFIG}.{gone}"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            preset("w4a4-qdrop").model_dump(mode="json"),
+            "it is a recipe of mrecg, give it with --rec",
+        ),
+        ({"model": {"type": "resnet18"}}, "says nothing about quantization.*got model"),
+        ({"quantize": {"kind": "best"}}, "no key about quantization that is known, got .*kind"),
+        ({**settings(), "quant": {}}, "MQBench and of QDrop"),
+    ],
+)
+def test_a_file_of_something_else_is_refused(
+    content: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        read(tmp_path, content)
+
+
+def test_excluded_modules_stay_in_float(tmp_path: Path) -> None:
+    key = "extra_prepare_dict.extra_quantizer_dict.exclude_module_name"
+    found = read(tmp_path, changed(key, ["layer1.0", "fc"]))
+    graph = prepare_graph(build("resnet18"), torch.zeros(2, 3, 64, 64), found.recipe, None)
+    assert set(graph.left_in_float) == {"layer1.0.conv1", "layer1.0.conv2", "fc"}
+    read_by = [one.readers for one in graph.placed if not one.is_weight]
+    assert not any("fc" in readers for readers in read_by)
+    with pytest.raises(RecipeError, match=r"exclude_module_name.*expected names, got"):
+        read(tmp_path, changed(key, [3]))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "setting"),
+    [
+        ("a_observer_extra_args.ema_ratio", 0.8, "activation.ranges.running_mean"),
+        ("a_qscheme.ema_ratio", 0.8, "activation.ranges.running_mean"),
+        ("w_observer_extra_args.p", 3.0, "weight.ranges.p"),
+        ("a_qscheme.std_scale", 3.0, "activation.ranges.std_multiple"),
+        ("a_qscheme.threshold", 0.999, "activation.ranges.percentile"),
+    ],
+)
+def test_arguments_of_observers_are_honored(
+    key: str, value: float, setting: str, tmp_path: Path
+) -> None:
+    dumped = dict(flat(read(tmp_path, changed(f"{QCONFIG}.{key}", value)).recipe.model_dump()))
+    assert dumped[setting] == pytest.approx(100 * value if "threshold" in key else value)
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        (f"{QCONFIG}.w_observer_extra_args.ema_ratio", "observed once"),
+        (f"{QCONFIG}.a_observer_extra_args.bins", "observer's constructor"),
+        (f"{QCONFIG}.w_qscheme.quant_min", "observer's constructor"),
+        (f"{QCONFIG}.a_fakeq_params.use_grad_scaling", "Adam's step"),
+        (f"{QCONFIG}.w_fakeq_params.alpha", "quantizer's constructor"),
+        ("extra_prepare_dict.extra_quantizer_dict.exclude_node_name", "by what an operator does"),
+        ("extra_prepare_dict.concrete_args", "torch.export"),
+    ],
+)
+def test_what_is_not_honored_is_named_with_the_reason(
+    key: str, reason: str, tmp_path: Path
+) -> None:
+    notes = {note.key: note.remark for note in read(tmp_path, changed(key, 1)).ignored}
+    assert reason in notes[key]
+
+
+def test_models_have_their_names_in_mqbench_and_qdrop(tmp_path: Path) -> None:
+    names = ("resnet18", "resnet34", "resnet50", "resnet101", "regnetx_200m", "regnetx_400m")
+    for name in (*names, "regnetx_600m", "regnetx_800m", "regnetx_1600m", "regnetx_3200m"):
+        assert read(tmp_path, changed("model.type", name)).network == name
+    assert read(tmp_path, changed("model.type", "mobilenetv2")).network == "mobilenetv2_100"
+    found = read(tmp_path, changed("model.type", "mnasnet"))
+    assert found.network is None
+    assert "--network" in {note.key: note.remark for note in found.ignored}["model.type"]
+
+
+def test_the_files_of_qdrop_resolve(tmp_path: Path) -> None:
+    content = qdrop_settings()
+    found = read(tmp_path, content)
+    noted = [note.key for note in (*found.mapped, *found.ignored)]
+    assert sorted(noted) == sorted(leaves(content))
+    assert {note.key for note in found.ignored} == {
+        "quant.recon.keep_gpu",
+        "data.batch_size",
+        "data.pin_memory",
+    }
+    changes = {
+        "name": "experiment",
+        "activation.ranges.running_mean": None,
+        "reconstruct.batch_size": 32,
+        "reconstruct.batches": "reshuffled",
+    }
+    assert found.recipe == preset("w2a4-qdrop", changes, "paper")
+    assert (found.images, found.network) == (1024, "resnet18")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "wanted"),
+    [
+        ("a_qconfig.quantizer", "FixedFakeQuantize", {"reconstruct.activation_rate": 0.0}),
+        ("a_qconfig.observer", "AvgMinMaxObserver", {"activation.ranges.method": "minmax"}),
+        ("w_qconfig.ch_axis", -1, {"placement.per_channel_weights": False}),
+        ("w_qconfig.symmetric", True, {"weight.symmetric": True}),
+        ("recon", None, {"reconstruct.steps": 0}),
+    ],
+)
+def test_keys_of_qdrop(key: str, value: Any, wanted: dict[str, Any], tmp_path: Path) -> None:
+    content = qdrop_settings()
+    *parents, last = ("quant." + key).split(".")
+    inner = content
+    for parent in parents:
+        inner = inner[parent]
+    if value is None:
+        del inner[last]
+    else:
+        inner[last] = value
+    dumped = dict(flat(read(tmp_path, content).recipe.model_dump()))
+    assert {name: dumped[name] for name in wanted} == wanted
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("w_qconfig.ch_axis", 1, r"expected 0 \(a range per output channel\) or -1, got 1"),
+        ("a_qconfig.ch_axis", 0, "one range per tensor"),
+        ("a_qconfig.observer", "MSEObserve", "did you mean 'MSEObserver'"),
+        ("calibrate", "all", "whole number"),
+        ("w_qconfig.quantizer", "FixedFakeQuantize", "expected AdaRoundFakeQuantize .or no recon"),
+    ],
+)
+def test_mistakes_in_files_of_qdrop(key: str, value: Any, message: str, tmp_path: Path) -> None:
+    content = qdrop_settings()
+    *parents, last = key.split(".")
+    inner = content["quant"]
+    for parent in parents:
+        inner = inner[parent]
+    inner[last] = value
+    with pytest.raises(RecipeError, match=message):
+        read(tmp_path, content)
 
 
 @pytest.mark.parametrize("steps", [0, 20000])
@@ -195,7 +424,9 @@ def test_what_nobody_reads_is_listed(tmp_path: Path) -> None:
         ("quantize.reconstruction.round_mode", "nearest", "expected learned_hard_sigmoid"),
         ("quantize.quantize_type", "expert_ptq", "there is no 'expert_ptq'"),
         ("quantize.backend", "Tensort", "did you mean 'tensorrt'"),
-        ("quantize.cali_batchsize", "all", "calibration_batches"),
+        ("quantize.cali_batchsize", "all", "cali_batchsize.*whole number"),
+        ("data.batch_size", 0, "batch_size.*at least 1, got 0"),
+        ("quantize.reconstruction", 3, "expected a section of keys, got 3"),
         ("model.type", "resnet81", "did you mean 'resnet18'"),
         ("extra_prepare_dict.extra_qconfig_dict.w_observer", "MSEObserve", "'MSEObserver'"),
         ("extra_prepare_dict.extra_qconfig_dict.w_qscheme.bit", 1, "expected 2 to 8 bits"),
@@ -232,8 +463,16 @@ def test_bad_yaml_is_explained(text: str, message: str, tmp_path: Path) -> None:
 
 def test_every_key_of_the_table_can_be_read(tmp_path: Path) -> None:
     """No row of the table is dead: each is a leaf of a file, or tested above by name."""
-    others = {
+    observers = {
+        f"{QCONFIG}.{kind}_{section}.{key}"
+        for kind in "wa"
+        for section in ("qscheme", "observer_extra_args")
+        for key in ("p", "ema_ratio", "std_scale", "threshold")
+    }
+    others = observers | {
         "quantize.backend",
+        "quantize.reconstruction",
+        "extra_prepare_dict.extra_quantizer_dict.exclude_module_name",
         "quantize.reconstruction.exclude_node",
         "quantize.reconstruction.exclude_node_prefix",
         "model.kwargs.width_mult",

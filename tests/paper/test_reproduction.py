@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 import mrecg
 from command_line import Finished
+from configuration_files import settings
 from mrecg.cli.show import estimates_as_json
 from mrecg.config.presets import preset
 from mrecg.errors import ModelError, RecipeError
+from mrecg.paper.mqbench import read_experiment
 from mrecg.paper.networks import NETWORKS, build
 from mrecg.paper.published import (
     PAPER_NETWORKS,
@@ -27,15 +30,20 @@ from mrecg.paper.reproduction import (
     TABLE_METHODS,
     Budget,
     Cell,
+    Outcome,
     Sources,
     TableAxes,
     as_markdown,
+    budget_lines,
+    cell_estimates,
     cells,
+    columns,
     estimate_cells,
     reproduce,
     rows,
+    texts,
 )
-from mrecg.pipeline import prepare
+from mrecg.pipeline import Estimate, prepare
 from pictures import imagenet
 
 QUICK = {
@@ -86,18 +94,47 @@ def test_the_whole_table() -> None:
 
 
 def test_cells_carry_the_settings_of_the_paper() -> None:
-    small = Cell("mobilenetv2_050", "w2a4", "qdrop-mrecg", 7).recipe({})
+    small = Cell("mobilenetv2_050", "w2a4", "qdrop-mrecg", "paper", 7).recipe({})
     assert small.reconstruct.penalty == 0.1
     assert small.reconstruct.steps == 20000
     assert small.reconstruct.batch_size == 256
     assert small.plan.join == "loss"
     assert small.seed == 7
-    large = Cell("resnet50", "w2a2", "brecq-scheme", 1005).recipe({"reconstruct.steps": 10})
+    large = Cell("resnet50", "w2a2", "brecq-scheme", "paper", 1005).recipe(
+        {"reconstruct.steps": 10}
+    )
     assert large.reconstruct.batch_size == 128
     assert large.reconstruct.steps == 10
     assert large.reconstruct.keep_quantized_probability == 1
     assert large.plan.join == "scheme"
     assert PAPER_NETWORKS["resnet50"].images == 2048
+    fast = Cell("resnet50", "w2a2", "brecq-scheme", "fast", 7).recipe({})
+    wanted = {"plan.join": "scheme", "plan.scheme": large.plan.scheme, "seed": 7}
+    assert fast == preset("w2a2-brecq", wanted)
+
+
+@pytest.mark.parametrize("cell", cells(TableAxes()), ids=lambda cell: cell.name)
+def test_every_cell_is_the_authors_configuration(cell: Cell, tmp_path: Path) -> None:
+    """Their files have 2-bit weights and 4-bit activations, "you can change the bit width"; none computes a plan."""
+    method = cell.method.removesuffix("-mrecg")
+    model, _, percent = (
+        cell.network.partition("_") if "mobilenet" in cell.network else (cell.network, "", "")
+    )
+    content = settings("mobilenet_v2" if percent else model, 1.0 if "brecq" in method else 0.5)
+    if percent:
+        content["model"]["kwargs"]["width_mult"] = int(percent) / 100
+    weight_bits, activation_bits = int(cell.bits[1]), int(cell.bits[3])
+    quantizers = content["extra_prepare_dict"]["extra_qconfig_dict"]
+    quantizers["w_qscheme"]["bit"], quantizers["a_qscheme"]["bit"] = weight_bits, activation_bits
+    if not method.endswith("-scheme"):
+        del content["quantize"]["reconstruction"]["scheme"]
+    (tmp_path / "authors.yaml").write_text(yaml.safe_dump(content))
+    theirs = read_experiment(tmp_path / "authors.yaml")
+    automatic = {"plan.join": "loss"} if cell.method.endswith("-mrecg") else {}
+    ours = cell.recipe({})
+    assert not ours.differences(theirs.recipe.override({"name": ours.name, **automatic}))
+    assert theirs.network == cell.network
+    assert theirs.images == Budget().images_for(cell.network)
 
 
 @pytest.mark.parametrize("network", ["resnet18", "resnet50", "mobilenetv2_035", "regnetx_600m"])
@@ -129,8 +166,15 @@ def test_the_published_schemes_fit_our_units(network: str) -> None:
 
 def test_finished_cells_are_skipped_and_failed_ones_named(folder: Path, tmp_path: Path) -> None:
     wanted = cells(
-        TableAxes(("resnet18", "mobilenetv2_050"), ("w4a4",), ("brecq", "brecq-scheme"), (1, 2))
+        TableAxes(
+            ("resnet18", "mobilenetv2_050"),
+            ("w4a4",),
+            ("brecq", "brecq-scheme"),
+            ("fast", "paper"),
+            (1, 2),
+        )
     )
+    wanted = [cell for cell in wanted if (cell.schedule == "fast") == (cell.method == "brecq")]
     wanted = [cell for cell in wanted if cell.method == "brecq" or cell.seed == 1]
     budget = Budget(images=4, overrides=QUICK)
     found = list(reproduce(wanted, sources(folder, evaluation_images=10), budget, tmp_path))
@@ -154,32 +198,87 @@ def test_finished_cells_are_skipped_and_failed_ones_named(folder: Path, tmp_path
         (refused,) = reproduce(wanted[:1], asked, other, tmp_path)
         assert refused.status == "failed"
         assert re.search(f"was made with {difference}", refused.reason)
-        ((_, problem),) = estimate_cells(wanted[:1], asked, other, tmp_path)
-        assert problem == refused.reason
-    assert not estimate_cells(wanted[:1], sources(folder, evaluation_images=10), budget, tmp_path)
+        ((concerned, problem),) = estimate_cells(wanted[:1], asked, other, tmp_path)
+        assert (concerned, problem) == ((wanted[0],), refused.reason)
+    asked = sources(folder, evaluation_images=10)
+    assert not list(estimate_cells(wanted[:1], asked, budget, tmp_path))
     table = rows(again)
-    assert [len(row.top1) for row in table] == [2, 1, 0, 0]
-    assert table[0].mean == pytest.approx(sum(table[0].top1) / 2)
+    results = [row.results[name] for row, name in zip(table, ("fast", "paper") * 2, strict=True)]
+    assert [len(result.top1) for result in results] == [2, 1, 0, 0]
+    assert results[0].mean == pytest.approx(sum(results[0].top1) / 2)
     assert table[1].published == 69.06
-    assert table[1].difference == pytest.approx(table[1].top1[0] - 69.06)
-    assert "2 failed" in table[2].texts()[4]
-    assert as_markdown(table).count("\n") == 2 + len(table)
+    assert table[1].difference("paper") == pytest.approx(results[1].top1[0] - 69.06)
+    assert columns(table)[5:] == (
+        "ours (fast)",
+        "difference (fast)",
+        "ours (paper)",
+        "difference (paper)",
+    )
+    assert [line[5] != "" for line in texts(table)] == [True, False, True, False]
+    assert "2 failed" in texts(table)[2][5]
+    budgets = budget_lines(wanted, budget)
+    assert budgets == [
+        "Schedule fast, 1 steps per group in batches of 4, then 1 steps of the whole network, 4 images: "
+        "resnet18, mobilenetv2_050",
+        "Schedule paper, 1 steps per group in batches of 4, none of the whole network, 4 images: "
+        "resnet18, mobilenetv2_050",
+    ]
+    assert as_markdown(table, budgets).count("\n") == 2 * len(budgets) + 2 + len(table)
+
+
+def test_both_schedules_have_a_column_each() -> None:
+    both = cells(TableAxes(("resnet18",), ("w2a4",), ("qdrop",), ("paper", "fast")))
+    assert len({cell.name for cell in both}) == 2
+    (row,) = rows([Outcome(cell, "failed", None, "why") for cell in both])
+    assert list(row.results) == ["paper", "fast"]
+    assert row.as_dict()["results"]["fast"]["failed"] == ("why",)
+    assert budget_lines(both, Budget())[0] == (
+        "Schedule paper, 20,000 steps per group in batches of 256, none of the whole network, 4,096 images: resnet18"
+    )
+
+
+def test_what_cells_lack_is_said_once(folder: Path, tmp_path: Path) -> None:
+    wanted = cells(TableAxes(("resnet50", "regnetx_600m"), ("w4a4", "w2a4"), ("brecq", "qdrop")))
+    found = list(estimate_cells(wanted, sources(folder), Budget(8), tmp_path))
+    assert [len(one.cells) for one in found] == [4, 4]
+    assert ["resnet50" in str(found[0].found), "regnetx" in str(found[1].found)] == [True, True]
+    (one,) = estimate_cells(wanted, sources(folder, data="imagenet:nowhere"), Budget(8), tmp_path)
+    assert one.cells == tuple(wanted)
+    assert one.found == "The ImageNet folder nowhere does not exist."
+
+
+def test_a_network_is_captured_once(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captured: list[str] = []
+
+    def counted(*arguments: Any, **settings: Any) -> Any:
+        captured.append(settings["recipe"].name)
+        return prepare(*arguments, **settings)
+
+    monkeypatch.setattr(cell_estimates, "prepare", counted)
+    wanted = cells(TableAxes(("resnet18",), ("w4a4", "w2a2"), ("brecq", "qdrop-scheme")))
+    found = list(estimate_cells(wanted, sources(folder), Budget(8), tmp_path))
+    assert [one.cells for one in found] == [(cell,) for cell in wanted]
+    assert all(isinstance(one.found, Estimate) for one in found)
+    assert found[0].found is found[2].found  # widths cost nothing
+    assert len(captured) == 1
 
 
 def test_an_estimate_grows_with_the_work(folder: Path, tmp_path: Path) -> None:
-    wanted = [Cell("resnet18", "w4a4", "brecq", 1), Cell("resnet50", "w4a4", "brecq", 1)]
-    small = estimate_cells(wanted, sources(folder), Budget(8, {"reconstruct.steps": 10}), tmp_path)
-    large = estimate_cells(
-        wanted, sources(folder), Budget(80, {"reconstruct.steps": 1000}), tmp_path
+    wanted = [Cell(name, "w4a4", "brecq", "paper", 1) for name in ("resnet18", "resnet50")]
+    budgets = (Budget(8, {"reconstruct.steps": 10}), Budget(80, {"reconstruct.steps": 1000}))
+    small, large = (
+        list(estimate_cells(wanted, sources(folder), budget, tmp_path)) for budget in budgets
     )
-    assert not isinstance(small[0][1], str)
-    assert not isinstance(large[0][1], str)
-    assert large[0][1].seconds > 5 * small[0][1].seconds
-    assert large[0][1].memory > small[0][1].memory
-    assert "resnet50" in str(small[1][1])  # no checkpoint: a sentence in place of a number
+    assert not isinstance(small[0].found, str)
+    assert not isinstance(large[0].found, str)
+    assert large[0].found.seconds > 5 * small[0].found.seconds
+    assert large[0].found.memory > small[0].found.memory
+    assert "resnet50" in str(small[1].found)  # no checkpoint: a sentence in place of a number
     possible, impossible = estimates_as_json(small)
-    assert possible["seconds"] == small[0][1].seconds
-    assert impossible["problem"] == small[1][1]
+    assert possible["seconds"] == small[0].found.seconds
+    assert impossible == {"cells": [wanted[1].name], "problem": small[1].found}
     assert not any(tmp_path.iterdir())
 
 
@@ -191,6 +290,7 @@ def test_an_estimate_grows_with_the_work(folder: Path, tmp_path: Path) -> None:
         (TableAxes(bits=("w9a4",)), "expected 2 to 8 bits"),
         (TableAxes(bits=("4/4",)), "no preset"),
         (TableAxes(seeds=()), "no cells"),
+        (TableAxes(schedules=("papers",)), "did you mean 'paper'"),
     ],
 )
 def test_an_axis_that_is_wrong_is_refused_before_anything_runs(
@@ -207,6 +307,16 @@ def test_checkpoints_are_found_under_either_name(folder: Path, tmp_path: Path) -
     assert find_checkpoint(tmp_path, "mobilenetv2_050").name == "mobilenetv2_0.5-eaa6f9ad.pth"
     assert find_checkpoint(tmp_path, "mobilenetv2_100").name == "mobilenetv2.pth.tar"
     assert find_checkpoint(tmp_path, "mobilenetv2_035").name == "mobilenetv2_0.35-1.pth"
+    d_li14 = tmp_path / "d-li14"
+    d_li14.mkdir()
+    for name, file in [
+        ("mobilenetv2_100", "mobilenetv2_1.0-0c6065bc.pth"),
+        ("mobilenetv2_075", "mobilenetv2_0.75-dace9791.pth"),
+        ("mobilenetv2_050", "mobilenetv2_0.5-eaa6f9ad.pth"),
+        ("mobilenetv2_035", "mobilenetv2_0.35-b2e15951.pth"),
+    ]:
+        (d_li14 / file).touch()
+        assert find_checkpoint(d_li14, name).name == file
     with pytest.raises(ModelError, match=r"one checkpoint of resnet50.*found none"):
         find_checkpoint(tmp_path, "resnet50")
     (tmp_path / "mobilenetv2_100.safetensors").touch()
@@ -242,8 +352,13 @@ def test_the_command_prints_a_row_per_cell(
     nowhere = ("--checkpoints", str(tmp_path / "nowhere"), "--dry-run", "--json")
     impossible = mrecg_command(*arguments, *nowhere)
     assert impossible.returncode == 1
-    assert [set(cell) for cell in json.loads(impossible.stdout)] == [{"cell", "problem"}] * 3
+    assert [set(cell) for cell in json.loads(impossible.stdout)] == [{"cells", "problem"}] * 3
     assert "3 of 3 cells cannot run, as listed" in impossible.stderr
+    astray = ("--data", f"imagenet:{tmp_path / 'astray'}")
+    for more in ((), ("--dry-run",)):
+        lost = mrecg_command(*arguments, *astray, *more)
+        assert lost.returncode == 1
+        assert (lost.stdout + lost.stderr).count("astray does not exist") == 1
     planned = mrecg_command(*arguments, "--dry-run")
     assert planned.returncode == 0, planned.stderr
     assert "3 cells" in planned.stdout
@@ -255,12 +370,15 @@ def test_the_command_prints_a_row_per_cell(
     )  # random weights are worse than 71.01 %
     for name in ("resnet18", "mobilenetv2_050", "regnetx_600m"):
         assert any(name in line and "w2a4" in line for line in done.stdout.splitlines())
-    assert (tmp_path / "table" / "table.md").read_text().count("qdrop-scheme") == 3
+    written = (tmp_path / "table" / "table.md").read_text()
+    assert written.count("qdrop-scheme") == 3
+    assert "Schedule paper, 20 steps per group in batches of 8" in written
+    assert "Schedule paper, 20 steps per group in batches of 8" in done.stdout
     (tmp_path / "checkpoints" / "regnet_600m.pth.tar").write_bytes(b"nothing")
     more = mrecg_command(*arguments, "--seeds", "1005,1006", "--networks", "regnetx_600m", "--json")
     assert more.returncode == 1
-    assert "1 of 2 cells failed: regnetx_600m-w2a4-qdrop-scheme-seed1006" in more.stderr
-    assert len(json.loads(more.stdout)[0]["top1"]) == 1
+    assert "1 of 2 cells failed: regnetx_600m-w2a4-qdrop-scheme-paper-seed1006" in more.stderr
+    assert len(json.loads(more.stdout)[0]["results"]["paper"]["top1"]) == 1
     wrong = mrecg_command(*arguments, "--seeds", "one")
     assert wrong.returncode == 1
     assert "Seeds are integers" in wrong.stderr

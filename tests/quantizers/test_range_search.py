@@ -1,16 +1,22 @@
 """Grids and ranges, against brute force."""
 
+from typing import Literal
+
 import pytest
 import torch
+from torch.ao.quantization.observer import MinMaxObserver
 
-from mrecg.config.settings import Ranges, TensorSettings
+import mrecg
+from mrecg.config.settings import ActivationRanges, ActivationSettings, Ranges, TensorSettings
+from mrecg.errors import RecipeError
 from mrecg.quantizers.grid import Scaling, UniformGrid, scaling_for_range
 from mrecg.quantizers.range_search import (
     ActivationSample,
     _condense,
     error_search,
+    find_running_scaling,
     find_scaling,
-    minmax,
+    mean_and_std,
     percentile,
 )
 from toys import normal
@@ -23,6 +29,7 @@ GRIDS = [
         (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1, True),
     ]
 ]
+MINMAX = TensorSettings(bits=8, ranges=Ranges(method="minmax"))
 METHODS = [
     TensorSettings(bits=8, ranges=Ranges(method=method), power_of_two=power_of_two)
     for method in ("minmax", "percentile", "std", "lsq", "error")
@@ -56,7 +63,7 @@ def test_codes_are_on_the_grid_and_zero_is_exact(
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 def test_minmax_covers_the_extremes(grid: UniformGrid) -> None:
     values = normal(4, 300)
-    found = minmax(values, grid)
+    found = find_scaling(values, grid, MINMAX, (1.0, 1))
     scaling = Scaling(found.scale[:, None], found.zero_point[:, None])
     error = (grid.dequantize(grid.quantize(values, scaling), scaling) - values).abs()
     # Rounding the zero point may push either end out by half a scale more.
@@ -67,7 +74,7 @@ def test_minmax_covers_the_extremes(grid: UniformGrid) -> None:
 @pytest.mark.parametrize("grid", GRIDS[:6], ids=str)
 def test_error_search_is_the_best_candidate(grid: UniformGrid, p: float) -> None:
     values, candidates = normal(3, 200), 30
-    found = error_search(values, grid, p, (0.2, candidates))
+    found = scaling_for_range(*error_search(values, grid, p, (0.2, candidates)), grid)
     for row, scale in zip(values, found.scale, strict=True):
         costs = {}
         for factor in torch.linspace(1.0, 0.2, candidates):
@@ -81,8 +88,8 @@ def test_error_search_is_the_best_candidate(grid: UniformGrid, p: float) -> None
 def test_histogram_of_long_rows_finds_nearly_the_same_range() -> None:
     values = torch.relu(normal(1, 200_000))
     grid = UniformGrid(0, 3, False)
-    condensed = error_search(values, grid, 2.4, (0.06, 95)).scale
-    exact = error_search(values[:, ::49], grid, 2.4, (0.06, 95)).scale
+    _, condensed = error_search(values, grid, 2.4, (0.06, 95))
+    _, exact = error_search(values[:, ::49], grid, 2.4, (0.06, 95))
     torch.testing.assert_close(condensed, exact, rtol=0.05, atol=0)
 
 
@@ -92,14 +99,56 @@ def test_channels_are_searched_independently() -> None:
     together = error_search(values, grid, 2.4, (0.2, 80))
     for index in range(5):
         alone = error_search(values[index : index + 1], grid, 2.4, (0.2, 80))
-        assert torch.equal(together.scale[index], alone.scale[0])
-        assert torch.equal(together.zero_point[index], alone.zero_point[0])
+        assert all(
+            torch.equal(both[index], one[0]) for both, one in zip(together, alone, strict=True)
+        )
 
 
 def test_percentile_cuts_outliers() -> None:
     values = torch.cat([torch.linspace(0, 1, 1000), torch.tensor([100.0])]).unsqueeze(0)
-    found = percentile(values, UniformGrid(0, 255, False), 99.0)
-    assert float(found.scale[0]) * 255 < 1.01
+    low, high = percentile(values, 99.0)
+    assert float(high[0] - low[0]) < 1.01
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_a_symmetric_range_is_that_of_torch_observers(bits: int) -> None:
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    observer = MinMaxObserver(
+        dtype=torch.qint8, qscheme=torch.per_tensor_symmetric, quant_min=low, quant_max=high
+    )
+    values = normal(1, 300) * 2
+    observer(values)
+    scale, _ = observer.calculate_qparams()
+    found = find_scaling(values, UniformGrid(low, high, True), MINMAX, (1.0, 1))
+    torch.testing.assert_close(found.scale, scale)
+
+
+def test_standard_deviations_widen_a_range_and_never_cut() -> None:
+    values = torch.tensor([[-1.0, 0.0, 1.0], [-0.1, 0.0, 100.0]])
+    low, high = mean_and_std(values, 2.6)
+    torch.testing.assert_close(low[0], torch.tensor(-2.6))
+    assert float(high[1]) >= 100
+    low, high = mean_and_std(values, 0.1)
+    assert (float(low[0]), float(high[0])) == (-1, 1)
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile", "std", "error"])
+def test_a_running_mean_of_ranges(method: Literal["minmax", "percentile", "std", "error"]) -> None:
+    """The first batch is the first mean; each later one moves it by a tenth."""
+    grid, shrinkage = UniformGrid(0, 255, False), (0.06, 95)
+    settings = ActivationSettings(bits=8, ranges=ActivationRanges(method=method, running_mean=0.9))
+    batches = [normal(1, 400, seed=seed).relu() * (1 + seed) for seed in range(3)]
+    alone = [float(find_scaling(one, grid, settings, shrinkage).scale) for one in batches]
+    found = float(find_running_scaling(batches, grid, settings, shrinkage, 0.9).scale)
+    assert found == pytest.approx(
+        0.9 * (0.9 * alone[0] + 0.1 * alone[1]) + 0.1 * alone[2], rel=1e-5
+    )
+
+
+def test_a_scale_without_a_range_has_no_running_mean() -> None:
+    settings = {"activation.ranges.method": "lsq", "activation.ranges.running_mean": 0.9}
+    with pytest.raises(RecipeError, match="finds a scale and no range"):
+        mrecg.preset("w4a4-brecq", settings)
 
 
 def test_sample_keeps_the_extremes_of_all_batches() -> None:
@@ -108,7 +157,7 @@ def test_sample_keeps_the_extremes_of_all_batches() -> None:
         batch = normal(100, seed=seed)
         batch[37] = 10.0 * seed
         sample.add([batch], images=1)
-    assert float(sample.high) == 40.0
+    assert float(sample.ends().amax()) == 40.0
     assert sample.rows().shape == (5, 10)
 
 
@@ -130,7 +179,7 @@ def test_a_sample_of_several_tensors() -> None:
     sample = ActivationSample()
     for _ in range(2):
         sample.add([torch.ones(3, 4), torch.full((3, 2, 2, 2), -2.0), torch.tensor([[5.0]])], 3)
-    assert (float(sample.low), float(sample.high)) == (-2, 5)
+    assert sample.ends().tolist() == [[-2, 5]] * 6
     assert sample.rows().shape == (6, 4 + 8 + 1)
 
 

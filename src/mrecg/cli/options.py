@@ -97,6 +97,12 @@ class RecipeOptions:
         str | None,
         typer.Option(help="A deployment target whose constraints the result must keep."),
     ] = None
+    schedule: Annotated[
+        Literal["fast", "paper"] | None,
+        typer.Option(
+            help="Of a preset: fast (the default), or paper, the authors' steps and rates, which take hours."
+        ),
+    ] = None
     overrides: Overrides = None
 
 

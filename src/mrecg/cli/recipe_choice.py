@@ -44,11 +44,11 @@ def choose_recipe(options: NetworkOptions, experiment: Experiment | None) -> Rec
     if len(named) > 1:
         raise RecipeError(f"A run has one recipe, got {' and '.join(named)}; leave one out.")
     if options.recipe is not None:
-        recipe = read_recipe(options.recipe)
+        recipe = _scheduled(read_recipe(options.recipe), options.recipe, None, options)
     elif experiment is not None:
-        recipe = experiment.recipe
+        recipe = _scheduled(experiment.recipe, options.config, "paper", options)
     else:
-        recipe = preset(options.preset or "w4a4-qdrop-mrecg")
+        recipe = preset(options.preset or "w4a4-qdrop-mrecg", schedule=options.schedule or "fast")
     return _changed(recipe, options)
 
 
@@ -61,12 +61,24 @@ def named_recipe(source: str, options: RecipeOptions) -> tuple[Recipe, Experimen
     path = Path(source)
     experiment = read_experiment(path) if path.is_file() and is_mqbench(path) else None
     if experiment is not None:
-        recipe = experiment.recipe
+        recipe = _scheduled(experiment.recipe, path, "paper", options)
     elif path.is_file() or path.suffix in (".yaml", ".yml"):
-        recipe = read_recipe(path)
+        recipe = _scheduled(read_recipe(path), path, None, options)
     else:
-        recipe = preset(source)
+        recipe = preset(source, schedule=options.schedule or "fast")
     return _changed(recipe, options), experiment
+
+
+def _scheduled(
+    recipe: Recipe, path: Path | None, schedule: str | None, options: RecipeOptions
+) -> Recipe:
+    """Return the recipe of a file, whose schedule is its own; refuse an option that asks for another."""
+    if options.schedule not in (None, schedule):
+        meant = "the paper's schedule" if schedule == "paper" else "a schedule of its own"
+        raise RecipeError(
+            f"The file {path} has {meant}, so --schedule {options.schedule} does not fit; leave it out, or give a preset."
+        )
+    return recipe
 
 
 def _changed(recipe: Recipe, options: RecipeOptions) -> Recipe:

@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from mrecg.config.recipe import Recipe, validated
 from mrecg.errors import RecipeError, did_you_mean, expect
 
-__all__ = ["METHODS", "preset", "preset_names"]
+__all__ = ["METHODS", "SCHEDULES", "Schedule", "check_schedule", "preset", "preset_names"]
+
+Schedule = Literal["fast", "paper"]
 
 METHODS: dict[str, dict[str, Any]] = {
     "rtn": {"reconstruct.steps": 0},
@@ -16,6 +18,29 @@ METHODS: dict[str, dict[str, Any]] = {
     "qdrop": {"reconstruct.keep_quantized_probability": 0.5},
 }
 """Settings in which each method differs from the default recipe."""
+
+SCHEDULES: Mapping[Schedule, Mapping[str, Any]] = {
+    "fast": {},
+    "paper": {
+        "activation.ranges.running_mean": 0.9,
+        "reconstruct.steps": 20000,
+        "reconstruct.batch_size": 256,
+        "reconstruct.batches": "fixed",
+        "reconstruct.early_stop": False,
+        "reconstruct.rounding_rate": 1e-3,
+        "reconstruct.activation_rate": 4e-5,
+        "reconstruct.activation_rate_unit": "absolute",
+        "reconstruct.weight_scale_rate": 0.0,
+        "reconstruct.penalty": 0.01,
+        "reconstruct.warm_up": 0.2,
+        "reconstruct.beta": [20.0, 2.0],
+        "network.steps": 0,
+    },
+}
+"""How long and how fast: `fast` is the default recipe, `paper` the code and the configuration files of MRECG's authors.
+
+What the authors set by network, MobileNetV2's λ = 0.1 and ResNet-50's batches of 128, is in `mrecg.paper.published`.
+"""
 
 _JOINED = {"plan.join": "loss"}
 _PRESET = re.compile(rf"w(\d+)a(\d+)-({'|'.join(METHODS)})(-mrecg)?")
@@ -27,15 +52,18 @@ def preset_names() -> list[str]:
     return [f"{bits}-{method}" for bits in ("w4a4", "w2a4", "w3a3", "w2a2") for method in methods]
 
 
-def preset(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
+def preset(
+    name: str, overrides: Mapping[str, Any] | None = None, schedule: Schedule = "fast"
+) -> Recipe:
     """Return the recipe of a named method, such as `w2a4-qdrop-mrecg`.
 
     Args:
         name: `w{bits}a{bits}-{rtn|adaround|brecq|qdrop}[-mrecg]`.
         overrides: dotted keys and values, such as `{"reconstruct.steps": 500, "seed": 1}`.
+        schedule: `fast`, which takes minutes, or `paper`, the authors' settings: steps, batches, rates and ranges.
 
     Raises:
-        RecipeError: the name, a key or a value is not known; the message suggests the nearest.
+        RecipeError: the name, the schedule, a key or a value is not known; the message suggests the nearest.
     """
     expect(name, str, "The preset", "name one such as 'w4a4-qdrop-mrecg'", RecipeError)
     match = _PRESET.fullmatch(name)
@@ -48,5 +76,18 @@ def preset(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
         "activation": {"bits": int(activation_bits)},
     }
     recipe = validated(settings, f"The preset '{name}'")
-    recipe = recipe.override(METHODS[method] | (_JOINED if joined else {}))
+    recipe = recipe.override({**SCHEDULES[check_schedule(schedule)], **METHODS[method]})
+    recipe = recipe.override(_JOINED if joined else {})
     return recipe.override(overrides or {})
+
+
+def check_schedule(name: str) -> Schedule:
+    """Return the name of a schedule.
+
+    Raises:
+        RecipeError: there is none of that name.
+    """
+    for known in SCHEDULES:
+        if name == known:
+            return known
+    raise RecipeError(f"There is no schedule '{name}'{did_you_mean(str(name), list(SCHEDULES))}.")

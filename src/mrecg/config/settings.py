@@ -8,6 +8,7 @@ from mrecg.config.targets import ACADEMIC
 
 __all__ = [
     "FLOAT_BITS",
+    "ActivationRanges",
     "ActivationSettings",
     "Bits",
     "LayerOverride",
@@ -45,7 +46,7 @@ class Ranges(Settings):
     """How a quantizer finds its range.
 
     Attributes:
-        method: `minmax`; `percentile`, which cuts tails; `std`, the mean ± some standard deviations;
+        method: `minmax`; `percentile`, which cuts tails; `std`, the mean ± some standard deviations where that is wider;
             `lsq`, the scale 2 mean |x| / √(largest code) of LSQ; or `error`, which minimizes the mean |x − x_q|^p.
         p: exponent of the error search.
         percentile: percent of the values that stay inside on either side.
@@ -56,6 +57,23 @@ class Ranges(Settings):
     p: float = Field(default=2.4, gt=0)
     percentile: float = Field(default=99.9, gt=50, le=100)
     std_multiple: float = Field(default=2.6, gt=0)
+
+
+class ActivationRanges(Ranges):
+    """How a quantizer of activations finds its range.
+
+    Attributes:
+        running_mean: the weight of the past in a running mean over ranges of single batches (`reconstruct.batch_size` images);
+            `None` looks at all images at once, so that their order does not matter.
+    """
+
+    running_mean: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+    @model_validator(mode="after")
+    def _averages_ranges(self) -> "ActivationRanges":
+        if self.running_mean is not None and self.method == "lsq":
+            raise ValueError("method = lsq finds a scale and no range, so there is no running_mean")
+        return self
 
 
 class TensorSettings(Settings):
@@ -86,10 +104,14 @@ class ActivationSettings(TensorSettings):
     """
 
     unsigned: bool = False
+    ranges: ActivationRanges = ActivationRanges()
 
 
 class LayerOverride(Settings):
-    """Widths for the layers whose name matches a shell pattern; `None` leaves a width as it is."""
+    """Widths for the layers whose name matches a shell pattern, or that are in the module of that name.
+
+    `None` leaves a width as it is.
+    """
 
     layers: str
     weight_bits: Bits | None = None

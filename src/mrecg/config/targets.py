@@ -79,6 +79,9 @@ BACKENDS: Mapping[str, Backend] = {
     "xnnpack": _backend(
         weights="symmetric per channel", activations="affine", tensors="all", narrow=True
     ),
+    "qdq": _backend(
+        weights="symmetric per channel", activations="symmetric", tensors="operands", narrow=True
+    ),
     # ±127 on both sides; an addition runs in the accumulator of the convolution before it.
     "tensorrt": _backend(
         weights="symmetric per channel",

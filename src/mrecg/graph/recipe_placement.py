@@ -117,7 +117,7 @@ class RecipePlacement(Quantizer):
         self, layers: list[fx.Node], weight: dict[fx.Node, int], inputs: dict[fx.Node, int]
     ) -> None:
         for override in self.settings.overrides:
-            matching = [node for node in layers if fnmatchcase(layer_name(node), override.layers)]
+            matching = [node for node in layers if _is_named(layer_name(node), override.layers)]
             if not matching:
                 names = ", ".join(dict.fromkeys(layer_name(node) for node in layers))
                 raise RecipeError(
@@ -163,6 +163,11 @@ class RecipePlacement(Quantizer):
             quant_max=high,
             qscheme=torch.per_tensor_symmetric if settings.symmetric else torch.per_tensor_affine,
         )
+
+
+def _is_named(layer: str, pattern: str) -> bool:
+    """Return whether a pattern is a layer's, or the name of a module that the layer is in."""
+    return fnmatchcase(layer, pattern) or layer.startswith(f"{pattern}.")
 
 
 def _code_range(bits: int, settings: TensorSettings) -> tuple[int, int]:

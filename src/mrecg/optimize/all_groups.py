@@ -179,7 +179,12 @@ class _Group:
         for unit in self.members:
             for name, sample in self.cache.run_float(unit).items():
                 quantizer = prepared.activations[name]
-                activations[name] = calibrate_activation(quantizer, sample, self.recipe.activation)
+                activations[name] = calibrate_activation(
+                    quantizer,
+                    sample,
+                    self.recipe.activation,
+                    self.recipe.reconstruct.batch_size,
+                )
         weights = prepared.float_weights(self.members)
         scalings = {name: prepared.weights[name].calibrated for name in weights}
         # A layer may share the quantizer of a unit before.

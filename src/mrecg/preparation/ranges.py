@@ -3,6 +3,7 @@
 from functools import partial
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from mrecg import distributed
@@ -10,13 +11,14 @@ from mrecg.config.settings import ActivationSettings, TensorSettings
 from mrecg.errors import RecipeError
 from mrecg.graph.insert import QuantizerRequest
 from mrecg.quantizers.activation import ActivationQuantizer
-from mrecg.quantizers.grid import Grid, Scaling, UniformGrid
+from mrecg.quantizers.grid import Grid, RangeSearch, Scaling, UniformGrid
 from mrecg.quantizers.logarithmic import LogarithmicGrid, LogarithmicQuantizer
 from mrecg.quantizers.lsq import UniformQuantizer
 from mrecg.quantizers.range_search import (
     ACTIVATION_SHRINKAGE,
     WEIGHT_SHRINKAGE,
     ActivationSample,
+    find_running_scaling,
     find_scaling,
 )
 from mrecg.quantizers.weight import WeightQuantizer
@@ -57,16 +59,43 @@ def make_activation_quantizer(
 
 
 def calibrate_activation(
-    quantizer: ActivationQuantizer, sample: ActivationSample, settings: ActivationSettings
+    quantizer: ActivationQuantizer,
+    sample: ActivationSample,
+    settings: ActivationSettings,
+    batch_size: int,
 ) -> Scaling:
-    """Return the scaling of a sampled tensor, unless a backend prescribes it; several processes find the same."""
+    """Return the scaling of a sampled tensor, unless a backend prescribes it; several processes find the same.
+
+    Args:
+        quantizer: knows its grid.
+        sample: what it reads, of this process's images.
+        settings: how the range is found.
+        batch_size: images of all processes in a batch; it matters to a running mean only.
+    """
     if quantizer.prescribed is not None:
         return quantizer.prescribed
-    ends = torch.stack(distributed.extremes(sample.low, sample.high))
-    values = torch.cat([ends, distributed.gather_rows(sample.rows()).flatten()]).unsqueeze(0)
-    search = partial(find_scaling, settings=settings, shrinkage=ACTIVATION_SHRINKAGE)
-    found = quantizer.grid.calibrate(values, search)
+    rows, ends = distributed.gather_rows(sample.rows()), distributed.gather_rows(sample.ends())
+    kept = settings.ranges.running_mean
+    search: RangeSearch
+    if kept is None:
+        search = partial(find_scaling, settings=settings, shrinkage=ACTIVATION_SHRINKAGE)
+    else:
+        batches = [
+            _with_ends(*both)
+            for both in zip(rows.split(batch_size), ends.split(batch_size), strict=True)
+        ]
+
+        def search(values: Tensor, grid: UniformGrid) -> Scaling:
+            return find_running_scaling(batches, grid, settings, ACTIVATION_SHRINKAGE, kept)
+
+    found = quantizer.grid.calibrate(_with_ends(rows, ends), search)
     return Scaling(found.scale[0], found.zero_point[0])
+
+
+def _with_ends(rows: Float[Tensor, "images k"], ends: Float[Tensor, "images 2"]) -> Tensor:
+    """Return the smallest and the largest value of some images and their subsample, in one row."""
+    pair = torch.stack([ends[:, 0].amin().clamp(max=0), ends[:, 1].amax().clamp(min=0)])
+    return torch.cat([pair, rows.flatten()]).unsqueeze(0)
 
 
 def _grid(request: QuantizerRequest, settings: TensorSettings) -> Grid:

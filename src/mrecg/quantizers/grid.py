@@ -14,6 +14,7 @@ from mrecg.quantizers.frozen import FrozenActivation, FrozenWeight
 __all__ = [
     "SMALLEST_SCALE",
     "Grid",
+    "RangeSearch",
     "RoundingNeighbors",
     "Scaling",
     "UniformGrid",
@@ -155,14 +156,17 @@ def scaling_for_range(
 ) -> Scaling:
     """Return the scaling that maps `[min(low, 0), max(high, 0)]` onto the grid; zero is a grid point.
 
-    A range of width zero gets the smallest scale, so that its codes are the zero point.
+    On a symmetric grid the scale is max|x| / ((highest code − lowest code) / 2), as in PyTorch's observers: at −2 … 1 an end
+    is 1.5 scales from zero, and rounding it costs half a scale, as for any other value. A range of width zero gets the
+    smallest scale, so that its codes are the zero point.
     """
     low, high = low.clamp(max=0), high.clamp(min=0)
     if grid.symmetric:
-        # A narrow or positive-only grid has no room below zero: only its upper end decides there.
-        reach = torch.maximum(
-            high / grid.high, low / min(grid.low, -1) if grid.low < 0 else low * 0
-        )
+        if -1 <= grid.low + grid.high <= 0:
+            reach = 2 * torch.maximum(-low, high) / (grid.high - grid.low)
+        else:
+            # As many codes on either side are not there: each end has its own, and a grid from zero has no lower one.
+            reach = torch.maximum(high / grid.high, low / grid.low if grid.low < 0 else low * 0)
         scale = reach.clamp(min=SMALLEST_SCALE)
         return Scaling(scale, torch.zeros_like(scale))
     scale = ((high - low) / (grid.high - grid.low)).clamp(min=SMALLEST_SCALE)

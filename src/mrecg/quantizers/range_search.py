@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mrecg.config.settings import TensorSettings
+from mrecg.config.settings import Ranges, TensorSettings
 from mrecg.quantizers.grid import (
     SMALLEST_SCALE,
     Scaling,
@@ -17,10 +17,11 @@ from mrecg.quantizers.grid import (
 __all__ = [
     "ActivationSample",
     "error_search",
+    "extremes",
+    "find_running_scaling",
     "find_scaling",
     "mean_and_std",
     "mean_magnitude",
-    "minmax",
     "percentile",
     "power_of_two",
 ]
@@ -29,6 +30,9 @@ WEIGHT_SHRINKAGE = (0.21, 80)
 """Smallest factor and number of factors that the authors' code tries on weights."""
 ACTIVATION_SHRINKAGE = (0.06, 95)
 """The same for activations."""
+
+Range = tuple[Float[Tensor, " c"], Float[Tensor, " c"]]
+"""The lower and the upper end of the range of each channel."""
 
 _BINS = 4096
 _ELEMENTS_AT_ONCE = 1 << 22
@@ -41,40 +45,43 @@ class ActivationSample:
 
     Args:
         limit: how many values of each tensor and image are kept at most.
-
-    Attributes:
-        low, high: the extremes, or 0 if that lies outside of them.
     """
 
     def __init__(self, limit: int = 1 << 10) -> None:
         self.limit = limit
-        self.low = torch.tensor(0.0)
-        self.high = torch.tensor(0.0)
         self._parts: list[Tensor] = []
+        self._ends: list[Tensor] = []
 
     def add(self, tensors: Sequence[Float[Tensor, "..."]], images: int) -> None:
         """Take the values of some images into account; a tensor that does not start with them counts as one image."""
-        columns = [self._condense(values.detach(), images) for values in tensors]
+        columns, ends = zip(*(self._condense(one.detach(), images) for one in tensors), strict=True)
         if len(columns) > 1:
-            columns = [torch.cat([rows.expand(images, -1) for rows in columns], dim=1)]
+            columns = (torch.cat([rows.expand(images, -1) for rows in columns], dim=1),)
+            both = torch.stack([each.expand(images, -1) for each in ends])
+            ends = (torch.stack([both[..., 0].amin(0), both[..., 1].amax(0)], dim=1),)
         self._parts.append(columns[0].clone())
+        self._ends.append(ends[0])
 
-    def _condense(self, values: Tensor, images: int) -> Tensor:
+    def _condense(self, values: Tensor, images: int) -> tuple[Tensor, Tensor]:
+        """Return the subsample of every image, and its extremes."""
         if values.ndim == 4:
             values = values.permute(0, 2, 3, 1)  # the order in memory, so that nothing is copied
         rows = values.reshape(images if len(values) % images == 0 else 1, -1)
-        low, high = torch.aminmax(rows)
-        self.low = torch.minimum(self.low.to(low.device), low)
-        self.high = torch.maximum(self.high.to(high.device), high)
+        # Two passes: on CPUs `aminmax` along an axis takes forty times as long.
+        ends = torch.stack([rows.amin(dim=1), rows.amax(dim=1)], dim=1)
         if rows.shape[1] > self.limit:
             generator = torch.Generator().manual_seed(rows.shape[1])
             kept = torch.randint(rows.shape[1], (self.limit,), generator=generator)
             rows = rows.index_select(1, kept.to(rows.device))
-        return rows
+        return rows, ends
 
     def rows(self) -> Float[Tensor, "images k"]:
         """Return the subsample, image by image."""
         return torch.cat(self._parts)
+
+    def ends(self) -> Float[Tensor, "images 2"]:
+        """Return the smallest and the largest value of every image."""
+        return torch.cat(self._ends)
 
 
 def find_scaling(
@@ -94,41 +101,79 @@ def find_scaling(
     Returns:
         Scale and zero point of shape `c`.
     """
-    ranges = settings.ranges
-    if ranges.method == "minmax":
-        found = minmax(values, grid)
-    elif ranges.method == "percentile":
-        found = percentile(values, grid, ranges.percentile)
-    elif ranges.method == "std":
-        found = mean_and_std(values, grid, ranges.std_multiple)
-    elif ranges.method == "lsq":
+    if settings.ranges.method == "lsq":
         found = mean_magnitude(values, grid)
     else:
-        found = error_search(values, grid, ranges.p, shrinkage)
-    return power_of_two(found, values, grid, ranges.p) if settings.power_of_two else found
+        found = scaling_for_range(*_find_range(values, grid, settings.ranges, shrinkage), grid)
+    return _on_grid(found, values, grid, settings)
 
 
-def minmax(values: Float[Tensor, "c n"], grid: UniformGrid) -> Scaling:
+def find_running_scaling(
+    batches: Sequence[Float[Tensor, "1 n"]],
+    grid: UniformGrid,
+    settings: TensorSettings,
+    shrinkage: tuple[float, int],
+    kept: float,
+) -> Scaling:
+    """Return the scaling of a range that is a running mean over batches (MQBench's observers named EMA).
+
+    Args:
+        batches: the values of each.
+        grid, settings, shrinkage: as in `find_scaling`.
+        kept: the weight of the mean so far when a batch is added to it; the first batch is the first mean.
+    """
+    found = [torch.stack(_find_range(one, grid, settings.ranges, shrinkage)) for one in batches]
+    mean = found[0]
+    for ends in found[1:]:
+        mean = kept * mean + (1 - kept) * ends
+    scaling = scaling_for_range(mean[0], mean[1], grid)
+    return _on_grid(scaling, torch.cat(list(batches), dim=1), grid, settings)
+
+
+def _on_grid(
+    found: Scaling, values: Tensor, grid: UniformGrid, settings: TensorSettings
+) -> Scaling:
+    if settings.power_of_two:
+        return power_of_two(found, values, grid, settings.ranges.p)
+    return found
+
+
+def _find_range(
+    values: Float[Tensor, "c n"],
+    grid: UniformGrid,
+    ranges: Ranges,
+    shrinkage: tuple[float, int],
+) -> Range:
+    if ranges.method == "minmax":
+        return extremes(values)
+    if ranges.method == "percentile":
+        return percentile(values, ranges.percentile)
+    if ranges.method == "std":
+        return mean_and_std(values, ranges.std_multiple)
+    return error_search(values, grid, ranges.p, shrinkage)
+
+
+def extremes(values: Float[Tensor, "c n"]) -> Range:
     """Return the range from the smallest to the largest value."""
-    low, high = torch.aminmax(values, dim=1)
-    return scaling_for_range(low, high, grid)
+    return values.amin(dim=1), values.amax(dim=1)
 
 
-def percentile(values: Float[Tensor, "c n"], grid: UniformGrid, kept: float) -> Scaling:
+def percentile(values: Float[Tensor, "c n"], kept: float) -> Range:
     """Return the range that leaves 100 − `kept` percent of the values outside at either end."""
     ordered = values.sort(dim=1).values
     outside = int((1 - kept / 100) * (ordered.shape[1] - 1))
-    return scaling_for_range(ordered[:, outside], ordered[:, -1 - outside], grid)
+    return ordered[:, outside], ordered[:, -1 - outside]
 
 
-def mean_and_std(values: Float[Tensor, "c n"], grid: UniformGrid, multiple: float) -> Scaling:
-    """Return the range of the mean ± `multiple` standard deviations, within the values (MQBench's `ClipStdObserver`)."""
-    low, high = torch.aminmax(values, dim=1)
-    spread, mean = torch.std_mean(values, dim=1, correction=0)
+def mean_and_std(values: Float[Tensor, "c n"], multiple: float) -> Range:
+    """Return the range of the mean ± `multiple` standard deviations, at least that of the values.
+
+    That is MQBench's `ClipStdObserver`: despite its name it widens a range and never cuts a value off.
+    """
+    low, high = extremes(values)
+    spread, mean = torch.std_mean(values, dim=1, correction=min(1, values.shape[1] - 1))
     reach = multiple * spread
-    return scaling_for_range(
-        torch.maximum(low, mean - reach), torch.minimum(high, mean + reach), grid
-    )
+    return torch.minimum(low, mean - reach), torch.maximum(high, mean + reach)
 
 
 def mean_magnitude(values: Float[Tensor, "c n"], grid: UniformGrid) -> Scaling:
@@ -158,7 +203,7 @@ def _zero_point(lowest: Tensor, scale: Tensor, grid: UniformGrid) -> Tensor:
 
 def error_search(
     values: Float[Tensor, "c n"], grid: UniformGrid, p: float, shrinkage: tuple[float, int]
-) -> Scaling:
+) -> Range:
     """Shrink both ends of the min-max range by common factors; the least mean |x − x_q|^p wins.
 
     Source: the observers of BRECQ, QDrop and MQBench (p = 2.4), there one candidate after another. Rows
@@ -173,7 +218,7 @@ def error_search(
             for rows, weights, row_low, row_high in _chunks(points, counts, low, high, len(factors))
         ]
     )
-    return scaling_for_range(low * best, high * best, grid)
+    return low * best, high * best
 
 
 def _chunks(

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["recipe", "reproduce"]
 
+_NAMED = 3
+"""How many failed cells a message names."""
+
 
 @command
 def recipe(
@@ -63,6 +66,10 @@ def reproduce(
             help="brecq, qdrop, and either with -mrecg (automatic) or -scheme (published)."
         ),
     ] = "",
+    schedule: Annotated[
+        str,
+        typer.Option(help="paper, the authors' settings, or fast, ours; both between commas."),
+    ] = "paper",
     seeds: Annotated[str, typer.Option(help="Seeds between commas.")] = "1005",
     steps: Annotated[
         int | None, typer.Option(min=1, help="Per group; 20,000 in the paper.")
@@ -90,6 +97,7 @@ def reproduce(
         _split(networks) if networks else whole.networks,
         _split(bits) if bits else whole.bits,
         _split(methods) if methods else whole.methods,
+        _split(schedule),
         _integers(seeds),
     )
     sources = Sources(
@@ -106,18 +114,23 @@ def reproduce(
 def _estimate(
     cells: Sequence["Cell"], sources: "Sources", budget: "Budget", output: Path, as_json: bool
 ) -> None:
-    """List what the cells will take; fail if one of them cannot run."""
-    from mrecg.cli.show import estimates_as_json, show_estimates
+    """List what the cells will take, one after the other; fail if one of them cannot run."""
+    from mrecg.cli.show import estimates_as_json, show_estimate, show_total
     from mrecg.paper.reproduction import estimate_cells
 
-    estimates = estimate_cells(cells, sources, budget, output)
+    estimates = []
+    for found in estimate_cells(cells, sources, budget, output):
+        estimates.append(found)
+        if not as_json:
+            show_estimate(console, found)
     if as_json:
         console.print_json(data=estimates_as_json(estimates))
     else:
-        show_estimates(console, estimates)
-    impossible = sum(isinstance(found, str) for _, found in estimates)
+        show_total(console, estimates)
+    impossible = sum(len(one.cells) for one in estimates if isinstance(one.found, str))
     if impossible:
-        raise MrecgError(f"{impossible} of {len(estimates)} cells cannot run, as listed.")
+        listed = sum(len(one.cells) for one in estimates)
+        raise MrecgError(f"{impossible} of {listed} cells cannot run, as listed.")
 
 
 def _reproduce(
@@ -131,20 +144,24 @@ def _reproduce(
     outcomes: list[Outcome] = []
     with Reporter(error_console) as reporter:
         for outcome in reproduction.reproduce(cells, sources, budget, output, reporter.named):
-            show_outcome(error_console, outcome)
+            if not outcome.reason or outcome.reason not in {one.reason for one in outcomes}:
+                show_outcome(error_console, outcome)  # what several cells lack is said once
             outcomes.append(outcome)
             _warn_once(outcomes)
-    rows = reproduction.rows(outcomes)
+    rows, budgets = reproduction.rows(outcomes), reproduction.budget_lines(cells, budget)
     if is_first() and any(outcome.record is not None for outcome in outcomes):
-        (output / "table.md").write_text(reproduction.as_markdown(rows), encoding="utf-8")
+        table = reproduction.as_markdown(rows, budgets)
+        (output / "table.md").write_text(table, encoding="utf-8")
     if as_json:
         console.print_json(json.dumps([row.as_dict() for row in rows]))
     else:
-        show_rows(console, rows)
+        show_rows(console, rows, budgets)
     failed = [outcome.cell.name for outcome in outcomes if outcome.status == "failed"]
     if failed:
+        more = f" and {len(failed) - _NAMED} more" if len(failed) > _NAMED else ""
         raise MrecgError(
-            f"{len(failed)} of {len(cells)} cells failed: {', '.join(failed)}; run the command again to repeat them."
+            f"{len(failed)} of {len(cells)} cells failed: {', '.join(failed[:_NAMED])}{more}; "
+            "run the command again to repeat them."
         )
 
 

@@ -3,10 +3,11 @@
 from mrecg.cli.show.exports import show_verification
 from mrecg.cli.show.paper import (
     estimates_as_json,
-    show_estimates,
+    show_estimate,
     show_notes,
     show_outcome,
     show_rows,
+    show_total,
 )
 from mrecg.cli.show.progress import Reporter
 from mrecg.cli.show.results import (
@@ -24,12 +25,13 @@ __all__ = [
     "estimates_as_json",
     "show_accuracy",
     "show_demo",
-    "show_estimates",
+    "show_estimate",
     "show_notes",
     "show_outcome",
     "show_plan",
     "show_record",
     "show_rows",
     "show_skipped",
+    "show_total",
     "show_verification",
 ]

@@ -8,11 +8,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from mrecg.paper.mqbench import Experiment
-from mrecg.paper.reproduction import Cell, Outcome, Row
-from mrecg.paper.reproduction.table import COLUMNS
-from mrecg.pipeline import Estimate
+from mrecg.paper.reproduction import Expectation, Outcome, Row, columns, texts
 
-__all__ = ["estimates_as_json", "show_estimates", "show_notes", "show_outcome", "show_rows"]
+__all__ = [
+    "estimates_as_json",
+    "show_estimate",
+    "show_notes",
+    "show_outcome",
+    "show_rows",
+    "show_total",
+]
 
 
 def show_notes(console: Console, experiment: Experiment) -> None:
@@ -39,37 +44,45 @@ def show_outcome(console: Console, outcome: Outcome) -> None:
     console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def show_rows(console: Console, rows: Sequence[Row]) -> None:
-    """Show the reproduced table."""
+def show_rows(console: Console, rows: Sequence[Row], budgets: Sequence[str]) -> None:
+    """Show the reproduced table, and below it what each schedule took."""
     table = Table(title="ImageNet top-1 in percent")
-    for column in COLUMNS:
+    for column in columns(rows):
         table.add_column(column)
-    for row in rows:
-        table.add_row(*row.texts())
+    for line in texts(rows):
+        table.add_row(*line)
     console.print(table)
+    for budget in budgets:
+        console.print(budget, markup=False, highlight=False, soft_wrap=True)
 
 
-def estimates_as_json(estimates: Sequence[tuple[Cell, Estimate | str]]) -> list[dict[str, Any]]:
-    """Return seconds and bytes of every cell, or why it cannot run, for a script."""
+def estimates_as_json(estimates: Sequence[Expectation]) -> list[dict[str, Any]]:
+    """Return seconds and bytes of every cell, or why some cannot run, for a script."""
     return [
-        {"cell": cell.name, "problem": found}
+        {"cells": [cell.name for cell in cells], "problem": found}
         if isinstance(found, str)
-        else {"cell": cell.name, "seconds": found.seconds, "memory": found.memory}
-        for cell, found in estimates
+        else {"cell": cells[0].name, "seconds": found.seconds, "memory": found.memory}
+        for cells, found in estimates
     ]
 
 
-def show_estimates(console: Console, estimates: Sequence[tuple[Cell, Estimate | str]]) -> None:
-    """Show what every cell will take, or why it cannot run."""
-    table = Table(title="Cells to run, with time and memory to within a factor of about two")
-    for column in ("cell", "minutes", "GiB"):
-        table.add_column(column)
-    total = 0.0
-    for cell, found in estimates:
-        if isinstance(found, str):
-            table.add_row(cell.name, escape(found))
-        else:
-            total += found.seconds
-            table.add_row(cell.name, f"{found.seconds / 60:.1f}", f"{found.memory / 2**30:.1f}")
-    console.print(table)
-    console.print(f"{len(estimates)} cells, {total / 3600:.1f} hours in all", markup=False)
+def show_estimate(console: Console, expectation: Expectation) -> None:
+    """Show in a line what a cell will take, or why some cannot run."""
+    (first, *more), found = expectation
+    if isinstance(found, str):
+        others = f" and {len(more)} more cells" if more else ""
+        line, style = f"{first.name}{others}: {found}", "red"
+    else:
+        line = f"{first.name}: {found.seconds / 60:.1f} minutes, {found.memory / 2**30:.1f} GiB"
+        style = None
+    console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def show_total(console: Console, estimates: Sequence[Expectation]) -> None:
+    """Show what all cells will take together."""
+    possible = [one.found for one in estimates if not isinstance(one.found, str)]
+    hours = sum(found.seconds for found in possible) / 3600
+    console.print(
+        f"{len(possible)} cells, {hours:.1f} hours in all, to within a factor of about two",
+        markup=False,
+    )

@@ -1,40 +1,78 @@
 """The keys of MQBench files, and what becomes of each: recipe settings, fields of an experiment, or a reason to ignore it."""
 
 import ast
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from mrecg.config.settings import FLOAT_BITS
 from mrecg.config.targets import ACADEMIC, find_backend
-from mrecg.errors import RecipeError, did_you_mean
+from mrecg.errors import RecipeError
+from mrecg.paper.mqbench.readers import (
+    COMMON_IGNORED,
+    COMMON_KEYS,
+    FLOAT_LAYERS,
+    Reader,
+    count,
+    named,
+    names,
+    only,
+    to,
+)
 
-__all__ = ["ADAROUND", "DEPLOYMENT", "IGNORED", "KEYS", "LOGARITHMIC", "QCONFIG", "WIDTH"]
+__all__ = [
+    "ADAROUND",
+    "IGNORED",
+    "IGNORED_SECTIONS",
+    "KEYS",
+    "LOGARITHMIC",
+    "NO_TUNING",
+    "QCONFIG",
+    "TUNING",
+    "no_tuning",
+]
 
 QCONFIG = "extra_prepare_dict.extra_qconfig_dict"
-_TUNING = "quantize.reconstruction"
+TUNING = "quantize.reconstruction"
+_PLACEMENT = "extra_prepare_dict.extra_quantizer_dict"
 ADAROUND = "AdaRoundFakeQuantize"
 LOGARITHMIC = "NNIEFakeQuantize"
-WIDTH = "width_mult"
-DEPLOYMENT = "the run folder holds the result; mrecg export writes it for a runtime"
+NO_TUNING: Mapping[str, Any] = {
+    "reconstruct.steps": 0,
+    "plan.join": "none",
+    "plan.scheme": [],
+}
 
 _OBSERVERS: Mapping[str, Mapping[str, Any]] = {
-    "MSEObserver": {"ranges.method": "error"},
-    "EMAMSEObserver": {"ranges.method": "error"},
-    "MinMaxObserver": {"ranges.method": "minmax"},
-    "EMAMinMaxObserver": {"ranges.method": "minmax"},
-    "MinMaxFloorObserver": {"ranges.method": "minmax", "power_of_two": True},
-    "EMAMinMaxFloorObserver": {"ranges.method": "minmax", "power_of_two": True},
-    "ModeMinMaxFloorObserver": {"ranges.method": "minmax", "power_of_two": True},
-    "PoTModeObserver": {"ranges.method": "minmax", "power_of_two": True},
-    "EMAQuantileObserver": {"ranges.method": "percentile", "ranges.percentile": 99.999},
-    "ClipStdObserver": {"ranges.method": "std", "ranges.std_multiple": 2.6},
-    "LSQObserver": {"ranges.method": "lsq"},
+    "MSEObserver": {"method": "error"},
+    "EMAMSEObserver": {"method": "error"},
+    "MinMaxObserver": {"method": "minmax"},
+    "EMAMinMaxObserver": {"method": "minmax"},
+    "MinMaxFloorObserver": {"method": "minmax"},
+    "EMAMinMaxFloorObserver": {"method": "minmax"},
+    "ModeMinMaxFloorObserver": {"method": "minmax"},
+    "PoTModeObserver": {"method": "minmax"},
+    "EMAQuantileObserver": {"method": "percentile", "percentile": 99.999},
+    "ClipStdObserver": {"method": "std", "std_multiple": 2.6},
+    "LSQObserver": {"method": "lsq"},
 }
-"""The range search that replaces an observer.
+"""The range search that replaces an observer, with the constants that MQBench's constructors have by default."""
 
-MQBench's EMA observers average over batches, so their ranges depend on the order of the images; here a range search sees
-all images at once, and `MSEObserver` and `EMAMSEObserver` are one. The 2.6 of `ClipStdObserver` and the 99.999 of
-`EMAQuantileObserver` are constants in MQBench's source, which no key changes.
-"""
+_POWERS_OF_TWO = {name for name in _OBSERVERS if "Floor" in name or name.startswith("PoT")}
+_EMA_RATIO = 0.9
+
+
+def _observers(kind: str) -> Mapping[str, Mapping[str, Any]]:
+    """Return the settings of weights or activations for each observer; weights are observed once, so nothing is averaged."""
+    table: dict[str, dict[str, Any]] = {}
+    for name, ranges in _OBSERVERS.items():
+        table[name] = {f"{kind}.ranges.{key}": value for key, value in ranges.items()}
+        if name in _POWERS_OF_TWO:
+            table[name][f"{kind}.power_of_two"] = True
+        if kind == "activation":
+            ratio = _EMA_RATIO if name.startswith("EMA") else None
+            table[name]["activation.ranges.running_mean"] = ratio
+    return table
+
 
 _TRAINED = (
     "its function of the weights or activations is made for training; uniform quantization is used"
@@ -63,40 +101,15 @@ _ACTIVATION_QUANTIZERS: Mapping[str, Mapping[str, Any] | str] = {
 }
 
 
-def _named(table: Mapping[str, Any], prefix: str = "") -> Callable[[Any], Any]:
-    """Make a reader of names that looks them up in `table`."""
-
-    def look_up(value: Any) -> Any:
-        if value not in table:
-            raise RecipeError(f"there is no {value!r} here{did_you_mean(str(value), table)}")
-        found = table[value]
-        if isinstance(found, str):
-            return found
-        return {prefix + key: setting for key, setting in found.items()}
-
-    return look_up
-
-
-def _to(*keys: str) -> Callable[[Any], Mapping[str, Any]]:
-    """Make a reader that passes the value on under our names."""
-    return lambda value: dict.fromkeys(keys, value)
-
-
-def _only(allowed: object, reason: str) -> Callable[[Any], str]:
-    """Make a reader that accepts one value only, and ignores the key for `reason`."""
-
-    def check(value: Any) -> str:
-        if value != allowed:
-            raise RecipeError(f"expected {allowed}, got {value}; {reason}")
-        return reason
-
-    return check
-
-
 def _excluded(value: Any, suffix: str = "") -> Mapping[str, Any]:
     """Turn names of graph nodes into patterns of layer names; torch.fx writes underscores for dots."""
-    names = [value] if isinstance(value, str) else list(value or ())
-    return {"exclude": [name.replace("_", "[._]") + suffix for name in names]}
+    return {"exclude": [name.replace("_", "[._]") + suffix for name in names(value)]}
+
+
+def _left_in_float(value: Any) -> Mapping[str, Any]:
+    """Leave weights and inputs of modules in float, and those of the layers inside of them."""
+    widths = {"weight_bits": FLOAT_BITS, "activation_bits": FLOAT_BITS}
+    return {FLOAT_LAYERS: [{"layers": name, **widths} for name in names(value)]}
 
 
 def _scheme(value: Any) -> Mapping[str, Any]:
@@ -118,75 +131,131 @@ def _scheme(value: Any) -> Mapping[str, Any]:
 
 
 def _backend(value: Any) -> Mapping[str, Any]:
+    """Return the target's quantizers; the schemes of the file come later and win, as in MQBench."""
     name = str(value).lower()
-    if name != ACADEMIC:
-        find_backend(name)
-    return {"backend": name}
+    if name == ACADEMIC:
+        return {"backend": name}
+    target = find_backend(name)
+    changes = {
+        "backend": name,
+        **target.settings,
+        "weight.bits": target.weight_bits,
+        "activation.bits": target.activation_bits,
+        "activation.ranges.running_mean": None,
+        "placement.first_last": "same",
+    }
+    # No recipe has logarithms without the target that they belong to; MQBench takes nothing but these for NNIE.
+    return changes | ({"placement.backend": name} if target.settings["weight.logarithmic"] else {})
 
 
 _TYPES: Mapping[str, Mapping[str, Any]] = {
     "advanced_ptq": {},
-    "naive_ptq": {"reconstruct.steps": 0, "plan.join": "none", "plan.scheme": []},
+    "ptq": {},
+    "naive_ptq": NO_TUNING,
 }
-_MODELS = {"resnet18", "resnet50", "mobilenet_v2", "regnetx_600m"}
+"""`ptq` is the name of `advanced_ptq` in files from before 2022."""
 
 
-def _model(value: Any) -> Mapping[str, Any]:
-    if value not in _MODELS:
-        raise RecipeError(f"there is no model {value!r}{did_you_mean(str(value), _MODELS)}")
-    return {"network": value}
+def no_tuning(value: Any) -> Mapping[str, Any]:
+    """Read a section that is empty or absent: nothing is tuned.
+
+    Raises:
+        RecipeError: it is something else.
+    """
+    if value is not None:
+        raise RecipeError(f"expected a section of keys, got {value!r}")
+    return NO_TUNING
 
 
-KEYS: Mapping[str, Callable[[Any], Mapping[str, Any] | str]] = {
-    f"{QCONFIG}.w_observer": _named(_OBSERVERS, "weight."),
-    f"{QCONFIG}.a_observer": _named(_OBSERVERS, "activation."),
-    f"{QCONFIG}.w_qscheme.bit": _to("weight.bits"),
-    f"{QCONFIG}.w_qscheme.symmetry": _to("weight.symmetric"),
-    f"{QCONFIG}.w_qscheme.per_channel": _to("placement.per_channel_weights"),
-    f"{QCONFIG}.w_qscheme.pot_scale": _to("weight.power_of_two"),
-    f"{QCONFIG}.w_qscheme.symmetric_range": _to("weight.narrow"),
-    f"{QCONFIG}.w_qscheme.p": _to("weight.ranges.p"),
-    f"{QCONFIG}.a_qscheme.bit": _to("activation.bits"),
-    f"{QCONFIG}.a_qscheme.symmetry": _to("activation.symmetric"),
-    f"{QCONFIG}.a_qscheme.per_channel": _only(False, "activations have one range per tensor"),
-    f"{QCONFIG}.a_qscheme.pot_scale": _to("activation.power_of_two"),
-    f"{QCONFIG}.a_qscheme.symmetric_range": _to("activation.narrow"),
-    f"{QCONFIG}.a_qscheme.p": _to("activation.ranges.p"),
+def _range_keys(kind: str, section: str) -> dict[str, Reader]:
+    """Return the keys that MQBench passes on to an observer's constructor."""
+    ratio = "activation.ranges.running_mean"
+    return {
+        f"{section}.p": to(f"{kind}.ranges.p"),
+        f"{section}.std_scale": to(f"{kind}.ranges.std_multiple"),
+        f"{section}.threshold": lambda value: {f"{kind}.ranges.percentile": 100 * value},
+        f"{section}.ema_ratio": to(ratio)
+        if kind == "activation"
+        else (lambda value: "a weight is observed once, so there is nothing to average"),
+    }
+
+
+def _scheme_keys(kind: str, section: str) -> dict[str, Reader]:
+    per_channel = (
+        to("placement.per_channel_weights")
+        if kind == "weight"
+        else only(False, "activations have one range per tensor")
+    )
+    return {
+        f"{section}.bit": to(f"{kind}.bits"),
+        f"{section}.symmetry": to(f"{kind}.symmetric"),
+        f"{section}.per_channel": per_channel,
+        f"{section}.symmetric_range": to(f"{kind}.narrow"),
+        f"{section}.pot_scale": to(f"{kind}.power_of_two"),
+    }
+
+
+KEYS: Mapping[str, Reader] = {
+    "quantize.backend": _backend,
+    **_scheme_keys("weight", f"{QCONFIG}.w_qscheme"),
+    **_scheme_keys("activation", f"{QCONFIG}.a_qscheme"),
+    f"{QCONFIG}.w_observer": named(_observers("weight")),
+    f"{QCONFIG}.a_observer": named(_observers("activation")),
+    **_range_keys("weight", f"{QCONFIG}.w_qscheme"),
+    **_range_keys("activation", f"{QCONFIG}.a_qscheme"),
+    **_range_keys("weight", f"{QCONFIG}.w_observer_extra_args"),
+    **_range_keys("activation", f"{QCONFIG}.a_observer_extra_args"),
     # Despite its name the number of batches; the batch size is data.batch_size.
-    "quantize.cali_batchsize": _to("calibration_batches"),
-    f"{_TUNING}.pattern": _to("plan.granularity"),
-    f"{_TUNING}.scale_lr": _to("reconstruct.activation_rate"),
-    f"{_TUNING}.warm_up": _to("reconstruct.warm_up"),
-    f"{_TUNING}.weight": _to("reconstruct.penalty"),
-    f"{_TUNING}.max_count": _to("reconstruct.steps"),
-    f"{_TUNING}.b_range": _to("reconstruct.beta"),
-    f"{_TUNING}.round_mode": _only(
+    "quantize.cali_batchsize": count("batches"),
+    "data.batch_size": count("batch_size"),
+    f"{TUNING}.pattern": to("plan.granularity"),
+    f"{TUNING}.scale_lr": to("reconstruct.activation_rate"),
+    f"{TUNING}.warm_up": to("reconstruct.warm_up"),
+    f"{TUNING}.weight": to("reconstruct.penalty"),
+    f"{TUNING}.max_count": to("reconstruct.steps"),
+    f"{TUNING}.b_range": to("reconstruct.beta"),
+    f"{TUNING}.round_mode": only(
         "learned_hard_sigmoid", "rounding is learned through AdaRound's rectified sigmoid"
     ),
     # The probability of keeping a quantized value, although QDrop's paper calls p the probability of dropping.
-    f"{_TUNING}.prob": _to("reconstruct.keep_quantized_probability"),
-    f"{_TUNING}.scheme": _scheme,
-    f"{_TUNING}.exclude_node": _excluded,
-    f"{_TUNING}.exclude_node_prefix": lambda value: _excluded(value, "*"),
-    "model.type": _model,
-    "model.path": _to("weights"),
-    "model.kwargs.num_classes": _to("num_classes"),
-    "model.kwargs.width_mult": _to(WIDTH),
-    "data.path": _to("data"),
-    "data.batch_size": _to("batch_size"),
-    "data.num_workers": _to("workers"),
-    "data.input_size": _to("crop"),
-    "data.test_resize": _to("resize"),
-    "process.seed": _to("seed"),
-    f"{QCONFIG}.w_fakequantize": _named(_WEIGHT_QUANTIZERS),
-    f"{QCONFIG}.a_fakequantize": _named(_ACTIVATION_QUANTIZERS),
-    "quantize.quantize_type": _named(_TYPES),
-    "quantize.backend": _backend,
+    f"{TUNING}.prob": to("reconstruct.keep_quantized_probability"),
+    f"{TUNING}.scheme": _scheme,
+    f"{TUNING}.exclude_node": _excluded,
+    f"{TUNING}.exclude_node_prefix": lambda value: _excluded(value, "*"),
+    f"{_PLACEMENT}.exclude_module_name": _left_in_float,
+    **COMMON_KEYS,
+    f"{QCONFIG}.w_fakequantize": named(_WEIGHT_QUANTIZERS),
+    f"{QCONFIG}.a_fakequantize": named(_ACTIVATION_QUANTIZERS),
+    "quantize.quantize_type": named(_TYPES),
+    TUNING: no_tuning,
 }
-
 """In the order of reading: a later key overrides an earlier one."""
 
-IGNORED = {
-    f"{_TUNING}.keep_gpu": "the option --memory limits what cached activations take",
-    "data.pin_memory": "images are copied to the device in batches",
+IGNORED: Mapping[str, str] = {
+    **COMMON_IGNORED,
+    f"{TUNING}.keep_gpu": "the option --memory limits what cached activations take",
+    **{
+        f"{QCONFIG}.{kind}_fakeq_params.use_grad_scaling": "Adam's step does not depend on the scale of a gradient"
+        for kind in ("w", "a")
+    },
 }
+
+_TO_OBSERVER = (
+    "MQBench passes it to the observer's constructor; no range search here has such a setting"
+)
+_TO_QUANTIZER = (
+    "MQBench passes it to the quantizer's constructor; the quantizers here have no such setting"
+)
+IGNORED_SECTIONS: Mapping[str, str] = {
+    "quantize.deploy.": "the run folder holds the result; mrecg export writes it for a runtime",
+    f"{_PLACEMENT}.": "quantizers are placed by what an operator does, not by its type or the name of its node; "
+    "set placement.tensors or placement.overrides",
+    "extra_prepare_dict.": "the network is captured with torch.export, which needs no such hint",
+    **{f"{QCONFIG}.{kind}_fakeq_params.": _TO_QUANTIZER for kind in ("w", "a")},
+    **{
+        f"{QCONFIG}.{kind}_{section}.": _TO_OBSERVER
+        for kind in ("w", "a")
+        for section in ("qscheme", "observer_extra_args")
+    },
+}
+"""Reasons for the keys in a section that `KEYS` and `IGNORED` do not have; the longest match counts."""

@@ -1,8 +1,16 @@
 """The paper's table, cell by cell, next to the published figures."""
 
-from mrecg.paper.reproduction.cell_estimates import estimate_cells
+from mrecg.paper.reproduction.cell_estimates import Expectation, estimate_cells
 from mrecg.paper.reproduction.cell_runs import Budget, CellReport, Outcome, Sources, reproduce
-from mrecg.paper.reproduction.table import Row, as_markdown, rows
+from mrecg.paper.reproduction.table import (
+    Result,
+    Row,
+    as_markdown,
+    budget_lines,
+    columns,
+    rows,
+    texts,
+)
 from mrecg.paper.reproduction.table_axes import TABLE_BITS, TABLE_METHODS, Cell, TableAxes, cells
 
 __all__ = [
@@ -11,13 +19,18 @@ __all__ = [
     "Budget",
     "Cell",
     "CellReport",
+    "Expectation",
     "Outcome",
+    "Result",
     "Row",
     "Sources",
     "TableAxes",
     "as_markdown",
+    "budget_lines",
     "cells",
+    "columns",
     "estimate_cells",
     "reproduce",
     "rows",
+    "texts",
 ]

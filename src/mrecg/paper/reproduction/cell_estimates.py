@@ -1,48 +1,107 @@
 """Estimates of time and memory for the cells of the table, before they run."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from torch import nn
 
+from mrecg.config.recipe import Recipe
 from mrecg.errors import MrecgError
 from mrecg.paper.networks import build
 from mrecg.paper.published import find_checkpoint
 from mrecg.paper.reproduction.cell_runs import Budget, Sources, finished_run
 from mrecg.paper.reproduction.table_axes import Cell
-from mrecg.pipeline import Estimate, prepare
+from mrecg.pipeline import Estimate, PreparedModel, prepare
 
-__all__ = ["estimate_cells"]
+__all__ = ["Expectation", "estimate_cells"]
 
 _PROBED = 4
 """Images that the forward passes of an estimate are timed on."""
 
 
+_WITHOUT_COST = {
+    "name": "",
+    "seed": 0,
+    "weight.bits": 4,
+    "activation.bits": 4,
+    "weight.ranges.method": "minmax",
+}
+"""Settings that time and memory do not depend on; the method of the ranges spares the estimate a search."""
+
+
+class Expectation(NamedTuple):
+    """Say what to expect of cells: of one what it takes, or of one or more why they cannot run."""
+
+    cells: tuple[Cell, ...]
+    found: Estimate | str
+
+
 def estimate_cells(
     cells: Sequence[Cell], sources: Sources, budget: Budget, output: Path
-) -> list[tuple[Cell, Estimate | str]]:
-    """Estimate every cell that has no run in `output` yet, or say why it cannot run.
+) -> Iterator[Expectation]:
+    """Estimate every cell that has no run in `output` yet, or say why it cannot run; what several lack is said once.
 
-    Time and memory are those of the quantization, to within a factor of about two; weights and images are not read.
+    Time and memory are those of the quantization, to within a factor of about two. Each network is captured once; weights
+    and images are not read.
     """
-    models: dict[str, nn.Module] = {}
-    found: list[tuple[Cell, Estimate | str]] = []
+    pending: list[Cell] = []
     for cell in cells:
         try:
-            if finished_run(cell, sources, budget, output / cell.name) is not None:
-                continue
-            find_checkpoint(sources.checkpoints, cell.network)
-            if cell.network not in models:
-                models = {cell.network: build(cell.network)}
-            found.append((cell, _estimate(cell, models[cell.network], sources, budget)))
+            if finished_run(cell, sources, budget, output / cell.name) is None:
+                pending.append(cell)
         except MrecgError as error:
-            found.append((cell, str(error)))
-    return found
+            yield Expectation((cell,), str(error))
+    if not pending:
+        return
+    try:
+        sources.evaluation(pending[0].network)
+    except MrecgError as error:
+        yield Expectation(tuple(pending), str(error))
+        return
+    for network, group in itertools.groupby(pending, lambda cell: cell.network):
+        yield from _estimate_network(network, tuple(group), sources, budget)
 
 
-def _estimate(cell: Cell, model: nn.Module, sources: Sources, budget: Budget) -> Estimate:
-    usual = sources.preprocessing(cell.network)
-    probe = torch.zeros(_PROBED, usual.channels, usual.crop, usual.crop)
-    prepared = prepare(model, probe, recipe=cell.recipe(budget.overrides))
-    return prepared.estimate(images=budget.images_for(cell.network))
+def _estimate_network(
+    network: str, cells: tuple[Cell, ...], sources: Sources, budget: Budget
+) -> Iterator[Expectation]:
+    try:
+        find_checkpoint(sources.checkpoints, network)
+    except MrecgError as error:
+        yield Expectation(cells, str(error))
+        return
+    estimates = _Estimates(network, sources, budget)
+    for cell in cells:
+        try:
+            yield Expectation((cell,), estimates.of(cell.recipe(budget.overrides)))
+        except MrecgError as error:
+            yield Expectation((cell,), str(error))
+
+
+class _Estimates:
+    """Estimate the cells of one network; what cells have in common is found once."""
+
+    def __init__(self, network: str, sources: Sources, budget: Budget) -> None:
+        usual = sources.preprocessing(network)
+        self._model = build(network)
+        self._probe = torch.zeros(_PROBED, usual.channels, usual.crop, usual.crop)
+        self._images = budget.images_for(network)
+        self._prepared: dict[Hashable, PreparedModel] = {}
+        self._found: dict[Recipe, Estimate] = {}
+
+    def of(self, recipe: Recipe) -> Estimate:
+        recipe = recipe.override(_WITHOUT_COST)
+        if recipe not in self._found:
+            self._found[recipe] = self._prepare(recipe).estimate(images=self._images)
+        return self._found[recipe]
+
+    def _prepare(self, recipe: Recipe) -> PreparedModel:
+        """Return the network under a recipe; recipes that only optimize or join otherwise share its graph."""
+        excluded, granularity = recipe.reconstruct.exclude, recipe.plan.granularity
+        graph = (recipe.weight, recipe.activation, recipe.placement, excluded, granularity)
+        if graph not in self._prepared:
+            self._prepared[graph] = prepare(self._model, self._probe, recipe=recipe)
+        return replace(self._prepared[graph], recipe=recipe)

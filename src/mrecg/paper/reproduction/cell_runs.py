@@ -59,6 +59,15 @@ class Sources(NamedTuple):
         usual = NETWORKS[network].preprocessing
         return usual if self.size is None else usual.resized(self.size)
 
+    def evaluation(self, network: str) -> EvaluationBatches:
+        """Return the labeled images for one network; none is decoded yet.
+
+        Raises:
+            DataError: they cannot be read.
+        """
+        count, usual = self.evaluation_images, self.preprocessing(network)
+        return evaluation_batches(self.data, _BATCH, usual, count=count, workers=self.workers)
+
 
 class Budget(NamedTuple):
     """Say what the caller spends instead of the paper's budget.
@@ -161,19 +170,9 @@ class _Shared:
             self._model = make_network(self.name, checkpoint).to(local_device())
         return self._model
 
-    def batches(self) -> EvaluationBatches:
-        count, workers = self.sources.evaluation_images, self.sources.workers
-        return evaluation_batches(
-            self.sources.data,
-            _BATCH,
-            self.sources.preprocessing(self.name),
-            count=count,
-            workers=workers,
-        )
-
     def float_accuracy(self) -> Evaluation:
         if self._float is None:
-            self._float = evaluate(self.model(), self.batches())
+            self._float = evaluate(self.model(), self.sources.evaluation(self.name))
         return self._float
 
     def calibration(self, count: int, seed: int) -> CalibrationImages:
@@ -205,7 +204,7 @@ def _run(
     quantized = quantize(
         model, images, recipe=recipe, progress=lambda event: report(cell.name, event)
     )
-    batches = shared.batches()
+    batches = shared.sources.evaluation(shared.name)
     finished = with_accuracy(quantized, before, batches, batches.skipped)
     if distributed.is_first():
         finished.save(folder)

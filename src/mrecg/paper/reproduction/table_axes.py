@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mrecg.config.presets import METHODS, preset
+from mrecg.config.presets import METHODS, Schedule, check_schedule, preset
 from mrecg.config.recipe import Recipe
 from mrecg.errors import RecipeError, did_you_mean
 from mrecg.paper.published import PAPER_NETWORKS
@@ -24,28 +24,32 @@ class Cell(NamedTuple):
     network: str
     bits: str
     method: str
+    schedule: Schedule
     seed: int
 
     @property
     def name(self) -> str:
         """Return the name of the cell, which is that of its run folder."""
-        return f"{self.network}-{self.bits}-{self.method}-seed{self.seed}"
+        return f"{self.network}-{self.bits}-{self.method}-{self.schedule}-seed{self.seed}"
 
     def recipe(self, overrides: Mapping[str, Any]) -> Recipe:
-        """Return the recipe with the paper's settings for the network, overridden by the caller's.
+        """Return the recipe of the cell, overridden by the caller's settings.
+
+        λ is the authors' for the network; on the schedule `paper` so is the batch size.
 
         Raises:
             RecipeError: a setting cannot be used.
         """
         method = self.method.removesuffix("-scheme")
         paper = PAPER_NETWORKS[self.network]
-        settings = {"seed": self.seed, "reconstruct.steps": 20000, **paper.overrides()}
+        settings: dict[str, Any] = {"seed": self.seed, "reconstruct.penalty": paper.penalty}
+        if self.schedule == "paper":
+            settings["reconstruct.batch_size"] = paper.batch_size
         if self.method.endswith("-scheme"):
             settings |= {"plan.join": "scheme", "plan.scheme": list(paper.scheme)}
         if method == "rtn":
-            settings["reconstruct.steps"] = 0
             overrides = {k: v for k, v in overrides.items() if k != "reconstruct.steps"}
-        return preset(f"{self.bits}-{method}", settings | dict(overrides))
+        return preset(f"{self.bits}-{method}", settings | dict(overrides), self.schedule)
 
 
 class TableAxes(NamedTuple):
@@ -54,6 +58,7 @@ class TableAxes(NamedTuple):
     networks: Sequence[str] = tuple(PAPER_NETWORKS)
     bits: Sequence[str] = TABLE_BITS
     methods: Sequence[str] = TABLE_METHODS
+    schedules: Sequence[str] = ("paper",)
     seeds: Sequence[int] = (1005,)
 
 
@@ -73,9 +78,15 @@ def cells(axes: TableAxes) -> list[Cell]:
                 raise RecipeError(f"There is no {what} '{value}'{did_you_mean(value, known)}.")
     if not all(axes):
         raise RecipeError(
-            "The table has no cells; give at least one network, width, method and seed."
+            "The table has no cells; give at least one network, width, method, schedule and seed."
         )
-    found = [Cell(*values) for values in itertools.product(*axes)]
+    schedules = [check_schedule(name) for name in axes.schedules]
+    found = [
+        Cell(*values)
+        for values in itertools.product(
+            axes.networks, axes.bits, axes.methods, schedules, axes.seeds
+        )
+    ]
     for cell in found:
         cell.recipe({})  # a width that no preset has is refused before anything runs
     return found
