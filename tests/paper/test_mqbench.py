@@ -16,7 +16,7 @@ from mrecg.config.yaml_files import flat
 from mrecg.errors import RecipeError
 from mrecg.paper.mqbench import Experiment, is_mqbench, read_experiment
 from mrecg.paper.mqbench.keys import KEYS
-from mrecg.paper.networks import build
+from mrecg.paper.networks import NETWORKS, build
 from mrecg.preparation.prepared_graph import prepare_graph
 
 UNITS = {"mobilenet_v2": 18, "resnet18": 10, "resnet50": 18, "regnetx_600m": 18}
@@ -313,6 +313,9 @@ def test_what_is_not_honored_is_named_with_the_reason(
 def test_models_have_their_names_in_mqbench_and_qdrop(tmp_path: Path) -> None:
     names = ("resnet18", "resnet34", "resnet50", "resnet101", "regnetx_200m", "regnetx_400m")
     for name in (*names, "regnetx_600m", "regnetx_800m", "regnetx_1600m", "regnetx_3200m"):
+        assert read(tmp_path, changed("model.type", name)).network == name
+    foreign = ("efficientnet", "mobilenetv2", "small")
+    for name in (known for known in NETWORKS if not any(part in known for part in foreign)):
         assert read(tmp_path, changed("model.type", name)).network == name
     assert read(tmp_path, changed("model.type", "mobilenetv2")).network == "mobilenetv2_100"
     found = read(tmp_path, changed("model.type", "mnasnet"))

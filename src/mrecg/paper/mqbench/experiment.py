@@ -1,4 +1,4 @@
-"""What a foreign configuration file asks for."""
+"""Experiments: the content of foreign configuration files, as a recipe, a network and its data."""
 
 from pathlib import Path
 from typing import NamedTuple

@@ -9,10 +9,10 @@ from typing import Any
 
 from mrecg.config.yaml_files import flat, read_mapping
 from mrecg.errors import RecipeError
-from mrecg.paper.mqbench.absent_keys import absent_keys
 from mrecg.paper.mqbench.draft import Dialect, Draft
 from mrecg.paper.mqbench.experiment import Experiment
 from mrecg.paper.mqbench.keys import IGNORED, IGNORED_SECTIONS, KEYS
+from mrecg.paper.mqbench.mqbench_defaults import absent_keys
 from mrecg.paper.mqbench.qdrop_keys import QDROP_IGNORED, QDROP_KEYS, absent_in_qdrop
 
 __all__ = ["is_mqbench", "read_experiment"]

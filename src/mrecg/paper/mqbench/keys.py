@@ -12,10 +12,10 @@ from mrecg.paper.mqbench.readers import (
     COMMON_KEYS,
     FLOAT_LAYERS,
     Reader,
-    count,
     named,
     names,
     only,
+    positive,
     to,
 )
 
@@ -206,8 +206,8 @@ KEYS: Mapping[str, Reader] = {
     **_range_keys("weight", f"{QCONFIG}.w_observer_extra_args"),
     **_range_keys("activation", f"{QCONFIG}.a_observer_extra_args"),
     # Despite its name the number of batches; the batch size is data.batch_size.
-    "quantize.cali_batchsize": count("batches"),
-    "data.batch_size": count("batch_size"),
+    "quantize.cali_batchsize": positive("batches"),
+    "data.batch_size": positive("batch_size"),
     f"{TUNING}.pattern": to("plan.granularity"),
     f"{TUNING}.scale_lr": to("reconstruct.activation_rate"),
     f"{TUNING}.warm_up": to("reconstruct.warm_up"),

@@ -9,9 +9,9 @@ from mrecg.paper.mqbench.readers import (
     COMMON_IGNORED,
     COMMON_KEYS,
     Reader,
-    count,
     named,
     only,
+    positive,
     to,
 )
 
@@ -66,7 +66,7 @@ QDROP_KEYS: Mapping[str, Reader] = {
     "quant.a_qconfig.symmetric": to("activation.symmetric"),
     "quant.w_qconfig.ch_axis": _channel_axis,
     "quant.a_qconfig.ch_axis": only(-1, "activations have one range per tensor"),
-    "quant.calibrate": count("images"),
+    "quant.calibrate": positive("images"),
     f"{_TUNING}.batch_size": to("reconstruct.batch_size"),
     f"{_TUNING}.scale_lr": to("reconstruct.activation_rate"),
     f"{_TUNING}.warm_up": to("reconstruct.warm_up"),

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mrecg.errors import RecipeError, did_you_mean
-from mrecg.paper.networks.registry import NETWORKS
 
 __all__ = [
     "COMMON_IGNORED",
@@ -12,10 +11,10 @@ __all__ = [
     "FLOAT_LAYERS",
     "WIDTH",
     "Reader",
-    "count",
     "named",
     "names",
     "only",
+    "positive",
     "to",
 ]
 
@@ -56,7 +55,7 @@ def only(allowed: object, reason: str) -> Reader:
     return check
 
 
-def count(field: str) -> Reader:
+def positive(field: str) -> Reader:
     """Make a reader of whole numbers from 1 on."""
 
     def check(value: Any) -> Mapping[str, Any]:
@@ -80,10 +79,10 @@ def names(value: Any) -> list[str]:
 
 
 _MODELS: Mapping[str, Mapping[str, Any] | str] = {
+    **{f"resnet{depth}": {"network": f"resnet{depth}"} for depth in (18, 34, 50, 101, 152)},
     **{
-        name: {"network": name}
-        for name in NETWORKS
-        if name.startswith(("resnet", "regnetx", "efficientnet")) and not name.endswith("small")
+        f"regnetx_{size}m": {"network": f"regnetx_{size}m"}
+        for size in (200, 400, 600, 800, 1600, 3200, 4000, 6400, 8000, 12000, 16000, 32000)
     },
     "mobilenet_v2": {"network": "mobilenet_v2"},
     "mobilenetv2": {"network": "mobilenet_v2"},

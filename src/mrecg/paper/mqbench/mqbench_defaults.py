@@ -1,4 +1,4 @@
-"""What MQBench takes where its files say nothing."""
+"""Defaults of MQBench: the values that it takes where its files say nothing."""
 
 from collections.abc import Mapping
 from typing import Any
