@@ -9,7 +9,7 @@ demo: .venv/ready
 
 # A process per core with one thread each: the tests' networks are too small for threads.
 test: .venv/ready
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 
 check: .venv/ready
 	$(BIN)/ruff format --check .

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import mrecg
-from command_line import Finished
+from command_line import Finished, small_network
 from mrecg.errors import DataError
 from mrecg.evaluation import below_published
 from mrecg.records.evaluation import Evaluation
@@ -35,12 +35,7 @@ def test_a_float_network_below_its_published_accuracy() -> None:
 @pytest.fixture
 def command(tmp_path: Path, mrecg_command: Callable[..., Finished]) -> Callable[..., Finished]:
     """The command line where a file with a small network is."""
-    (tmp_path / "small_network.py").write_text(
-        "from torch import nn\n"
-        "def net():\n"
-        "    return nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1),\n"
-        "                         nn.Flatten(), nn.Linear(4, 10))\n"
-    )
+    small_network(tmp_path, channels=3)
     return mrecg_command
 
 

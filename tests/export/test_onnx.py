@@ -1,5 +1,6 @@
 """What is exported is what was simulated: every kind of graph, placement, width and layout."""
 
+import functools
 import subprocess
 import sys
 from collections import Counter
@@ -24,6 +25,7 @@ from mrecg.quantizers.packing import _AT_ONCE, pack, unpack
 from mrecg.runs.folder import QuantizedModel
 
 
+@functools.cache  # one run for both layouts
 def quantized_toy(
     toy: str, name: str = "w4a4-rtn", quantizer: Quantizer | None = None, **settings: object
 ) -> QuantizedModel:
@@ -138,7 +140,8 @@ def test_vendors_placements_end_to_end(name: str, tmp_path: Path) -> None:
 
 def test_layers_left_in_float(tmp_path: Path) -> None:
     overrides = [{"layers": "stage.two.*", "weight_bits": 32, "activation_bits": 32}]
-    quantized = quantized_toy("residual", placement__overrides=overrides)
+    recipe = mrecg.preset("w4a4-rtn", {"placement.overrides": overrides})
+    quantized = mrecg.quantize(toys.make("residual"), toys.images(32), recipe=recipe)
     path = mrecg.export_onnx(quantized, tmp_path / "model.onnx")
     result = mrecg.verify_onnx(quantized, path, toys.images(50), repeats=0)
     assert {"stage.two.a", "stage.two.b", "stage.two.project"} <= set(result.float_layers)

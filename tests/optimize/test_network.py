@@ -42,6 +42,7 @@ def test_codes_stay_and_what_is_worse_is_taken_back(toy: str) -> None:
     assert same != found.accepted
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.parametrize("toy", ["chain", "inception", "vit"])
 def test_the_answer_comes_closer_on_images_that_nothing_was_fitted_to(toy: str) -> None:
     whole = run(toy, "w2a2-brecq", steps=100, network_share=1.0).record.network
@@ -118,6 +119,7 @@ def test_a_single_number_is_no_table_of_logits() -> None:
     assert found.divergence_before > 0
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_weight_scales_are_learned_where_activation_scales_stay() -> None:
     """Quantizers that learn nothing pass gradients on to what is before them."""
     moved = {}
