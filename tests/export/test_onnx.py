@@ -155,7 +155,7 @@ def test_a_channel_without_weights_keeps_its_bias(tmp_path: Path) -> None:
     assert float(quantized.program.state_dict["0.bias_rounded"][1]) == pytest.approx(3)
 
 
-def test_biases_are_whole_steps_of_a_quantizer_that_another_unit_owns() -> None:
+def test_biases_are_whole_multiples_of_the_scales_of_a_quantizer_that_another_unit_owns() -> None:
     """A branch's first layer reads what the branch before it has quantized."""
     recipe = mrecg.preset("w4a8-rtn", {"plan.granularity": "layer"}).for_backend("onnxruntime")
     quantized = mrecg.quantize(toys.make("inception"), toys.images(32), recipe=recipe)

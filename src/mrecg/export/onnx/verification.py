@@ -22,7 +22,7 @@ from mrecg.export.onnx.runtimes import (
     interleaved_seconds,
     open_file,
 )
-from mrecg.export.onnx.tracing import Replay, Rounding, expose_codes, output_steps
+from mrecg.export.onnx.tracing import Replay, Rounding, expose_codes, output_resolutions
 from mrecg.export.requirements import require_uniform
 from mrecg.preparation.calibration import check_images
 from mrecg.runs.folder import QuantizedModel
@@ -31,13 +31,13 @@ __all__ = ["ideal_bytes", "verify_onnx"]
 
 IMAGES_AT_ONCE = 100
 LARGEST_DISTANCE = 0.51
-"""In steps: a code further than this from the simulated number is a mistake, whatever the order of additions."""
+"""In units of the scale: a code further than this from the simulated number is a mistake, whatever the order of additions."""
 LARGEST_DIFFERENCE = 0.01
-"""In output steps: the same for outputs, as long as floats resolve it."""
+"""In units of the output's resolution: the same for outputs, as long as floats resolve it."""
 LAST_DIGITS = 8
 """Of the largest output: sums of 32-bit floats resolve no less."""
-LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-INTEGER_LAYERS = ("MatMulIntegerToFloat", "QGemm", "QLinearConv", "QLinearMatMul")
+LAYERS_AND_PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+INTEGER_OPERATORS = ("MatMulIntegerToFloat", "QGemm", "QLinearConv", "QLinearMatMul")
 
 
 def verify_onnx(
@@ -55,9 +55,9 @@ def verify_onnx(
         repeats: timed runs of one image, in turns with the float network's; 0 times nothing.
 
     Raises:
-        VerificationError: given the same codes before it, a code is further than 0.51 steps from the simulated number,
-            or an output further than 0.01 output steps and than floats resolve; the message names the first layer
-            where they part.
+        VerificationError: given the same codes before it, a code is further than 0.51 scales from the simulated number,
+            or an output further than 0.01 times its resolution and than floats resolve; the message names the first
+            layer where they part.
         ExportError: a package is missing, the codes are logarithms, or ONNX Runtime cannot load the file.
         DataError: images that the model cannot take.
     """
@@ -66,19 +66,19 @@ def verify_onnx(
     _check_images(quantized, images)
     model = quantized.model
     assert isinstance(model, fx.GraphModule)
-    steps = output_steps(model)
+    resolutions = output_resolutions(model)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         run = open_file("onnxruntime", file, optimized=folder / "optimized.onnx")
         simulated, same_codes, traced, roundings = _replay(model, file, images, folder)
         _refuse_distant_codes(file, roundings)
-        differences = _close_outputs(file, same_codes, traced, steps)
+        differences = _close_outputs(file, same_codes, traced, resolutions)
         integer, in_float = _layers(file, folder / "optimized.onnx")
         float_file = folder / "float.onnx" if repeats else None
         if float_file is not None:
             float_model(quantized.program, float_file)
         runtimes = tuple(
-            _check_runtime(runtime, file, float_file, images, simulated, steps[0], repeats)
+            _check_runtime(runtime, file, float_file, images, simulated, resolutions[0], repeats)
             for runtime in installed_runtimes()
         )
     ours = _in_batches(run, images)
@@ -91,7 +91,7 @@ def verify_onnx(
         largest_distance=max((one.distance for one in roundings), default=0.0),
         different_codes=sum(one.different for one in roundings),
         codes=sum(one.codes for one in roundings),
-        output_step=steps[0],
+        output_resolution=resolutions[0],
         integer_layers=integer,
         float_layers=in_float,
         file_bytes=file.stat().st_size,
@@ -156,7 +156,7 @@ def _refuse_distant_codes(file: Path, roundings: Sequence[Rounding]) -> None:
         if not one.distance <= LARGEST_DISTANCE:
             raise VerificationError(
                 f"The file {file} parts from the simulation at '{one.layer}': given the same inputs, a code is "
-                f"{one.distance:.2f} steps from the simulated number, expected at most {LARGEST_DISTANCE:g}; "
+                f"{one.distance:.2f} scales from the simulated number, expected at most {LARGEST_DISTANCE:g}; "
                 "export the run again, and report it if that does not help."
             )
 
@@ -165,20 +165,22 @@ def _close_outputs(
     file: Path,
     simulated: Sequence[np.ndarray],
     ours: Sequence[np.ndarray],
-    steps: Sequence[float],
+    resolutions: Sequence[float],
 ) -> list[float]:
-    """Return the largest difference of each output, in its steps, and refuse a large one."""
+    """Return the largest difference of each output, in units of its resolution, and refuse a large one."""
     found = []
-    for index, (expected, got, step) in enumerate(zip(simulated, ours, steps, strict=True)):
-        difference = float(np.abs(expected - got).max()) / step
-        resolved = LAST_DIGITS * float(np.spacing(np.abs(expected).max())) / step
+    for index, (expected, got, resolution) in enumerate(
+        zip(simulated, ours, resolutions, strict=True)
+    ):
+        difference = float(np.abs(expected - got).max()) / resolution
+        resolved = LAST_DIGITS * float(np.spacing(np.abs(expected).max())) / resolution
         allowed = max(LARGEST_DIFFERENCE, resolved)
         if not difference <= allowed:
-            which = "its output" if len(steps) == 1 else f"its output {index}"
+            which = "its output" if len(resolutions) == 1 else f"its output {index}"
             raise VerificationError(
                 f"The file {file} parts from the simulation at {which}: given the same inputs to the last layers, a "
-                f"number differs by {difference:.2g} steps, expected at most {allowed:.2g}; export the run again, and "
-                "report it if that does not help."
+                f"number differs by {difference:.2g} times the output's resolution, expected at most {allowed:.2g}; export the "
+                "run again, and report it if that does not help."
             )
         found.append(difference)
     return found
@@ -190,7 +192,7 @@ def _check_runtime(
     float_file: Path | None,
     images: Tensor,
     simulated: np.ndarray,
-    step: float,
+    resolution: float,
     repeats: int,
 ) -> RuntimeRecord:
     """Measure agreement and speed on one runtime; where it cannot load the file, the result says so."""
@@ -202,7 +204,7 @@ def _check_runtime(
     record = RuntimeRecord(
         name=describe(runtime),
         top1_agreement=_agreement(ours, simulated),
-        largest_difference=float(np.abs(ours - simulated).max()) / step,
+        largest_difference=float(np.abs(ours - simulated).max()) / resolution,
     )
     if float_file is None:
         return record
@@ -230,11 +232,13 @@ def _layers(file: Path, optimized: Path) -> tuple[tuple[str, ...], tuple[str, ..
 
     Integer nodes keep the name of what they come from, with an ending; float ones may lose it.
     """
-    layers = [node.name for node in onnx.load(file).graph.node if node.op_type in LAYERS]
+    layers = [
+        node.name for node in onnx.load(file).graph.node if node.op_type in LAYERS_AND_PRODUCTS
+    ]
     fused = {
         node.name.rsplit("_token_", 1)[0]
         for node in onnx.load(optimized).graph.node
-        if node.op_type in INTEGER_LAYERS
+        if node.op_type in INTEGER_OPERATORS
     }
     integer = dict.fromkeys(name.rsplit("/", 1)[0] for name in layers if name in fused)
     in_float = dict.fromkeys(name.rsplit("/", 1)[0] for name in layers if name not in fused)
