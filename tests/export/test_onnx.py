@@ -199,6 +199,23 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         requirements.require("onnx", "onnxscript")
 
 
+def test_a_missing_package_is_named_before_anything_needs_it() -> None:
+    code = """
+import importlib.util, sys
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "onnx" else find(name, *rest)
+sys.modules["onnx"] = None
+import mrecg
+try:
+    mrecg.export_onnx
+except mrecg.MrecgError as error:
+    assert "need the package onnx, which is not installed" in str(error), error
+else:
+    raise AssertionError
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ExportError, match="cannot be written"):

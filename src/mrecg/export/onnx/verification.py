@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -66,31 +67,26 @@ def verify_onnx(
     _check_images(quantized, images)
     model = quantized.model
     assert isinstance(model, fx.GraphModule)
-    resolutions = output_resolutions(model)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         run = open_file("onnxruntime", file, optimized=folder / "optimized.onnx")
-        simulated, same_codes, traced, roundings = _replay(model, file, images, folder)
-        _refuse_distant_codes(file, roundings)
-        differences = _close_outputs(file, same_codes, traced, resolutions)
+        found = _replay(model, file, images, folder)
+        _refuse_distant_codes(file, found.roundings)
+        resolutions = output_resolutions(model)
+        differences = _close_outputs(file, found.same_codes, found.traced, resolutions)
         integer, in_float = _layers(file, folder / "optimized.onnx")
-        float_file = folder / "float.onnx" if repeats else None
-        if float_file is not None:
-            float_model(quantized.program, float_file)
-        runtimes = tuple(
-            _check_runtime(runtime, file, float_file, images, simulated, resolutions[0], repeats)
-            for runtime in installed_runtimes()
-        )
+        reference = found.simulated, resolutions[0]
+        runtimes = _check_runtimes(quantized, file, images, reference, repeats, folder)
     ours = _in_batches(run, images)
     return Verification(
         file=file.name,
         images=len(images),
-        top1_agreement=_agreement(ours, simulated),
-        top1_agreement_ties_apart=_agreement(traced[0], same_codes[0]),
+        top1_agreement=_agreement(ours, found.simulated),
+        top1_agreement_ties_apart=_agreement(found.traced[0], found.same_codes[0]),
         largest_difference=max(differences),
-        largest_distance=max((one.distance for one in roundings), default=0.0),
-        different_codes=sum(one.different for one in roundings),
-        codes=sum(one.codes for one in roundings),
+        largest_distance=max((one.distance for one in found.roundings), default=0.0),
+        different_codes=sum(one.different for one in found.roundings),
+        codes=sum(one.codes for one in found.roundings),
         output_resolution=resolutions[0],
         integer_layers=integer,
         float_layers=in_float,
@@ -122,10 +118,29 @@ def _check_images(quantized: QuantizedModel, images: Tensor) -> None:
         )
 
 
-def _replay(
-    model: fx.GraphModule, file: Path, images: Tensor, folder: Path
-) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray], list[Rounding]]:
-    """Return the first output of the simulation, all of the simulation on the file's codes, and of the file; how it rounded."""
+@dataclass(frozen=True)
+class _Replayed:
+    """Outputs for all images, and how the file rounded.
+
+    Attributes:
+        simulated: the first output of the simulation.
+        same_codes: all outputs of the simulation on the file's codes.
+        traced: all outputs of the file.
+        roundings: by quantizer, in graph order.
+    """
+
+    simulated: np.ndarray
+    same_codes: list[np.ndarray]
+    traced: list[np.ndarray]
+    roundings: list[Rounding]
+
+
+def _replay(model: fx.GraphModule, file: Path, images: Tensor, folder: Path) -> _Replayed:
+    """Run the file, the simulation, and the simulation on the file's codes.
+
+    Raises:
+        VerificationError: the file is of another network.
+    """
     exposed = expose_codes(file, folder / "exposed.onnx")
     run = open_file("onnxruntime", folder / "exposed.onnx")
     names = [value.name for value in onnx.load(folder / "exposed.onnx").graph.output]
@@ -148,7 +163,7 @@ def _replay(
             parts.append([alone.numpy(), *same, *given[: len(same)]])
     simulated, *rest = (np.concatenate(part) for part in zip(*parts, strict=True))
     count = len(rest) // 2
-    return simulated, rest[:count], rest[count:], list(replay.roundings.values())
+    return _Replayed(simulated, rest[:count], rest[count:], list(replay.roundings.values()))
 
 
 def _refuse_distant_codes(file: Path, roundings: Sequence[Rounding]) -> None:
@@ -186,21 +201,43 @@ def _close_outputs(
     return found
 
 
+def _check_runtimes(
+    quantized: QuantizedModel,
+    file: Path,
+    images: Tensor,
+    reference: tuple[np.ndarray, float],
+    repeats: int,
+    folder: Path,
+) -> tuple[RuntimeRecord, ...]:
+    """Measure on every installed runtime, against the float network's file in `folder`."""
+    float_file = folder / "float.onnx" if repeats else None
+    if float_file is not None:
+        float_model(quantized.program, float_file)
+    return tuple(
+        _check_runtime(runtime, file, float_file, images, reference, repeats)
+        for runtime in installed_runtimes()
+    )
+
+
 def _check_runtime(
     runtime: Runtime,
     file: Path,
     float_file: Path | None,
     images: Tensor,
-    simulated: np.ndarray,
-    resolution: float,
+    reference: tuple[np.ndarray, float],
     repeats: int,
 ) -> RuntimeRecord:
-    """Measure agreement and speed on one runtime; where it cannot load the file, the result says so."""
+    """Measure agreement and speed on one runtime; where it cannot load the file, the result says so.
+
+    Args:
+        reference: the simulation's first output and its resolution.
+    """
     try:
         run = open_file(runtime, file)
     except ExportError as error:
         return RuntimeRecord(name=describe(runtime), problem=str(error))
     ours = _in_batches(run, images)
+    simulated, resolution = reference
     record = RuntimeRecord(
         name=describe(runtime),
         top1_agreement=_agreement(ours, simulated),
