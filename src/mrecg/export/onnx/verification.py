@@ -65,18 +65,34 @@ def verify_onnx(
     file = Path(path)
     require_uniform(quantized)
     _check_images(quantized, images)
+    with tempfile.TemporaryDirectory() as scratch:
+        return _verify(quantized, file, images, repeats, Path(scratch))
+
+
+def ideal_bytes(quantized: QuantizedModel) -> int:
+    """Return the bytes of codes and zero points in their bits, of scales and everything else in 32."""
+    bits = {}
+    for name, (low, high) in weight_grids(quantized.program).items():
+        width = (high - low).bit_length()
+        bits[name] = bits[name.removesuffix("codes") + "zero_point"] = width
+    state = quantized.program.state_dict
+    return sum(-(-tensor.numel() * bits.get(name, 32) // 8) for name, tensor in state.items())
+
+
+def _verify(
+    quantized: QuantizedModel, file: Path, images: Tensor, repeats: int, folder: Path
+) -> Verification:
+    """Compare and time a file, with other files in the empty `folder`; see `verify_onnx`."""
     model = quantized.model
     assert isinstance(model, fx.GraphModule)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        run = open_file("onnxruntime", file, optimized=folder / "optimized.onnx")
-        found = _replay(model, file, images, folder)
-        _refuse_distant_codes(file, found.roundings)
-        resolutions = output_resolutions(model)
-        differences = _close_outputs(file, found.same_codes, found.traced, resolutions)
-        integer, in_float = _layers(file, folder / "optimized.onnx")
-        reference = found.simulated, resolutions[0]
-        runtimes = _check_runtimes(quantized, file, images, reference, repeats, folder)
+    run = open_file("onnxruntime", file, optimized=folder / "optimized.onnx")
+    found = _replay(model, file, images, folder)
+    _refuse_distant_codes(file, found.roundings)
+    resolutions = output_resolutions(model)
+    differences = _close_outputs(file, found.same_codes, found.traced, resolutions)
+    integer, in_float = _layers(file, folder / "optimized.onnx")
+    reference = found.simulated, resolutions[0]
+    runtimes = _check_runtimes(quantized, file, images, reference, repeats, folder)
     ours = _in_batches(run, images)
     return Verification(
         file=file.name,
@@ -94,16 +110,6 @@ def verify_onnx(
         ideal_bytes=ideal_bytes(quantized),
         runtimes=runtimes,
     )
-
-
-def ideal_bytes(quantized: QuantizedModel) -> int:
-    """Return the bytes of codes and zero points in their bits, of scales and everything else in 32."""
-    bits = {}
-    for name, (low, high) in weight_grids(quantized.program).items():
-        width = (high - low).bit_length()
-        bits[name] = bits[name.removesuffix("codes") + "zero_point"] = width
-    state = quantized.program.state_dict
-    return sum(-(-tensor.numel() * bits.get(name, 32) // 8) for name, tensor in state.items())
 
 
 def _check_images(quantized: QuantizedModel, images: Tensor) -> None:
