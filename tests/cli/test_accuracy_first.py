@@ -72,7 +72,7 @@ def test_quantize_on_imagenet_folders_measures_both(
     )
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout)
-    assert done.stderr.index("float: top-1") < done.stderr.index("tune:")
+    assert done.stderr.index("float: top-1") < done.stderr.index("optimize:")
     assert f"skipped 1 unreadable images: {root}/train/n{label}/{names[index]}" in done.stderr
     assert len(record["skipped_images"]) == 1
     assert record["accuracy"]["float"]["count"] == record["accuracy"]["quantized"]["count"] == 60

@@ -55,8 +55,8 @@ def test_the_estimate_comes_before_the_work(
     (position,) = [index for index, line in enumerate(lines) if line.startswith("about ")]
     assert "of memory" in lines[position]
     assert "minutes" in lines[position]
-    assert any(line.startswith("tune: 1/2 ") for line in lines[position:])
-    assert not any(line.startswith("tune: ") for line in lines[:position])
+    assert any(line.startswith("optimize: 1/2 ") for line in lines[position:])
+    assert not any(line.startswith("optimize: ") for line in lines[:position])
 
 
 def test_plan_can_be_saved_and_followed(

@@ -92,7 +92,7 @@ def test_every_output_is_compared(tmp_path: Path) -> None:
 def test_what_is_no_number_is_a_mistake(quantized: QuantizedModel, path: Path) -> None:
     broken = copy.deepcopy(quantized)
     broken.program.state_dict["stage.one.a.bias_rounded"].fill_(torch.nan)
-    with pytest.raises(VerificationError, match=r"at 'stage\.one\.a': .* a code is nan steps"):
+    with pytest.raises(VerificationError, match=r"at 'stage\.one\.a': .* a code is nan scales"):
         mrecg.verify_onnx(broken, path, toys.images(4), repeats=0)
 
 

@@ -73,6 +73,7 @@ def test_the_whole_table() -> None:
     assert (
         len(found) == len(set(found)) == len(PAPER_NETWORKS) * len(TABLE_BITS) * len(TABLE_METHODS)
     )
+    assert len(PAPER_NETWORKS) == 7
     assert set(PAPER_NETWORKS) <= set(NETWORKS)
     assert published_float_top1("resnet50") == 76.63
     assert published_float_top1("mobilenetv2_035") == 60.08

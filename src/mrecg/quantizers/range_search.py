@@ -43,7 +43,7 @@ class ActivationSample:
         limit: how many values of each tensor and image are kept at most.
 
     Attributes:
-        low, high: the extremes, or 0 if that lies outside of them.
+        low, high: the extremes, or 0 if that is outside of them.
     """
 
     def __init__(self, limit: int = 1 << 10) -> None:
