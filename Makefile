@@ -9,7 +9,7 @@ demo: .venv/ready
 
 # A process per core with one thread each: the tests' networks are too small for threads.
 test: .venv/ready
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 
 check: .venv/ready
 	$(BIN)/ruff format --check .
@@ -28,7 +28,7 @@ bench: .venv/ready
 	for name in step pipeline scaling memory; do $(BIN)/python -m benchmarks.performance $$name || exit 1; done
 	for steps in 20 2000; do \
 		$(BIN)/python -m benchmarks.performance memory --network resnet18_small --side 28 --images 256 --steps $$steps || exit 1; done
-	for name in native-kernels fused-clipping adam-gathered-once channels-last hand-written-gradients calibrated-image-step float32; do \
+	for name in native-kernels fused-clipping adam-gathered-once channels-last hand-written-gradients calibrated-image-scale float32; do \
 		$(BIN)/python -m benchmarks.performance step --networks resnet18_small@28 mobilenetv2_small@28 --without $$name || exit 1; done
 	$(BIN)/python -m benchmarks.performance render
 	$(BIN)/pip install --quiet --no-deps --constraint constraints.txt timm torchvision # never another torch

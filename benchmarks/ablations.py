@@ -112,7 +112,7 @@ ABLATIONS: dict[str, list[tuple[object, str, object]]] = {
     ],
     "fused-clipping": [(extract, "find_fusable_clips", lambda piece, outputs, clipping: {})],
     "adam-gathered-once": [(group, "Adam", _GatheringAdam), (network, "Adam", _GatheringAdam)],
-    "calibrated-image-step": [(prepared_graph, "IMAGE_BITS", 99)],
+    "calibrated-image-scale": [(prepared_graph, "IMAGE_BITS", 99)],
 }
 """What makes a step fast, by name: what is replaced, and by what."""
 _OF_RUNS: dict[str, list[tuple[object, str, object]]] = {

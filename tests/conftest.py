@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 from hypothesis import Phase, settings
-from jaxtyping import install_import_hook
+from jaxtyping import config, install_import_hook
 
 from benchmarks.architectures.torchvision_import import import_torchvision
 
@@ -60,6 +60,14 @@ def timm(torchvision: ModuleType) -> ModuleType:
     if importlib.util.find_spec("timm") is None:
         pytest.skip("timm is not installed")
     return importlib.import_module("timm")
+
+
+@pytest.fixture
+def unchecked_shapes() -> Iterator[None]:
+    """Leave shapes unchecked: a run of hundreds of steps takes twice as long with the checks, and repeats the same shapes."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -30,75 +30,117 @@ def net():
 LEARNED = ["reconstruct.steps=60", "reconstruct.batch_size=32", "reconstruct.batches=fixed"]
 
 
+SEVERAL = """
+import contextlib, json, sys
+from mrecg.cli import main
+from mrecg.distributed import rank, session, wait
+
+with session():
+    for number, arguments in enumerate(json.loads(sys.argv[1])):
+        with open(f"{number}-{rank()}.out", "w") as out, open(f"{number}-{rank()}.err", "w") as err:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                try:
+                    main(arguments)
+                except SystemExit as stopped:
+                    assert not stopped.code
+        wait()  # for what the first one writes
+"""
+"""Several commands in the same processes: starting them takes longer than the commands."""
+
+
+def quantize(processes: int, preset: str, *settings: str) -> tuple[str, ...]:
+    """Return the arguments of a run in the folder `{preset}-{processes}`."""
+    arguments = ["--network", "mine:net", "--data", "demo", "--images", "64", "--preset", preset]
+    arguments += [word for setting in settings for word in ("--set", setting)]
+    return ("quantize", *arguments, "--output", f"{preset}-{processes}")
+
+
+NEAREST = "w4a4-rtn"
+BRECQ = "w2a4-brecq"
+EVALUATE = ("evaluate", f"{NEAREST}-2", "--data", "demo", "--json")
+COMMANDS = [quantize(2, NEAREST), EVALUATE, quantize(2, BRECQ, *LEARNED)]
+
+
+def torchrun(folder: Path, *arguments: str) -> None:
+    """Run a program in two processes, with the network's file at hand."""
+    (folder / "mine.py").write_text(NETWORK)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    paths = [str(folder), os.environ.get("PYTHONPATH", "")]
+    done = subprocess.run(
+        [*launcher, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+        env=os.environ
+        | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which two processes executed `COMMANDS`, each process with files of what it wrote."""
+    folder = tmp_path_factory.mktemp("shared")
+    (folder / "several.py").write_text(SEVERAL)
+    torchrun(folder, "several.py", json.dumps(COMMANDS))
+    return folder
+
+
+def written(shared: Path, command: tuple[str, ...], stream: str) -> str:
+    """Return what the two processes wrote together."""
+    return "".join(
+        (shared / f"{COMMANDS.index(command)}-{rank}.{stream}").read_text() for rank in range(2)
+    )
+
+
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """With the network, as the working directory; this process computes like one of `torchrun`."""
-    (tmp_path / "mine.py").write_text(NETWORK)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.chdir(tmp_path)
+def folder(shared: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """That folder as the working directory; this process computes like one of `torchrun`."""
+    monkeypatch.syspath_prepend(shared)
+    monkeypatch.chdir(shared)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield tmp_path
+    yield shared
     torch.set_num_threads(threads)
     sys.modules.pop("mine", None)
 
 
-def command(processes: int, *arguments: str) -> tuple[str, str]:
-    """What `mrecg` writes, in this process or in several under `torchrun`."""
-    if processes == 1:
-        result = CliRunner().invoke(app, arguments, catch_exceptions=False)
-        assert result.exit_code == 0
-        return result.stdout, result.stderr
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    done = subprocess.run(
-        [*launcher, f"--nproc-per-node={processes}", "-m", "mrecg.cli", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout, done.stderr
-
-
-def quantize(processes: int, preset: str, *settings: str) -> tuple[mrecg.QuantizedModel, str]:
-    """The run, and what its processes wrote to stderr."""
-    arguments = ["--network", "mine:net", "--data", "demo", "--images", "64", "--preset", preset]
-    arguments += [word for setting in settings for word in ("--set", setting)]
-    output = f"run-{processes}"
-    _, written = command(processes, "quantize", *arguments, "--output", output)
-    return mrecg.load(output), written
+def alone(*arguments: str) -> str:
+    """Execute a command in this process and return its output."""
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.stdout
 
 
 def test_ranges_and_roundings_to_nearest_are_equal_bit_for_bit(folder: Path) -> None:
-    alone, _ = quantize(1, "w4a4-rtn")
-    shared, written = quantize(2, "w4a4-rtn")
-    assert written.count("4/4 4") == 1  # one process speaks
+    alone(*quantize(1, NEAREST))
+    single, shared = mrecg.load(f"{NEAREST}-1"), mrecg.load(f"{NEAREST}-2")
+    assert written(folder, COMMANDS[0], "err").count("4/4 4") == 1  # one process speaks
     assert shared.record.images == 64
-    tensors, expected = shared.program.state_dict, alone.program.state_dict
+    tensors, expected = shared.program.state_dict, single.program.state_dict
     assert set(tensors) == set(expected)
     assert all(torch.equal(tensors[name], expected[name]) for name in expected)
     losses = [unit.loss for unit in shared.record.units]
-    assert losses == pytest.approx([unit.loss for unit in alone.record.units], rel=1e-4)
-    evaluate = ("evaluate", "run-1", "--data", "demo", "--json")
-    assert json.loads(command(2, *evaluate)[0]) == json.loads(command(1, *evaluate)[0])
+    assert losses == pytest.approx([unit.loss for unit in single.record.units], rel=1e-4)
+    assert json.loads(written(folder, EVALUATE, "out")) == json.loads(alone(*EVALUATE))
 
 
 def test_learned_losses_agree(folder: Path) -> None:
     """Fixed batches hold the same images: only the order of sums differs, which Adam magnifies where slopes vanish."""
-    alone, _ = quantize(1, "w2a4-brecq", *LEARNED)
-    shared, _ = quantize(2, "w2a4-brecq", *LEARNED)
-    first = [run.record.groups[0].first_loss for run in (shared, alone)]
+    alone(*quantize(1, BRECQ, *LEARNED))
+    single, shared = mrecg.load(f"{BRECQ}-1"), mrecg.load(f"{BRECQ}-2")
+    first = [run.record.groups[0].first_loss for run in (shared, single)]
     assert first[0] == pytest.approx(first[1], rel=1e-5)
-    for ours, theirs in zip(shared.record.units, alone.record.units, strict=True):
+    for ours, theirs in zip(shared.record.units, single.record.units, strict=True):
         assert ours.relative_loss == pytest.approx(theirs.relative_loss, rel=1e-2)
 
 
-def test_a_plan_is_written_once(folder: Path) -> None:
+def test_a_plan_is_written_once(tmp_path: Path) -> None:
     """What one process writes is no surprise to the other, which looked for it before."""
     plan = ["plan", "--network", "mine:net", "--data", "demo", "--metric", "capacity"]
-    command(2, *plan, "--output", "plan.json")
-    assert mrecg.Plan.read("plan.json").groups
+    torchrun(tmp_path, "-m", "mrecg.cli", *plan, "--output", "plan.json")
+    assert mrecg.Plan.read(tmp_path / "plan.json").groups
 
 
 def test_a_single_process_needs_no_others() -> None:

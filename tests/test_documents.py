@@ -16,8 +16,14 @@ def test_readme_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert code is not None
     monkeypatch.chdir(tmp_path)
-    short = code[1].replace('"reconstruct.steps": 250', '"reconstruct.steps": 4')
-    assert short != code[1]
+    short = code[1]
+    for long, few in [
+        ('"reconstruct.steps": 250', '"reconstruct.steps": 1'),
+        ('calibration_images("demo", 256', 'calibration_images("demo", 32'),
+        ('evaluation_batches("demo")', 'evaluation_batches("demo", count=50)'),
+    ]:
+        assert long in short
+        short = short.replace(long, few)
     names: dict[str, object] = {}
     exec(short, names)
     quantized, model = names["quantized"], names["model"]

@@ -1,9 +1,24 @@
 """What `import mrecg` offers."""
 
+import subprocess
+import sys
+from pathlib import Path
 from types import ModuleType
 
 import mrecg
 import mrecg.pipeline
+
+
+def test_completion_offers_every_door() -> None:
+    """Those that need torch, too, which are imported when they are first used."""
+    assert set(mrecg.__all__) <= set(dir(mrecg))
+    code = "import mrecg; assert {'quantize', 'verify_onnx'} <= set(dir(mrecg))"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_type_checkers_read_the_annotations() -> None:
+    """PEP 561: without the marker, an installed package counts as untyped."""
+    assert Path(mrecg.__file__).with_name("py.typed").is_file()
 
 
 def test_no_room_hides_a_door() -> None:

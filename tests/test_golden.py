@@ -21,6 +21,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.skipif(GOLDEN["machine"] != machine(), reason="bits of another processor or torch")
 @pytest.mark.parametrize(
     ("network", "case"),

@@ -15,12 +15,12 @@ HEADER = """# What is covered, and what is not
 Written by `python -m benchmarks.architectures render` from `benchmarks/results/architectures.jsonl`, made by
 `python -m benchmarks.architectures measure`. Each model has random weights, none of them zero throughout, batch norms that fit the images, and goes the whole way: captured, cut into units,
 reconstructed (two steps of QDrop for each unit, W4A8, the placement for ONNX Runtime), exported in the layout `int8`, run in
-ONNX Runtime and compared with the simulation: given the same codes, none may be further than 0.51 steps from the simulated
-number, and no output further than 0.01 output steps (or the last digits of a float, where those are coarser). Each has a process of its own, so that a crash or the time limit is
+ONNX Runtime and compared with the simulation: given the same codes, none may be further than 0.51 scales from the simulated
+number, and no output further than 0.01 times its resolution (or the last digits of a float, where those are coarser). Each has a process of its own, so that a crash or the time limit is
 found out about this model and the others go on.
 
 - *float*: convolutions and linear layers whose weight cannot be quantized.
-- *difference*: the largest of an output, ties apart, in output steps. *ties*: codes that are between two steps to the
+- *difference*: the largest of an output, ties apart, in units of its resolution. *ties*: numbers that are between two codes to the
   last digit and that the file rounds to the other side. [export.md](export.md) explains both.
 - *in integers*: of the layers and products in the file, attention's among them, those that ONNX Runtime computes in integers.
 """

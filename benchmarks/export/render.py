@@ -21,8 +21,8 @@ computes does not depend on how its roundings were chosen.
   between two codes to the last digit, and programs that add floats in different order differ there.
 - *top-1 agreement* and *difference* are ties apart: with the file's codes behind every quantizer of the simulation. In
   brackets: ties included, from the images to the logits.
-- *difference* is the largest of a logit in output steps. One output step is what one step of one input code of the last
-  layer changes in a logit at most.
+- *difference* is the largest of a logit in units of the output's resolution, which is the largest change of a
+  logit by one code of the last layer's input.
 - *ideal* is codes and zero points in their bits, scales and all else in 32 bits.
 """
 
@@ -85,7 +85,7 @@ def speed_table(results: list[Result]) -> list[str]:
                     f"{1e3 * runtime['seconds']:.2f} ± {1e3 * runtime['spread']:.2f} ms",
                     f"{1e3 * runtime['float_seconds']:.2f} ± {1e3 * runtime['float_spread']:.2f} ms",
                     f"{ratio:.2f}",
-                    f"{runtime['largest_difference']:.3g} steps",
+                    f"{runtime['largest_difference']:.3g}",
                 ]
             rows.append(row)
     return table(

@@ -29,7 +29,7 @@ __all__ = ["configure", "run"]
 PHASES = {
     "capture": (pipeline, "prepare_graph"),
     "ranges": (all_groups, "calibrate_activation"),
-    "tuning": (all_groups, "optimize_group"),
+    "optimization": (all_groups, "optimize_group"),
     "float pass": (ActivationCache, "run_float"),
     "quantized passes": (ActivationCache, "run_quantized"),
     "whole network": (pipeline, "optimize_network"),

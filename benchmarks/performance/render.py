@@ -27,7 +27,7 @@ ABLATION = """## What makes the step fast
 The same ratio with one thing taken away (`benchmarks.performance step --without`): feature maps and weights *channels last*; the
 *native kernels*, so that torch's operators do their work; those and the *hand-written gradients* of fake quantization,
 soft rounding and penalty; *fused clipping*, a quantizer that does the work of the ReLU before it; Adam on tensors that are
-*gathered once*; the images' 8-bit step *calibrated, not learned*; *float32*, without which convolutions are computed in
+*gathered once*; the images' 8-bit scale *calibrated, not learned*; *float32*, without which convolutions are computed in
 bfloat16 (`reconstruct.precision`). `tests/benchmarks/test_ablations.py` checks that all but the last two change
 results by no more than what float noise grows to in ten steps; what bfloat16 does to accuracy is in `docs/results.md`.
 """
@@ -55,7 +55,7 @@ measured, as the fastest product of two matrices in the same precision.
 """
 SCALING = """## Growth
 
-Images that a unit runs forward, counted: three times all images, a fourth time where tuning was rolled back, and here 4
+Images that a unit runs forward, counted: three times all images, a fourth time where the optimization was rolled back, and here 4
 steps of 16; for the network as a whole five times all images, and here one step of 16 in both networks. It does not grow with the number of units, so that the whole run grows with it linearly.
 """
 MEMORY = """## Memory

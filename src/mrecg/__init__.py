@@ -63,3 +63,8 @@ def __getattr__(name: str) -> Any:
     if name in _NEEDS_TORCH:
         return getattr(import_module(_NEEDS_TORCH[name]), name)
     raise AttributeError(f"module 'mrecg' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    """Return the public names, those that are not imported yet included."""
+    return [*__all__, "__version__"]

@@ -63,7 +63,9 @@ def test_phases_add_up_to_the_run(tmp_path: Path) -> None:
     arguments = ["--networks", "resnet18_small", "--methods", "qdrop", "--steps", "2"]
     (result,) = measure(tmp_path, "pipeline", *arguments, "--images", "32")
     seconds = result["seconds"]
-    assert {"ranges", "tuning", "float pass", "quantized passes", "evaluation"} <= set(seconds)
+    assert {"ranges", "optimization", "float pass", "quantized passes", "evaluation"} <= set(
+        seconds
+    )
     assert min(seconds.values()) > 0
 
 
@@ -105,7 +107,7 @@ def test_a_budget_moves_values_into_files(tmp_path: Path) -> None:
 
 
 def test_work_grows_linearly_with_units_and_images() -> None:
-    """Per unit: once in float, twice quantized, a third time where tuning was rolled back, and the steps. Then as a
+    """Per unit: once in float, twice quantized, a third time where it was rolled back, and the steps. Then as a
     whole: for the power in float, before and after in both networks, and in both networks the one step."""
     steps, batch = 4, 16
     for units, images in [(2, 32), (4, 32), (8, 32), (4, 64), (4, 128)]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import mrecg
-from command_line import Finished
+from command_line import Finished, small_network
 from mrecg.errors import DataError
 from mrecg.evaluation import below_published
 from mrecg.records.evaluation import Evaluation
@@ -35,12 +35,7 @@ def test_a_float_network_below_its_published_accuracy() -> None:
 @pytest.fixture
 def command(tmp_path: Path, mrecg_command: Callable[..., Finished]) -> Callable[..., Finished]:
     """The command line where a file with a small network is."""
-    (tmp_path / "small_network.py").write_text(
-        "from torch import nn\n"
-        "def net():\n"
-        "    return nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1),\n"
-        "                         nn.Flatten(), nn.Linear(4, 10))\n"
-    )
+    small_network(tmp_path, channels=3)
     return mrecg_command
 
 
@@ -77,7 +72,7 @@ def test_quantize_on_imagenet_folders_measures_both(
     )
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout)
-    assert done.stderr.index("float: top-1") < done.stderr.index("tune:")
+    assert done.stderr.index("float: top-1") < done.stderr.index("optimize:")
     assert f"skipped 1 unreadable images: {root}/train/n{label}/{names[index]}" in done.stderr
     assert len(record["skipped_images"]) == 1
     assert record["accuracy"]["float"]["count"] == record["accuracy"]["quantized"]["count"] == 60

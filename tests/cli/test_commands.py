@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import mrecg
-from command_line import MODEL, QUICK, Finished
+from command_line import MODEL, QUICK, Finished, small_network
 from mrecg.data import evaluation_batches
 
 
@@ -48,14 +48,15 @@ def test_the_estimate_comes_before_the_work(
     mrecg_command: Callable[..., Finished], tmp_path: Path
 ) -> None:
     rtn = ("--preset", "w4a4-rtn", "--images", "16", "--evaluation-images", "0")
-    done = mrecg_command("quantize", *MODEL, *rtn, "--output", str(tmp_path / "run"))
+    network = ("--network", small_network(tmp_path, channels=1), "--data", "demo")
+    done = mrecg_command("quantize", *network, *rtn, "--output", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
     (position,) = [index for index, line in enumerate(lines) if line.startswith("about ")]
     assert "of memory" in lines[position]
     assert "minutes" in lines[position]
-    assert any(line.startswith("tune: 1/20 ") for line in lines[position:])
-    assert not any(line.startswith("tune: ") for line in lines[:position])
+    assert any(line.startswith("optimize: 1/2 ") for line in lines[position:])
+    assert not any(line.startswith("optimize: ") for line in lines[:position])
 
 
 def test_plan_can_be_saved_and_followed(
@@ -88,8 +89,9 @@ def test_plan_can_be_saved_and_followed(
 def test_demo_in_short(
     mrecg_command: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    some = functools.partial(evaluation_batches, count=400)
+    some = functools.partial(evaluation_batches, count=100)
     monkeypatch.setattr("mrecg.demo.comparison.evaluation_batches", some)
+    monkeypatch.setattr("mrecg.demo.comparison._IMAGES", 32)
     done = mrecg_command("demo", "--steps", "2", "--json")
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)

@@ -22,7 +22,7 @@ def test_a_configuration_file_is_quantized(
     torch.save(build("resnet18").state_dict(), tmp_path / "resnet18.pth.tar")
     content = settings()
     content["model"]["path"] = str(tmp_path / "resnet18.pth.tar")
-    content["data"] |= {"path": str(tmp_path / "data"), "batch_size": 4, "input_size": 64}
+    content["data"] |= {"path": str(tmp_path / "data"), "batch_size": 4, "input_size": 32}
     content["quantize"]["cali_batchsize"] = 2
     content["quantize"]["reconstruction"]["max_count"] = 1
     (tmp_path / "authors.yaml").write_text(yaml.safe_dump(content))
@@ -33,7 +33,7 @@ def test_a_configuration_file_is_quantized(
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout)
     assert record["images"] == 8
-    assert record["input_shape"] == [3, 64, 64]
+    assert record["input_shape"] == [3, 32, 32]
     assert record["preprocessing"]["resize"] == 256
     assert [len(group) for group in record["plan"]["groups"]] == [1, 1, 2, 2, 1, 1, 1, 1]
     assert "ignored" in done.stderr
@@ -94,7 +94,8 @@ def test_a_schedule_belongs_to_a_preset(
 def test_a_plan_needs_neither_weights_nor_images(
     network: str, joined: int, mrecg_command: Callable[..., Finished]
 ) -> None:
-    done = mrecg_command("plan", "--network", network, "--metric", "capacity", "--size", "64")
+    short = ("--size", "32", "--set", "weight.ranges.method=minmax")
+    done = mrecg_command("plan", "--network", network, "--metric", "capacity", *short)
     assert done.returncode == 0, done.stderr
     assert not done.stderr
     lines = [line for line in done.stdout.splitlines() if line.startswith("│")]

@@ -1,5 +1,6 @@
 """What is exported is what was simulated: every kind of graph, placement, width and layout."""
 
+import functools
 import subprocess
 import sys
 from collections import Counter
@@ -24,6 +25,7 @@ from mrecg.quantizers.packing import _AT_ONCE, pack, unpack
 from mrecg.runs.folder import QuantizedModel
 
 
+@functools.cache  # one run for both layouts
 def quantized_toy(
     toy: str, name: str = "w4a4-rtn", quantizer: Quantizer | None = None, **settings: object
 ) -> QuantizedModel:
@@ -138,7 +140,8 @@ def test_vendors_placements_end_to_end(name: str, tmp_path: Path) -> None:
 
 def test_layers_left_in_float(tmp_path: Path) -> None:
     overrides = [{"layers": "stage.two.*", "weight_bits": 32, "activation_bits": 32}]
-    quantized = quantized_toy("residual", placement__overrides=overrides)
+    recipe = mrecg.preset("w4a4-rtn", {"placement.overrides": overrides})
+    quantized = mrecg.quantize(toys.make("residual"), toys.images(32), recipe=recipe)
     path = mrecg.export_onnx(quantized, tmp_path / "model.onnx")
     result = mrecg.verify_onnx(quantized, path, toys.images(50), repeats=0)
     assert {"stage.two.a", "stage.two.b", "stage.two.project"} <= set(result.float_layers)
@@ -155,7 +158,7 @@ def test_a_channel_without_weights_keeps_its_bias(tmp_path: Path) -> None:
     assert float(quantized.program.state_dict["0.bias_rounded"][1]) == pytest.approx(3)
 
 
-def test_biases_are_whole_steps_of_a_quantizer_that_another_unit_owns() -> None:
+def test_biases_are_whole_multiples_of_the_scales_of_a_quantizer_that_another_unit_owns() -> None:
     """A branch's first layer reads what the branch before it has quantized."""
     recipe = mrecg.preset("w4a8-rtn", {"plan.granularity": "layer"}).for_backend("onnxruntime")
     quantized = mrecg.quantize(toys.make("inception"), toys.images(32), recipe=recipe)
@@ -197,6 +200,23 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requirements, "is_installed", lambda package: package != "onnxscript")
     with pytest.raises(ExportError, match=r"package onnxscript.*install mrecg\[onnx\]"):
         requirements.require("onnx", "onnxscript")
+
+
+def test_a_missing_package_is_named_before_anything_needs_it() -> None:
+    code = """
+import importlib.util, sys
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "onnx" else find(name, *rest)
+sys.modules["onnx"] = None
+import mrecg
+try:
+    mrecg.export_onnx
+except mrecg.MrecgError as error:
+    assert "need the package onnx, which is not installed" in str(error), error
+else:
+    raise AssertionError
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def learned_with(
     with monkeypatch.context() as patch:
         patch.setattr(compilation, "fits", lambda tensor: False)  # a graph knows torch's operators
         patch.setattr(group, "_recorder", new)
-        settings = {"reconstruct.steps": 30, "reconstruct.batch_size": 8}
+        settings = {"reconstruct.steps": 20, "reconstruct.batch_size": 8}
         quantized = mrecg.quantize(
             toys.make(network), toys.images(32), recipe=mrecg.preset(preset, settings)
         )
@@ -97,6 +97,7 @@ def learned_with(
     return quantized
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.parametrize("network", ["residual", "dense", "vit"])
 @pytest.mark.parametrize("preset", ["w2a2-brecq", "w3a4-qdrop-mrecg"])
 def test_a_recorded_step_misses_nothing_that_changes(
@@ -109,6 +110,7 @@ def test_a_recorded_step_misses_nothing_that_changes(
     assert found[0].record.units == found[1].record.units
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_a_replayed_step_is_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """But for the digits of its numbers: the rates are tensors of 32 bits."""
     replayed, direct = (

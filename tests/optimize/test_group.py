@@ -107,6 +107,7 @@ def test_scales_that_a_target_prescribes_are_not_learned() -> None:
     assert quantized.record.network is not None
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_every_rounding_is_decided_at_the_default_budget() -> None:
     """Of 500 steps; none is left to a hard threshold that the loss has not seen."""
     _, groups = optimize("w2a4-brecq", steps=500)
@@ -119,6 +120,7 @@ def test_a_budget_that_is_too_short_is_recorded() -> None:
     assert max(group.undecided for group in groups) > 0.1
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_a_group_stops_when_nothing_moves_any_more() -> None:
     steps = {}
     for early_stop in (True, False):

@@ -56,6 +56,7 @@ def test_codes_change_where_they_are_learned(learn: str) -> None:
 
 
 @pytest.mark.parametrize("learn", ["scales", "codes"])
+@pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.parametrize("toy", ["chain", "inception", "vit"])
 def test_the_answer_comes_closer_on_images_that_nothing_was_fitted_to(toy: str, learn: str) -> None:
     """With the outputs alone: the logits of toys are so small that features outweigh their divergence."""
@@ -127,6 +128,7 @@ def test_a_single_number_is_no_table_of_logits() -> None:
     assert found.divergence_before > 0
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_weight_scales_are_learned_where_activation_scales_stay() -> None:
     """Quantizers that learn nothing pass gradients on to what is before them."""
     moved = {}

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mrecg.quantizers.grid import Scaling, UniformGrid
+from mrecg.quantizers.kernels import compilation, native
 from mrecg.quantizers.lsq import UniformQuantizer
 from mrecg.quantizers.qdrop import RandomMask
 from toys import normal
@@ -40,6 +41,25 @@ def test_a_fixed_scale_passes_the_same_gradient() -> None:
         slopes.append(x.grad)
     assert quantizer.fix(scaling).variables == ()
     torch.testing.assert_close(*slopes)
+
+
+@pytest.mark.skipif(compilation.library() is None, reason="needs a C compiler")
+def test_a_quantizer_that_learns_takes_the_compiled_kernels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Forward and backward; the names of kernels in a record say no more than that they are loaded."""
+    called, library = [], compilation.library()
+
+    class Watched:
+        def __getattr__(self, name: str) -> object:
+            called.append(name)
+            return getattr(library, name)
+
+    monkeypatch.setattr(native, "loaded", Watched)
+    scaling = Scaling(torch.tensor(0.3), torch.tensor(1.0))
+    learned = UniformQuantizer(UniformGrid(0, 3, False)).learn(scaling, None)
+    learned(normal(2, 3).requires_grad_(), None).sum().backward()
+    assert called == ["fake_quantize", "fake_quantize_backward"]
 
 
 @pytest.mark.parametrize("relative", [True, False])

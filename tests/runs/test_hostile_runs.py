@@ -19,6 +19,7 @@ import run_folders
 import toys
 from mrecg import cli
 from mrecg.errors import RunError
+from mrecg.runs import folder
 from run_folders import change_graph, change_record, seal
 
 
@@ -443,6 +444,24 @@ def test_recipes_that_are_none(text: str, run: Path, canary: Path) -> None:
     (run / "recipe.yaml").write_text(text.replace("{canary}", str(canary)))
     seal(run)
     assert_refused(run, canary)
+
+
+def test_every_file_is_read_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the hash and a second reading, somebody could exchange the file."""
+    original, seen = folder.read_file, []
+
+    def read_then_exchange(path: Path, *limits: Any) -> bytes:
+        contents = original(path, *limits)
+        path.write_bytes(b"exchanged")
+        seen.append(path.name)
+        return contents
+
+    monkeypatch.setattr(folder, "read_file", read_then_exchange)
+    x = toys.images(3)
+    loaded = mrecg.load(run)
+    assert torch.equal(loaded.model(x), run_folders.quantized().model(x))
+    assert loaded.recipe == run_folders.quantized().recipe
+    assert sorted(seen) == sorted(run_folders.OTHERS)
 
 
 @pytest.mark.parametrize("name", run_folders.FILES)

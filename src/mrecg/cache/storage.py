@@ -184,8 +184,8 @@ class Storage:
     def wrap(self, images: Float[Tensor, "n ..."]) -> CachedActivation:
         """Return the caller's images where they are; they are not counted."""
         # With one channel both layouts are one, and only the right strides tell a convolution so.
-        grey = images.shape[1] == 1
-        return _InMemory(images.contiguous().flatten(1), images.shape[1:], grey, self._device)
+        gray = images.shape[1] == 1
+        return _InMemory(images.contiguous().flatten(1), images.shape[1:], gray, self._device)
 
     def allocate(self, images: int, shape: Sequence[int]) -> CachedActivation:
         """Return room for one activation of all images.

@@ -19,10 +19,10 @@ from mrecg.config.settings import (
     TensorSettings,
 )
 from mrecg.config.targets import ACADEMIC, find_backend
-from mrecg.config.yaml_files import first_problem, flat, read_mapping
+from mrecg.config.yaml_files import first_problem, flat, parse_mapping, read_mapping
 from mrecg.errors import RecipeError, did_you_mean, expect
 
-__all__ = ["Recipe", "read_recipe", "validated"]
+__all__ = ["Recipe", "parse_recipe", "read_recipe", "validated"]
 
 NETWORK_STEPS_PER_GROUP_STEP = 0.2
 """Steps of the network stage in units of those per group, where the recipe does not say."""
@@ -129,6 +129,15 @@ def read_recipe(path: str | Path) -> Recipe:
     """
     expect(path, (str, Path), "The recipe's path", "name a YAML file", RecipeError)
     return validated(read_mapping(Path(path), "recipe"), f"The recipe {path}")
+
+
+def parse_recipe(contents: bytes, path: Path) -> Recipe:
+    """Return the recipe in the contents of a YAML file, as `read_recipe` does; `path` names it in a message.
+
+    Raises:
+        RecipeError: they are no YAML mapping, or hold an unknown key or a bad value.
+    """
+    return validated(parse_mapping(contents, path, "recipe"), f"The recipe {path}")
 
 
 def _set(settings: dict[str, Any], key: str, value: Any) -> None:

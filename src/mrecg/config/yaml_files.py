@@ -10,7 +10,7 @@ from pydantic_core import ErrorDetails
 
 from mrecg.errors import RecipeError
 
-__all__ = ["REASONS", "first_problem", "flat", "read_mapping"]
+__all__ = ["REASONS", "first_problem", "flat", "parse_mapping", "read_mapping"]
 
 _NUMBERS = {
     "greater_than": "expected more than {gt}",
@@ -46,7 +46,6 @@ REASONS: Mapping[str, str] = {
 _LARGEST = 1 << 18
 """Bytes of a file; a reader in Python takes seconds for more, and minutes for some numbers."""
 _UNREADABLE = (
-    OSError,
     yaml.YAMLError,
     RecursionError,
     ValueError,
@@ -54,7 +53,7 @@ _UNREADABLE = (
     LookupError,
     AttributeError,
 )
-"""Errors of reading a file, and of PyYAML on tags whose values do not fit: `!!int ""` is an IndexError."""
+"""Errors of decoding a file, and of PyYAML on tags whose values do not fit: `!!int ""` is an IndexError."""
 
 _ALTERNATIVES = ("constrained-", "literal[")
 """How pydantic's location of an error names one of several types that a value may have."""
@@ -124,14 +123,30 @@ def read_mapping(path: Path, what: str) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             contents = file.read(_LARGEST + 1)
+    except (OSError, ValueError) as error:  # a path with a null character is a ValueError
+        raise _unreadable(path, what, error) from error
+    return parse_mapping(contents, path, what)
+
+
+def parse_mapping(contents: bytes, path: Path, what: str) -> dict[str, Any]:
+    """Return the mapping in the contents of a YAML file; `path` and `what` name it in a message.
+
+    Raises:
+        RecipeError: they are no YAML, use aliases or object tags, or hold no mapping.
+    """
+    try:
         if len(contents) > _LARGEST:
             raise ValueError(f"it has more than {_LARGEST:,} bytes")
         loaded = yaml.load(contents.decode("utf-8"), Loader=_Loader)
     except _UNREADABLE as error:
-        reason = " ".join(str(error).split())
-        raise RecipeError(f"The {what} {path} cannot be read: {reason}.") from error
+        raise _unreadable(path, what, error) from error
     if not isinstance(loaded, dict):
         raise RecipeError(
             f"The {what} {path} holds {type(loaded).__name__}, expected a mapping of settings."
         )
     return loaded
+
+
+def _unreadable(path: Path, what: str, error: Exception) -> RecipeError:
+    reason = " ".join(str(error).split())
+    return RecipeError(f"The {what} {path} cannot be read: {reason}.")

@@ -15,8 +15,8 @@ class RuntimeRecord(JsonModel):
         name: with version.
         problem: why it cannot load the file; then there is nothing else.
         top1_agreement: percent of the images whose largest logit is the simulation's.
-        largest_difference: of an output to the simulation's, in output steps. A number between two codes that was
-            rounded to the other side is in it, with all that follows from it.
+        largest_difference: of an output to the simulation's, in units of its resolution. A number between two codes
+            that was rounded to the other side is in it, with all that follows from it.
         seconds, spread: median and interquartile range for one image.
         float_seconds, float_spread: the same of the float network, measured in turns with it.
     """
@@ -41,7 +41,7 @@ class RuntimeRecord(JsonModel):
 class Verification(JsonModel):
     """Hold the comparison of a file with the simulation.
 
-    "Ties apart" is with the file's codes behind every quantizer of the simulation: a number that lies between two
+    "Ties apart" is with the file's codes behind every quantizer of the simulation: a number between two
     codes may round to either side, and what follows from it is no difference of any layer.
 
     Attributes:
@@ -49,11 +49,11 @@ class Verification(JsonModel):
         images: how many were compared.
         top1_agreement: percent of the images whose largest logit is the same, ties included.
         top1_agreement_ties_apart: the same, ties apart.
-        largest_difference: of an output, ties apart, in output steps.
-        largest_distance: of a code to the simulated number, ties apart, in steps of its quantizer; ½ is perfect.
+        largest_difference: of an output, ties apart, in units of its resolution.
+        largest_distance: of a code to the simulated number, ties apart, in units of the scale; ½ is perfect.
         different_codes: codes that are not the simulation's, ties apart: the ties.
         codes: that were compared.
-        output_step: what one step of one input code of the last layer changes in the (first) output at most.
+        output_resolution: the largest change of the (first) output by one code of the last layer's input.
         integer_layers, float_layers: what ONNX Runtime computes in integers and what in float.
         file_bytes: its size.
         ideal_bytes: codes and zero points in their bits, scales and everything else in 32 bits.
@@ -68,7 +68,7 @@ class Verification(JsonModel):
     largest_distance: float
     different_codes: int
     codes: int
-    output_step: float
+    output_resolution: float
     integer_layers: tuple[str, ...]
     float_layers: tuple[str, ...]
     file_bytes: int

@@ -103,13 +103,7 @@ def extract_unit(
         owned: quantizers that belong to units before.
         answers: nodes whose values the model's outputs are made of.
     """
-    inside = frozenset(piece)
-    inputs = _inputs(piece, inside)
-    made = [
-        node
-        for node in piece
-        if node in answers or any(user not in inside and holds_tensors(user) for user in node.users)
-    ]
+    inputs, made = _inputs(piece), _outputs(piece, answers)
     fused = find_fusable_clips(piece, made, inserted.clipping)
     quantized = _QuantizedWriter(inputs, inserted, fused)
     unquantized = _FloatWriter(inputs, inserted)
@@ -117,7 +111,7 @@ def extract_unit(
         if node not in fused:
             quantized.copy(node)
         unquantized.copy(node)
-    called = dict.fromkeys(key for key in quantized.bindings if key in inserted.quantizers)
+    called = (key for key in quantized.bindings if key in inserted.quantizers)
     mine = [inserted.quantizers[key] for key in called if key not in owned]
     activations = [quantizer.name for quantizer in mine if not quantizer.is_weight]
     reading = [node for node in piece if node.op == "call_module" and node.target in activations]
@@ -179,13 +173,24 @@ def _describe(node: fx.Node, name: str, quantizer: PlacedQuantizer | None) -> La
     )
 
 
-def _inputs(piece: Sequence[fx.Node], inside: frozenset[fx.Node]) -> list[fx.Node]:
+def _inputs(piece: Sequence[fx.Node]) -> list[fx.Node]:
     """Return the values that a piece reads and does not make."""
+    inside = frozenset(piece)
     read = (source for node in piece for source in node.all_input_nodes if source not in inside)
     return [
         node
         for node in dict.fromkeys(read)
         if node.op == "placeholder" or (holds_tensors(node) and can_be_stored(node))
+    ]
+
+
+def _outputs(piece: Sequence[fx.Node], answers: Collection[fx.Node]) -> list[fx.Node]:
+    """Return the values that a piece makes and that are read after it or are among `answers`."""
+    inside = frozenset(piece)
+    return [
+        node
+        for node in piece
+        if node in answers or any(user not in inside and holds_tensors(user) for user in node.users)
     ]
 
 

@@ -142,6 +142,15 @@ def insert_quantizers(
         prepared = prepare_pt2e(captured, quantizer)
     _release_models()
     remove_folding_barriers(prepared)
+    placed = _place(prepared)
+    prepared.delete_all_unused_submodules()
+    prepared.recompile()
+    prepared.requires_grad_(False)  # folding makes new parameters, and parameters require gradients
+    return prepared, placed
+
+
+def _place(prepared: fx.GraphModule) -> tuple[PlacedQuantizer, ...]:
+    """Put a marker in the place of every observer, and return the quantizers in graph order."""
     computed = data_nodes(prepared.graph)
     inserted: dict[object, PlacedQuantizer] = {}
     for node, observer in _observed(prepared):
@@ -163,10 +172,7 @@ def insert_quantizers(
             inserted[key] = PlacedQuantizer(name, tensor, (), is_weight, request)
         node.target = inserted[key].name
         inserted[key] = _add_readers(inserted[key], node, request)
-    prepared.delete_all_unused_submodules()
-    prepared.recompile()
-    prepared.requires_grad_(False)  # folding makes new parameters, and parameters require gradients
-    return prepared, tuple(inserted.values())
+    return tuple(inserted.values())
 
 
 def _observed(prepared: fx.GraphModule) -> list[tuple[fx.Node, ObserverBase]]:

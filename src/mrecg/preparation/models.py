@@ -37,10 +37,10 @@ def check_model(model: object) -> None:
             )
     devices = {str(tensor.device) for tensor in tensors.values()}
     if "meta" in devices:
-        raise ModelError("The model's tensors lie on the device 'meta', without values; load them.")
+        raise ModelError("The model's tensors are on the device 'meta', without values; load them.")
     if len(devices) > 1:
         raise ModelError(
-            f"The model's tensors lie on {' and '.join(sorted(devices))}, expected one device; move the model to one."
+            f"The model's tensors are on {' and '.join(sorted(devices))}, expected one device; move the model to one."
         )
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and tensor.dtype != torch.float32:

@@ -61,7 +61,7 @@ class FixedScale(FakeQuantizer):
             unit = torch.ones_like(scale)
             return kernels.fake_quantize(x, scale, scale, unit, self.limits, bounds, None)
         # By the reciprocal, as PT2E's operators do: the finished model rounds every tie the same way. In one
-        # tensor of the strides of x: they tell a convolution the layout of grey images.
+        # tensor of the strides of x: they tell a convolution the layout of gray images.
         clipped = x.detach().clamp(*bounds) if bounds else x.detach()
         codes = torch.mul(clipped, 1 / scale, out=torch.empty_like(x)).round_()
         return codes.clamp_(*self.limits).mul_(scale)

@@ -23,7 +23,7 @@ import torch
 from torch import fx, nn
 from torch.export import ExportedProgram
 
-from mrecg.config.recipe import Recipe, read_recipe
+from mrecg.config.recipe import Recipe, parse_recipe
 from mrecg.errors import RecipeError, RunError, expect
 from mrecg.quantizers import kernels
 from mrecg.records.record import Record
@@ -151,8 +151,7 @@ def recipe_of(folder: Path) -> Recipe:
         RunError: it is not a regular file.
         RecipeError: it cannot be read.
     """
-    read_file(folder / RECIPE)
-    return read_recipe(folder / RECIPE)
+    return parse_recipe(read_file(folder / RECIPE), folder / RECIPE)
 
 
 def load(folder: str | Path) -> QuantizedModel:
@@ -167,9 +166,9 @@ def load(folder: str | Path) -> QuantizedModel:
     source = Path(folder)
     require_files(source)
     record = checked_record(source)
-    read_file(source / RECIPE, record.files[RECIPE])
+    settings = read_file(source / RECIPE, record.files[RECIPE])
     try:
-        recipe = recipe_of(source)
+        recipe = parse_recipe(settings, source / RECIPE)
     except RecipeError as error:
         raise RunError(f"The run in {source} is damaged: {error}") from error
     graph = StoredGraph.parse(read_file(source / GRAPH, record.files[GRAPH]), source / GRAPH)

@@ -15,7 +15,7 @@ def show_verification(console: Console, result: Verification, file: Path) -> Non
     lines = [
         f"{file} computes the simulation: on {result.images} images top-1 agrees for "
         f"{result.top1_agreement:.2f} % ({result.top1_agreement_ties_apart:.2f} %, ties apart), the largest difference "
-        f"is {result.largest_difference:.2g} output steps, {result.different_codes} of {result.codes} codes were ties.",
+        f"is {result.largest_difference:.2g} times the output's resolution, {result.different_codes} of {result.codes} codes were ties.",
         f"size: {result.file_bytes} bytes, {ratio:.2f} times the ideal {result.ideal_bytes}",
         f"layers in integers: {len(result.integer_layers)}; in float: {', '.join(result.float_layers) or 'none'}",
         *(_speed_line(runtime) for runtime in result.runtimes),

@@ -20,6 +20,9 @@ from mrecg.pipeline import Estimate, Progress
 
 __all__ = ["Reporter"]
 
+_SHOWN = {"tune": "optimize"}
+"""Phases with another name on the terminal; the one in events is part of the seeds."""
+
 
 class Reporter:
     """Show progress bars on a terminal, elsewhere a line per finished group."""
@@ -71,7 +74,7 @@ class Reporter:
         )
 
     def _show_progress(self, name: str, event: Progress) -> None:
-        label = f"{name} {event.phase}".strip()
+        label = f"{name} {_SHOWN.get(event.phase, event.phase)}".strip()
         units = " + ".join(event.group)
         per_group = max(1, event.steps)
         if self._console.is_terminal:

@@ -1,5 +1,3 @@
 """ONNX Q/DQ: `files` writes, `verification` runs and compares."""
 
-from mrecg.export.requirements import require
-
-require("onnx", "onnxscript", "onnxruntime")
+from mrecg.export.onnx import packages as packages

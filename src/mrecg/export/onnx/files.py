@@ -43,7 +43,7 @@ def export_onnx(
     """Write a quantized model as an ONNX file with QuantizeLinear and DequantizeLinear nodes.
 
     The batch is dynamic, batch norm is folded, nodes keep the names of the original modules. What the file computes is
-    what `quantized.model` computes, up to numbers that lie between two codes to the last digit.
+    what `quantized.model` computes, up to numbers between two codes to the last digit.
 
     Args:
         quantized: from `mrecg.quantize` or `mrecg.load`.

@@ -16,8 +16,8 @@ from mrecg.export.onnx.graphs import (
 
 __all__ = ["divide_images_as_simulated", "integer_biases", "move_quantizers_to_layers"]
 
-LAYERS = ("Conv", "ConvTranspose", "Gemm")
-SOURCES = (*LAYERS, "MatMul", "Add")
+LAYERS_WITH_BIAS = ("Conv", "ConvTranspose", "Gemm")
+SOURCES = (*LAYERS_WITH_BIAS, "MatMul", "Add")
 """Operators that a runtime computes in integers when a quantizer follows at once."""
 BOUNDING = ("Relu", "Clip")
 _WORDS = (ir.DataType.INT8, ir.DataType.UINT8)
@@ -118,7 +118,7 @@ def integer_biases(graph: ir.Graph) -> list[str]:
         Layers whose bias stays in float, because their input or weight does.
     """
     left: list[str] = []
-    for node in [node for node in graph if node.op_type in LAYERS]:
+    for node in [node for node in graph if node.op_type in LAYERS_WITH_BIAS]:
         if len(node.inputs) == 2 and _has_packed_weight(node):
             _add_zero_bias(graph, node)
         bias = constant(node.inputs[2]) if len(node.inputs) == 3 else None

@@ -1,6 +1,6 @@
 """Compare a file with the simulation, layer by layer on the same codes.
 
-Two programs that add floats in different order round a number that lies between two codes to different sides now and
+Two programs that add floats in different order round a number between two codes to different sides now and
 then; what follows differs, too, and no layer is to blame. So the simulation is given the file's codes behind every
 quantizer: what is left is each layer's own difference.
 """
@@ -18,7 +18,7 @@ from torch import Tensor, fx
 
 from mrecg.graph.layers import LAYER_OPERATORS, module_path
 
-__all__ = ["Replay", "Rounding", "expose_codes", "output_steps"]
+__all__ = ["Replay", "Rounding", "expose_codes", "output_resolutions"]
 
 _QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
 _DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
@@ -53,7 +53,7 @@ class Rounding:
 
     Attributes:
         layer: whose result is rounded.
-        distance: the largest distance of a code to the simulated number, in steps; ½ is perfect.
+        distance: the largest distance of a code to the simulated number, in units of the scale; ½ is perfect.
         different: how many codes are not the simulation's.
         codes: how many there are.
     """
@@ -111,17 +111,17 @@ def _layer_before(quantize: fx.Node) -> str:
     return module_path(node) or node.name
 
 
-def output_steps(model: fx.GraphModule) -> list[float]:
-    """Return, for each output, what one step of one input code of its last layers changes in it at most.
+def output_resolutions(model: fx.GraphModule) -> list[float]:
+    """Return, for each output, its largest change by one code of its last layers' inputs.
 
-    Outputs that no code reaches count in steps of the float type.
+    An output that no code reaches has the resolution of the float type at 1.
     """
     outputs = next(node for node in model.graph.nodes if node.op == "output").all_input_nodes
-    return [max(_steps_before(model, node), default=0.0) or _EPSILON for node in outputs]
+    return [max(_resolutions_before(model, node), default=0.0) or _EPSILON for node in outputs]
 
 
-def _steps_before(model: fx.GraphModule, output: fx.Node) -> Iterator[float]:
-    """Yield those of the codes behind which there is nothing but floats, and the quantized layers that read them."""
+def _resolutions_before(model: fx.GraphModule, output: fx.Node) -> Iterator[float]:
+    """Yield the largest changes by codes with only float behind them, and by input codes of the quantized layers there."""
     found, waiting = {output}, [output]
     while waiting:
         node = waiting.pop()

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from mrecg.export.onnx.runtimes import (
     interleaved_seconds,
     open_file,
 )
-from mrecg.export.onnx.tracing import Replay, Rounding, expose_codes, output_steps
+from mrecg.export.onnx.tracing import Replay, Rounding, expose_codes, output_resolutions
 from mrecg.export.requirements import require_uniform
 from mrecg.preparation.calibration import check_images
 from mrecg.runs.folder import QuantizedModel
@@ -31,13 +32,13 @@ __all__ = ["ideal_bytes", "verify_onnx"]
 
 IMAGES_AT_ONCE = 100
 LARGEST_DISTANCE = 0.51
-"""In steps: a code further than this from the simulated number is a mistake, whatever the order of additions."""
+"""In units of the scale: a code further than this from the simulated number is a mistake, whatever the order of additions."""
 LARGEST_DIFFERENCE = 0.01
-"""In output steps: the same for outputs, as long as floats resolve it."""
+"""In units of the output's resolution: the same for outputs, as long as floats resolve it."""
 LAST_DIGITS = 8
 """Of the largest output: sums of 32-bit floats resolve no less."""
-LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-INTEGER_LAYERS = ("MatMulIntegerToFloat", "QGemm", "QLinearConv", "QLinearMatMul")
+LAYERS_AND_PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+INTEGER_OPERATORS = ("MatMulIntegerToFloat", "QGemm", "QLinearConv", "QLinearMatMul")
 
 
 def verify_onnx(
@@ -55,49 +56,17 @@ def verify_onnx(
         repeats: timed runs of one image, in turns with the float network's; 0 times nothing.
 
     Raises:
-        VerificationError: given the same codes before it, a code is further than 0.51 steps from the simulated number,
-            or an output further than 0.01 output steps and than floats resolve; the message names the first layer
-            where they part.
+        VerificationError: given the same codes before it, a code is further than 0.51 scales from the simulated number,
+            or an output further than 0.01 times its resolution and than floats resolve; the message names the first
+            layer where they part.
         ExportError: a package is missing, the codes are logarithms, or ONNX Runtime cannot load the file.
         DataError: images that the model cannot take.
     """
     file = Path(path)
     require_uniform(quantized)
     _check_images(quantized, images)
-    model = quantized.model
-    assert isinstance(model, fx.GraphModule)
-    steps = output_steps(model)
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        run = open_file("onnxruntime", file, optimized=folder / "optimized.onnx")
-        simulated, same_codes, traced, roundings = _replay(model, file, images, folder)
-        _refuse_distant_codes(file, roundings)
-        differences = _close_outputs(file, same_codes, traced, steps)
-        integer, in_float = _layers(file, folder / "optimized.onnx")
-        float_file = folder / "float.onnx" if repeats else None
-        if float_file is not None:
-            float_model(quantized.program, float_file)
-        runtimes = tuple(
-            _check_runtime(runtime, file, float_file, images, simulated, steps[0], repeats)
-            for runtime in installed_runtimes()
-        )
-    ours = _in_batches(run, images)
-    return Verification(
-        file=file.name,
-        images=len(images),
-        top1_agreement=_agreement(ours, simulated),
-        top1_agreement_ties_apart=_agreement(traced[0], same_codes[0]),
-        largest_difference=max(differences),
-        largest_distance=max((one.distance for one in roundings), default=0.0),
-        different_codes=sum(one.different for one in roundings),
-        codes=sum(one.codes for one in roundings),
-        output_step=steps[0],
-        integer_layers=integer,
-        float_layers=in_float,
-        file_bytes=file.stat().st_size,
-        ideal_bytes=ideal_bytes(quantized),
-        runtimes=runtimes,
-    )
+        return _verify(quantized, file, images, repeats, Path(scratch))
 
 
 def ideal_bytes(quantized: QuantizedModel) -> int:
@@ -108,6 +77,39 @@ def ideal_bytes(quantized: QuantizedModel) -> int:
         bits[name] = bits[name.removesuffix("codes") + "zero_point"] = width
     state = quantized.program.state_dict
     return sum(-(-tensor.numel() * bits.get(name, 32) // 8) for name, tensor in state.items())
+
+
+def _verify(
+    quantized: QuantizedModel, file: Path, images: Tensor, repeats: int, folder: Path
+) -> Verification:
+    """Compare and time a file, with other files in the empty `folder`; see `verify_onnx`."""
+    model = quantized.model
+    assert isinstance(model, fx.GraphModule)
+    run = open_file("onnxruntime", file, optimized=folder / "optimized.onnx")
+    found = _replay(model, file, images, folder)
+    _refuse_distant_codes(file, found.roundings)
+    resolutions = output_resolutions(model)
+    differences = _close_outputs(file, found.same_codes, found.traced, resolutions)
+    integer, in_float = _layers(file, folder / "optimized.onnx")
+    reference = found.simulated, resolutions[0]
+    runtimes = _check_runtimes(quantized, file, images, reference, repeats, folder)
+    ours = _in_batches(run, images)
+    return Verification(
+        file=file.name,
+        images=len(images),
+        top1_agreement=_agreement(ours, found.simulated),
+        top1_agreement_ties_apart=_agreement(found.traced[0], found.same_codes[0]),
+        largest_difference=max(differences),
+        largest_distance=max((one.distance for one in found.roundings), default=0.0),
+        different_codes=sum(one.different for one in found.roundings),
+        codes=sum(one.codes for one in found.roundings),
+        output_resolution=resolutions[0],
+        integer_layers=integer,
+        float_layers=in_float,
+        file_bytes=file.stat().st_size,
+        ideal_bytes=ideal_bytes(quantized),
+        runtimes=runtimes,
+    )
 
 
 def _check_images(quantized: QuantizedModel, images: Tensor) -> None:
@@ -122,10 +124,29 @@ def _check_images(quantized: QuantizedModel, images: Tensor) -> None:
         )
 
 
-def _replay(
-    model: fx.GraphModule, file: Path, images: Tensor, folder: Path
-) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray], list[Rounding]]:
-    """Return the first output of the simulation, all of the simulation on the file's codes, and of the file; how it rounded."""
+@dataclass(frozen=True)
+class _Replayed:
+    """Outputs for all images, and how the file rounded.
+
+    Attributes:
+        simulated: the first output of the simulation.
+        same_codes: all outputs of the simulation on the file's codes.
+        traced: all outputs of the file.
+        roundings: by quantizer, in graph order.
+    """
+
+    simulated: np.ndarray
+    same_codes: list[np.ndarray]
+    traced: list[np.ndarray]
+    roundings: list[Rounding]
+
+
+def _replay(model: fx.GraphModule, file: Path, images: Tensor, folder: Path) -> _Replayed:
+    """Run the file, the simulation, and the simulation on the file's codes.
+
+    Raises:
+        VerificationError: the file is of another network.
+    """
     exposed = expose_codes(file, folder / "exposed.onnx")
     run = open_file("onnxruntime", folder / "exposed.onnx")
     names = [value.name for value in onnx.load(folder / "exposed.onnx").graph.output]
@@ -148,7 +169,7 @@ def _replay(
             parts.append([alone.numpy(), *same, *given[: len(same)]])
     simulated, *rest = (np.concatenate(part) for part in zip(*parts, strict=True))
     count = len(rest) // 2
-    return simulated, rest[:count], rest[count:], list(replay.roundings.values())
+    return _Replayed(simulated, rest[:count], rest[count:], list(replay.roundings.values()))
 
 
 def _refuse_distant_codes(file: Path, roundings: Sequence[Rounding]) -> None:
@@ -156,7 +177,7 @@ def _refuse_distant_codes(file: Path, roundings: Sequence[Rounding]) -> None:
         if not one.distance <= LARGEST_DISTANCE:
             raise VerificationError(
                 f"The file {file} parts from the simulation at '{one.layer}': given the same inputs, a code is "
-                f"{one.distance:.2f} steps from the simulated number, expected at most {LARGEST_DISTANCE:g}; "
+                f"{one.distance:.2f} scales from the simulated number, expected at most {LARGEST_DISTANCE:g}; "
                 "export the run again, and report it if that does not help."
             )
 
@@ -165,23 +186,43 @@ def _close_outputs(
     file: Path,
     simulated: Sequence[np.ndarray],
     ours: Sequence[np.ndarray],
-    steps: Sequence[float],
+    resolutions: Sequence[float],
 ) -> list[float]:
-    """Return the largest difference of each output, in its steps, and refuse a large one."""
+    """Return the largest difference of each output, in units of its resolution, and refuse a large one."""
     found = []
-    for index, (expected, got, step) in enumerate(zip(simulated, ours, steps, strict=True)):
-        difference = float(np.abs(expected - got).max()) / step
-        resolved = LAST_DIGITS * float(np.spacing(np.abs(expected).max())) / step
+    for index, (expected, got, resolution) in enumerate(
+        zip(simulated, ours, resolutions, strict=True)
+    ):
+        difference = float(np.abs(expected - got).max()) / resolution
+        resolved = LAST_DIGITS * float(np.spacing(np.abs(expected).max())) / resolution
         allowed = max(LARGEST_DIFFERENCE, resolved)
         if not difference <= allowed:
-            which = "its output" if len(steps) == 1 else f"its output {index}"
+            which = "its output" if len(resolutions) == 1 else f"its output {index}"
             raise VerificationError(
                 f"The file {file} parts from the simulation at {which}: given the same inputs to the last layers, a "
-                f"number differs by {difference:.2g} steps, expected at most {allowed:.2g}; export the run again, and "
-                "report it if that does not help."
+                f"number differs by {difference:.2g} times the output's resolution, expected at most {allowed:.2g}; export the "
+                "run again, and report it if that does not help."
             )
         found.append(difference)
     return found
+
+
+def _check_runtimes(
+    quantized: QuantizedModel,
+    file: Path,
+    images: Tensor,
+    reference: tuple[np.ndarray, float],
+    repeats: int,
+    folder: Path,
+) -> tuple[RuntimeRecord, ...]:
+    """Measure on every installed runtime, against the float network's file in `folder`."""
+    float_file = folder / "float.onnx" if repeats else None
+    if float_file is not None:
+        float_model(quantized.program, float_file)
+    return tuple(
+        _check_runtime(runtime, file, float_file, images, reference, repeats)
+        for runtime in installed_runtimes()
+    )
 
 
 def _check_runtime(
@@ -189,20 +230,24 @@ def _check_runtime(
     file: Path,
     float_file: Path | None,
     images: Tensor,
-    simulated: np.ndarray,
-    step: float,
+    reference: tuple[np.ndarray, float],
     repeats: int,
 ) -> RuntimeRecord:
-    """Measure agreement and speed on one runtime; where it cannot load the file, the result says so."""
+    """Measure agreement and speed on one runtime; where it cannot load the file, the result says so.
+
+    Args:
+        reference: the simulation's first output and its resolution.
+    """
     try:
         run = open_file(runtime, file)
     except ExportError as error:
         return RuntimeRecord(name=describe(runtime), problem=str(error))
     ours = _in_batches(run, images)
+    simulated, resolution = reference
     record = RuntimeRecord(
         name=describe(runtime),
         top1_agreement=_agreement(ours, simulated),
-        largest_difference=float(np.abs(ours - simulated).max()) / step,
+        largest_difference=float(np.abs(ours - simulated).max()) / resolution,
     )
     if float_file is None:
         return record
@@ -230,11 +275,13 @@ def _layers(file: Path, optimized: Path) -> tuple[tuple[str, ...], tuple[str, ..
 
     Integer nodes keep the name of what they come from, with an ending; float ones may lose it.
     """
-    layers = [node.name for node in onnx.load(file).graph.node if node.op_type in LAYERS]
+    layers = [
+        node.name for node in onnx.load(file).graph.node if node.op_type in LAYERS_AND_PRODUCTS
+    ]
     fused = {
         node.name.rsplit("_token_", 1)[0]
         for node in onnx.load(optimized).graph.node
-        if node.op_type in INTEGER_LAYERS
+        if node.op_type in INTEGER_OPERATORS
     }
     integer = dict.fromkeys(name.rsplit("/", 1)[0] for name in layers if name in fused)
     in_float = dict.fromkeys(name.rsplit("/", 1)[0] for name in layers if name not in fused)

@@ -1,4 +1,4 @@
-/* The element-wise parts of a tuning step, forward and backward in one pass over memory each.
+/* The element-wise parts of an optimization step, forward and backward in one pass over memory each.
 
    Formulas, their sources and their names are those of formulas.py. Sums are taken in parts of fixed
    size and in order, so that the number of threads changes nothing. */
@@ -110,13 +110,13 @@ void fake_quantize_backward(int threads, int64_t n, const float *x, const float 
 }
 
 /* alpha, base, span, y: rows of `size` weights. delta: of the range, in codes, one for each row (stride 1) or one for all
-   (stride 0). step: what one code is of the range. LOWEST, HIGHEST: where the sigmoid is held. */
-void soft_rounding(int threads, int64_t rows, int64_t size, int64_t stride, float step, const float *restrict alpha,
+   (stride 0). scale: of one code, as a fraction of the range. LOWEST, HIGHEST: where the sigmoid is held. */
+void soft_rounding(int threads, int64_t rows, int64_t size, int64_t stride, float scale, const float *restrict alpha,
                    const float *restrict base, const float *restrict span,
                    const float *restrict delta, float *restrict y) {
     #pragma omp parallel for schedule(static) num_threads(threads) if (rows * size > 2 * PART)
     for (int64_t row = 0; row < rows; row++) {
-        const float factor = 1 + delta[row * stride] * step;
+        const float factor = 1 + delta[row * stride] * scale;
         #pragma omp simd
         for (int64_t i = row * size; i < (row + 1) * size; i++)
             y[i] = factor * (base[i] + span[i] * clip(sigmoid(alpha[i]), (float)LOWEST, (float)HIGHEST));
@@ -140,14 +140,14 @@ INLINE float soft_rounding_row_backward(int64_t start, int64_t end, float factor
 }
 
 /* g: slopes of y. The penalty's slope is −strength · distance · (distance²)^exponent; none where strength is 0. */
-void soft_rounding_backward(int threads, int64_t rows, int64_t size, int64_t stride, float step,
+void soft_rounding_backward(int threads, int64_t rows, int64_t size, int64_t stride, float scale,
                             const float *alpha, const float *base, const float *span, const float *delta,
                             const float *g, float strength, float exponent, float *g_alpha, float *g_delta) {
     #pragma omp parallel for schedule(static) num_threads(threads) if (rows * size > 2 * PART)
     for (int64_t row = 0; row < rows; row++) {
-        const float factor = 1 + delta[row * stride] * step;
+        const float factor = 1 + delta[row * stride] * scale;
         const int64_t start = row * size, end = start + size;
-        g_delta[row] = step * (strength != 0
+        g_delta[row] = scale * (strength != 0
             ? soft_rounding_row_backward(start, end, factor, alpha, base, span, g, 1, strength,
                                          exponent, g_alpha)
             : soft_rounding_row_backward(start, end, factor, alpha, base, span, g, 0, 0, 0,
