@@ -360,13 +360,6 @@ GROWING: dict[str, tuple[list[tuple[str, str, list[Any]]], str]] = {
         "cuts an axis of 1,073,741,824",
     ),
     "a million steps": ([COLUMN, WEIGHT, ("x", "aten.lstm.input", LSTM)], "cuts an axis"),
-    "thousands of parts again and again": (
-        [
-            ("long", "aten.full.default", [[1 << 11], 1.0]),
-            *((f"x{i}", "aten.unbind.int", ["long"]) for i in range(5)),
-        ],
-        "the operators before it cut axes into 10,240 parts",
-    ),
     "a large value": (
         [("x", "aten.full.default", [[1 << 16, (1 << 15) + 1], 1.0])],
         "gives 2,147,549,184 elements",

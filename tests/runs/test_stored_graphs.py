@@ -161,6 +161,10 @@ BEYOND: dict[str, tuple[Callable[[Tensor, Tensor], Any], str]] = {
     "terms": (lambda x, y: (y, sum_of_sizes(y, 40)), "from more than 32 others"),
     "elements": (lambda x, y: (y, y.new_zeros(1).expand(1 << 32)), "gives 4,294,967,296 elements"),
     "parts": (lambda x, y: (y, y.new_zeros(50, 1).unbind()[0]), "cuts an axis of 50"),
+    "parts together": (
+        lambda x, y: (y, y.new_zeros(30, 1).unbind()[0], y.new_ones(30, 1).unbind()[0]),
+        "the operators before it cut axes into 60 parts",
+    ),
 }
 
 
