@@ -90,6 +90,7 @@ def test_results_of_every_shape(make: Callable[[Tensor, Tensor], Any], tmp_path:
 @pytest.mark.parametrize("mode", [torch.no_grad, lambda: torch.autocast("cpu", enabled=False)])
 def test_modes_that_change_nothing(mode: Callable[[], Any], tmp_path: Path) -> None:
     torch.manual_seed(0)
+    require_storable(capture_graph(Wrapped(mode), toys.images(2)))
     assert_equal_after_loading(quantize(Wrapped(mode)), tmp_path / "run")
 
 
