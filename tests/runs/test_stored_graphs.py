@@ -14,7 +14,9 @@ import mrecg
 import run_folders
 import toys
 from mrecg.errors import RunError
+from mrecg.graph.capture import capture_graph
 from mrecg.graph.layers import module_path
+from mrecg.runs import bounds, files
 from mrecg.runs.folder import QuantizedModel
 from mrecg.runs.graph_writer import require_storable
 
@@ -88,6 +90,7 @@ def test_results_of_every_shape(make: Callable[[Tensor, Tensor], Any], tmp_path:
 @pytest.mark.parametrize("mode", [torch.no_grad, lambda: torch.autocast("cpu", enabled=False)])
 def test_modes_that_change_nothing(mode: Callable[[], Any], tmp_path: Path) -> None:
     torch.manual_seed(0)
+    require_storable(capture_graph(Wrapped(mode), toys.images(2)))
     assert_equal_after_loading(quantize(Wrapped(mode)), tmp_path / "run")
 
 
@@ -110,6 +113,105 @@ def test_operators_of_others_are_refused_early() -> None:
     with pytest.raises(RunError, match=r"aten\.bernoulli_\.float cannot be stored in a run"):
         require_storable(fx.GraphModule(nn.Module(), graph))
     require_storable(run_folders.quantized("vit").model)  # type: ignore[arg-type]
+
+
+class Attends(nn.Module):
+    """A network whose attention drops out even in evaluation, as the functional form does."""
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.stem, self.drop = nn.Conv2d(2, 4, 3), nn.Dropout2d(0.5)
+        self.head = nn.Conv2d(4, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.drop(self.stem(x).relu())
+        x = nn.functional.scaled_dot_product_attention(x, x, x, dropout_p=self.dropout)
+        return self.head(x)
+
+
+def test_random_networks_are_refused_before_the_work(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    require_storable(capture_graph(Attends(0.0), toys.images(2)))
+    with pytest.raises(RunError, match=r"attention\.default .* draws random numbers"):
+        require_storable(capture_graph(Attends(0.5), toys.images(2)))
+    assert_equal_after_loading(quantize(Attends(0.0)), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "function", [torch.linalg.svdvals, lambda x: torch.special.bessel_j0(x), torch.rand_like]
+)
+def test_unknown_operators_are_named_before_the_work(function: Callable[[Tensor], Tensor]) -> None:
+    torch.manual_seed(0)
+    graph = capture_graph(Answers(lambda x, y: (y, function(x))), toys.images(2))
+    with pytest.raises(
+        RunError, match=r"^The operator aten\.\w+\.default cannot be stored in a run\.$"
+    ):
+        require_storable(graph)
+
+
+def sum_of_sizes(x: Tensor, terms: int) -> Tensor:
+    """Pad images by as many terms, each of which torch.export keeps."""
+    size = x.shape[0]
+    for _ in range(terms):
+        size = size + x.shape[0]
+    return x.new_zeros((size, 1))
+
+
+BEYOND: dict[str, tuple[Callable[[Tensor, Tensor], Any], str]] = {
+    "terms": (lambda x, y: (y, sum_of_sizes(y, 40)), "from more than 32 others"),
+    "elements": (lambda x, y: (y, y.new_zeros(1).expand(1 << 32)), "gives 4,294,967,296 elements"),
+    "parts": (lambda x, y: (y, y.new_zeros(50, 1).unbind()[0]), "cuts an axis of 50"),
+    "parts together": (
+        lambda x, y: (y, y.new_zeros(30, 1).unbind()[0], y.new_ones(30, 1).unbind()[0]),
+        "the operators before it cut axes into 60 parts",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BEYOND)
+def test_nothing_is_written_that_could_not_be_read(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounds, "_MOST_PARTS", 40)
+    make, message = BEYOND[name]
+    torch.manual_seed(0)
+    quantized = quantize(Answers(make))
+    with pytest.raises(RunError, match=rf"^The model cannot be stored in a run: .*{message}"):
+        quantized.save(tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("bound", "message"),
+    [
+        ("_MOST_NODES", "its graph has .* operators, expected at most 3"),
+        ("_LARGEST", "its input is float32 of the shape"),
+        ("_WIDEST", "holds codes from 0 to 255 as uint8"),
+    ],
+)
+def test_the_writer_and_the_reader_share_their_bounds(
+    bound: str, message: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounds, bound, 3)
+    with pytest.raises(RunError, match=message):
+        run_folders.quantized().save(tmp_path / "again")
+    with pytest.raises(RunError, match=message):
+        mrecg.load(run)
+
+
+def test_no_text_file_is_written_that_could_not_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_LIMIT", 3)
+    with pytest.raises(RunError, match=r"its recipe\.yaml would have .* bytes, expected at most 3"):
+        run_folders.quantized().save(tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", toys.TOYS)
+def test_every_toy_can_be_stored(name: str) -> None:
+    require_storable(capture_graph(toys.make(name), toys.images(2)))
 
 
 @pytest.mark.parametrize("toy", ["residual", "vit", "two-outputs", "windows"])

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 from mrecg.errors import RunError
@@ -16,6 +17,7 @@ __all__ = [
     "checked_record",
     "read_file",
     "require_files",
+    "require_small",
     "with_hashes",
 ]
 
@@ -72,6 +74,20 @@ def read_file(path: Path, sha256: str | None = None, limit: int = _LIMIT) -> byt
             "copy the run again, or quantize again."
         )
     return contents
+
+
+def require_small(contents: Mapping[str, bytes]) -> None:
+    """Refuse to write text files that `read_file` would not read.
+
+    Raises:
+        RunError: naming the first one.
+    """
+    for name, text in contents.items():
+        if len(text) > _LIMIT:
+            raise RunError(
+                f"The model cannot be stored in a run: its {name} would have {len(text):,} bytes, "
+                f"expected at most {_LIMIT:,}."
+            )
 
 
 def with_hashes(record: Record, contents: dict[str, bytes]) -> Record:

@@ -27,6 +27,7 @@ from mrecg.config.recipe import Recipe, parse_recipe
 from mrecg.errors import RecipeError, RunError, expect
 from mrecg.quantizers import kernels
 from mrecg.records.record import Record
+from mrecg.runs.bounds import check_sizes
 from mrecg.runs.files import (
     GRAPH,
     RECIPE,
@@ -35,6 +36,7 @@ from mrecg.runs.files import (
     checked_record,
     read_file,
     require_files,
+    require_small,
     with_hashes,
 )
 from mrecg.runs.graph_reader import rebuild
@@ -105,7 +107,9 @@ class QuantizedModel:
             TENSORS: write_tensors(graph.tensors, tensors),
             GRAPH: graph.to_json().encode(),
         }
-        return files | {RECORD: with_hashes(self.record, files).to_json().encode()}
+        contents = files | {RECORD: with_hashes(self.record, files).to_json().encode()}
+        require_small({name: text for name, text in contents.items() if name != TENSORS})
+        return contents
 
 
 def check_free(folder: Path) -> None:
@@ -175,6 +179,7 @@ def load(folder: str | Path) -> QuantizedModel:
     limit = largest_file(graph.tensors)
     packed = read_file(source / TENSORS, record.files[TENSORS], limit)
     try:
+        check_sizes(graph)
         program = rebuild(graph, read_tensors(graph.tensors, packed))
     except RunError as error:
         raise RunError(f"The run in {source} is damaged: {error}.") from error

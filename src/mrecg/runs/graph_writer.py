@@ -11,8 +11,10 @@ from torch.export.graph_signature import ConstantArgument, InputKind
 
 from mrecg.errors import RunError
 from mrecg.graph.layers import module_path
+from mrecg.runs.bounds import check_sizes, check_values
+from mrecg.runs.graph_builder import GraphBuilder
 from mrecg.runs.inlining import inline_wrapped
-from mrecg.runs.operators import operator_name
+from mrecg.runs.operators import is_repeatable, operator_name
 from mrecg.runs.stored_graph import StoredGraph, StoredNode, StoredTensor, is_path
 
 __all__ = ["require_storable", "store_graph"]
@@ -32,7 +34,7 @@ def require_storable(module: fx.GraphModule) -> None:
     """
     for node in inline_wrapped(module).nodes:
         if node.op == "call_function":
-            operator_name(node.target)
+            _storable_operator(node)
 
 
 def store_graph(program: ExportedProgram, grids: Mapping[str, tuple[int, int]]) -> StoredGraph:
@@ -43,7 +45,8 @@ def store_graph(program: ExportedProgram, grids: Mapping[str, tuple[int, int]]) 
         grids: smallest and largest code of the tensors that are stored packed.
 
     Raises:
-        RunError: an operator, an argument or a result is of a kind that cannot be stored.
+        RunError: an operator, an argument or a result is of a kind that cannot be stored, or something is larger than
+            a reader accepts.
     """
     references, tensors = {}, {}
     values = program.state_dict | program.constants
@@ -59,7 +62,7 @@ def store_graph(program: ExportedProgram, grids: Mapping[str, tuple[int, int]]) 
         node for node in graph.nodes if node.op == "placeholder" and node.target not in references
     )
     value = images.meta["val"]
-    return StoredGraph(
+    stored = StoredGraph(
         input=str(images.target),
         input_dtype=_name(value.dtype),
         input_shape=tuple(map(int, value.shape[1:])),
@@ -69,6 +72,18 @@ def store_graph(program: ExportedProgram, grids: Mapping[str, tuple[int, int]]) 
         ),
         output=encode(_output(program, graph)),
     )
+    _require_readable(stored, graph)
+    return stored
+
+
+def _require_readable(stored: StoredGraph, graph: fx.Graph) -> None:
+    """Refuse what a reader would refuse."""
+    try:
+        check_sizes(stored)
+        check_values(graph)
+        GraphBuilder(stored)
+    except RunError as error:
+        raise RunError(f"The model cannot be stored in a run: {error}.") from error
 
 
 def _stored_tensor(
@@ -82,11 +97,21 @@ def _stored_tensor(
 def _stored_node(node: fx.Node, encode: "_Encoder") -> StoredNode:
     return StoredNode(
         name=node.name,
-        operator=operator_name(node.target),
+        operator=_storable_operator(node),
         args=tuple(map(encode, node.args)),
         kwargs={key: encode(value) for key, value in node.kwargs.items()},
         module=module_path(node),
     )
+
+
+def _storable_operator(node: fx.Node) -> str:
+    name = operator_name(node.target)
+    if not is_repeatable(node.target, node.args, node.kwargs):  # type: ignore[arg-type]
+        raise RunError(
+            f"The operator {name} at '{module_path(node) or node.name}' draws random numbers and cannot be stored in a "
+            "run: switch its dropout off in evaluation."
+        )
+    return name
 
 
 def _name(constant: torch.dtype | torch.layout | torch.memory_format) -> str:

@@ -23,11 +23,12 @@ def inline_wrapped(module: fx.GraphModule) -> fx.Graph:
     ):
         return module.graph
     graph = fx.Graph()
+    subgraphs = {name for name, one in module.named_children() if isinstance(one, fx.GraphModule)}
     made: dict[fx.Node, fx.Node] = {}
     results: dict[fx.Node, Any] = {}
     for node in module.graph.nodes:
-        if node.op == "get_attr":
-            continue  # only subgraphs are attributes here
+        if node.op == "get_attr" and node.target in subgraphs:
+            continue
         if isinstance(node.target, torch._ops.HigherOrderOperator):
             inner, operands = _wrapped(module, node)
             starts = [one for one in inner.nodes if one.op == "placeholder"]

@@ -10,14 +10,13 @@ from torch import Tensor
 
 from mrecg.errors import RunError
 from mrecg.quantizers.packing import pack, unpack
+from mrecg.runs.bounds import CODE_DTYPES
 from mrecg.runs.stored_graph import StoredTensor
 
 __all__ = ["largest_file", "read_tensors", "write_tensors"]
 
 _LARGEST_HEADER = 100_000_000
 """Bytes; safetensors reads no larger one."""
-_WIDEST = 16
-"""Bits of a packed code."""
 
 
 def largest_file(stored: Mapping[str, StoredTensor]) -> int:
@@ -38,6 +37,10 @@ def write_tensors(stored: Mapping[str, StoredTensor], tensors: Mapping[str, Tens
 
 def read_tensors(stored: Mapping[str, StoredTensor], contents: bytes) -> dict[str, Tensor]:
     """Return the tensors in the contents of a file; each has the shape and type that is stored for it.
+
+    Args:
+        stored: what is stored about them, of which `check_sizes` refused nothing.
+        contents: of the file.
 
     Raises:
         RunError: the file and what is stored about it disagree; the sentence is to follow the name of the run.
@@ -65,18 +68,12 @@ def _checked(name: str, spec: StoredTensor, tensor: Tensor) -> Tensor:
 
 def _unpacked(name: str, spec: StoredTensor, grid: tuple[int, int], tensor: Tensor) -> Tensor:
     low, high = grid
-    dtype = {str(one).removeprefix("torch."): one for one in _CODES}.get(spec.dtype)
-    if dtype is None or not 1 <= (high - low).bit_length() <= _WIDEST or low >= high:
-        raise RunError(f"'{name}' holds codes from {low} to {high} as {spec.dtype[:100]}")
     if math.prod(spec.shape) > 8 * tensor.numel():  # before memory is asked for
         raise RunError(f"'{name}' has {tensor.numel()} bytes for codes of the shape {spec.shape}")
     try:
-        codes = unpack(tensor, low, high, spec.shape, dtype)
+        codes = unpack(tensor, low, high, spec.shape, CODE_DTYPES[spec.dtype])
     except (ValueError, RuntimeError, OverflowError) as error:
         raise RunError(f"'{name}' cannot be unpacked ({error})") from error
     if codes.numel() and not low <= int(codes.min()) <= int(codes.max()) <= high:
         raise RunError(f"'{name}' holds codes outside of {low} to {high}")
     return codes
-
-
-_CODES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float32)
