@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from mrecg.errors import RunError
 from mrecg.runs.stored_graph import StoredGraph, StoredTensor
 
-__all__ = ["CODE_DTYPES", "Bounds", "check_sizes", "check_values", "refuse"]
+__all__ = ["CODE_DTYPES", "SizeBounds", "check_sizes", "check_values", "refuse"]
 
 CODE_DTYPES = {
     str(one).removeprefix("torch."): one
@@ -63,7 +63,7 @@ def _check_codes(name: str, tensor: StoredTensor, low: int, high: int) -> None:
 
 
 def check_values(graph: fx.Graph) -> None:
-    """Refuse an exported graph with larger values than `Bounds` accepts.
+    """Refuse an exported graph with larger values than `SizeBounds` accepts.
 
     Args:
         graph: of a program that was exported with two images; its nodes have the `val` of torch.export.
@@ -71,7 +71,7 @@ def check_values(graph: fx.Graph) -> None:
     Raises:
         RunError: naming the operator at fault; the sentence is to follow the name of the file.
     """
-    bounds = Bounds()
+    bounds = SizeBounds()
     for node in graph.nodes:
         if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
             args = tree_map_only(fx.Node, lambda one: one.meta.get("val"), (node.args, node.kwargs))
@@ -79,7 +79,7 @@ def check_values(graph: fx.Graph) -> None:
             bounds.check_result(node.target, node.meta.get("val"))
 
 
-class Bounds(TorchFunctionMode):
+class SizeBounds(TorchFunctionMode):
     """Stops tracing at values that no network has, before they take time or memory."""
 
     def __init__(self) -> None:

@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_structure
 
 from mrecg.errors import RunError
 from mrecg.graph.capture import export_frozen
-from mrecg.runs.bounds import Bounds, refuse
+from mrecg.runs.bounds import SizeBounds, refuse
 from mrecg.runs.graph_builder import DTYPES, GraphBuilder
 from mrecg.runs.stored_graph import StoredGraph, is_path
 from mrecg.torch_state import default_torch_modes
@@ -31,9 +31,9 @@ def rebuild(stored: StoredGraph, tensors: Mapping[str, Tensor]) -> ExportedProgr
     images = _example(stored)
     builder, root = GraphBuilder(stored), _placed(tensors, stored)
     try:
-        with default_torch_modes(), Bounds():
+        with default_torch_modes(), SizeBounds():
             program = export_frozen(fx.GraphModule(root, builder.graph), images)
-    except RunError as error:  # of `Bounds`; fx adds lines of its own
+    except RunError as error:  # of `SizeBounds`; fx adds lines of its own
         refuse(str(error).splitlines()[0])
     except Exception as error:  # neither fx nor torch.export documents a narrower class
         reason = next((line for line in str(error).splitlines() if line.strip()), "")
