@@ -108,10 +108,10 @@ def did_you_mean(name: str, known: Iterable[str], listed: Iterable[str] = ()) ->
         known: all names. One whose last dotted part is `name` counts as closest: `steps` is `reconstruct.steps`.
         listed: names to list if none is close; all by default.
     """
-    names = {one.lower(): one for one in sorted(known)}
+    names = {one.lower(): one for one in known}
     asked = name.lower()
     ends = [one for one in names if one.rpartition(".")[2] == asked]
-    close = ends or get_close_matches(asked, names, n=1)
+    close = ends or get_close_matches(asked, sorted(names), n=1)
     if close:
-        return f"; did you mean '{names[close[0]]}'"
+        return f"; did you mean {' or '.join(repr(names[one]) for one in close)}"
     return f"; known: {', '.join(listed or names.values())}"

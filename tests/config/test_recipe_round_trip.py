@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 import mrecg
 from mrecg.config.recipe import Recipe
 from mrecg.config.settings import (
+    ActivationRanges,
     ActivationSettings,
     LayerOverride,
     Placement,
@@ -20,19 +21,17 @@ from mrecg.config.settings import (
 BITS = st.sampled_from([*range(2, 9), 16, 32])
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
 POSITIVE = st.floats(1e-6, 1e6)
-RANGES = st.builds(
-    Ranges,
-    method=st.sampled_from(["minmax", "percentile", "std", "lsq", "error"]),
-    p=POSITIVE,
-    percentile=st.floats(50, 100, exclude_min=True),
-    std_multiple=POSITIVE,
-)
+RANGES = {
+    "method": st.sampled_from(["minmax", "percentile", "std", "lsq", "error"]),
+    "p": POSITIVE,
+    "percentile": st.floats(50, 100, exclude_min=True),
+    "std_multiple": POSITIVE,
+}
 GRID = {
     "bits": BITS,
     "symmetric": st.booleans(),
     "narrow": st.booleans(),
     "power_of_two": st.booleans(),
-    "ranges": RANGES,
 }
 RECONSTRUCTION = st.builds(
     Reconstruction,
@@ -75,8 +74,13 @@ RECIPES = st.builds(
     Recipe,
     name=TEXT,
     seed=st.integers(0, 2**32 - 1),
-    weight=st.builds(TensorSettings, **GRID),
-    activation=st.builds(ActivationSettings, **GRID, unsigned=st.booleans()),
+    weight=st.builds(TensorSettings, **GRID, ranges=st.builds(Ranges, **RANGES)),
+    activation=st.builds(
+        ActivationSettings,
+        **GRID,
+        ranges=st.builds(ActivationRanges, **RANGES),
+        unsigned=st.booleans(),
+    ),
     placement=PLACEMENTS,
     plan=PLANS,
     reconstruct=RECONSTRUCTION,
