@@ -88,7 +88,7 @@ def learned_with(
     with monkeypatch.context() as patch:
         patch.setattr(compilation, "fits", lambda tensor: False)  # a graph knows torch's operators
         patch.setattr(group, "_recorder", new)
-        settings = {"reconstruct.steps": 20, "reconstruct.batch_size": 8}
+        settings = {"reconstruct.steps": 30, "reconstruct.batch_size": 8}
         quantized = mrecg.quantize(
             toys.make(network), toys.images(32), recipe=mrecg.preset(preset, settings)
         )
