@@ -198,6 +198,7 @@ def write_results(folder: Path, page: Path) -> int:
         raise SystemExit(f"There are no results in {folder}; run the benchmark first.")
     authors = authors_results()
     published = [result for result in others if result["without"] == "everything"]
+    learned = [result for result in others if result["without"] == "fixed-codes"]
     sections = [
         HEADER,
         "## Accuracy\n",
@@ -208,8 +209,7 @@ def write_results(folder: Path, page: Path) -> int:
         "\n## Accuracy against steps\n",
         "Steps of each group; the network as a whole takes a fifth of them in addition. Wall time of a shared machine.\n",
         *steps_table(ours),
-        CODES_HEADER,
-        *codes_table(ours, [one for one in others if one["without"] == "fixed-codes"]),
+        *([CODES_HEADER, *codes_table(ours, learned)] if learned else []),
         SCHEDULE_HEADER,
         *schedule_table(published, ours, authors),
         CHOICES_HEADER,
