@@ -17,7 +17,7 @@ import toys
 from mrecg import torch_state
 from mrecg.cache import activation_cache
 from mrecg.config.recipe import Recipe
-from mrecg.optimize import network
+from mrecg.optimize import network_objective
 from mrecg.quantizers.kernels.functions import _FakeQuantize
 
 
@@ -106,7 +106,9 @@ def test_what_is_multiplied_in_tfloat32(
     watch(_FakeQuantize, "forward")
     watch(_FakeQuantize, "backward")
     watch(activation_cache, "run_quantized_units")  # measures hard codes
-    watch(network, "run_quantized_units")  # measures before the first and after the last step, too
+    watch(
+        network_objective, "run_quantized_units"
+    )  # measures before the first and after the last step, too
     settings = {"reconstruct.steps": 4, "reconstruct.batch_size": 8, "reconstruct.precision": name}
     mrecg.quantize(
         toys.make("residual"), toys.images(16), recipe=mrecg.preset("w4a4-qdrop", settings)
@@ -115,7 +117,10 @@ def test_what_is_multiplied_in_tfloat32(
         "_FakeQuantize.forward": {(wanted, wanted)},
         "_FakeQuantize.backward": {(wanted, wanted)},
         "mrecg.cache.activation_cache.run_quantized_units": {("ieee", "ieee")},
-        "mrecg.optimize.network.run_quantized_units": {(wanted, wanted), ("ieee", "ieee")},
+        "mrecg.optimize.network_objective.run_quantized_units": {
+            (wanted, wanted),
+            ("ieee", "ieee"),
+        },
     }
     assert multiplied_in() == before
 

@@ -117,8 +117,8 @@ class _Run:
         self._waits.release()
 
     def _report(self, event: Any) -> None:
-        if not getattr(event, "step", 0) or event.finished:
-            return  # an estimate, or the end of a group
+        if not getattr(event, "step", 0) or event.finished or event.phase == "network":
+            return  # an estimate, the end of a group, or the stage after all of them
         seconds = time.process_time() - self._started
         self._last = TimedStep(event.group, event.step, seconds)
         self._waits.release()

@@ -25,8 +25,8 @@ def quantize(model, images, *, recipe, progress):
     for name in {groups}:
         for step in range(1, recipe + 1):
             cost.spend()
-            progress(SimpleNamespace(group=(name,), step=step, finished=False))
-        progress(SimpleNamespace(group=(name,), step=recipe, finished=True))
+            progress(SimpleNamespace(phase="tune", group=(name,), step=step, finished=False))
+        progress(SimpleNamespace(phase="tune", group=(name,), step=recipe, finished=True))
 """
 COST = """
 import time

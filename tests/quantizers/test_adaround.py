@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from mrecg.quantizers.adaround import LearnedRounding, Penalty, beta_at
-from mrecg.quantizers.grid import Scaling, UniformGrid
-from mrecg.quantizers.range_search import minmax
+from mrecg.quantizers.grid import Scaling, UniformGrid, scaling_for_range
 from mrecg.quantizers.weight import WeightQuantizer, WeightState
 from toys import normal
 
@@ -68,7 +67,7 @@ def test_a_weight_read_twice_is_penalized_once() -> None:
 
 
 def per_channel(weight: Tensor, grid: UniformGrid) -> WeightQuantizer:
-    found = minmax(weight, grid)
+    found = scaling_for_range(*torch.aminmax(weight, dim=1), grid)
     return WeightQuantizer(grid, Scaling(found.scale[:, None], found.zero_point[:, None]))
 
 
