@@ -247,7 +247,7 @@ class NetworkStage(Settings):
     Attributes:
         steps: optimizer steps; `auto` is a fifth of those per group, 0 leaves the stage out, as the papers do.
         learn: `scales` of weights and activations, with rates that fall with the budget, or `codes`, too: at 2 bits they
-            win back much of what is still lost, and want some hundred steps and as many images as there are.
+            win back part of what is still lost, and want some hundred steps and as many images as there are.
         code_rate: Adam's rate for the codes, in code units; it decays to 0 by a cosine.
         scale_rate: the same for scales while codes are learned, as a fraction of each scale.
         temperature: by which logits are divided before their divergence is taken while codes are learned (Hinton et al.,
