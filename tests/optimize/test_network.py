@@ -87,6 +87,41 @@ def test_the_recorded_divergence_is_the_finished_models(toy: str, seed: int) -> 
     assert divergence == pytest.approx(figure, rel=2e-3, abs=2e-8)
 
 
+@pytest.mark.parametrize("toy", ["inception", "residual", "vit"])
+def test_learned_codes_are_judged_on_mirror_images_of_images_set_aside(toy: str) -> None:
+    """Every eighth image: of the finished model, the recorded divergence is the one on these."""
+    model, judged = toys.make(toy), toys.images(32)[::8].flip(-1)
+    quantized = run(toy, "w2a2-brecq", network__learn="codes", network__feature_weight=0.0)
+    made, wanted = quantized.model(judged).log_softmax(1), model(judged).log_softmax(1)
+    divergence = float((wanted.exp() * (wanted - made)).sum(1).mean().detach())
+    found = quantized.record.network
+    assert found is not None
+    figure = found.divergence_after if found.accepted else found.divergence_before
+    assert divergence == pytest.approx(figure, rel=2e-3, abs=2e-8)
+
+
+@pytest.mark.parametrize("learn", ["scales", "codes"])
+def test_images_set_aside_are_fitted_by_nothing_that_learns_codes(
+    learn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Tensor] = []
+    original = network_objective.NetworkObjective.__call__
+
+    def watched(self: network_objective.NetworkObjective, images: Tensor, bindings: Any) -> Tensor:
+        seen.append(images)
+        return original(self, images, bindings)
+
+    monkeypatch.setattr(network_objective.NetworkObjective, "__call__", watched)
+    run("residual", network__learn=learn)
+    images, shown = toys.images(32), torch.cat(seen)
+    is_shown = [
+        any(torch.equal(image, one) or torch.equal(image.flip(-1), one) for one in shown)
+        for image in images
+    ]
+    assert is_shown == [learn == "scales" or index % 8 > 0 for index in range(32)]
+    assert any(torch.equal(images[1].flip(-1), one) for one in shown) == (learn == "codes")
+
+
 def test_a_step_too_far_is_taken_back_bit_for_bit() -> None:
     groups = run("residual", steps=0)
     wild = run("residual", network__learn="codes", network__code_rate=10.0, network__scale_rate=1.0)

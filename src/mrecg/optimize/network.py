@@ -4,9 +4,9 @@ A group knows nothing of the layers behind it. Here every scale, and every code 
 outputs come closer to the float network's (NWQ: Wang et al., 2022; EPTQ: Gordon et al., 2023).
 
 The groups fitted the calibration images closely, and this stage fits them, too, so these cannot tell whether the network got
-better. Their mirror images can: none was fitted, and setting images aside would cost accuracy. Learned codes can fit so much
-that they are further off on mirror images of other things than they gain on the images themselves. So there half of the
-batches are mirrored, and an eighth of the images is set aside, whose mirror images nothing was fitted to.
+better. Their mirror images can: none was fitted, and setting images aside would cost accuracy. Codes have so much freedom that
+learning them on images alone makes mirror images worse, even where other images of the same kind get better. So there half
+of the batches are mirrored, and an eighth of the images is set aside: nothing was fitted to their mirror images.
 """
 
 import time
@@ -127,9 +127,10 @@ def _start(prepared: PreparedGraph, state: QuantizerState, recipe: Recipe) -> _V
         for name, quantizer in prepared.learned_activations(units).items()
         if quantizer.grid.is_uniform
     }
-    scales: list[Tensor] = [one for each in activations.values() for one in each.variables]
+    scales: list[Tensor] = []
     # A rate of 0 for the groups means that these scales stay as calibrated, whatever comes after.
-    scales = [] if settings.activation_rate == 0 else scales
+    if settings.activation_rate != 0:
+        scales = [one for each in activations.values() for one in each.variables]
     learn = _learn_codes if recipe.network.learn == "codes" else _learn_scales
     weights, rates = learn(prepared, state, uniform, scales, recipe)
     variables = _Variables(weights, activations, [(one, rate) for one, rate in rates if one])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mrecg.quantizers.adaround import LearnedScale
-from mrecg.quantizers.grid import Grid, Scaling
+from mrecg.quantizers.grid import SMALLEST_SCALE, Grid, Scaling
 from mrecg.quantizers.weight import WeightState
 
 __all__ = ["LatentCodes", "LearnedWeight", "ScaledCodes"]
@@ -92,5 +92,5 @@ class LatentCodes(LearnedWeight):
     def current(self) -> WeightState:
         """Return the state as it is now."""
         codes = torch.round(self.latent.clamp(self.grid.low, self.grid.high))
-        scale = self.scaling.scale * self.factor
+        scale = (self.scaling.scale * self.factor).clamp(min=SMALLEST_SCALE)
         return WeightState(codes, Scaling(scale, self.scaling.zero_point))
