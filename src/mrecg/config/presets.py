@@ -23,6 +23,9 @@ SCHEDULES: Mapping[Schedule, Mapping[str, Any]] = {
     "fast": {},
     "paper": {
         "activation.ranges.running_mean": 0.9,
+        "plan.keep": "all",
+        "plan.joined_steps": "per-group",
+        "plan.joined_start": "anew",
         "reconstruct.steps": 20000,
         "reconstruct.batch_size": 256,
         "reconstruct.batches": "fixed",

@@ -162,6 +162,11 @@ class PlanRule(Settings):
         difference: CapDiff as `square` (the paper) or as `log-ratio`, which does not favor deep layers.
         count: how many pairs of neighbors to join; `auto` takes those whose CapDiff exceeds the mean.
         largest_group: units in one group at most.
+        keep: `better` tries each join, and keeps it only if the group's end is nearer to the float network than with its
+            units one by one, on mirrored images, which tune nothing; `all` joins without trying.
+        joined_steps: whether a group gets the steps of one unit for each of its units (`per-unit`), or, as in the paper, once
+            (`per-group`).
+        joined_start: whether a group is `continued` from what the run for `loss` found for its units, or starts `anew`.
         loss_steps: fraction of the steps that the run for `loss` takes.
         scheme: how many units each group of a scheme takes, along the chain.
         groups: the groups of an explicit plan, as lists of unit names; other units stay single.
@@ -172,6 +177,9 @@ class PlanRule(Settings):
     difference: Literal["square", "log-ratio"] = "square"
     count: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     largest_group: int = Field(default=3, ge=2)
+    keep: Literal["better", "all"] = "better"
+    joined_steps: Literal["per-unit", "per-group"] = "per-unit"
+    joined_start: Literal["continued", "anew"] = "continued"
     loss_steps: float = Field(default=0.25, gt=0, le=1)
     scheme: tuple[Annotated[int, Field(ge=1)], ...] = ()
     groups: tuple[tuple[str, ...], ...] = ()
@@ -196,6 +204,8 @@ class Reconstruction(Settings):
 
     Attributes:
         steps: optimizer steps per group; 0 is rounding to nearest.
+        images: how many of the calibration images the groups read, the first ones; all where it is `None`. The network stage
+            reads all: it caches nothing, so more images cost it nothing.
         batch_size: images per step.
         rounding_rate: Adam's rate for the rounding variables; `auto` scales it with the budget.
         activation_rate: the same for the activation scales; it decays to 0 by a cosine.
@@ -219,6 +229,7 @@ class Reconstruction(Settings):
     """
 
     steps: int = Field(default=500, ge=0)
+    images: Annotated[int, Field(ge=2)] | None = None
     batch_size: int = Field(default=32, ge=1)
     rounding_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
     activation_rate: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
@@ -250,6 +261,8 @@ class NetworkStage(Settings):
             win back part of what is still lost, and want some hundred steps and as many images as there are.
         code_rate: Adam's rate for the codes, in code units; it decays to 0 by a cosine.
         scale_rate: the same for scales while codes are learned, as a fraction of each scale.
+        augment: views of the images while codes are learned: `mirror` half of the batches, paste patches of other images
+            (`cutmix`), blend images (`mixup`). A function that is given with the images replaces them.
         temperature: by which logits are divided before their divergence is taken while codes are learned (Hinton et al.,
             2015).
         feature_weight: of the units' mean relative error, next to the divergence of the outputs.
@@ -259,5 +272,6 @@ class NetworkStage(Settings):
     learn: Literal["scales", "codes"] = "scales"
     code_rate: float = Field(default=0.02, gt=0)
     scale_rate: float = Field(default=1e-3, gt=0)
+    augment: tuple[Literal["mirror", "cutmix", "mixup"], ...] = ("mirror", "cutmix")
     temperature: float = Field(default=4.0, gt=0)
     feature_weight: float = Field(default=1.0, ge=0)

@@ -16,12 +16,7 @@ from mrecg.preparation.prepared_graph import Binding, PreparedGraph
 from mrecg.quantizers.losses import SMALLEST_POWER, reconstruction_loss, signal_power
 from mrecg.torch_state import compute_precision
 
-__all__ = ["NetworkObjective", "mirror"]
-
-
-def mirror(images: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
-    """Exchange left and right of images; other inputs have neither and stay as they are."""
-    return images.flip(-1) if images.ndim == 4 else images
+__all__ = ["NetworkObjective"]
 
 
 class NetworkObjective:
@@ -61,13 +56,11 @@ class NetworkObjective:
         return distance + self._feature_weight * torch.stack(errors).mean()
 
     @torch.no_grad()
-    def mirrored_divergence(
-        self, images: Float[Tensor, "n ..."], bindings: Mapping[str, Binding]
-    ) -> float:
-        """Return the distance of the outputs alone, on mirrored images, over those of all processes."""
+    def divergence(self, images: Float[Tensor, "n ..."], bindings: Mapping[str, Binding]) -> float:
+        """Return the distance of the outputs alone, on images of all processes."""
         added = 0.0
         for part in self._portions(images):
-            made, wanted = self._run_both(mirror(part), bindings, "float32")
+            made, wanted = self._run_both(part, bindings, "float32")
             for name in self._chain.outputs:
                 added += float(self._divergence(name, made[name], wanted[name])) * len(part)
         return distributed.average([added / len(images)])[0]

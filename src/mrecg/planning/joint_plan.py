@@ -79,15 +79,10 @@ def check_plan(plan: Plan, units: Sequence[Plannable]) -> Plan:
         raise PlanError(
             f"The plan does not fit the model: it lists {len(planned)} units, the model has {len(names)}."
         )
-    together = {pair for group in plan.groups for pair in itertools.pairwise(group)}
-    neighbors = tuple(
-        pair.model_copy(update={"joined": (pair.first, pair.second) in together})
-        for pair in plan.neighbors
-    )
-    if neighbors == plan.neighbors:
-        return plan
-    rule = f"edited by hand, before: {plan.rule}"
-    return plan.model_copy(update={"neighbors": neighbors, "rule": rule})
+    given = plan.after(plan.groups, ())
+    if given.neighbors == plan.neighbors:
+        return given
+    return given.model_copy(update={"rule": f"edited by hand, before: {plan.rule}"})
 
 
 def _explicit(units: Sequence[Plannable], groups: Sequence[Sequence[str]]) -> Plan:
