@@ -45,7 +45,8 @@ SCHEDULES: Mapping[Schedule, Mapping[str, Any]] = {
 What the authors set by network, MobileNetV2's λ = 0.1 and ResNet-50's batches of 128, is in `mrecg.paper.published`.
 """
 
-_JOINED = {"plan.join": "loss"}
+_JOINED = {"plan.join": "loss", "plan.difference": "log-ratio", "plan.count": "all"}
+"""Every neighbor is tried, those of the largest difference first; what a join gains decides (docs/results.md, "Choosing")."""
 _PRESET = re.compile(rf"w(\d+)a(\d+)-({'|'.join(METHODS)})(-mrecg)?")
 
 

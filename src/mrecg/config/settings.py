@@ -160,7 +160,8 @@ class PlanRule(Settings):
         join: `none`; by difference of `capacity` (ModCap, data-free) or of `loss` (a short run without
             joining); at every change of `stage`; by a `scheme` as the authors write it; or `explicit`.
         difference: CapDiff as `square` (the paper) or as `log-ratio`, which does not favor deep layers.
-        count: how many pairs of neighbors to join; `auto` takes those whose CapDiff exceeds the mean.
+        count: how many pairs of neighbors to join; `auto` takes those whose CapDiff exceeds the mean, `all` as many as
+            `largest_group` allows, so that `keep` decides by what each join gains.
         largest_group: units in one group at most.
         keep: `better` tries each join, and keeps it only if the group's end is nearer to the float network than with its
             units one by one, on mirrored images, which tune nothing; `all` joins without trying.
@@ -175,7 +176,7 @@ class PlanRule(Settings):
     granularity: Literal["layer", "block"] = "block"
     join: Literal["none", "capacity", "loss", "stage", "scheme", "explicit"] = "none"
     difference: Literal["square", "log-ratio"] = "square"
-    count: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    count: Annotated[int, Field(ge=0)] | Literal["auto", "all"] = "auto"
     largest_group: int = Field(default=3, ge=2)
     keep: Literal["better", "all"] = "better"
     joined_steps: Literal["per-unit", "per-group"] = "per-unit"
@@ -256,7 +257,7 @@ class NetworkStage(Settings):
     """How the network as a whole is optimized after its groups (NWQ: Wang et al., 2022; EPTQ: Gordon et al., 2023).
 
     Attributes:
-        steps: optimizer steps; `auto` is a fifth of those per group, 0 leaves the stage out, as the papers do.
+        steps: optimizer steps; `auto` is as many as each group gets where codes are learned, else a fifth of that; 0 leaves the stage out, as the papers do.
         learn: `scales` of weights and activations, with rates that fall with the budget, or `codes`, too: at 2 bits they
             win back part of what is still lost, and want some hundred steps and as many images as there are.
         code_rate: Adam's rate for the codes, in code units; it decays to 0 by a cosine.

@@ -5,14 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from jaxtyping import Float
-from torch import Tensor
-
 from mrecg.cache.activation_cache import ActivationCache
 from mrecg.cache.storage import Storage
 from mrecg.config.recipe import Recipe
 from mrecg.graph.units import Unit
 from mrecg.optimize.group import GroupResult
+from mrecg.optimize.judge import Judge
 from mrecg.optimize.progress import Progress, Report
 from mrecg.optimize.reconstruction import Outcome, Reconstruction, calibrate_units
 from mrecg.optimize.schedule import derive_seed
@@ -70,7 +68,7 @@ def optimize_groups(
     reconstruction = Reconstruction(prepared, cache, recipe, previous or QuantizerState())
     judge = None
     if any(is_tried(recipe, group) for group in plan.groups):
-        judge = _Judge.start(prepared, images.judging, storage)
+        judge = Judge(prepared, images.judging, storage)
     state, started = QuantizerState(), time.perf_counter()
     units: list[UnitRecord] = []
     groups: list[GroupRecord] = []
@@ -91,7 +89,7 @@ def optimize_groups(
         state = outcomes[-1].state
         if judge is not None:
             judge.run_quantized(members, state, keep=True)
-            judge.cache.drop(members)
+            judge.drop(members)
         seconds = (time.perf_counter() - started) / len(outcomes)
         for outcome in outcomes:
             units += _unit_records(outcome, len(groups), cache.power)
@@ -103,33 +101,8 @@ def optimize_groups(
         started = time.perf_counter()
     cache.clear()
     if judge is not None:
-        judge.cache.clear()
+        judge.clear()
     return Reconstructed(state, tuple(units), tuple(groups), tuple(joins))
-
-
-@dataclass(frozen=True)
-class _Judge:
-    """The network so far on images that tune nothing."""
-
-    prepared: PreparedGraph
-    cache: ActivationCache
-
-    @classmethod
-    def start(
-        cls, prepared: PreparedGraph, images: Float[Tensor, "n ..."], storage: Storage
-    ) -> "_Judge":
-        return cls(prepared, ActivationCache(prepared.chain, images, prepared.device, storage))
-
-    def run_float(self, members: Sequence[Unit]) -> None:
-        for unit in members:
-            self.cache.run_float(unit)
-
-    def run_quantized(self, members: Sequence[Unit], state: QuantizerState, keep: bool) -> float:
-        """Return the relative loss at the end of a group under a state."""
-        bindings = self.prepared.bind(members, state)
-        losses = self.cache.run_quantized(members, bindings, keep)
-        power = self.cache.power[members[-1].name]
-        return self.cache.group_loss(members, losses) / max(power, SMALLEST_POWER)
 
 
 @dataclass(frozen=True)
@@ -156,7 +129,7 @@ class _GroupRun:
         return self._run(self.members, self.first, before, ranges)
 
     def try_join(
-        self, before: QuantizerState, ranges: Mapping[str, Scaling], judge: _Judge
+        self, before: QuantizerState, ranges: Mapping[str, Scaling], judge: Judge
     ) -> tuple[list[Outcome], Join]:
         """Optimize the units one by one, then jointly; return what is better on the judge's images, and both losses."""
         state, separate = before, []
