@@ -74,7 +74,7 @@ def measure_variant(model: nn.Module, folder: Path, images: int, recipe: Recipe)
         "joined": record.plan.joined,
         "losses": {unit.name: unit.relative_loss for unit in record.units},
         "largest_loss": record.oscillation.largest_loss,
-        "network": None if found is None else found.model_dump(),
+        "stage": None if found is None else found.model_dump(),
         "seconds": record.seconds,
         "commit": commit(),
         "recipe": recipe.model_dump(mode="json"),

@@ -8,6 +8,7 @@ import mrecg
 import toys
 from mrecg.optimize.all_groups import optimize_groups
 from mrecg.optimize.network import optimize_network
+from mrecg.preparation.judging import split_images
 from mrecg.preparation.prepared_graph import PreparedGraph
 from mrecg.quantizers.state import QuantizerState
 from mrecg.records.plan import Plan
@@ -99,7 +100,11 @@ def test_nothing_learns_in_the_network_without_a_copy() -> None:
     state = _nearest(prepared)
     before = copy_of(state)
     found, record = optimize_network(
-        prepared.graph, state, prepared.images, recipe, lambda step, loss: None
+        prepared.graph,
+        state,
+        split_images(prepared.images, recipe),
+        recipe,
+        lambda step, loss: None,
     )
     assert record is not None
     assert are_equal(state, before)
@@ -110,6 +115,5 @@ def test_nothing_learns_in_the_network_without_a_copy() -> None:
 
 def _nearest(prepared: mrecg.PreparedModel) -> QuantizerState:
     recipe = prepared.recipe.override({"reconstruct.steps": 0})
-    return optimize_groups(
-        prepared.graph, prepared.images, recipe, SINGLE, "tune", lambda event: None
-    )[0]
+    images = split_images(prepared.images, recipe)
+    return optimize_groups(prepared.graph, images, recipe, SINGLE, "tune", lambda event: None).state
