@@ -10,14 +10,12 @@ CHOICES: dict[str, dict[str, Any]] = {
     "nothing": {},
     "early-stop": {"reconstruct.early_stop": False},
     "network-stage": {"network.steps": 0},
-    "fixed-codes": {"network.learn": "codes", "network.steps": 300},
+    "fixed-codes": {"network.learn": "codes"},
     "learned-ranges": {"reconstruct.weight_scale_rate": 0.0},
     "budget-rate": {"reconstruct.rounding_rate": 1e-3},
     "reshuffling": {"reconstruct.batches": "fixed"},
     "float32": {"reconstruct.precision": "bfloat16"},
-    "pre-run": {},
-    "loss-metric": {"plan.join": "capacity"},
-    "squared-difference": {"plan.difference": "log-ratio"},
+    "pre-run": {"plan.joined_start": "anew"},
     "everything": {
         key: value
         for key, value in SCHEDULES["paper"].items()

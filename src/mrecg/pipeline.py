@@ -135,7 +135,7 @@ class PreparedModel:
             DataError: there are too few images.
             PlanError: the plan, or the recipe's rule, does not fit the model.
         """
-        self._check_image_count()
+        check_image_count(len(self.images), self.recipe.reconstruct)
         distributed.share_of_images(self.images)
         if plan is not None:
             check_plan(plan, self.graph.chain.units)
@@ -227,16 +227,12 @@ class PreparedModel:
         )
         return QuantizedModel(program, record, self.recipe)
 
-    def _check_image_count(self) -> None:
-        tuning, _ = split_counts(len(self.images), self.recipe)
-        check_image_count(tuning, self.recipe.reconstruct)
-
     def _plan(self, report: Report) -> tuple[Plan, QuantizerState]:
         """Return the recipe's plan, and the state of the shorter run without joins that the metric `loss` takes."""
         rule, units = self.recipe.plan, self.graph.chain.units
         if rule.join != "loss":
             return make_plan(units, rule), QuantizerState()
-        self._check_image_count()
+        check_image_count(len(self.images), self.recipe.reconstruct)
         found = self._optimize_groups(
             self._short_recipe(), single_plan(units), "plan", report, QuantizerState()
         )

@@ -258,8 +258,8 @@ class NetworkStage(Settings):
 
     Attributes:
         steps: optimizer steps; `auto` is as many as each group gets where codes are learned, else a fifth of that; 0 leaves the stage out, as the papers do.
-        learn: `scales` of weights and activations, with rates that fall with the budget, or `codes`, too: at 2 bits they
-            win back part of what is still lost, and want some hundred steps and as many images as there are.
+        learn: `codes` and scales, or `scales` alone, with rates that fall with the budget. Codes win back a third or more of what
+            the groups lose at 2 bits (docs/choices.md); the more images there are, the more.
         code_rate: Adam's rate for the codes, in code units; it decays to 0 by a cosine.
         scale_rate: the same for scales while codes are learned, as a fraction of each scale.
         augment: views of the images while codes are learned: `mirror` half of the batches, paste patches of other images
@@ -270,7 +270,7 @@ class NetworkStage(Settings):
     """
 
     steps: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
-    learn: Literal["scales", "codes"] = "scales"
+    learn: Literal["scales", "codes"] = "codes"
     code_rate: float = Field(default=0.02, gt=0)
     scale_rate: float = Field(default=1e-3, gt=0)
     augment: tuple[Literal["mirror", "cutmix", "mixup"], ...] = ("mirror", "cutmix")
