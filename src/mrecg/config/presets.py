@@ -22,6 +22,7 @@ METHODS: dict[str, dict[str, Any]] = {
 SCHEDULES: Mapping[Schedule, Mapping[str, Any]] = {
     "fast": {},
     "paper": {
+        "plan.cut": "behind-quantizers",
         "activation.ranges.running_mean": 0.9,
         "reconstruct.steps": 20000,
         "reconstruct.batch_size": 256,
@@ -33,6 +34,7 @@ SCHEDULES: Mapping[Schedule, Mapping[str, Any]] = {
         "reconstruct.weight_scale_rate": 0.0,
         "reconstruct.penalty": 0.01,
         "reconstruct.warm_up": 0.2,
+        "reconstruct.penalty_at": "end",
         "reconstruct.beta": [20.0, 2.0],
         "network.steps": 0,
     },

@@ -157,6 +157,10 @@ class PlanRule(Settings):
 
     Attributes:
         granularity: the pieces: single `layer`s or `block`s.
+        cut: where one piece ends and the next begins. `before-quantizers`: a quantizer belongs to the piece that reads it,
+            and a piece's target is free of its error. `behind-quantizers`, as in the papers' code: a quantizer belongs to
+            the piece that makes what it reads, and so does all else up to the next layer, such as pooling; those in front
+            of the first layer belong to none, and their scales are not learned.
         join: `none`; by difference of `capacity` (ModCap, data-free) or of `loss` (a short run without
             joining); at every change of `stage`; by a `scheme` as the authors write it; or `explicit`.
         difference: CapDiff as `square` (the paper) or as `log-ratio`, which does not favor deep layers.
@@ -168,6 +172,7 @@ class PlanRule(Settings):
     """
 
     granularity: Literal["layer", "block"] = "block"
+    cut: Literal["before-quantizers", "behind-quantizers"] = "before-quantizers"
     join: Literal["none", "capacity", "loss", "stage", "scheme", "explicit"] = "none"
     difference: Literal["square", "log-ratio"] = "square"
     count: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
@@ -203,6 +208,8 @@ class Reconstruction(Settings):
         weight_scale_rate: the same for the weight scales, in codes of the whole range (Genie: Jeon et al., CVPR 2023); 0 keeps them as calibrated.
         penalty: weight λ of the rounding penalty, against a loss that is summed over channels.
         warm_up: fraction of the steps without penalty.
+        penalty_at: whether warm-up and β are those at the `start` of a step or at its `end`, as in the papers' code, whose
+            counter starts at 1.
         beta: exponent of the penalty, from its first to its last value.
         keep_quantized_probability: 1 is BRECQ; below, each activation stays float with the rest (QDrop).
         precision: of the convolutions and matrix products while something is learned; `bfloat16` rounds their inputs to 8
@@ -226,6 +233,7 @@ class Reconstruction(Settings):
     weight_scale_rate: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
     penalty: float = Field(default=0.01, ge=0)
     warm_up: float = Field(default=0.2, ge=0, lt=1)
+    penalty_at: Literal["start", "end"] = "start"
     beta: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (20.0, 2.0)
     keep_quantized_probability: float = Field(default=1.0, gt=0, le=1)
     precision: Precision = "float32"
