@@ -130,9 +130,7 @@ def test_every_cell_is_the_authors_configuration(cell: Cell, tmp_path: Path) -> 
         del content["quantize"]["reconstruction"]["scheme"]
     (tmp_path / "authors.yaml").write_text(yaml.safe_dump(content))
     theirs = read_experiment(tmp_path / "authors.yaml")
-    automatic = (
-        {"plan.join": "loss", "plan.scheme": []} if cell.method.endswith("-mrecg") else {}
-    )
+    automatic = {"plan.join": "loss", "plan.scheme": []} if cell.method.endswith("-mrecg") else {}
     ours = cell.recipe({})
     assert not ours.differences(theirs.recipe.override({"name": ours.name, **automatic}))
     assert theirs.network == cell.network

@@ -18,6 +18,7 @@ from mrecg.quantizers.range_search import (
     find_scaling,
     mean_and_std,
     percentile,
+    percentile_of_magnitudes,
 )
 from toys import normal
 
@@ -32,7 +33,7 @@ GRIDS = [
 MINMAX = TensorSettings(bits=8, ranges=Ranges(method="minmax"))
 METHODS = [
     TensorSettings(bits=8, ranges=Ranges(method=method), power_of_two=power_of_two)
-    for method in ("minmax", "percentile", "std", "lsq", "error")
+    for method in ("minmax", "percentile", "magnitude", "std", "lsq", "error")
     for power_of_two in (False, True)
 ]
 
@@ -104,6 +105,14 @@ def test_channels_are_searched_independently() -> None:
         )
 
 
+def test_magnitudes_are_cut_on_the_longer_side_alone() -> None:
+    """The 99th of 101 magnitudes from 0 to 1; the negative values, up to 0.2, stay inside."""
+    values = torch.cat([torch.linspace(0.21, 1, 80), -torch.linspace(0, 0.2, 21)])[None]
+    low, high = percentile_of_magnitudes(values, 99.0)
+    assert (float(low), float(high)) == (pytest.approx(-0.2), pytest.approx(0.99))
+    assert percentile(values, 99.0)[0] > low
+
+
 def test_percentile_cuts_outliers() -> None:
     values = torch.cat([torch.linspace(0, 1, 1000), torch.tensor([100.0])]).unsqueeze(0)
     low, high = percentile(values, 99.0)
@@ -132,8 +141,10 @@ def test_standard_deviations_widen_a_range_and_never_cut() -> None:
     assert (float(low[0]), float(high[0])) == (-1, 1)
 
 
-@pytest.mark.parametrize("method", ["minmax", "percentile", "std", "error"])
-def test_a_running_mean_of_ranges(method: Literal["minmax", "percentile", "std", "error"]) -> None:
+@pytest.mark.parametrize("method", ["minmax", "percentile", "magnitude", "std", "error"])
+def test_a_running_mean_of_ranges(
+    method: Literal["minmax", "percentile", "magnitude", "std", "error"],
+) -> None:
     """The first batch is the first mean; each later one moves it by a tenth."""
     grid, shrinkage = UniformGrid(0, 255, False), (0.06, 95)
     settings = ActivationSettings(bits=8, ranges=ActivationRanges(method=method, running_mean=0.9))

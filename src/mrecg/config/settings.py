@@ -46,14 +46,14 @@ class Ranges(Settings):
     """How a quantizer finds its range.
 
     Attributes:
-        method: `minmax`; `percentile`, which cuts tails; `std`, the mean ± some standard deviations where that is wider;
+        method: `minmax`; `percentile`, which cuts both tails; `magnitude`, which cuts the tail of |x|; `std`, the mean ± some standard deviations where that is wider;
             `lsq`, the scale 2 mean |x| / √(largest code) of LSQ; or `error`, which minimizes the mean |x − x_q|^p.
         p: exponent of the error search.
-        percentile: percent of the values that stay inside on either side.
+        percentile: percent of the values that stay inside, on either side or by magnitude.
         std_multiple: how many standard deviations.
     """
 
-    method: Literal["minmax", "percentile", "std", "lsq", "error"] = "error"
+    method: Literal["minmax", "percentile", "magnitude", "std", "lsq", "error"] = "error"
     p: float = Field(default=2.4, gt=0)
     percentile: float = Field(default=99.9, gt=50, le=100)
     std_multiple: float = Field(default=2.6, gt=0)

@@ -23,6 +23,7 @@ __all__ = [
     "mean_and_std",
     "mean_magnitude",
     "percentile",
+    "percentile_of_magnitudes",
     "power_of_two",
 ]
 
@@ -148,6 +149,8 @@ def _find_range(
         return extremes(values)
     if ranges.method == "percentile":
         return percentile(values, ranges.percentile)
+    if ranges.method == "magnitude":
+        return percentile_of_magnitudes(values, ranges.percentile)
     if ranges.method == "std":
         return mean_and_std(values, ranges.std_multiple)
     return error_search(values, grid, ranges.p, shrinkage)
@@ -163,6 +166,13 @@ def percentile(values: Float[Tensor, "c n"], kept: float) -> Range:
     ordered = values.sort(dim=1).values
     outside = int((1 - kept / 100) * (ordered.shape[1] - 1))
     return ordered[:, outside], ordered[:, -1 - outside]
+
+
+def percentile_of_magnitudes(values: Float[Tensor, "c n"], kept: float) -> Range:
+    """Return the range cut at ± the magnitude that `kept` percent of the values stay below (MQBench's `EMAQuantileObserver`)."""
+    low, high = extremes(values)
+    _, reach = percentile(values.abs(), kept)
+    return torch.maximum(low, -reach), torch.minimum(high, reach)
 
 
 def mean_and_std(values: Float[Tensor, "c n"], multiple: float) -> Range:
