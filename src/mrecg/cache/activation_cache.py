@@ -92,9 +92,14 @@ class ActivationCache:
         return {name: self.of_float[name] for name in self._read_later(units)}
 
     @torch.no_grad()
-    def run_float(self, unit: Unit) -> dict[str, ActivationSample]:
-        """Run the float unit on all images; return samples of the tensors that its activation quantizers read."""
-        samples = {name: ActivationSample() for name in unit.activations}
+    def run_float(self, unit: Unit, sample: int) -> dict[str, ActivationSample]:
+        """Run the float unit on all images; return samples of the tensors that its activation quantizers read.
+
+        Args:
+            unit: reads what is cached.
+            sample: how many values of each tensor and image are kept at most.
+        """
+        samples = {name: ActivationSample(sample) for name in unit.activations}
         power = 0.0
         for first, last in self._portions([unit]):
             batch = [self.of_float[name].portion(first, last) for name in unit.inputs]

@@ -24,6 +24,7 @@ SCHEDULES: Mapping[Schedule, Mapping[str, Any]] = {
     "paper": {
         "plan.cut": "behind-quantizers",
         "activation.ranges.running_mean": 0.9,
+        "activation.ranges.sample": 1 << 14,
         "reconstruct.steps": 20000,
         "reconstruct.batch_size": 256,
         "reconstruct.batches": "fixed",

@@ -65,9 +65,11 @@ class ActivationRanges(Ranges):
     Attributes:
         running_mean: the weight of the past in a running mean over ranges of single batches (`reconstruct.batch_size` images);
             `None` looks at all images at once, so that their order does not matter.
+        sample: how many values of each tensor and image the search reads at most, at random positions.
     """
 
     running_mean: Annotated[float, Field(gt=0, lt=1)] | None = None
+    sample: int = Field(default=1024, ge=1)
 
     @model_validator(mode="after")
     def _averages_ranges(self) -> "ActivationRanges":

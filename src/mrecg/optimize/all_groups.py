@@ -177,7 +177,8 @@ class _Group:
         prepared = self.prepared
         activations = {}
         for unit in self.members:
-            for name, sample in self.cache.run_float(unit).items():
+            kept = self.recipe.activation.ranges.sample
+            for name, sample in self.cache.run_float(unit, kept).items():
                 quantizer = prepared.activations[name]
                 activations[name] = calibrate_activation(
                     quantizer,
