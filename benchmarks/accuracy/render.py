@@ -11,7 +11,7 @@ from benchmarks.accuracy.results import accuracy_store, authors_results
 from benchmarks.store import Result
 from benchmarks.tables import README, by_key, provenance, summary, table, write_between_marks
 
-__all__ = ["choices_table", "write_results"]
+__all__ = ["choices_table", "schedule_table", "write_results"]
 
 HEADER = """# Results
 
