@@ -21,6 +21,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "budget-rate": {"reconstruct.rounding_rate": 1e-3},
     "reshuffling": {"reconstruct.batches": "fixed"},
     "float32": {"reconstruct.precision": "bfloat16"},
+    "network-penalty": {"reconstruct.penalty": 0.01},
     "pre-run": {},
     "loss-metric": {"plan.join": "capacity"},
     "squared-difference": {"plan.difference": "log-ratio"},
@@ -30,7 +31,8 @@ CHOICES: dict[str, dict[str, Any]] = {
         if key.partition(".")[0] != "plan" and key not in _KEPT
     },
 }
-"""By name; "fixed-codes" lets the network stage learn codes, "pre-run" has no setting and is replaced by `ablations.without`.
+"""By name; "fixed-codes" lets the network stage learn codes, "network-penalty" gives MobileNetV2 the λ of the others instead of 0.1,
+"pre-run" has no setting and is replaced by `ablations.without`.
 
 Without everything, a run has the rates, batches and ranges of the paper's code, on our units; `--schedule paper` has its
 units, too.

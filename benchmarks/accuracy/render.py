@@ -208,8 +208,10 @@ def write_results(folder: Path, page: Path) -> int:
     if not ours:
         raise SystemExit(f"There are no results in {folder}; run the benchmark first.")
     authors = authors_results()
+    paper = [result for result in results if result.get("schedule") == "paper"]
     schedules = {
-        "paper": [r for r in results if r.get("schedule") == "paper" and r["without"] is None],
+        "paper": [result for result in paper if result["without"] is None],
+        "paper, λ = 0.01": [result for result in paper if result["without"] == "network-penalty"],
         "its rates": [result for result in others if result["without"] == "everything"],
         "ours": ours,
     }
