@@ -20,6 +20,7 @@ check: .venv/ready
 bench: .venv/ready
 	$(BIN)/pytest -m slow
 	$(BIN)/python -m benchmarks.accuracy measure
+	$(BIN)/python -m benchmarks.accuracy measure --schedule paper --bits w2a2 --methods brecq qdrop
 	for steps in 500 20000; do \
 		$(BIN)/python -m benchmarks.accuracy measure --without everything --bits w2a2 --methods qdrop --steps $$steps || exit 1; done
 	for name in nothing early-stop network-stage learned-ranges budget-rate reshuffling pre-run float32 loss-metric squared-difference; do \

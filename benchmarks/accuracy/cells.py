@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from mrecg.config.presets import Schedule
 from mrecg.config.recipe import Recipe
 from mrecg.paper.reproduction import TABLE_BITS as BITS
 from mrecg.paper.reproduction import TABLE_METHODS, Cell, TableAxes, cells
 
-__all__ = ["BITS", "METHODS", "NETWORKS", "Run", "runs"]
+__all__ = ["BITS", "METHODS", "NETWORKS", "USUAL_METHODS", "Run", "runs"]
 
 NETWORKS = {
     "mbv2s": "mobilenetv2_100",
@@ -17,8 +18,9 @@ NETWORKS = {
     "resnet18s": "resnet18",
 }
 """The paper's network whose settings each network of ours is quantized with."""
-METHODS = ("rtn", "adaround", *(name for name in TABLE_METHODS if not name.endswith("-scheme")))
-"""The schemes of the authors' files do not fit networks of other depth."""
+METHODS = ("rtn", "adaround", *TABLE_METHODS)
+USUAL_METHODS = tuple(name for name in METHODS if not name.endswith("-scheme"))
+"""Those that are measured unless others are asked for."""
 BATCH_SIZE = 32
 
 
@@ -38,9 +40,11 @@ class Run(NamedTuple):
     images: int
 
     def fields(self) -> dict[str, Any]:
-        """Return what tells this run from others, as fields of its result."""
+        """Return what tells this run from others, as fields of its result; one without a schedule ran on `fast`."""
         cell = self.cell
+        schedule = {} if cell.schedule == "fast" else {"schedule": cell.schedule}
         return {
+            **schedule,
             "network": self.network,
             "bits": cell.bits,
             "method": cell.method,
@@ -69,6 +73,7 @@ def runs(
     seeds: Sequence[int],
     steps: int,
     images: int,
+    schedule: Schedule = "fast",
 ) -> list[Run]:
     """Return every combination, seed by seed.
 
@@ -78,6 +83,6 @@ def runs(
     found = [
         Run(network, cell, steps, images)
         for network in networks
-        for cell in cells(TableAxes([NETWORKS[network]], bits, methods, ("fast",), seeds))
+        for cell in cells(TableAxes([NETWORKS[network]], bits, methods, (schedule,), seeds))
     ]
     return sorted(found, key=lambda run: seeds.index(run.cell.seed))

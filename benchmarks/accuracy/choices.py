@@ -6,6 +6,12 @@ from mrecg.config.presets import SCHEDULES
 
 __all__ = ["CHOICES"]
 
+_KEPT = (
+    "reconstruct.steps",
+    "reconstruct.batch_size",
+    "reconstruct.penalty",
+    "reconstruct.penalty_at",
+)
 CHOICES: dict[str, dict[str, Any]] = {
     "nothing": {},
     "early-stop": {"reconstruct.early_stop": False},
@@ -16,13 +22,16 @@ CHOICES: dict[str, dict[str, Any]] = {
     "reshuffling": {"reconstruct.batches": "fixed"},
     "float32": {"reconstruct.precision": "bfloat16"},
     "pre-run": {"plan.joined_start": "anew"},
+    "network-penalty": {"reconstruct.penalty": 0.01},
     "everything": {
         key: value
         for key, value in SCHEDULES["paper"].items()
-        if key not in ("reconstruct.steps", "reconstruct.batch_size", "reconstruct.penalty")
+        if key.partition(".")[0] != "plan" and key not in _KEPT
     },
 }
-"""By name; "fixed-codes" lets the network stage learn codes, "pre-run" has no setting and is replaced by `ablations.without`.
+"""By name; "fixed-codes" lets the network stage learn codes, "network-penalty" gives MobileNetV2 the λ of the others instead of 0.1,
+"pre-run" has no setting and is replaced by `ablations.without`.
 
-Without everything, a run follows the schedule of the paper's code.
+Without everything, a run has the rates, batches and ranges of the paper's code, on our units; `--schedule paper` has its
+units, too.
 """

@@ -8,11 +8,11 @@ from benchmarks.store import Store
 
 __all__ = ["accuracy_store", "authors_results"]
 
-KEY = ("network", "bits", "method", "steps", "images", "seed", "without")
+KEY = ("network", "bits", "method", "steps", "images", "seed", "without", "schedule")
 
 
 def accuracy_store(folder: Path) -> Store:
-    """Return the results of this benchmark; `without` names the choice that was taken away."""
+    """Return the results of this benchmark; `without` names the choice that was taken away, `schedule` another than `fast`."""
     return Store("accuracy", KEY, folder)
 
 

@@ -208,7 +208,8 @@ def write_performance(folder: Path, page: Path) -> int:
     """Write the page from the results in a folder, and return how many results it shows."""
     kinds = ("step", "paired", "pipeline", "gpu", "scaling", "memory")
     found = {kind: performance_store(kind, folder).read() for kind in kinds}
-    accuracy, authors = accuracy_store(folder).read(), authors_results()
+    authors = authors_results()
+    accuracy = [one for one in accuracy_store(folder).read() if one.get("schedule") is None]
     everything = [result for results in found.values() for result in results]
     commits = sorted({result["commit"] for result in everything})
     paired = [PAIRED, *_paired(found["paired"]), ""] if found["paired"] else []

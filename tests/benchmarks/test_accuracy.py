@@ -11,7 +11,7 @@ import mrecg
 from benchmarks.accuracy.__main__ import main
 from benchmarks.accuracy.cells import BITS, METHODS, NETWORKS, runs
 from benchmarks.accuracy.measure import float_network, measured
-from benchmarks.accuracy.render import choices_table
+from benchmarks.accuracy.render import choices_table, schedule_table
 from benchmarks.accuracy.results import accuracy_store
 from benchmarks.store import Result
 from mrecg.data import DEMO_FOLDER
@@ -74,6 +74,27 @@ def test_runs_are_the_cells_of_the_papers_table() -> None:
         assert recipe.reconstruct.penalty == penalty
     with pytest.raises(mrecg.MrecgError, match="no method 'qdorp'"):
         runs(["resnet18s"], BITS, ["qdorp"], [1], 500, 256)
+
+
+def test_the_papers_schedule_has_results_of_its_own(tmp_path: Path, data: Path) -> None:
+    """Next to those of the default, and compared with the authors' figure at their steps."""
+    arguments = ["--networks", "resnet18_small", "--bits", "w4a4", "--methods", "brecq"]
+    arguments += ["--seeds", "2", "--steps", "2"]
+    measure(tmp_path, data, *arguments)
+    found = measure(tmp_path, data, *arguments, "--schedule", "paper")
+    assert [cell.get("schedule") for cell in found] == [None, "paper"]
+    recipe = found[1]["recipe"]
+    assert recipe["plan"]["cut"] == "behind-quantizers"
+    assert recipe["reconstruct"]["batches"] == "fixed"
+    assert (recipe["reconstruct"]["steps"], recipe["reconstruct"]["batch_size"]) == (2, 32)
+    paper, ours = (
+        {**cell, "top1": top1} for cell, top1 in zip(found[::-1], (91.0, 90), strict=True)
+    )
+    authors = {"2": {"resnet18_small": {"w4a4": {"brecq": 90.5}}}}
+    rows = schedule_table({"paper": [paper], "ours": [ours]}, authors)[2:]
+    assert [row.split(" | ")[3] for row in rows] == ["paper", "ours"]
+    assert rows[0].split(" | ")[5:8] == ["91.00 (1)", "90.50", "+0.50"]
+    assert rows[1].split(" | ")[6:8] == ["", ""]
 
 
 def test_a_network_is_nearest_to_itself(data: Path) -> None:

@@ -110,7 +110,7 @@ def test_a_key_that_is_like_no_other() -> None:
     """The sections, or what its own section holds, and not every key there is."""
     for key, known in [
         ("zzz", "known: name, seed, weight, activation, placement, plan, reconstruct"),
-        ("plan.zzzzzzzzzzzzzz", r"known: plan\.granularity, plan\.join,"),
+        ("plan.zzzzzzzzzzzzzz", r"known: plan\.granularity, plan\.cut, plan\.join,"),
     ]:
         with pytest.raises(RecipeError, match=f"no key '{key}'; {known}"):
             mrecg.preset("w4a4-brecq", {key: 1})

@@ -22,10 +22,12 @@ METHODS: dict[str, dict[str, Any]] = {
 SCHEDULES: Mapping[Schedule, Mapping[str, Any]] = {
     "fast": {},
     "paper": {
+        "plan.cut": "behind-quantizers",
         "activation.ranges.running_mean": 0.9,
         "plan.keep": "all",
         "plan.joined_steps": "per-group",
         "plan.joined_start": "anew",
+        "activation.ranges.sample": 1 << 14,
         "reconstruct.steps": 20000,
         "reconstruct.batch_size": 256,
         "reconstruct.batches": "fixed",
@@ -36,6 +38,7 @@ SCHEDULES: Mapping[Schedule, Mapping[str, Any]] = {
         "reconstruct.weight_scale_rate": 0.0,
         "reconstruct.penalty": 0.01,
         "reconstruct.warm_up": 0.2,
+        "reconstruct.penalty_at": "end",
         "reconstruct.beta": [20.0, 2.0],
         "network.steps": 0,
     },

@@ -46,14 +46,14 @@ class Ranges(Settings):
     """How a quantizer finds its range.
 
     Attributes:
-        method: `minmax`; `percentile`, which cuts tails; `std`, the mean ± some standard deviations where that is wider;
+        method: `minmax`; `percentile`, which cuts both tails; `magnitude`, which cuts the tail of |x|; `std`, the mean ± some standard deviations where that is wider;
             `lsq`, the scale 2 mean |x| / √(largest code) of LSQ; or `error`, which minimizes the mean |x − x_q|^p.
         p: exponent of the error search.
-        percentile: percent of the values that stay inside on either side.
+        percentile: percent of the values that stay inside, on either side or by magnitude.
         std_multiple: how many standard deviations.
     """
 
-    method: Literal["minmax", "percentile", "std", "lsq", "error"] = "error"
+    method: Literal["minmax", "percentile", "magnitude", "std", "lsq", "error"] = "error"
     p: float = Field(default=2.4, gt=0)
     percentile: float = Field(default=99.9, gt=50, le=100)
     std_multiple: float = Field(default=2.6, gt=0)
@@ -65,9 +65,11 @@ class ActivationRanges(Ranges):
     Attributes:
         running_mean: the weight of the past in a running mean over ranges of single batches (`reconstruct.batch_size` images);
             `None` looks at all images at once, so that their order does not matter.
+        sample: how many values of each tensor and image the search reads at most, at random positions.
     """
 
     running_mean: Annotated[float, Field(gt=0, lt=1)] | None = None
+    sample: int = Field(default=1024, ge=1)
 
     @model_validator(mode="after")
     def _averages_ranges(self) -> "ActivationRanges":
@@ -157,6 +159,10 @@ class PlanRule(Settings):
 
     Attributes:
         granularity: the pieces: single `layer`s or `block`s.
+        cut: where one piece ends and the next begins. `before-quantizers`: a quantizer belongs to the piece that reads it,
+            and a piece's target is free of its error. `behind-quantizers`, as in the papers' code: a quantizer belongs to
+            the piece that makes what it reads, and so does all else up to the next layer, such as pooling; those in front
+            of the first layer belong to none, and their scales are not learned.
         join: `none`; by difference of `capacity` (ModCap, data-free) or of `loss` (a short run without
             joining); at every change of `stage`; by a `scheme` as the authors write it; or `explicit`.
         difference: CapDiff as `square` (the paper) or as `log-ratio`, which does not favor deep layers.
@@ -174,6 +180,7 @@ class PlanRule(Settings):
     """
 
     granularity: Literal["layer", "block"] = "block"
+    cut: Literal["before-quantizers", "behind-quantizers"] = "before-quantizers"
     join: Literal["none", "capacity", "loss", "stage", "scheme", "explicit"] = "none"
     difference: Literal["square", "log-ratio"] = "square"
     count: Annotated[int, Field(ge=0)] | Literal["auto", "all"] = "auto"
@@ -214,6 +221,8 @@ class Reconstruction(Settings):
         weight_scale_rate: the same for the weight scales, in codes of the whole range (Genie: Jeon et al., CVPR 2023); 0 keeps them as calibrated.
         penalty: weight λ of the rounding penalty, against a loss that is summed over channels.
         warm_up: fraction of the steps without penalty.
+        penalty_at: whether warm-up and β are those at the `start` of a step or at its `end`, as in the papers' code, whose
+            counter starts at 1.
         beta: exponent of the penalty, from its first to its last value.
         keep_quantized_probability: 1 is BRECQ; below, each activation stays float with the rest (QDrop).
         precision: of the convolutions and matrix products while something is learned; `bfloat16` rounds their inputs to 8
@@ -238,6 +247,7 @@ class Reconstruction(Settings):
     weight_scale_rate: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
     penalty: float = Field(default=0.01, ge=0)
     warm_up: float = Field(default=0.2, ge=0, lt=1)
+    penalty_at: Literal["start", "end"] = "start"
     beta: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (20.0, 2.0)
     keep_quantized_probability: float = Field(default=1.0, gt=0, le=1)
     precision: Precision = "float32"

@@ -33,7 +33,7 @@ class Judge:
     def run_float(self, members: Sequence[Unit]) -> None:
         """Run the next units of the float network; must be called before these are measured."""
         for unit in members:
-            self._cache.run_float(unit)
+            self._cache.run_float(unit, sample=None)
 
     def run_quantized(self, members: Sequence[Unit], state: QuantizerState, keep: bool) -> float:
         """Return the relative loss at the end of a group under a state.

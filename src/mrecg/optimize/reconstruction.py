@@ -150,11 +150,11 @@ def calibrate_units(
         units: neighbors.
         recipe: how ranges are found.
     """
-    batch = recipe.reconstruct.batch_size
+    batch, kept = recipe.reconstruct.batch_size, recipe.activation.ranges.sample
     return {
         name: calibrate_activation(prepared.activations[name], sample, recipe.activation, batch)
         for unit in units
-        for name, sample in cache.run_float(unit).items()
+        for name, sample in cache.run_float(unit, kept).items()
     }
 
 
