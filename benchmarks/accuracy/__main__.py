@@ -39,6 +39,9 @@ def _configure(measuring: argparse.ArgumentParser) -> None:
     measuring.add_argument("--reference", type=Path, help="folder of the reference checkpoints")
     measuring.add_argument("--data", type=Path, default=DEBIAN_FOLDER, help="of the IDX files")
     measuring.add_argument("--without", choices=CHOICES, help="take away one of our choices")
+    measuring.add_argument(
+        "--codes", type=int, metavar="STEPS", help="the network as a whole learns codes, too"
+    )
     measuring.add_argument("--part", default="1/1", help="this process's share, such as 2/2")
     measuring.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", dest="overrides")
 
@@ -49,7 +52,7 @@ def _measure(arguments: argparse.Namespace) -> None:
     overrides = CHOICES.get(arguments.without, {}) | {key: json.loads(v) for key, v in given}
     part, parts = map(int, arguments.part.split("/"))
     axes = (arguments.networks, arguments.bits, arguments.methods, arguments.seeds)
-    budget = (arguments.steps, arguments.images, arguments.schedule)
+    budget = (arguments.steps, arguments.images, arguments.schedule, arguments.codes)
     for run in runs(*axes, *budget)[part - 1 :: parts]:
         key = {**run.fields(), "without": arguments.without}
         if key in store:

@@ -32,19 +32,25 @@ class Run(NamedTuple):
         cell: of the paper's table.
         steps: of each group.
         images: that calibrate.
+        code_steps: in which the network as a whole learns codes; it learns scales alone where it is `None`.
     """
 
     network: str
     cell: Cell
     steps: int
     images: int
+    code_steps: int | None = None
 
     def fields(self) -> dict[str, Any]:
         """Return what tells this run from others, as fields of its result; one without a schedule ran on `fast`."""
         cell = self.cell
-        schedule = {} if cell.schedule == "fast" else {"schedule": cell.schedule}
+        optional: dict[str, Any] = {}
+        if cell.schedule != "fast":
+            optional["schedule"] = cell.schedule
+        if self.code_steps is not None:
+            optional["code_steps"] = self.code_steps
         return {
-            **schedule,
+            **optional,
             "network": self.network,
             "bits": cell.bits,
             "method": cell.method,
@@ -54,16 +60,12 @@ class Run(NamedTuple):
         }
 
     def recipe(self, overrides: Mapping[str, Any]) -> Recipe:
-        """Return the paper's settings at this run's budget, with `overrides` over them.
-
-        The network as a whole learns scales alone: the table compares methods of reconstruction.
-        """
-        budget = {
-            "reconstruct.batch_size": BATCH_SIZE,
-            "reconstruct.steps": self.steps,
-            "network.learn": "scales",
-        }
-        return self.cell.recipe({**budget, **overrides})
+        """Return the paper's settings at this run's budget, with `overrides` over them."""
+        budget = {"reconstruct.batch_size": BATCH_SIZE, "reconstruct.steps": self.steps}
+        stage: dict[str, Any] = {"network.learn": "scales"}
+        if self.code_steps is not None:
+            stage = {"network.learn": "codes", "network.steps": self.code_steps}
+        return self.cell.recipe({**budget, **stage, **overrides})
 
 
 def runs(
@@ -74,6 +76,7 @@ def runs(
     steps: int,
     images: int,
     schedule: Schedule = "fast",
+    code_steps: int | None = None,
 ) -> list[Run]:
     """Return every combination, seed by seed.
 
@@ -81,7 +84,7 @@ def runs(
         RecipeError: an axis is empty or has an unknown value.
     """
     found = [
-        Run(network, cell, steps, images)
+        Run(network, cell, steps, images, code_steps)
         for network in networks
         for cell in cells(TableAxes([NETWORKS[network]], bits, methods, (schedule,), seeds))
     ]

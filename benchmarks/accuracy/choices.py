@@ -16,12 +16,10 @@ CHOICES: dict[str, dict[str, Any]] = {
     "nothing": {},
     "early-stop": {"reconstruct.early_stop": False},
     "network-stage": {"network.steps": 0},
-    "fixed-codes": {"network.learn": "codes"},
     "learned-ranges": {"reconstruct.weight_scale_rate": 0.0},
     "budget-rate": {"reconstruct.rounding_rate": 1e-3},
     "reshuffling": {"reconstruct.batches": "fixed"},
     "float32": {"reconstruct.precision": "bfloat16"},
-    "pre-run": {"plan.joined_start": "anew"},
     "network-penalty": {"reconstruct.penalty": 0.01},
     "everything": {
         key: value
@@ -29,8 +27,7 @@ CHOICES: dict[str, dict[str, Any]] = {
         if key.partition(".")[0] != "plan" and key not in _KEPT
     },
 }
-"""By name; "fixed-codes" lets the network stage learn codes, "network-penalty" gives MobileNetV2 the λ of the others instead of 0.1,
-"pre-run" has no setting and is replaced by `ablations.without`.
+"""By name; "network-penalty" gives MobileNetV2 the λ of the others instead of 0.1.
 
 Without everything, a run has the rates, batches and ranges of the paper's code, on our units; `--schedule paper` has its
 units, too.

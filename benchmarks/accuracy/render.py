@@ -25,17 +25,19 @@ commit, seed, device, versions and whole recipe.
 CHOICES_HEADER = """
 ## What each choice is worth
 
-The same runs with one choice taken away (`benchmarks.accuracy measure --without`): groups that stop early; the network as a whole; learned weight ranges; a rounding rate that follows the budget (without: the paper's 1e-3);
-batches reshuffled every epoch (without: the authors' fixed ones); the loss metric's run, from which single units
-continue (without: they start anew; its own steps are not counted in either); float32 (without: bfloat16); joining by the
-metric *loss* (without: *capacity*, which needs no run) and by the squared difference (without: the log-ratio).
+The same runs with one choice taken away (`benchmarks.accuracy measure --without`): groups that stop early; the network as a whole;
+learned weight ranges; a rounding rate that follows the budget (without: the paper's 1e-3); batches reshuffled every epoch
+(without: the authors' fixed ones); float32 (without: bfloat16). What joining and learning codes are worth is in
+[choices.md](choices.md).
 Steps are those of the groups.
 """
 CODES_HEADER = """
-## Codes learned in the network as a whole
+## With codes learned in the network as a whole: the default
 
-By default the stage after the groups learns scales, with a fifth of a group's steps. With `network.learn=codes` and
-`network.steps=300` (`benchmarks.accuracy measure --without fixed-codes`) it learns codes as well, on the same images.
+After the groups, the network as a whole learns codes, as the default recipe does (`benchmarks.accuracy measure --codes STEPS`);
+in the tables above it learns scales alone, with a fifth of a group's steps, so that they compare methods of
+reconstruction. *Images* calibrate, unlabelled; where there are more than 1,024, the groups read the first 1,024. Seconds of a
+shared machine, one thread.
 """
 SCHEDULE_HEADER = """
 ## Against the paper's schedule
@@ -135,7 +137,7 @@ def choices_table(results: list[Result]) -> list[str]:
     taken_away = by_key(results, "without")
     full = {key: cells[0] for key, cells in by_key(taken_away.get(("nothing",), []), *keys).items()}
     for choice in [
-        name for name in CHOICES if name not in ("nothing", "everything", "fixed-codes")
+        name for name in CHOICES if name not in ("nothing", "everything", "network-penalty")
     ]:
         pairs = [
             {**cell, "gain": full[key]["top1"] - cell["top1"], "full": full[key]["steps_taken"]}
@@ -150,25 +152,19 @@ def choices_table(results: list[Result]) -> list[str]:
     return table(f"taken away | network | bits | method | steps | {compared}", rows)
 
 
-def codes_table(ours: list[Result], learned: list[Result]) -> list[str]:
-    """Return what learning codes in the network stage changed, seed by seed against the same seed without."""
-    keys = ("network", "bits", "method", "steps", "images", "seed")
-    before = {key: cells[0] for key, cells in by_key(ours, *keys).items()}
-    pairs = [
-        {**cell, "gain": cell["top1"] - before[key]["top1"], "before": before[key]}
-        for key, (cell,) in by_key(learned, *keys).items()
-        if key in before
-    ]
+def codes_table(learned: list[Result], ours: list[Result]) -> list[str]:
+    """Return what learning codes reached, and the same cell with scales alone where it was measured."""
+    keys = ("network", "bits", "images", "method", "steps", "code_steps")
+    scales = by_key(ours, "network", "bits", "images", "method", "steps")
     rows = []
-    for group, cells in by_key(pairs, *keys[:5]).items():
-        scales = [cell["before"] for cell in cells]
-        top1 = [summary([cell["top1"] for cell in side]) for side in (scales, cells)]
-        nearness = f"{divergence(scales)} → {divergence(cells)}"
-        seconds = statistics.mean(cell["seconds"]["network"] for cell in cells)
-        gain = summary([cell["gain"] for cell in cells])
-        rows.append((*group, *top1, gain, nearness, f"{seconds:.0f}"))
-    figures = "scales | codes | codes − scales | KL from float | seconds of the stage"
-    return table(f"network | bits | method | steps | images | {figures}", rows)
+    for group, cells in by_key(learned, *keys).items():
+        before = scales.get(group[:-1], [])
+        seconds = statistics.median(sum(cell["seconds"].values()) for cell in cells)
+        top1 = summary([cell["top1"] for cell in cells])
+        with_scales = summary([cell["top1"] for cell in before]) if before else ""
+        rows.append((*group, top1, with_scales, divergence(cells), f"{seconds:.0f}"))
+    named = "network | bits | images | method | steps of a group | of the network"
+    return table(f"{named} | top-1 | scales alone | KL from float | seconds", rows)
 
 
 def schedule_table(schedules: Mapping[str, list[Result]], authors: dict[str, Any]) -> list[str]:
@@ -204,7 +200,12 @@ def schedule_table(schedules: Mapping[str, list[Result]], authors: dict[str, Any
 def write_results(folder: Path, page: Path) -> int:
     """Write the page, and the README's table above its folder, and return how many results the page shows."""
     results = accuracy_store(folder).read()
-    fast = [result for result in results if result.get("schedule") is None]
+    learned = [result for result in results if result.get("code_steps") is not None]
+    fast = [
+        result
+        for result in results
+        if result.get("schedule") is None and result.get("code_steps") is None
+    ]
     ours = [result for result in fast if result["without"] is None]
     others = [result for result in fast if result["without"] is not None]
     if not ours:
@@ -217,7 +218,6 @@ def write_results(folder: Path, page: Path) -> int:
         "its rates": [result for result in others if result["without"] == "everything"],
         "ours": ours,
     }
-    learned = [result for result in others if result["without"] == "fixed-codes"]
     sections = [
         HEADER,
         "## Accuracy\n",
@@ -228,7 +228,7 @@ def write_results(folder: Path, page: Path) -> int:
         "\n## Accuracy against steps\n",
         "Steps of each group; the network as a whole takes a fifth of them in addition. Wall time of a shared machine.\n",
         *steps_table(ours),
-        *([CODES_HEADER, *codes_table(ours, learned)] if learned else []),
+        *([CODES_HEADER, *codes_table(learned, ours)] if learned else []),
         SCHEDULE_HEADER,
         *schedule_table(schedules, authors),
         CHOICES_HEADER,

@@ -87,14 +87,14 @@ def judge_joins(
 ) -> list[dict[str, Any]]:
     """Return, for every join that a recipe tries, its gain on several sets of images.
 
-    Mirrored calibration images decide, as by default. `slice` is a few images that calibrate nothing, as they are and mirrored;
-    `truth` is the held-out images.
+    Mirrored calibration images decide, as where scales are learned. `slice` is a few images that calibrate nothing; `truth` is the
+    held-out images.
     """
     given = Images(folder)
     tuned, aside = given[:images], given[images : images + SLICE]
     judges = {
         "mirrored": mirror(tuned),
-        "slice": torch.cat([aside, mirror(aside)]),
+        "slice": aside,
         "tuned": tuned,
         "truth": given[-HELD_OUT:],
     }

@@ -36,8 +36,8 @@ After the groups, 500 steps that learn codes and scales, or what the row says in
 JUDGES_HEADER = """
 ## Which images tell whether a join helps
 
-Every join of *measured gain* was measured on four sets of images: the mirrored calibration images, which decide by default; 32
-images that were set aside, as they are and mirrored; the calibration images themselves; and the 4,000 held-out images, the truth.
+Every join of *measured gain* was measured on four sets of images: the mirrored calibration images, 32 images that were set aside,
+the calibration images themselves, and the 4,000 held-out images, the truth.
 *Wrong* is how often the sign of the gain differs from the truth's.
 """
 

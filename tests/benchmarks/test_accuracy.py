@@ -117,13 +117,13 @@ def test_reference_networks_need_their_folder(tmp_path: Path, data: Path) -> Non
 
 def test_choices_are_compared_seed_by_seed(tmp_path: Path, data: Path) -> None:
     arguments = ["--networks", "resnet18_small", "--bits", "w4a4", "--methods", "brecq-mrecg"]
-    for name in ("nothing", "pre-run"):
+    for name in ("nothing", "early-stop"):
         found = measure(
             tmp_path, data, *arguments, "--seeds", "1", "--steps", "8", "--without", name
         )
-    assert [cell["without"] for cell in found] == ["nothing", "pre-run"]
+    assert [cell["without"] for cell in found] == ["nothing", "early-stop"]
     rows = choices_table(found)[2:]
-    assert [row.split(" | ")[0] for row in rows] == ["| pre-run"]
+    assert [row.split(" | ")[0] for row in rows] == ["| early-stop"]
     (ratio,) = (float(row.split(" | ")[-1].removesuffix(" |")) for row in rows)
     assert ratio > 1
 

@@ -272,8 +272,9 @@ class NetworkStage(Settings):
             the groups lose at 2 bits (docs/choices.md); the more images there are, the more.
         code_rate: Adam's rate for the codes, in code units; it decays to 0 by a cosine.
         scale_rate: the same for scales while codes are learned, as a fraction of each scale.
-        augment: views of the images while codes are learned: `mirror` half of the batches, paste patches of other images
-            (`cutmix`), blend images (`mixup`). A function that is given with the images replaces them.
+        augment: views of the images while codes are learned: paste patches of other images (`cutmix`), `mirror` half of the
+            batches (where the float network was trained on mirrored images), blend images (`mixup`). A function that is given with
+            the images replaces them.
         temperature: by which logits are divided before their divergence is taken while codes are learned (Hinton et al.,
             2015).
         feature_weight: of the units' mean relative error, next to the divergence of the outputs.
@@ -283,6 +284,6 @@ class NetworkStage(Settings):
     learn: Literal["scales", "codes"] = "codes"
     code_rate: float = Field(default=0.02, gt=0)
     scale_rate: float = Field(default=1e-3, gt=0)
-    augment: tuple[Literal["mirror", "cutmix", "mixup"], ...] = ("mirror", "cutmix")
+    augment: tuple[Literal["mirror", "cutmix", "mixup"], ...] = ("cutmix",)
     temperature: float = Field(default=4.0, gt=0)
     feature_weight: float = Field(default=1.0, ge=0)

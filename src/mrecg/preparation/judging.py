@@ -38,7 +38,7 @@ def split_images(images: Float[Tensor, "n ..."], recipe: Recipe) -> SplitImages:
 
     Where the network as a whole learns scales only, the mirrored images judge: none was fitted, and images set aside would be
     missed. Codes have so much freedom that learning them on images makes their mirror images worse even where other images of
-    the same kind get better. So there every eighth image is set aside, and judges as it is and mirrored.
+    the same kind get better. So there every eighth image is set aside.
 
     Args:
         images: at least two.
@@ -47,15 +47,15 @@ def split_images(images: Float[Tensor, "n ..."], recipe: Recipe) -> SplitImages:
     fitted, judging = images, mirror(images)
     if _sets_aside(recipe):
         aside = torch.arange(len(images)) % JUDGED_EVERY == 0
-        fitted, judging = images[~aside], torch.cat([images[aside], mirror(images[aside])])
+        fitted, judging = images[~aside], images[aside]
     return SplitImages(fitted[: recipe.reconstruct.images], fitted, judging)
 
 
 def split_counts(images: int, recipe: Recipe) -> tuple[int, int]:
-    """Return how many of some images the groups read, and how many views judge."""
+    """Return how many of some images the groups read, and how many judge."""
     aside = len(range(0, images, JUDGED_EVERY)) if _sets_aside(recipe) else 0
     fitted = images - aside
-    return min(fitted, recipe.reconstruct.images or fitted), 2 * aside or images
+    return min(fitted, recipe.reconstruct.images or fitted), aside or images
 
 
 def _sets_aside(recipe: Recipe) -> bool:

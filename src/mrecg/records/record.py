@@ -62,7 +62,7 @@ class NetworkRecord(JsonModel):
     Attributes:
         steps: optimization steps.
         divergence_before, divergence_after: of the answer from the float network's, on images that tuned nothing:
-            Kullback-Leibler of the predictions for logits, else the relative squared error.
+            at the recipe's temperature where codes were learned, Kullback-Leibler of the predictions for logits, else the relative squared error.
         accepted: the divergence fell; else the network was left as it was.
         seconds: wall time.
     """
