@@ -388,8 +388,14 @@ def test_a_join_that_is_tried_costs_the_steps_of_its_units_again(residual: Prepa
     )
     assert sum(group.steps for group in found.groups) == 8 * len(found.units)
     done = {event.group: event.step for event in events if not event.finished}
-    single = {(unit.name,): 8 for unit in found.units}
-    assert done == single | {("stage.two", "stage.three"): 16}
+    assert done == {
+        ("stem",): 8,
+        ("stage.one",): 8,
+        ("stage.two",): 8,
+        ("stage.three",): 16,
+        ("stage.two", "stage.three"): 32,
+        ("fc",): 8,
+    }
 
 
 def test_neighboring_seeds_have_nothing_in_common(

@@ -14,7 +14,7 @@ from mrecg.optimize.judge import Judge
 from mrecg.optimize.progress import Progress, Report
 from mrecg.optimize.reconstruction import Outcome, Reconstruction, calibrate_units
 from mrecg.optimize.schedule import derive_seed
-from mrecg.planning.cost import is_tried
+from mrecg.planning.cost import is_tried, planned_steps
 from mrecg.preparation.judging import SplitImages
 from mrecg.preparation.prepared_graph import PreparedGraph
 from mrecg.quantizers.grid import Scaling
@@ -69,36 +69,23 @@ def optimize_groups(
     judge = None
     if any(is_tried(recipe, group) for group in plan.groups):
         judge = Judge(prepared, images.judging, storage)
-    state, started = QuantizerState(), time.perf_counter()
+    state = QuantizerState()
     units: list[UnitRecord] = []
     groups: list[GroupRecord] = []
     joins: list[Join] = []
     for index, names in enumerate(plan.groups):
-        first = len(units)
+        started, first = time.perf_counter(), len(units)
         members = prepared.chain.units[first : first + len(names)]
-        event = Progress(phase, names, index, len(plan.groups), 0, 0, 0.0)
-        run = _GroupRun(reconstruction, members, first, event, report)
-        ranges = calibrate_units(prepared, cache, members, recipe)
-        if judge is not None:
-            judge.run_float(members)
-        if judge is not None and is_tried(recipe, members):
-            outcomes, join = run.try_join(state, ranges, judge)
-            joins.append(join)
-        else:
-            outcomes = [run.together(state, ranges)]
+        planned = planned_steps(recipe, members, reconstruction.earlier.steps)
+        steps = sum(steps for _, steps in planned)
+        event = Progress(phase, names, index, len(plan.groups), 0, steps, 0.0)
+        outcomes, join = _GroupRun(reconstruction, judge, members, first, event, report).run(state)
         state = outcomes[-1].state
-        if judge is not None:
-            judge.run_quantized(members, state, keep=True)
-            judge.drop(members)
+        joins += [join] if join else []
         seconds = (time.perf_counter() - started) / len(outcomes)
         for outcome in outcomes:
             units += _unit_records(outcome, len(groups), cache.power)
             groups.append(_group_record(outcome, seconds))
-        last = outcomes[-1]
-        loss, steps = cache.group_loss(last.members, last.losses), last.result.steps
-        report(replace(event, step=steps, steps=steps, loss=loss, finished=True))
-        cache.drop(members)
-        started = time.perf_counter()
     cache.clear()
     if judge is not None:
         judge.clear()
@@ -111,6 +98,7 @@ class _GroupRun:
 
     Attributes:
         reconstruction: what it is reconstructed from.
+        judge: carries along the images that decide on joins; `None` where no join is tried.
         members: its units.
         first: the position of its first unit in the chain; seeds follow positions, so that a unit that is not joined gets the
             same batches in every plan.
@@ -119,24 +107,42 @@ class _GroupRun:
     """
 
     reconstruction: Reconstruction
+    judge: Judge | None
     members: Sequence[Unit]
     first: int
     event: Progress
     report: Report
 
-    def together(self, before: QuantizerState, ranges: Mapping[str, Scaling]) -> Outcome:
-        """Optimize the units jointly."""
-        return self._run(self.members, self.first, before, ranges)
+    def run(self, before: QuantizerState) -> tuple[list[Outcome], Join | None]:
+        """Reconstruct the group behind a state; return how, in one part or unit by unit, and the join if it was tried."""
+        prepared, cache = self.reconstruction.prepared, self.reconstruction.cache
+        recipe, members = self.reconstruction.recipe, self.members
+        ranges = calibrate_units(prepared, cache, members, recipe)
+        if self.judge is not None:
+            self.judge.run_float(members)
+        if self.judge is not None and is_tried(recipe, members):
+            outcomes, join = self._try_join(before, ranges, self.judge)
+        else:
+            outcomes, join = [self._run(members, self.first, before, ranges, 0)], None
+        last = outcomes[-1]
+        if self.judge is not None:
+            self.judge.run_quantized(members, last.state, keep=True)
+            self.judge.drop(members)
+        loss = cache.group_loss(last.members, last.losses)
+        self.report(replace(self.event, step=self.event.steps, loss=loss, finished=True))
+        cache.drop(members)
+        return outcomes, join
 
-    def try_join(
+    def _try_join(
         self, before: QuantizerState, ranges: Mapping[str, Scaling], judge: Judge
     ) -> tuple[list[Outcome], Join]:
         """Optimize the units one by one, then jointly; return what is better on the judge's images, and both losses."""
-        state, separate = before, []
+        state, separate, done = before, [], 0
         for position, unit in enumerate(self.members, start=self.first):
-            separate.append(self._run([unit], position, state, ranges))
+            separate.append(self._run([unit], position, state, ranges, done))
             state = separate[-1].state
-        joint = self.together(before, ranges)
+            done += self.reconstruction.steps([unit])
+        joint = self._run(self.members, self.first, before, ranges, done)
         separate_loss = judge.run_quantized(self.members, state, keep=False)
         joint_loss = judge.run_quantized(self.members, joint.state, keep=False)
         kept = joint_loss < separate_loss
@@ -152,16 +158,18 @@ class _GroupRun:
         position: int,
         before: QuantizerState,
         ranges: Mapping[str, Scaling],
+        done: int,
     ) -> Outcome:
+        """Optimize some of the units; `done` steps of the whole group were taken before."""
         recipe, report = self.reconstruction.recipe, self.report
         names = tuple(unit.name for unit in members)
-        event = replace(self.event, group=names, steps=self.reconstruction.steps(members))
+        event = replace(self.event, group=names)
         return self.reconstruction.run(
             members,
             before,
             ranges,
             derive_seed(recipe.seed, self.event.phase, position),
-            lambda step, loss: report(replace(event, step=step, loss=loss)),
+            lambda step, loss: report(replace(event, step=done + step, loss=loss)),
         )
 
 
