@@ -30,7 +30,7 @@ bench: .venv/ready
 	$(BIN)/python -m benchmarks.held_out measure
 	$(BIN)/python -m benchmarks.held_out judges
 	$(BIN)/python -m benchmarks.held_out render
-	for name in step pipeline scaling memory; do $(BIN)/python -m benchmarks.performance $$name || exit 1; done
+	for name in step network-step pipeline scaling memory; do $(BIN)/python -m benchmarks.performance $$name || exit 1; done
 	for steps in 20 2000; do \
 		$(BIN)/python -m benchmarks.performance memory --network resnet18_small --side 28 --images 256 --steps $$steps || exit 1; done
 	for name in native-kernels fused-clipping adam-gathered-once channels-last hand-written-gradients calibrated-image-scale float32; do \
