@@ -10,7 +10,7 @@ from benchmarks.held_out.variants import CODES, JOINS, Variant
 from benchmarks.store import Result
 from benchmarks.tables import by_key, table
 
-__all__ = ["write_choices"]
+__all__ = ["judges_rows", "variant_rows", "write_choices"]
 
 HEADER = """# Choices, and what they are worth
 
@@ -72,7 +72,7 @@ def _better_by(cells: Sequence[Result], first: Mapping[Any, Result]) -> str:
     return f"{statistics.mean(gains):+.4f} ± {error:.4f}"
 
 
-def _rows(
+def variant_rows(
     results: Sequence[Result], variants: Mapping[str, Variant], joins: bool
 ) -> list[tuple[object, ...]]:
     rows = []
@@ -97,7 +97,7 @@ def _rows(
     return rows
 
 
-def _judges_rows(results: Sequence[Result]) -> list[tuple[object, ...]]:
+def judges_rows(results: Sequence[Result]) -> list[tuple[object, ...]]:
     joins = [join for result in results for join in result["joins"]]
     rows: list[tuple[object, ...]] = []
     for name in ("mirrored", "slice", "tuned"):
@@ -121,17 +121,17 @@ def write_choices(folder: Path, page: Path) -> int:
         JOINS_HEADER,
         *table(
             f"{keys} | joined by | KL | better by | same class as float (%) | group ends | kept | seconds",
-            _rows(results, JOINS, joins=True),
+            variant_rows(results, JOINS, joins=True),
         ),
         CODES_HEADER,
         *table(
             f"{keys} | learned | KL | better by | same class as float (%) | seconds",
-            _rows(results, CODES, joins=False),
+            variant_rows(results, CODES, joins=False),
         ),
         JUDGES_HEADER,
         *table(
             "images | wrong | mean distance from the true gain (points) | mean difference (points)",
-            _judges_rows(judged) if judged else [],
+            judges_rows(judged) if judged else [],
         ),
         f"\nCommits: {', '.join(commits)}.",
     ]

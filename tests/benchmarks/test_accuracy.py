@@ -1,6 +1,5 @@
 """The accuracy benchmark in short: cells, measures and the tables made of them."""
 
-import gzip
 import json
 from pathlib import Path
 
@@ -14,23 +13,7 @@ from benchmarks.accuracy.measure import float_network, measured
 from benchmarks.accuracy.render import choices_table, schedule_table
 from benchmarks.accuracy.results import accuracy_store
 from benchmarks.store import Result
-from mrecg.data import DEMO_FOLDER
 from mrecg.data.fashion_mnist import load_split
-
-IMAGES = {"train": 40, "t10k": 100}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the first images of the packaged ones."""
-    folder = tmp_path_factory.mktemp("data")
-    for path in DEMO_FOLDER.glob("*.gz"):
-        raw, count = gzip.decompress(path.read_bytes()), IMAGES[path.name.partition("-")[0]]
-        header = 4 + 4 * raw[3]
-        size = (len(raw) - header) // int.from_bytes(raw[4:8])
-        kept = raw[:4] + count.to_bytes(4) + raw[8 : header + count * size]
-        (folder / path.name).write_bytes(gzip.compress(kept))
-    return folder
 
 
 def measure(results: Path, data: Path, *arguments: str) -> list[Result]:
@@ -101,7 +84,7 @@ def test_a_network_is_nearest_to_itself(data: Path) -> None:
     model = float_network("mobilenetv2_small", None)
     found = measured(model, model, data)
     images, labels = load_split("test", data)
-    assert len(images) == IMAGES["t10k"]
+    assert len(images) == 100
     counted = mrecg.evaluate(model, [(images, labels)])
     assert found == {
         "top1": counted.top1,
