@@ -15,7 +15,7 @@ from mrecg.errors import PlanError, expect
 from mrecg.graph.capture import export_frozen
 from mrecg.graph.insert import Quantizer
 from mrecg.optimize.all_groups import Reconstructed, optimize_groups
-from mrecg.optimize.augmentation import Augment
+from mrecg.optimize.augmentation import Augment, check_augment
 from mrecg.optimize.network import optimize_network
 from mrecg.optimize.progress import PhaseClock, Progress, Report
 from mrecg.planning.estimate import Estimate, estimate_run
@@ -195,6 +195,8 @@ class PreparedModel:
         Raises:
             MrecgError: the plan does not fit, or there are too few images; the message says why in a sentence.
         """
+        if augment is not None:
+            augment = check_augment(augment)
         report = progress or _ignore
         clock = PhaseClock(capture=self.seconds)
         self.check(plan)

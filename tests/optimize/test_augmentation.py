@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import toys
-from mrecg.optimize.augmentation import make_augment, mirror_randomly, mix_patches, mix_pixels
+from mrecg.errors import DataError
+from mrecg.optimize.augmentation import (
+    check_augment,
+    make_augment,
+    mirror_randomly,
+    mix_patches,
+    mix_pixels,
+)
 from mrecg.preparation.judging import mirror
 
 
@@ -91,3 +98,17 @@ def test_a_seed_decides_all_views() -> None:
 def test_no_view_is_the_images_themselves() -> None:
     images = toys.images(4)
     assert make_augment((), 1)(images) is images
+
+
+@pytest.mark.parametrize(
+    ("augment", "message"),
+    [
+        ("mirror", "The augmentation is a str, expected a Callable; give a function"),
+        (lambda images: images[:2], r"shape \[2, 2, .*expected \[4, 2"),
+        (lambda images: images.double(), "type torch.float64, expected .* torch.float32"),
+        (lambda images: None, "returned NoneType, expected a tensor"),
+    ],
+)
+def test_an_augmentation_that_cannot_be_used_is_refused(augment: object, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        check_augment(augment)(toys.images(4))

@@ -4,14 +4,23 @@ A view has to stay close to what the float network was trained on, or its answer
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mrecg.errors import DataError, expect
 from mrecg.preparation.judging import mirror
 
-__all__ = ["Augment", "make_augment", "mirror_randomly", "mix_patches", "mix_pixels"]
+__all__ = [
+    "Augment",
+    "check_augment",
+    "make_augment",
+    "mirror_randomly",
+    "mix_patches",
+    "mix_pixels",
+]
 
 Augment = Callable[[Float[Tensor, "n ..."]], Float[Tensor, "n ..."]]
 """Takes a batch of images, returns another of the same shape and type."""
@@ -54,6 +63,30 @@ def mix_pixels(
 
 
 _VIEWS = {"mirror": mirror_randomly, "cutmix": mix_patches, "mixup": mix_pixels}
+
+
+def check_augment(augment: object) -> Augment:
+    """Return a user's function such that what it returns is checked.
+
+    Raises:
+        DataError: it is no function; or, when it is called, it returns another shape or type than it was given.
+    """
+    advice = "give a function that takes a batch of images and returns one of the same shape"
+    expect(augment, Callable, "The augmentation", advice, DataError)  # type: ignore[arg-type]
+
+    def checked(images: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
+        made: Any = augment(images)  # type: ignore[operator]
+        given = (tuple(images.shape), images.dtype)
+        if not isinstance(made, Tensor):
+            raise DataError(f"The augmentation returned {type(made).__name__}, expected a tensor.")
+        if (tuple(made.shape), made.dtype) != given:
+            raise DataError(
+                f"The augmentation returned a batch of shape {list(made.shape)} and type {made.dtype}, expected "
+                f"{list(images.shape)} and {images.dtype}, as it was given."
+            )
+        return made
+
+    return checked
 
 
 def make_augment(names: Sequence[str], seed: int) -> Augment:

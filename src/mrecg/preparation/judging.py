@@ -38,14 +38,14 @@ def split_images(images: Float[Tensor, "n ..."], recipe: Recipe) -> SplitImages:
 
     Where the network as a whole learns scales only, the mirrored images judge: none was fitted, and images set aside would be
     missed. Codes have so much freedom that learning them on images makes their mirror images worse even where other images of
-    the same kind get better. So there every eighth image is set aside.
+    the same kind get better. So there every eighth image is set aside, if there are as many.
 
     Args:
         images: at least two.
         recipe: what is learned, and how many images the groups read.
     """
     fitted, judging = images, mirror(images)
-    if _sets_aside(recipe):
+    if _sets_aside(len(images), recipe):
         aside = torch.arange(len(images)) % JUDGED_EVERY == 0
         fitted, judging = images[~aside], images[aside]
     return SplitImages(fitted[: recipe.reconstruct.images], fitted, judging)
@@ -53,10 +53,11 @@ def split_images(images: Float[Tensor, "n ..."], recipe: Recipe) -> SplitImages:
 
 def split_counts(images: int, recipe: Recipe) -> tuple[int, int]:
     """Return how many of some images the groups read, and how many judge."""
-    aside = len(range(0, images, JUDGED_EVERY)) if _sets_aside(recipe) else 0
+    aside = len(range(0, images, JUDGED_EVERY)) if _sets_aside(images, recipe) else 0
     fitted = images - aside
     return min(fitted, recipe.reconstruct.images or fitted), aside or images
 
 
-def _sets_aside(recipe: Recipe) -> bool:
-    return recipe.network.learn == "codes" and recipe.network_steps > 0
+def _sets_aside(images: int, recipe: Recipe) -> bool:
+    learns = recipe.network.learn == "codes" and recipe.network_steps > 0
+    return learns and images >= JUDGED_EVERY
