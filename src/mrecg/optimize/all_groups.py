@@ -12,7 +12,7 @@ from mrecg.graph.units import Unit
 from mrecg.optimize.group import GroupResult
 from mrecg.optimize.judge import Judge
 from mrecg.optimize.progress import Progress, Report
-from mrecg.optimize.reconstruction import Outcome, Reconstruction, calibrate_units
+from mrecg.optimize.reconstruction import GroupOutcome, GroupReconstruction, calibrate_units
 from mrecg.optimize.schedule import derive_seed
 from mrecg.planning.cost import is_tried, planned_steps
 from mrecg.preparation.judging import SplitImages
@@ -65,7 +65,7 @@ def optimize_groups(
     """
     storage = storage or Storage(prepared.device)
     cache = ActivationCache(prepared.chain, images.groups, prepared.device, storage)
-    reconstruction = Reconstruction(prepared, cache, recipe, previous or QuantizerState())
+    reconstruction = GroupReconstruction(prepared, cache, recipe, previous or QuantizerState())
     judge = None
     if any(is_tried(recipe, group) for group in plan.groups):
         judge = Judge(prepared, images.judging, storage)
@@ -106,14 +106,14 @@ class _GroupRun:
         report: called with that and the steps.
     """
 
-    reconstruction: Reconstruction
+    reconstruction: GroupReconstruction
     judge: Judge | None
     members: Sequence[Unit]
     first: int
     event: Progress
     report: Report
 
-    def run(self, before: QuantizerState) -> tuple[list[Outcome], Join | None]:
+    def run(self, before: QuantizerState) -> tuple[list[GroupOutcome], Join | None]:
         """Reconstruct the group behind a state; return how, in one part or unit by unit, and the join if it was tried."""
         prepared, cache = self.reconstruction.prepared, self.reconstruction.cache
         recipe, members = self.reconstruction.recipe, self.members
@@ -135,7 +135,7 @@ class _GroupRun:
 
     def _try_join(
         self, before: QuantizerState, ranges: Mapping[str, Scaling], judge: Judge
-    ) -> tuple[list[Outcome], Join]:
+    ) -> tuple[list[GroupOutcome], Join]:
         """Optimize the units one by one, then jointly; return what is better on the judge's images, and both losses."""
         state, separate, done = before, [], 0
         for position, unit in enumerate(self.members, start=self.first):
@@ -159,7 +159,7 @@ class _GroupRun:
         before: QuantizerState,
         ranges: Mapping[str, Scaling],
         done: int,
-    ) -> Outcome:
+    ) -> GroupOutcome:
         """Optimize some of the units; `done` steps of the whole group were taken before."""
         recipe, report = self.reconstruction.recipe, self.report
         names = tuple(unit.name for unit in members)
@@ -173,7 +173,9 @@ class _GroupRun:
         )
 
 
-def _unit_records(outcome: Outcome, group: int, powers: Mapping[str, float]) -> list[UnitRecord]:
+def _unit_records(
+    outcome: GroupOutcome, group: int, powers: Mapping[str, float]
+) -> list[UnitRecord]:
     records = []
     for unit in outcome.members:
         loss, nearest_loss = (
@@ -194,7 +196,7 @@ def _unit_records(outcome: Outcome, group: int, powers: Mapping[str, float]) -> 
     return records
 
 
-def _group_record(outcome: Outcome, seconds: float) -> GroupRecord:
+def _group_record(outcome: GroupOutcome, seconds: float) -> GroupRecord:
     result: GroupResult = outcome.result
     return GroupRecord(
         units=tuple(unit.name for unit in outcome.members),

@@ -14,10 +14,10 @@ from mrecg.preparation.ranges import calibrate_activation
 from mrecg.quantizers.grid import Scaling
 from mrecg.quantizers.state import QuantizerState
 
-__all__ = ["Outcome", "Reconstruction", "calibrate_units"]
+__all__ = ["GroupOutcome", "GroupReconstruction", "calibrate_units"]
 
 
-class Outcome(NamedTuple):
+class GroupOutcome(NamedTuple):
     """The state of the network up to a group, and how it was reached.
 
     Attributes:
@@ -36,8 +36,8 @@ class Outcome(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Reconstruction:
-    """What a group is reconstructed from.
+class GroupReconstruction:
+    """The reconstruction of groups, one after the other.
 
     Attributes:
         prepared: the network.
@@ -62,7 +62,7 @@ class Reconstruction:
         ranges: Mapping[str, Scaling],
         seed: int,
         report: Callable[[int, float], None],
-    ) -> Outcome:
+    ) -> GroupOutcome:
         """Optimize a group, and keep the better of the result and rounding to nearest.
 
         The cache holds the result's activations afterwards.
@@ -103,7 +103,7 @@ class Reconstruction:
         if len(members) == 1:
             given = self._taken(members[0]) + steps
             state = state | QuantizerState(steps={members[0].name: given})
-        return Outcome(members, state, result, losses, nearest_losses)
+        return GroupOutcome(members, state, result, losses, nearest_losses)
 
     def advance(
         self, members: Sequence[Unit], state: QuantizerState, keep: bool

@@ -16,6 +16,7 @@ from mrecg.records.record import Record, UnitRecord
 
 __all__ = [
     "demo_as_json",
+    "joining_verdict",
     "show_accuracy",
     "show_demo",
     "show_plan",
@@ -49,8 +50,8 @@ def show_demo(console: Console, rows: Sequence[DemoRow], folder: Path | None) ->
 def _show_effect(console: Console, effect: JoiningEffect) -> None:
     """Show what joining changed, and a verdict in words."""
     console.print(
-        "\nLoss: squared difference from the float network's values, as a fraction of their power,"
-        "\nwhere a joined group ends; its blocks optimized alone, and then together:",
+        "\nLoss: squared difference from float, as a fraction of float's power, where a"
+        "\njoined group ends; its blocks optimized alone, and then together:",
         highlight=False,
     )
     largest = max((max(end.alone, end.joined) for end in effect.ends), default=0.0) or 1.0
@@ -62,12 +63,14 @@ def _show_effect(console: Console, effect: JoiningEffect) -> None:
             cells.append(f"{100 * loss:5.1f} % {'█' * length:<{_END_WIDTH}}")
         ends.add_row(*cells)
     console.print(ends)
-    console.print("\n" + _verdict(effect), highlight=False, soft_wrap=False)
+    console.print("\n" + joining_verdict(effect), highlight=False)
 
 
-def _verdict(effect: JoiningEffect) -> str:
+def joining_verdict(effect: JoiningEffect) -> str:
+    """Return what joining did in a sentence; a difference counts from two standard errors on."""
     gain, error = effect.gain, effect.standard_error
-    figures = f"KL falls by {gain:.3f} ± {error:.3f} (standard error over the test images)"
+    change = f"{'falls' if gain > 0 else 'rises'} by {abs(gain):.3f} ± {error:.3f}"
+    figures = f"KL {change} (standard error over the test images)"
     if abs(gain) <= 2 * error:
         said = "Joining makes no difference that these images can show"
     else:
