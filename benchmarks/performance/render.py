@@ -60,8 +60,9 @@ measured, as the fastest product of two matrices in the same precision.
 """
 SCALING = """## Growth
 
-Images that a unit runs forward, counted: three times all images, a fourth time where the optimization was rolled back, and here 4
-steps of 16; for the network as a whole five times all images, and here one step of 16 in both networks. It does not grow with the number of units, so that the whole run grows with it linearly.
+Images that a unit runs forward, counted: seven eighths of all images three times, a fourth time where the optimization was rolled
+back, and here 4 steps of 16; for the network as a whole the seven eighths once, the last eighth four times, and here 4 steps of 16
+in both networks. It does not grow with the number of units, so that the whole run grows with it linearly.
 """
 MEMORY = """## Memory
 
