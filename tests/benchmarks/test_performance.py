@@ -114,8 +114,9 @@ def test_work_grows_linearly_with_units_and_images() -> None:
     for units, images in [(2, 32), (4, 32), (8, 32), (4, 64), (4, 128)]:
         found = image_forwards(units, images, steps, batch)
         aside = images // 8
-        least = units * (4 * (images - aside) + 4 * aside + 3 * steps * batch)
-        assert least <= found <= least + units * images
+        estimated = 2 * 8  # a few images, twice
+        least = units * (4 * images + 3 * steps * batch + estimated)
+        assert least <= found <= least + units * (images - aside)
 
 
 def test_growth_is_stored_cell_by_cell(tmp_path: Path) -> None:
