@@ -1,7 +1,7 @@
 """Compare choices of ours on training images that calibrated nothing; cells that have a result are skipped.
 
     python -m benchmarks.held_out measure --variants joins
-    python -m benchmarks.held_out measure --variants codes --networks mbv2s --reference ../reference
+    python -m benchmarks.held_out measure --variants network --networks mbv2s --reference ../reference
     python -m benchmarks.held_out judges                # which images tell best whether a join helps
     python -m benchmarks.held_out render                # docs/choices.md
 

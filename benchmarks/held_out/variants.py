@@ -81,5 +81,5 @@ CODES = {
     "codes-1500": _learned("codes, three times the steps", steps=1500),
 }
 """What the network as a whole learns, and from which views of the images."""
-GROUPS = {"joins": JOINS, "codes": CODES}
+GROUPS = {"joins": JOINS, "network": CODES}
 VARIANTS = JOINS | CODES

@@ -10,7 +10,7 @@ from benchmarks.held_out.__main__ import main
 from benchmarks.held_out.measure import recipe_of
 from benchmarks.held_out.render import judges_rows, variant_rows
 from benchmarks.held_out.results import held_out_store, judges_store
-from benchmarks.held_out.variants import CODES, JOINS, VARIANTS
+from benchmarks.held_out.variants import CODES, GROUPS, JOINS, VARIANTS
 
 CELL = ["--networks", "resnet18_small", "--seeds", "3", "--steps", "2", "--images", "32"]
 
@@ -98,3 +98,8 @@ def test_the_table_compares_seed_by_seed() -> None:
     blocks, gain = variant_rows(cells, JOINS, joins=True)
     assert blocks[5:] == ("0.5000 (2)", "", "50.00", "", "", "2")
     assert gain[5:] == ("0.3500 (2)", "+0.1500 ± 0.0500", "50.00", "60.0 % → 40.0 %", "2 of 4", "2")
+
+
+def test_no_group_of_variants_has_the_name_of_one() -> None:
+    """On the command line, either may be named."""
+    assert not set(GROUPS) & set(VARIANTS)
