@@ -240,7 +240,7 @@ def test_finished_cells_are_skipped_and_failed_ones_named(folder: Path, tmp_path
     assert "2 failed" in texts(table)[2][5]
     budgets = budget_lines(wanted, budget)
     assert budgets == [
-        "Schedule fast, 1 steps per group in batches of 4, none of the whole network, 4 images: "
+        "Schedule fast, 1 steps per group in batches of 4, then 1 steps of the whole network, 4 images: "
         "resnet18, mobilenetv2_050",
         "Schedule paper, 1 steps per group in batches of 4, none of the whole network, 4 images: "
         "resnet18, mobilenetv2_050",

@@ -48,8 +48,12 @@ SCHEDULES: Mapping[Schedule, Mapping[str, Any]] = {
 What the authors set by network, MobileNetV2's λ = 0.1 and ResNet-50's batches of 128, is in `mrecg.paper.published`.
 """
 
-_JOINED = {"plan.join": "loss", "plan.difference": "log-ratio", "plan.count": "all"}
-"""Every neighbor is tried, those of the largest difference first; what a join gains decides (docs/results.md, "Choosing")."""
+_JOINED: Mapping[Schedule, Mapping[str, Any]] = {
+    "fast": {"plan.join": "loss", "plan.difference": "log-ratio", "plan.count": "all"},
+    "paper": {"plan.join": "loss"},
+}
+"""Ours tries every neighbor, those of the largest difference first, and keeps what helps (docs/choices.md); the paper joins those
+whose squared difference is largest."""
 _PRESET = re.compile(rf"w(\d+)a(\d+)-({'|'.join(METHODS)})(-mrecg)?")
 
 
@@ -84,7 +88,7 @@ def preset(
     }
     recipe = validated(settings, f"The preset '{name}'")
     recipe = recipe.override({**SCHEDULES[check_schedule(schedule)], **METHODS[method]})
-    recipe = recipe.override(_JOINED if joined else {})
+    recipe = recipe.override(_JOINED[check_schedule(schedule)] if joined else {})
     return recipe.override(overrides or {})
 
 
