@@ -20,12 +20,17 @@ check: .venv/ready
 bench: .venv/ready
 	$(BIN)/pytest -m slow
 	$(BIN)/python -m benchmarks.accuracy measure
+	$(BIN)/python -m benchmarks.accuracy measure --schedule paper --bits w2a2 --methods brecq qdrop
 	for steps in 500 20000; do \
 		$(BIN)/python -m benchmarks.accuracy measure --without everything --bits w2a2 --methods qdrop --steps $$steps || exit 1; done
-	for name in nothing early-stop network-stage learned-ranges budget-rate reshuffling pre-run float32 loss-metric squared-difference; do \
+	for name in nothing early-stop network-stage learned-ranges budget-rate reshuffling float32; do \
 		$(BIN)/python -m benchmarks.accuracy measure --without $$name --bits w2a2 --methods qdrop-mrecg || exit 1; done
+	$(BIN)/python -m benchmarks.accuracy measure --codes 500 --bits w2a4 w2a2 --methods qdrop-mrecg
 	$(BIN)/python -m benchmarks.accuracy render
-	for name in step pipeline scaling memory; do $(BIN)/python -m benchmarks.performance $$name || exit 1; done
+	$(BIN)/python -m benchmarks.held_out measure
+	$(BIN)/python -m benchmarks.held_out judges
+	$(BIN)/python -m benchmarks.held_out render
+	for name in step network-step pipeline scaling memory; do $(BIN)/python -m benchmarks.performance $$name || exit 1; done
 	for steps in 20 2000; do \
 		$(BIN)/python -m benchmarks.performance memory --network resnet18_small --side 28 --images 256 --steps $$steps || exit 1; done
 	for name in native-kernels fused-clipping adam-gathered-once channels-last hand-written-gradients calibrated-image-scale float32; do \

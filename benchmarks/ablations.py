@@ -9,12 +9,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.accuracy.choices import CHOICES
-from mrecg import pipeline
 from mrecg.cache import storage
 from mrecg.graph import extract
 from mrecg.optimize import group, network
 from mrecg.optimize.adam import Adam
-from mrecg.optimize.all_groups import optimize_groups
 from mrecg.preparation import prepared_graph
 from mrecg.quantizers import kernels
 from mrecg.quantizers.kernels import GAMMA, ZETA, compilation
@@ -94,11 +92,6 @@ def _batch_as_it_is(self: storage.CachedActivation, rows: Tensor) -> Tensor:
     return rows.to(self._device, torch.float32).view(-1, *self.shape[1:])
 
 
-def _from_anew(*arguments: Any) -> Any:
-    """Call `optimize_groups` without its last argument: the state of the run that the plan took."""
-    return optimize_groups(*arguments[:7])
-
-
 ABLATIONS: dict[str, list[tuple[object, str, object]]] = {
     "channels-last": [
         (prepared_graph, "set_memory_format", lambda module, memory_format: module),
@@ -115,9 +108,6 @@ ABLATIONS: dict[str, list[tuple[object, str, object]]] = {
     "calibrated-image-scale": [(prepared_graph, "IMAGE_BITS", 99)],
 }
 """What makes a step fast, by name: what is replaced, and by what."""
-_OF_RUNS: dict[str, list[tuple[object, str, object]]] = {
-    "pre-run": [(pipeline, "optimize_groups", _from_anew)],
-}
 
 
 @contextlib.contextmanager
@@ -126,6 +116,6 @@ def without(name: str | None) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if name is not None and name not in {*ABLATIONS, *CHOICES}:
             raise KeyError(name)
-        for owner, attribute, replacement in (ABLATIONS | _OF_RUNS).get(name or "", []):
+        for owner, attribute, replacement in ABLATIONS.get(name or "", []):
             stack.enter_context(mock.patch.object(owner, attribute, replacement))
         yield

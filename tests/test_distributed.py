@@ -27,7 +27,13 @@ def net():
     torch.manual_seed(0)
     return nn.Sequential(block(1), block(8), block(8), nn.Flatten(), nn.Linear(128, 10)).eval()
 """
-LEARNED = ["reconstruct.steps=60", "reconstruct.batch_size=32", "reconstruct.batches=fixed"]
+LEARNED = [
+    "reconstruct.steps=60",
+    "reconstruct.batch_size=32",
+    "reconstruct.batches=fixed",
+    "network.learn=scales",  # for codes, each process sets images of its own aside
+]
+SHORT = ["reconstruct.steps=4", "reconstruct.batch_size=32"]
 
 
 SEVERAL = """
@@ -57,8 +63,14 @@ def quantize(processes: int, preset: str, *settings: str) -> tuple[str, ...]:
 
 NEAREST = "w4a4-rtn"
 BRECQ = "w2a4-brecq"
+JOINED = "w2a2-qdrop-mrecg"
 EVALUATE = ("evaluate", f"{NEAREST}-2", "--data", "demo", "--json")
-COMMANDS = [quantize(2, NEAREST), EVALUATE, quantize(2, BRECQ, *LEARNED)]
+COMMANDS = [
+    quantize(2, NEAREST),
+    EVALUATE,
+    quantize(2, BRECQ, *LEARNED),
+    quantize(2, JOINED, *SHORT),
+]
 
 
 def torchrun(folder: Path, *arguments: str) -> None:
@@ -124,6 +136,15 @@ def test_ranges_and_roundings_to_nearest_are_equal_bit_for_bit(folder: Path) -> 
     losses = [unit.loss for unit in shared.record.units]
     assert losses == pytest.approx([unit.loss for unit in single.record.units], rel=1e-4)
     assert json.loads(written(folder, EVALUATE, "out")) == json.loads(alone(*EVALUATE))
+
+
+@pytest.mark.usefixtures("folder")
+def test_joins_are_tried_and_codes_are_learned_together() -> None:
+    """Processes that decided differently would wait for each other for ever."""
+    record = mrecg.load(f"{JOINED}-2").record
+    assert record.plan.joins
+    assert record.network is not None
+    assert record.network.divergence_before > 0
 
 
 def test_learned_losses_agree(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
     python -m benchmarks.accuracy measure --networks mobilenetv2_small --bits w2a2 --methods brecq qdrop qdrop-mrecg
     python -m benchmarks.accuracy measure --reference ../reference --networks resnet18s mbv2s
+    python -m benchmarks.accuracy measure --reference ../reference --networks mbv2s --schedule paper --methods brecq
     python -m benchmarks.accuracy measure --without early-stop --bits w2a2 --methods qdrop-mrecg
     python -m benchmarks.accuracy render                # docs/results.md and the table in the README
 
@@ -16,26 +17,31 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.ablations import without
-from benchmarks.accuracy.cells import BITS, METHODS, NETWORKS, runs
+from benchmarks.accuracy.cells import BITS, NETWORKS, USUAL_METHODS, runs
 from benchmarks.accuracy.choices import CHOICES
 from benchmarks.accuracy.measure import float_network, measure
 from benchmarks.accuracy.render import write_results
 from benchmarks.accuracy.results import accuracy_store
 from benchmarks.checkpoints import OUR_NETWORKS
 from benchmarks.commands import Command, rendering, run_command
+from mrecg.config.presets import SCHEDULES
 from mrecg.data.fashion_mnist import DEBIAN_FOLDER
 
 
 def _configure(measuring: argparse.ArgumentParser) -> None:
     measuring.add_argument("--networks", nargs="+", choices=NETWORKS, default=OUR_NETWORKS)
     measuring.add_argument("--bits", nargs="+", default=list(BITS))
-    measuring.add_argument("--methods", nargs="+", default=list(METHODS))
+    measuring.add_argument("--methods", nargs="+", default=list(USUAL_METHODS))
     measuring.add_argument("--seeds", nargs="+", type=int, default=[1005, 1006, 1007])
+    measuring.add_argument("--schedule", choices=SCHEDULES, default="fast")
     measuring.add_argument("--steps", type=int, default=500)
     measuring.add_argument("--images", type=int, default=256)
     measuring.add_argument("--reference", type=Path, help="folder of the reference checkpoints")
     measuring.add_argument("--data", type=Path, default=DEBIAN_FOLDER, help="of the IDX files")
     measuring.add_argument("--without", choices=CHOICES, help="take away one of our choices")
+    measuring.add_argument(
+        "--codes", type=int, metavar="STEPS", help="the network as a whole learns codes, too"
+    )
     measuring.add_argument("--part", default="1/1", help="this process's share, such as 2/2")
     measuring.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", dest="overrides")
 
@@ -46,7 +52,8 @@ def _measure(arguments: argparse.Namespace) -> None:
     overrides = CHOICES.get(arguments.without, {}) | {key: json.loads(v) for key, v in given}
     part, parts = map(int, arguments.part.split("/"))
     axes = (arguments.networks, arguments.bits, arguments.methods, arguments.seeds)
-    for run in runs(*axes, arguments.steps, arguments.images)[part - 1 :: parts]:
+    budget = (arguments.steps, arguments.images, arguments.schedule, arguments.codes)
+    for run in runs(*axes, *budget)[part - 1 :: parts]:
         key = {**run.fields(), "without": arguments.without}
         if key in store:
             continue

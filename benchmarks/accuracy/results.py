@@ -8,11 +8,13 @@ from benchmarks.store import Store
 
 __all__ = ["accuracy_store", "authors_results"]
 
-KEY = ("network", "bits", "method", "steps", "images", "seed", "without")
+KEY = ("network", "bits", "method", "steps", "images", "seed", "without", "schedule", "code_steps")
 
 
 def accuracy_store(folder: Path) -> Store:
-    """Return the results of this benchmark; `without` names the choice that was taken away."""
+    """Return the results of this benchmark; `without` names the choice that was taken away, `schedule` another than `fast`;
+    `code_steps` the steps in which the network as a whole learns codes, where it does.
+    """
     return Store("accuracy", KEY, folder)
 
 

@@ -4,6 +4,7 @@
     python -m benchmarks.performance step --networks resnet18@224 --batch 8 --methods qdrop
     python -m benchmarks.performance step --without fused-clipping
     python -m benchmarks.performance step --against ../other-checkout    # against the step of another version
+    python -m benchmarks.performance network-step                        # of the network as a whole, against training
     python -m benchmarks.performance pipeline --networks resnet18_small --steps 20 --images 64
     python -m benchmarks.performance memory --network resnet18_small --side 28 --images 256 --memory 16MiB --steps 2000
     python -m benchmarks.performance scaling
@@ -17,7 +18,7 @@ Images and weights are random, which changes no timing. What was measured before
 from collections.abc import Sequence
 
 from benchmarks.commands import Command, rendering, run_command
-from benchmarks.performance import gpu, memory, pipeline, scaling, step
+from benchmarks.performance import gpu, memory, network_step, pipeline, scaling, step
 from benchmarks.performance.render import write_performance
 
 
@@ -25,6 +26,7 @@ def main(given: Sequence[str] | None = None) -> None:
     """Run the command line."""
     commands = (
         Command("step", step.configure, step.run),
+        Command("network-step", network_step.configure, network_step.run),
         Command("pipeline", pipeline.configure, pipeline.run),
         Command("memory", memory.configure, memory.run),
         Command("scaling", scaling.configure, scaling.run),

@@ -19,7 +19,7 @@ from benchmarks.performance.random_network import random_network
 from benchmarks.performance.results import performance_store
 from benchmarks.provenance import commit
 from mrecg.config.recipe import Recipe
-from mrecg.optimize import all_groups
+from mrecg.optimize import reconstruction
 from mrecg.optimize.group import optimize_group
 from mrecg.torch_state import compute_precision
 
@@ -41,7 +41,7 @@ def operations_of_a_step(model: nn.Module, images: Tensor, recipe: Recipe) -> in
         return result
 
     once = recipe.override({"reconstruct.steps": 1, "reconstruct.cuda_graphs": False})
-    with mock.patch.object(all_groups, "optimize_group", counted):
+    with mock.patch.object(reconstruction, "optimize_group", counted):
         mrecg.quantize(model, images, recipe=once)
     return sum(found)
 

@@ -21,15 +21,15 @@ from benchmarks.performance.results import performance_store
 from benchmarks.provenance import commit
 from mrecg import pipeline
 from mrecg.cache.activation_cache import ActivationCache
-from mrecg.optimize import all_groups
+from mrecg.optimize import reconstruction
 from mrecg.paper.networks import NETWORKS
 
 __all__ = ["configure", "run"]
 
 PHASES = {
     "capture": (pipeline, "prepare_graph"),
-    "ranges": (all_groups, "calibrate_activation"),
-    "optimization": (all_groups, "optimize_group"),
+    "ranges": (reconstruction, "calibrate_activation"),
+    "optimization": (reconstruction, "optimize_group"),
     "float pass": (ActivationCache, "run_float"),
     "quantized passes": (ActivationCache, "run_quantized"),
     "whole network": (pipeline, "optimize_network"),

@@ -31,6 +31,11 @@ soft rounding and penalty; *fused clipping*, a quantizer that does the work of t
 bfloat16 (`reconstruct.precision`). `tests/benchmarks/test_ablations.py` checks that all but the last two change
 results by no more than what float noise grows to in ten steps; what bfloat16 does to accuracy is in `docs/results.md`.
 """
+NETWORK_STEP = """## The step of the network as a whole
+
+A step that learns codes and scales (batch, patches, the float network's answer, forward, backward, optimizer) ÷ a step of training
+the float network (forward, cross entropy, backward, Adam, batch norms in training mode).
+"""
 PAIRED = """## Against an earlier version
 
 The step of this version ÷ that of an earlier commit (`step --against`), in one process, step by step in turns, on the same
@@ -55,8 +60,9 @@ measured, as the fastest product of two matrices in the same precision.
 """
 SCALING = """## Growth
 
-Images that a unit runs forward, counted: three times all images, a fourth time where the optimization was rolled back, and here 4
-steps of 16; for the network as a whole five times all images, and here one step of 16 in both networks. It does not grow with the number of units, so that the whole run grows with it linearly.
+Images that a unit runs forward, counted: seven eighths of all images three times, a fourth time where the optimization was rolled
+back, and here 4 steps of 16; for the network as a whole the seven eighths once, the last eighth four times, and here 4 steps of 16
+in both networks. It does not grow with the number of units, so that the whole run grows with it linearly.
 """
 MEMORY = """## Memory
 
@@ -204,16 +210,34 @@ def _memory(results: list[Result]) -> list[str]:
     return table("run | budget | peak | before the run | estimate: memory, files", rows)
 
 
+def _network_steps(results: list[Result]) -> list[str]:
+    rows = [
+        (f"{result['network']}, {result['side']}²", result["batch"], f"{result['ratio']:.2f}")
+        for result in sorted(results, key=lambda result: result["network"])
+    ]
+    return table("network | batch | ÷ float training step", rows)
+
+
 def write_performance(folder: Path, page: Path) -> int:
     """Write the page from the results in a folder, and return how many results it shows."""
-    kinds = ("step", "paired", "pipeline", "gpu", "scaling", "memory")
+    kinds = ("step", "network_step", "paired", "pipeline", "gpu", "scaling", "memory")
     found = {kind: performance_store(kind, folder).read() for kind in kinds}
-    accuracy, authors = accuracy_store(folder).read(), authors_results()
+    authors = authors_results()
+    accuracy = [
+        one
+        for one in accuracy_store(folder).read()
+        if one.get("schedule") is None and one.get("code_steps") is None
+    ]
     everything = [result for results in found.values() for result in results]
     commits = sorted({result["commit"] for result in everything})
     paired = [PAIRED, *_paired(found["paired"]), ""] if found["paired"] else []
     sections = [
         *(HEADER, STEP, *_steps(found["step"]), "", ABLATION, *_ablations(found["step"]), ""),
+        *(
+            [NETWORK_STEP, *_network_steps(found["network_step"]), ""]
+            if found["network_step"]
+            else []
+        ),
         *paired,
         *(PIPELINE, *_pipelines(found["pipeline"]), "", AUTHORS),
         *_authors(found["pipeline"], found["step"], accuracy, authors),

@@ -29,7 +29,7 @@ from benchmarks.performance.results import performance_store
 from benchmarks.provenance import commit
 from mrecg.config.settings import Reconstruction
 from mrecg.graph.units import Unit
-from mrecg.optimize import all_groups
+from mrecg.optimize import reconstruction
 from mrecg.optimize.group import GroupResult, GroupValues, optimize_group
 from mrecg.preparation.prepared_graph import PreparedGraph
 from mrecg.quantizers.losses import reconstruction_loss
@@ -112,7 +112,7 @@ def float_steps_between(times: dict[str, tuple[list[float], list[float]]]) -> It
 
         return optimize_group(prepared, units, nearest, values, settings, seed, between, previous)
 
-    with mock.patch.object(all_groups, "optimize_group", alternating):
+    with mock.patch.object(reconstruction, "optimize_group", alternating):
         yield
 
 

@@ -14,18 +14,20 @@ from mrecg.config.recipe import Recipe
 from mrecg.errors import PlanError, expect
 from mrecg.graph.capture import export_frozen
 from mrecg.graph.insert import Quantizer
-from mrecg.optimize.all_groups import optimize_groups
+from mrecg.optimize.all_groups import Reconstructed, optimize_groups
+from mrecg.optimize.augmentation import Augment, check_augment
 from mrecg.optimize.network import optimize_network
 from mrecg.optimize.progress import PhaseClock, Progress, Report
 from mrecg.planning.estimate import Estimate, estimate_run
 from mrecg.planning.joint_plan import check_plan, make_plan, single_plan
 from mrecg.preparation.arguments import check_arguments
 from mrecg.preparation.calibration import CalibrationImages, check_image_count, gather_images
+from mrecg.preparation.judging import SplitImages, split_counts, split_images
 from mrecg.preparation.prepared_graph import PreparedGraph, prepare_graph
 from mrecg.quantizers.state import QuantizerState
 from mrecg.records.oscillation import Oscillation
 from mrecg.records.plan import Plan
-from mrecg.records.record import GroupRecord, NetworkRecord, Record, UnitRecord
+from mrecg.records.record import NetworkRecord, Record
 from mrecg.runs.folder import QuantizedModel, environment
 from mrecg.runs.graph_writer import require_storable
 from mrecg.torch_state import default_torch_modes
@@ -46,6 +48,7 @@ def quantize(
     quantizer: Quantizer | None = None,
     progress: Report | None = None,
     memory: int | None = None,
+    augment: Augment | None = None,
 ) -> QuantizedModel:
     """Quantize `model` after training: `prepare` and `PreparedModel.quantize` in one call.
 
@@ -58,6 +61,8 @@ def quantize(
         quantizer: any PT2E quantizer, in place of the recipe's placement.
         progress: called with an `Estimate`, then with `Progress`.
         memory: bytes that the activation cache may take; the rest goes to temporary files. `None` is no limit.
+        augment: takes a batch of images and returns another view of it, in place of `network.augment` of the recipe; it has
+            to stay close to what the float network was trained on.
 
     Returns:
         The quantized model with its record.
@@ -68,7 +73,7 @@ def quantize(
     if plan is not None:
         expect(plan, Plan, "The plan", "make one with mrecg.Plan(groups=...)", PlanError)
     prepared = prepare(model, calibration, recipe=recipe, quantizer=quantizer, memory=memory)
-    return prepared.quantize(plan, progress=progress)
+    return prepared.quantize(plan, progress=progress, augment=augment)
 
 
 @default_torch_modes()
@@ -176,13 +181,22 @@ class PreparedModel:
 
     @default_torch_modes()
     def quantize(
-        self, plan: Plan | None = None, *, progress: Report | None = None
+        self,
+        plan: Plan | None = None,
+        *,
+        progress: Report | None = None,
+        augment: Augment | None = None,
     ) -> QuantizedModel:
         """Plan, optimize every group, optimize the network, and freeze the result.
+
+        Args:
+            plan, progress, augment: as in `mrecg.quantize`.
 
         Raises:
             MrecgError: the plan does not fit, or there are too few images; the message says why in a sentence.
         """
+        if augment is not None:
+            augment = check_augment(augment)
         report = progress or _ignore
         clock = PhaseClock(capture=self.seconds)
         self.check(plan)
@@ -193,20 +207,18 @@ class PreparedModel:
             plan = check_plan(plan, self.graph.chain.units)
         clock.lap("plan")
         report(self._estimate(self.recipe, plan, None, dict(state.steps)))
-        state, units, groups = self._optimize_groups(self.recipe, plan, "tune", report, state)
+        found = self._optimize_groups(self.recipe, plan, "tune", report, state)
         clock.lap("reconstruction")
-        state, network = self._optimize_network(state, report)
+        state, network = self._optimize_network(found.state, report, augment)
         clock.lap("network")
         program = export_frozen(self.graph.freeze(state), self.images[:2].to(self.graph.device))
         clock.lap("freeze")
         record = Record(
-            units=units,
-            groups=groups,
-            plan=plan,
+            units=found.units,
+            groups=found.groups,
+            plan=plan.after([group.units for group in found.groups], found.joins),
             quantizers=self.graph.describe(state),
-            oscillation=Oscillation.along(
-                [unit.name for unit in units], [unit.relative_loss for unit in units]
-            ),
+            oscillation=Oscillation.at_ends(found.units, [group.units for group in found.groups]),
             network=network,
             left_in_float=self.graph.left_in_float,
             images=len(self.images),
@@ -223,31 +235,35 @@ class PreparedModel:
         if rule.join != "loss":
             return make_plan(units, rule), QuantizerState()
         check_image_count(len(self.images), self.recipe.reconstruct)
-        state, records, _ = self._optimize_groups(
+        found = self._optimize_groups(
             self._short_recipe(), single_plan(units), "plan", report, QuantizerState()
         )
-        return make_plan(units, rule, [unit.loss for unit in records]), state
+        return make_plan(units, rule, [unit.loss for unit in found.units]), found.state
 
     def _optimize_groups(
         self, recipe: Recipe, plan: Plan, phase: str, report: Report, previous: QuantizerState
-    ) -> tuple[QuantizerState, tuple[UnitRecord, ...], tuple[GroupRecord, ...]]:
-        images = distributed.share_of_images(self.images)
+    ) -> Reconstructed:
         half = recipe.reconstruct.cache == "float16"
         storage = Storage(self.graph.device, self.memory, half)
-        return optimize_groups(self.graph, images, recipe, plan, phase, report, storage, previous)
+        return optimize_groups(
+            self.graph, self._split(), recipe, plan, phase, report, storage, previous
+        )
+
+    def _split(self) -> SplitImages:
+        return split_images(distributed.share_of_images(self.images), self.recipe)
 
     def _optimize_network(
-        self, state: QuantizerState, report: Report
+        self, state: QuantizerState, report: Report, augment: Augment | None
     ) -> tuple[QuantizerState, NetworkRecord | None]:
-        images = distributed.share_of_images(self.images)
         steps = self.recipe.network_steps
         event = Progress("network", ("all units",), 0, 1, 0, steps, 0.0)
         state, record = optimize_network(
             self.graph,
             state,
-            images,
+            self._split(),
             self.recipe,
             lambda step, loss: report(replace(event, step=step, loss=loss)),
+            augment,
         )
         if record is not None:
             report(replace(event, step=steps, loss=record.divergence_after, finished=True))
@@ -265,9 +281,10 @@ class PreparedModel:
         images: int | None,
         taken: dict[str, int] | None = None,
     ) -> Estimate:
-        count = len(self.images) // distributed.count() if images is None else images
+        given = len(self.images) // distributed.count() if images is None else images
+        counts = split_counts(given, self.recipe)
         probe = self.images[:_PROBED]
-        return estimate_run(self.graph, probe, count, recipe, plan, self.memory, taken)
+        return estimate_run(self.graph, probe, counts, recipe, plan, self.memory, taken)
 
 
 def _ignore(event: Progress | Estimate) -> None:

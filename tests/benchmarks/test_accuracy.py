@@ -1,6 +1,5 @@
 """The accuracy benchmark in short: cells, measures and the tables made of them."""
 
-import gzip
 import json
 from pathlib import Path
 
@@ -11,26 +10,10 @@ import mrecg
 from benchmarks.accuracy.__main__ import main
 from benchmarks.accuracy.cells import BITS, METHODS, NETWORKS, runs
 from benchmarks.accuracy.measure import float_network, measured
-from benchmarks.accuracy.render import choices_table
+from benchmarks.accuracy.render import choices_table, schedule_table
 from benchmarks.accuracy.results import accuracy_store
 from benchmarks.store import Result
-from mrecg.data import DEMO_FOLDER
 from mrecg.data.fashion_mnist import load_split
-
-IMAGES = {"train": 40, "t10k": 100}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the first images of the packaged ones."""
-    folder = tmp_path_factory.mktemp("data")
-    for path in DEMO_FOLDER.glob("*.gz"):
-        raw, count = gzip.decompress(path.read_bytes()), IMAGES[path.name.partition("-")[0]]
-        header = 4 + 4 * raw[3]
-        size = (len(raw) - header) // int.from_bytes(raw[4:8])
-        kept = raw[:4] + count.to_bytes(4) + raw[8 : header + count * size]
-        (folder / path.name).write_bytes(gzip.compress(kept))
-    return folder
 
 
 def measure(results: Path, data: Path, *arguments: str) -> list[Result]:
@@ -76,11 +59,32 @@ def test_runs_are_the_cells_of_the_papers_table() -> None:
         runs(["resnet18s"], BITS, ["qdorp"], [1], 500, 256)
 
 
+def test_the_papers_schedule_has_results_of_its_own(tmp_path: Path, data: Path) -> None:
+    """Next to those of the default, and compared with the authors' figure at their steps."""
+    arguments = ["--networks", "resnet18_small", "--bits", "w4a4", "--methods", "brecq"]
+    arguments += ["--seeds", "2", "--steps", "2"]
+    measure(tmp_path, data, *arguments)
+    found = measure(tmp_path, data, *arguments, "--schedule", "paper")
+    assert [cell.get("schedule") for cell in found] == [None, "paper"]
+    recipe = found[1]["recipe"]
+    assert recipe["plan"]["cut"] == "behind-quantizers"
+    assert recipe["reconstruct"]["batches"] == "fixed"
+    assert (recipe["reconstruct"]["steps"], recipe["reconstruct"]["batch_size"]) == (2, 32)
+    paper, ours = (
+        {**cell, "top1": top1} for cell, top1 in zip(found[::-1], (91.0, 90), strict=True)
+    )
+    authors = {"2": {"resnet18_small": {"w4a4": {"brecq": 90.5}}}}
+    rows = schedule_table({"paper": [paper], "ours": [ours]}, authors)[2:]
+    assert [row.split(" | ")[3] for row in rows] == ["paper", "ours"]
+    assert rows[0].split(" | ")[5:8] == ["91.00 (1)", "90.50", "+0.50"]
+    assert rows[1].split(" | ")[6:8] == ["", ""]
+
+
 def test_a_network_is_nearest_to_itself(data: Path) -> None:
     model = float_network("mobilenetv2_small", None)
     found = measured(model, model, data)
     images, labels = load_split("test", data)
-    assert len(images) == IMAGES["t10k"]
+    assert len(images) == 100
     counted = mrecg.evaluate(model, [(images, labels)])
     assert found == {
         "top1": counted.top1,
@@ -96,15 +100,15 @@ def test_reference_networks_need_their_folder(tmp_path: Path, data: Path) -> Non
 
 def test_choices_are_compared_seed_by_seed(tmp_path: Path, data: Path) -> None:
     arguments = ["--networks", "resnet18_small", "--bits", "w4a4", "--methods", "brecq-mrecg"]
-    for name in ("nothing", "pre-run"):
+    for name in ("nothing", "early-stop"):
         found = measure(
             tmp_path, data, *arguments, "--seeds", "1", "--steps", "8", "--without", name
         )
-    assert [cell["without"] for cell in found] == ["nothing", "pre-run"]
+    assert [cell["without"] for cell in found] == ["early-stop", "nothing"]
     rows = choices_table(found)[2:]
-    assert [row.split(" | ")[0] for row in rows] == ["| pre-run"]
+    assert [row.split(" | ")[0] for row in rows] == ["| early-stop"]
     (ratio,) = (float(row.split(" | ")[-1].removesuffix(" |")) for row in rows)
-    assert ratio > 1
+    assert ratio == 1  # too short for an early stop
 
 
 def test_settings_can_be_replaced(tmp_path: Path, data: Path) -> None:

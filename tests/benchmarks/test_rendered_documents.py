@@ -7,12 +7,14 @@ from pathlib import Path
 import benchmarks.accuracy.__main__ as accuracy
 import benchmarks.architectures.__main__ as architectures
 import benchmarks.export.__main__ as export
+import benchmarks.held_out.__main__ as held_out
 import benchmarks.natural_images.__main__ as natural_images
 import benchmarks.performance.__main__ as performance
 from benchmarks.tables import DOCS, README
 
 PAGES = {
     "results.md": accuracy,
+    "choices.md": held_out,
     "limits.md": architectures,
     "export.md": export,
     "efficientnet-lite0.md": natural_images,

@@ -94,15 +94,23 @@ def test_demo_in_short(
     monkeypatch.setattr("mrecg.demo.comparison._IMAGES", 32)
     done = mrecg_command("demo", "--steps", "2", "--json")
     assert done.returncode == 0, done.stderr
-    rows = json.loads(done.stdout)
-    assert [row["name"] for row in rows] == [
+    found = json.loads(done.stdout)
+    rows = {row["name"]: row for row in found["rows"]}
+    assert list(rows) == [
         "float",
         "round to nearest",
         "qdrop blocks",
-        "qdrop + mrecg",
+        "+ joined (mrecg)",
+        "+ whole network",
     ]
-    assert rows[0]["top1"] > 90
-    assert any(len(group) > 1 for group in rows[3]["record"]["plan"]["groups"])
+    assert rows["float"]["top1"] > 90
+    joins = rows["+ joined (mrecg)"]["record"]["plan"]["joins"]
+    assert [end["units"] for end in found["joining"]["ends"]] == [
+        join["units"] for join in joins if join["kept"]
+    ]
+    gain = rows["qdrop blocks"]["divergence"] - rows["+ joined (mrecg)"]["divergence"]
+    assert found["joining"]["gain"] == pytest.approx(gain, abs=1e-6)
+    assert found["joining"]["standard_error"] > 0
 
 
 def test_own_network(tmp_path: Path, mrecg_command: Callable[..., Finished]) -> None:

@@ -110,7 +110,7 @@ def test_a_key_that_is_like_no_other() -> None:
     """The sections, or what its own section holds, and not every key there is."""
     for key, known in [
         ("zzz", "known: name, seed, weight, activation, placement, plan, reconstruct"),
-        ("plan.zzzzzzzzzzzzzz", r"known: plan\.granularity, plan\.join,"),
+        ("plan.zzzzzzzzzzzzzz", r"known: plan\.granularity, plan\.cut, plan\.join,"),
     ]:
         with pytest.raises(RecipeError, match=f"no key '{key}'; {known}"):
             mrecg.preset("w4a4-brecq", {key: 1})
@@ -174,8 +174,8 @@ def test_a_file_that_does_not_fit_is_explained(text: str, reason: str, tmp_path:
     [
         ("reconstruct.rounding_rate", "fast", "expected a number or 'auto'"),
         ("reconstruct.rounding_rate", 0, "expected more than 0 or 'auto'"),
-        ("plan.count", -1, "expected at least 0 or 'auto'"),
-        ("plan.count", 1.5, "expected a whole number or 'auto'"),
+        ("plan.count", -1, "expected at least 0 or 'auto' or 'all'"),
+        ("plan.count", 1.5, "expected a whole number or 'auto' or 'all'"),
     ],
 )
 def test_every_type_that_a_value_may_have_is_named(key: str, value: object, words: str) -> None:

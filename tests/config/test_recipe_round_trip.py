@@ -22,7 +22,7 @@ BITS = st.sampled_from([*range(2, 9), 16, 32])
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
 POSITIVE = st.floats(1e-6, 1e6)
 RANGES = {
-    "method": st.sampled_from(["minmax", "percentile", "std", "lsq", "error"]),
+    "method": st.sampled_from(["minmax", "percentile", "magnitude", "std", "lsq", "error"]),
     "p": POSITIVE,
     "percentile": st.floats(50, 100, exclude_min=True),
     "std_multiple": POSITIVE,

@@ -170,7 +170,7 @@ def _outputs_and_slopes(prepared: PreparedGraph, position: int, learning: bool) 
     scalings = {
         name: calibrate_activation(prepared.activations[name], sample, settings, 4)
         for unit in units
-        for name, sample in cache.run_float(unit).items()
+        for name, sample in cache.run_float(unit, 1024).items()
     }
     weights = {
         name: prepared.weights[name].round_to_nearest(weight, prepared.weights[name].calibrated)

@@ -31,7 +31,11 @@ EXPECTED = {
 
 
 def chain_of(
-    model: nn.Module, x: Tensor, granularity: str = "block", shortcut: str = "quantized"
+    model: nn.Module,
+    x: Tensor,
+    granularity: str = "block",
+    shortcut: str = "quantized",
+    cut: str = "before-quantizers",
 ) -> tuple[Chain, fx.GraphModule]:
     placement = RecipePlacement(
         Placement(shortcut=shortcut),
@@ -40,7 +44,7 @@ def chain_of(
     )
     graph, quantizers = insert_quantizers(capture_graph(model, x[:2]), placement)
     inserted = Insertions({one.name: one for one in quantizers}, clipping=(), biases={})
-    return cut_units(graph, inserted, model, granularity), graph
+    return cut_units(graph, inserted, model, granularity, cut), graph
 
 
 def without_change(unit: Unit, graph: fx.GraphModule) -> list[Tensor | Callable[..., Tensor]]:
@@ -55,12 +59,15 @@ def as_tuple(value: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return (value,) if isinstance(value, Tensor) else tuple(value)
 
 
+@pytest.mark.parametrize("cut", ["before-quantizers", "behind-quantizers"])
 @pytest.mark.parametrize("granularity", ["block", "layer"])
 @pytest.mark.parametrize("shortcut", ["quantized", "float"])
 @pytest.mark.parametrize("name", toys.TOYS)
-def test_units_in_order_are_the_captured_model(name: str, granularity: str, shortcut: str) -> None:
+def test_units_in_order_are_the_captured_model(
+    name: str, granularity: str, shortcut: str, cut: str
+) -> None:
     model, x = toys.make(name), toys.images(5)
-    chain, graph = chain_of(model, x, granularity, shortcut)
+    chain, graph = chain_of(model, x, granularity, shortcut, cut)
     for is_quantized in (False, True):
         values = {chain.input: x}
         for unit in chain.units:
@@ -101,6 +108,55 @@ def test_units_of_toys(name: str) -> None:
 def test_units_of_the_papers_networks(name: str, count: int) -> None:
     chain, _ = chain_of(build(name), torch.randn(2, 1, 28, 28))
     assert len(chain.units) == count
+
+
+@pytest.mark.parametrize(
+    ("name", "granularity"),
+    [("chain", "layer"), *((name, "block") for name in ("chain", "inception", "residual"))],
+)
+def test_units_cut_behind_quantizers_give_quantized_values(name: str, granularity: str) -> None:
+    """Whatever crosses a cut is what a quantizer returned; the quantizer of the images belongs to no unit."""
+    model, x = toys.make(name), toys.images()
+    before, _ = chain_of(model, x, granularity)
+    chain, graph = chain_of(model, x, granularity, cut="behind-quantizers")
+    assert [unit.name for unit in chain.units] == [unit.name for unit in before.units]
+    quantizers = [name for unit in chain.units for name in unit.activations]
+    assert sorted(quantizers) == sorted(name for unit in before.units for name in unit.activations)
+    targets = {node.name: node.target for node in graph.graph.nodes}
+    for unit in chain.units[:-1]:
+        assert unit.outputs
+        assert {targets[name] for name in unit.outputs} <= set(unit.activations)
+    assert not set(chain.units[-1].activations)
+    source = next(node for node in graph.graph.nodes if node.name == chain.input)
+    assert chain.fixed == {str(user.target) for user in source.users}
+    assert before.fixed == frozenset()
+
+
+def test_a_target_behind_a_quantizer_is_free_of_its_error() -> None:
+    model, x = toys.make("residual"), toys.images()
+    chain, graph = chain_of(model, x, cut="behind-quantizers")
+    stem = chain.units[0]
+    bindings = [
+        attrgetter(stem.weights[name])(graph) if name in stem.weights else _halved
+        for name in stem.bindings
+    ]
+    wanted = nn.functional.relu(model.stem(x))
+    torch.testing.assert_close(stem.float_graph(x)[0], wanted)
+    behind = nn.functional.relu(model.stem(x / 2)) / 2  # the images' quantizer comes first
+    torch.testing.assert_close(stem.quantized(x, *bindings)[0], behind)
+
+
+def _halved(x: Tensor, bounds: tuple[float, float] | None) -> Tensor:
+    return x.clamp(*bounds) / 2 if bounds else x / 2
+
+
+def test_the_last_block_reaches_through_pooling_where_units_end_behind_quantizers() -> None:
+    model = toys.make("residual")
+    before, _ = chain_of(model, toys.images())
+    behind, _ = chain_of(model, toys.images(), cut="behind-quantizers")
+    assert (before.units[-2].shape, behind.units[-2].shape) == ((6, 8, 8), (6,))
+    assert behind.units[-1].inputs == behind.units[-2].outputs
+    assert behind.channels[behind.units[-2].outputs[0]] == 6
 
 
 def test_layer_facts() -> None:

@@ -10,13 +10,20 @@ from torch import Tensor, nn
 import mrecg
 import toys
 from mrecg import pipeline
-from mrecg.cache.activation_cache import ActivationCache
+from mrecg.cache.activation_cache import (
+    ActivationCache,
+    run_float_units,
+    run_quantized_units,
+)
 from mrecg.cache.storage import Storage
 from mrecg.graph.units import Unit
-from mrecg.optimize import all_groups
+from mrecg.optimize import all_groups, reconstruction
 from mrecg.optimize.group import GroupResult
+from mrecg.optimize.judge import Judge
+from mrecg.optimize.progress import Progress
 from mrecg.optimize.schedule import shuffled_batches
 from mrecg.planning.joint_plan import make_plan, single_plan
+from mrecg.preparation.judging import split_images
 from mrecg.preparation.prepared_graph import PreparedGraph, prepare_graph
 from mrecg.quantizers.grid import Scaling
 from mrecg.quantizers.state import QuantizerState
@@ -40,10 +47,14 @@ def optimize(
     storage: Storage | None = None,
 ) -> tuple[QuantizerState, tuple[GroupRecord, ...]]:
     plan = plan or single_plan(prepared.chain.units)
-    state, _, groups = all_groups.optimize_groups(
-        prepared, toys.images(32), recipe, plan, "tune", lambda event: None, storage, previous
+    images = split_images(toys.images(32), recipe)
+    found = all_groups.optimize_groups(
+        prepared, images, recipe, plan, "tune", lambda event: None, storage, previous
     )
-    return state, groups
+    return found.state, found.groups
+
+
+JOINED = Plan(groups=(("stem",), ("stage.one",), ("stage.two", "stage.three"), ("fc",)))
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +112,7 @@ def test_what_is_taken_back_is_rounding_to_nearest(residual: PreparedGraph) -> N
 
 
 def test_a_result_that_is_no_number_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = all_groups.optimize_group
+    original = reconstruction.optimize_group
 
     def poisoned(
         prepared: PreparedGraph, units: Sequence[Unit], *rest: object
@@ -113,7 +124,7 @@ def test_a_result_that_is_no_number_is_taken_back(monkeypatch: pytest.MonkeyPatc
         }
         return state | QuantizerState(activations=nan), result
 
-    monkeypatch.setattr(all_groups, "optimize_group", poisoned)
+    monkeypatch.setattr(reconstruction, "optimize_group", poisoned)
     quantized = run(toys.make("residual"), "w4a4-brecq")
     accepted = [group.units for group in quantized.record.groups if group.accepted]
     assert accepted == [("stem",)]  # which reads the images in float
@@ -168,7 +179,7 @@ def is_kept(
 
     monkeypatch.setattr(ActivationCache, "run_quantized", changed)
     torch.manual_seed(0)
-    recipe = mrecg.preset("w4a4-brecq", GROUPS_ALONE)
+    recipe = mrecg.preset("w4a4-brecq", GROUPS_ALONE | {"plan.keep": "all"})
     prepared = prepare_graph(model.eval(), toys.images(2), recipe, None)
     _, (group,) = optimize(prepared, recipe, Plan(groups=(("a", "b"),)))
     assert calls == 2 + (not group.accepted)
@@ -210,12 +221,12 @@ def test_each_unit_runs_a_fixed_number_of_times(
 
     watch("run_float")
     watch("run_quantized")
-    plan = Plan(groups=(("stem",), ("stage.one",), ("stage.two", "stage.three"), ("fc",)))
     wild = {"reconstruct.activation_rate": 1e3, "reconstruct.activation_rate_unit": "absolute"}
     for settings in (GROUPS_ALONE, GROUPS_ALONE | wild, GROUPS_ALONE | {"reconstruct.steps": 0}):
         for counts in runs.values():
             counts.clear()
-        _, groups = optimize(residual, mrecg.preset("w2a2-qdrop", settings), plan)
+        recipe = mrecg.preset("w2a2-qdrop", settings | {"plan.keep": "all"})
+        _, groups = optimize(residual, recipe, JOINED)
         quantized = {
             unit: 2 + (not group.accepted) if group.steps else 1
             for group in groups
@@ -246,19 +257,18 @@ def test_the_run_for_the_plan_may_take_all_steps(fraction: float) -> None:
     )
     record = mrecg.quantize(toys.make("residual"), toys.images(32), recipe=recipe).record
     for group in record.groups:
-        expected = 8 if len(group.units) > 1 else round(8 * (1 - fraction))
-        assert group.steps == expected
+        assert group.steps == len(group.units) * round(8 * (1 - fraction))
 
 
-def test_single_units_continue_from_the_run_for_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the codes and scales that it left, not anew from the float weights."""
+def test_units_continue_from_the_run_for_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone and joined: with the codes and scales that it left, not anew from the float weights."""
     left: list[QuantizerState] = []
-    continued: list[str] = []
-    originals = all_groups.optimize_groups, all_groups.optimize_group
+    continued: list[tuple[str, ...]] = []
+    originals = all_groups.optimize_groups, reconstruction.optimize_group
 
-    def remember(*arguments: object) -> tuple[QuantizerState, object, object]:
+    def remember(*arguments: object) -> all_groups.Reconstructed:
         found = originals[0](*arguments)  # type: ignore[arg-type]
-        left.append(found[0])
+        left.append(found.state)
         return found
 
     def watched(
@@ -267,37 +277,139 @@ def test_single_units_continue_from_the_run_for_the_plan(monkeypatch: pytest.Mon
         start = rest[-1]
         if start is not None:
             assert isinstance(start, QuantizerState)
-            assert len(units) == len(left) == 1
-            for name in units[0].weights:
-                assert start.weights[name] is left[0].weights[name]
-            for name in units[0].activations:
-                assert start.activations[name] is left[0].activations[name]
-            continued.append(units[0].name)
+            assert len(left) == 1
+            for unit in units:
+                for name in unit.weights:
+                    assert start.weights[name] is left[0].weights[name]
+                for name in unit.activations:
+                    assert start.activations[name] is left[0].activations[name]
+            continued.append(tuple(unit.name for unit in units))
         return originals[1](prepared, units, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(pipeline, "optimize_groups", remember)
-    monkeypatch.setattr(all_groups, "optimize_group", watched)
+    monkeypatch.setattr(reconstruction, "optimize_group", watched)
     settings = {"plan.join": "loss", "plan.count": 1}
     recipe = mrecg.preset("w2a2-qdrop-mrecg", GROUPS_ALONE | settings)
     record = mrecg.quantize(toys.make("residual"), toys.images(32), recipe=recipe).record
-    assert continued == [group[0] for group in record.plan.groups if len(group) == 1]
-    assert len(continued) == len(record.units) - 2
-    assert left[0].steps == {unit.name: 2 for unit in record.units}
-    assert left[1].steps == dict.fromkeys(continued, 8)
+    names = [unit.name for unit in record.units]
+    (join,) = record.plan.joins
+    assert sorted(continued) == sorted([*[(name,) for name in names], join.units])
+    assert left[0].steps == dict.fromkeys(names, 2)
+    alone = set(names) - set(join.units) if join.kept else names
+    assert left[1].steps == dict.fromkeys(alone, 8)
+
+
+@pytest.mark.parametrize(("start", "is_anew"), [("anew", True), ("continued", False)])
+def test_joined_units_may_start_anew(
+    residual: PreparedGraph, monkeypatch: pytest.MonkeyPatch, start: str, is_anew: bool
+) -> None:
+    """As in the paper, which knows no run before."""
+    given: list[object] = []
+    original = reconstruction.optimize_group
+
+    def watched(*arguments: object) -> tuple[QuantizerState, GroupResult]:
+        given.append(arguments[-1])
+        return original(*arguments)  # type: ignore[arg-type]
+
+    settings = {"plan.keep": "all", "plan.joined_start": start}
+    recipe = mrecg.preset("w2a2-qdrop", GROUPS_ALONE | settings)
+    previous, _ = optimize(residual, recipe.override({"reconstruct.steps": 4}))
+    monkeypatch.setattr(reconstruction, "optimize_group", watched)
+    _, groups = optimize(residual, recipe, JOINED, previous)
+    assert [one is None for one in given] == [len(g.units) > 1 and is_anew for g in groups]
+    assert [group.steps for group in groups] == [
+        len(group.units) * (8 if len(group.units) > 1 and is_anew else 4) for group in groups
+    ]
+
+
+def test_a_group_may_get_the_steps_of_one_unit(residual: PreparedGraph) -> None:
+    settings = {"plan.keep": "all", "plan.joined_steps": "per-group"}
+    _, groups = optimize(residual, mrecg.preset("w2a2-qdrop", GROUPS_ALONE | settings), JOINED)
+    assert {group.steps for group in groups} == {8}
+
+
+@pytest.mark.parametrize("better", ["joined", "alone"])
+def test_a_join_is_kept_where_images_that_tuned_nothing_are_nearer(
+    residual: PreparedGraph, monkeypatch: pytest.MonkeyPatch, better: str
+) -> None:
+    """The result is that of a run that joins without trying, or of blocks, bit for bit; the calibration images decide nothing."""
+    original = Judge.run_quantized
+
+    def changed(self: Judge, units: Sequence[Unit], state: QuantizerState, keep: bool) -> float:
+        original(self, units, state, keep)
+        trials.append(keep)
+        is_joint = trials.count(False) == 2
+        return float(is_joint != (better == "joined"))
+
+    trials: list[bool] = []
+    monkeypatch.setattr(Judge, "run_quantized", changed)
+    recipe = mrecg.preset("w2a2-qdrop", GROUPS_ALONE)
+    images = split_images(toys.images(32), recipe)
+    found = all_groups.optimize_groups(residual, images, recipe, JOINED, "tune", lambda event: None)
+    (join,) = found.joins
+    assert join.kept == (better == "joined")
+    assert (join.separate_loss, join.joint_loss) == ((1, 0) if join.kept else (0, 1))
+    plan = JOINED if join.kept else single_plan(residual.chain.units)
+    expected, groups = optimize(residual, recipe.override({"plan.keep": "all"}), plan)
+    assert are_equal(found.state, expected)
+    assert [group.units for group in found.groups] == [group.units for group in groups]
+    assert [unit.group for unit in found.units] == [
+        index for index, group in enumerate(groups) for _ in group.units
+    ]
+
+
+def test_the_losses_of_a_join_are_those_of_the_judging_images(residual: PreparedGraph) -> None:
+    """Recomputed from the images on, for the state that was kept."""
+    recipe = mrecg.preset("w2a2-qdrop", GROUPS_ALONE)
+    images = split_images(toys.images(32), recipe)
+    found = all_groups.optimize_groups(residual, images, recipe, JOINED, "tune", lambda event: None)
+    (join,) = found.joins
+    units = residual.chain.units[:4]
+    source = {residual.chain.input: images.judging}
+    made = run_quantized_units(units, source, residual.bind(units, found.state))
+    wanted = run_float_units(units, source)
+    name = units[-1].outputs[0]
+    error = (made[name] - wanted[name]).square().mean() / wanted[name].square().mean()
+    kept = join.joint_loss if join.kept else join.separate_loss
+    assert kept == pytest.approx(float(error), rel=1e-4)
+
+
+def test_a_join_that_is_tried_costs_the_steps_of_its_units_again(residual: PreparedGraph) -> None:
+    """Whatever is kept, the units on the way to it got equal steps."""
+    events: list[Progress] = []
+    recipe = mrecg.preset("w2a2-qdrop", GROUPS_ALONE)
+    found = all_groups.optimize_groups(
+        residual,
+        split_images(toys.images(32), recipe),
+        recipe,
+        JOINED,
+        "tune",
+        lambda event: events.append(event) if isinstance(event, Progress) else None,
+    )
+    assert sum(group.steps for group in found.groups) == 8 * len(found.units)
+    done = {event.group: event.step for event in events if not event.finished}
+    assert done == {
+        ("stem",): 8,
+        ("stage.one",): 8,
+        ("stage.two",): 8,
+        ("stage.three",): 16,
+        ("stage.two", "stage.three"): 32,
+        ("fc",): 8,
+    }
 
 
 def test_neighboring_seeds_have_nothing_in_common(
     residual: PreparedGraph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     orders: list[list[int]] = []
-    original = all_groups.optimize_group
+    original = reconstruction.optimize_group
 
     def watched(*arguments: object) -> tuple[QuantizerState, GroupResult]:
         settings, seed = arguments[4:6]
         orders.append(next(shuffled_batches(32, settings, seed)).tolist())  # type: ignore[arg-type]
         return original(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(all_groups, "optimize_group", watched)
+    monkeypatch.setattr(reconstruction, "optimize_group", watched)
     for seed in (1, 2, 3):
         optimize(residual, mrecg.preset("w2a2-brecq", GROUPS_ALONE | {"seed": seed}))
     assert len(orders) == 15

@@ -16,6 +16,7 @@ from mrecg.optimize.group import MOST_UNDECIDED
 from mrecg.optimize.schedule import ScheduledValues
 from mrecg.optimize.step import Batch, Step
 from mrecg.planning.joint_plan import single_plan
+from mrecg.preparation.judging import split_images
 from mrecg.preparation.prepared_graph import prepare_graph
 from mrecg.quantizers.state import QuantizerState
 from mrecg.records.record import GroupRecord
@@ -29,10 +30,9 @@ def optimize(name: str, **overrides: object) -> tuple[QuantizerState, tuple[Grou
     recipe = mrecg.preset(name, settings)
     prepared = prepare_graph(toys.make("residual"), toys.images(2), recipe, None)
     plan = single_plan(prepared.chain.units)
-    state, _, groups = optimize_groups(
-        prepared, toys.images(32), recipe, plan, "tune", lambda event: None
-    )
-    return state, groups
+    images = split_images(toys.images(32), recipe)
+    found = optimize_groups(prepared, images, recipe, plan, "tune", lambda event: None)
+    return found.state, found.groups
 
 
 @pytest.mark.parametrize("probability", [0.25, 0.5, 1.0])

@@ -106,7 +106,7 @@ def test_missing_keys_come_from_the_root(tmp_path: Path) -> None:
     [
         ("MinMaxObserver", "minmax", False),
         ("EMAMinMaxObserver", "minmax", False),
-        ("EMAQuantileObserver", "percentile", False),
+        ("EMAQuantileObserver", "magnitude", False),
         ("ClipStdObserver", "std", False),
         ("LSQObserver", "lsq", False),
         ("MinMaxFloorObserver", "minmax", True),
@@ -274,6 +274,35 @@ def test_excluded_modules_stay_in_float(tmp_path: Path) -> None:
         read(tmp_path, changed(key, [3]))
 
 
+def test_excluded_nodes_read_floats_and_keep_their_weights_quantized(tmp_path: Path) -> None:
+    key = "extra_prepare_dict.extra_quantizer_dict.exclude_node_name"
+    found = read(tmp_path, changed(key, ["layer1_0_conv2"]))
+    graph = prepare_graph(build("resnet18"), torch.zeros(2, 3, 64, 64), found.recipe, None)
+    assert graph.left_in_float == ()
+    read_by = {name for one in graph.placed if not one.is_weight for name in one.readers}
+    weights = {name for one in graph.placed if one.is_weight for name in one.readers}
+    assert weights - read_by == {"layer1.0.conv2"}
+
+
+@pytest.mark.parametrize(
+    ("width", "pattern", "groups"),
+    [(0.5, "block", [1] * 18), (1.0, "layer", None), (None, "block", None)],
+)
+def test_units_without_a_scheme_are_those_of_the_papers_code(
+    width: float | None, pattern: str, groups: list[int] | None, tmp_path: Path
+) -> None:
+    """In MobileNetV2 the first group takes the stem and a block, the last the last convolution and the classifier."""
+    content = settings("resnet18" if width is None else "mobilenet_v2")
+    content["quantize"]["reconstruction"].pop("scheme")
+    if width is not None:
+        content["model"]["kwargs"]["width_mult"] = width
+    content["quantize"]["reconstruction"]["pattern"] = pattern
+    plan = read(tmp_path, content).recipe.plan
+    assert plan.join == ("none" if groups is None else "scheme")
+    assert list(plan.scheme) == (groups or [])
+    assert plan.cut == "behind-quantizers"
+
+
 @pytest.mark.parametrize(
     ("key", "value", "setting"),
     [
@@ -299,7 +328,10 @@ def test_arguments_of_observers_are_honored(
         (f"{QCONFIG}.w_qscheme.quant_min", "observer's constructor"),
         (f"{QCONFIG}.a_fakeq_params.use_grad_scaling", "Adam's step"),
         (f"{QCONFIG}.w_fakeq_params.alpha", "quantizer's constructor"),
-        ("extra_prepare_dict.extra_quantizer_dict.exclude_node_name", "by what an operator does"),
+        (
+            "extra_prepare_dict.extra_quantizer_dict.additional_node_name",
+            "by what an operator does",
+        ),
         ("extra_prepare_dict.concrete_args", "torch.export"),
     ],
 )
@@ -476,6 +508,7 @@ def test_every_key_of_the_table_can_be_read(tmp_path: Path) -> None:
         "quantize.backend",
         "quantize.reconstruction",
         "extra_prepare_dict.extra_quantizer_dict.exclude_module_name",
+        "extra_prepare_dict.extra_quantizer_dict.exclude_node_name",
         "quantize.reconstruction.exclude_node",
         "quantize.reconstruction.exclude_node_prefix",
         "model.kwargs.width_mult",

@@ -14,7 +14,7 @@ import mrecg
 from command_line import Finished
 from configuration_files import settings
 from mrecg.cli.show import estimates_as_json
-from mrecg.config.presets import preset
+from mrecg.config.presets import Schedule, preset
 from mrecg.errors import ModelError, RecipeError
 from mrecg.paper.mqbench import read_experiment
 from mrecg.paper.networks import NETWORKS, build
@@ -108,9 +108,31 @@ def test_cells_carry_the_settings_of_the_paper() -> None:
     assert large.reconstruct.keep_quantized_probability == 1
     assert large.plan.join == "scheme"
     assert PAPER_NETWORKS["resnet50"].images == 2048
+    for recipe in (small, large):
+        assert recipe.plan.cut == "behind-quantizers"
+        assert recipe.reconstruct.penalty_at == "end"
+        assert recipe.activation.ranges.running_mean == 0.9
     fast = Cell("resnet50", "w2a2", "brecq-scheme", "fast", 7).recipe({})
     wanted = {"plan.join": "scheme", "plan.scheme": large.plan.scheme, "seed": 7}
     assert fast == preset("w2a2-brecq", wanted)
+
+
+@pytest.mark.parametrize(
+    ("network", "method", "schedule", "groups"),
+    [
+        ("mobilenetv2_100", "brecq", "paper", 18),
+        ("mobilenetv2_035", "qdrop", "paper", 18),
+        ("mobilenetv2_100", "brecq-scheme", "paper", 11),
+        ("mobilenetv2_100", "brecq", "fast", None),
+        ("mobilenetv2_100", "adaround", "paper", None),
+        ("resnet18", "brecq", "paper", None),
+    ],
+)
+def test_cells_without_joins_have_the_units_of_the_authors(
+    network: str, method: str, schedule: Schedule, groups: int | None
+) -> None:
+    plan = Cell(network, "w2a4", method, schedule, 1).recipe({}).plan
+    assert (plan.join == "scheme", len(plan.scheme)) == (groups is not None, groups or 0)
 
 
 @pytest.mark.parametrize("cell", cells(TableAxes()), ids=lambda cell: cell.name)
@@ -130,7 +152,7 @@ def test_every_cell_is_the_authors_configuration(cell: Cell, tmp_path: Path) -> 
         del content["quantize"]["reconstruction"]["scheme"]
     (tmp_path / "authors.yaml").write_text(yaml.safe_dump(content))
     theirs = read_experiment(tmp_path / "authors.yaml")
-    automatic = {"plan.join": "loss"} if cell.method.endswith("-mrecg") else {}
+    automatic = {"plan.join": "loss", "plan.scheme": []} if cell.method.endswith("-mrecg") else {}
     ours = cell.recipe({})
     assert not ours.differences(theirs.recipe.override({"name": ours.name, **automatic}))
     assert theirs.network == cell.network
@@ -218,7 +240,7 @@ def test_finished_cells_are_skipped_and_failed_ones_named(folder: Path, tmp_path
     assert "2 failed" in texts(table)[2][5]
     budgets = budget_lines(wanted, budget)
     assert budgets == [
-        "Schedule fast, 1 steps per group in batches of 4, none of the whole network, 4 images: "
+        "Schedule fast, 1 steps per group in batches of 4, then 1 steps of the whole network, 4 images: "
         "resnet18, mobilenetv2_050",
         "Schedule paper, 1 steps per group in batches of 4, none of the whole network, 4 images: "
         "resnet18, mobilenetv2_050",

@@ -25,9 +25,11 @@ def prepare(
 
 
 @pytest.mark.parametrize("toy", ["residual", "dense", "two-outputs"])
+@pytest.mark.parametrize("plan", ["blocks", "tried", "kept"])
 def test_the_estimate_counts_every_value_that_is_held(
-    toy: str, monkeypatch: pytest.MonkeyPatch
+    toy: str, plan: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Where joins are tried, also what the images that judge make."""
     held: list[dict[str, int]] = []
     original = Storage.allocate
 
@@ -41,7 +43,9 @@ def test_the_estimate_counts_every_value_that_is_held(
     layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     weights = 4 * 3 * sum(layer.weight.numel() for layer in layers)
     events: list[Progress | Estimate] = []
-    recipe = mrecg.preset("w4a4-brecq", QUICK)
+    joins = {"plan.join": "capacity", "plan.count": "all"}
+    keeps = {"blocks": {}, "tried": joins, "kept": joins | {"plan.keep": "all"}}
+    recipe = mrecg.preset("w4a4-brecq", QUICK | keeps[plan])
     mrecg.quantize(model, toys.images(16), recipe=recipe, progress=events.append)
     (found,) = (event for event in events if isinstance(event, Estimate))
     assert found.values == max(one["host"] for one in held)
@@ -50,7 +54,7 @@ def test_the_estimate_counts_every_value_that_is_held(
 
 
 def test_the_estimate_of_time_knows_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of every unit: what the plan's run has taken, single units need not take again."""
+    """Of every unit: what the plan's run has taken, it need not take again; a join that is tried takes its units' steps twice."""
     seconds: dict[str, float] = {}
     monkeypatch.setattr(estimate, "_forward_seconds", lambda prepared, images: seconds)
     settings = {"reconstruct.steps": 40, "reconstruct.batch_size": 8, "plan.count": 1}
@@ -59,23 +63,27 @@ def test_the_estimate_of_time_knows_the_steps(monkeypatch: pytest.MonkeyPatch) -
     units = prepared.graph.chain.units
     seconds |= {unit.name: 2.0**index for index, unit in enumerate(units)}
     total, step, passes = sum(seconds.values()), 8 * 4.0, 3 * 32
-    assert prepared.estimate().seconds == total * (passes + step * (40 + 20))
+    assert prepared.estimate().seconds == total * (3 * 28 + step * (40 + 20))
     for join in ("capacity", "loss"):
         joined = single.override({"plan.join": join, "network.steps": 0})
         by_capacity = prepare(joined.override({"plan.join": "capacity"}))
         (pair,) = by_capacity.plan().joined
-        alone = total - sum(seconds[name] for name in pair)
-        expected = total * (passes + step * 40)
-        if join == "loss":  # a run of a quarter of the steps, which those that stay alone continue
-            expected += total * (passes + step * 10) - alone * step * 10
+        jointly = sum(seconds[name] for name in pair)
+        # The images that judge run, too.
+        expected = total * (2 * passes + step * 40) + jointly * step * 80
+        if join == "loss":  # a run of a quarter of the steps, which all continue
+            expected += total * (passes + step * 10)
+            expected -= step * (10 * total + 20 * jointly)
         assert prepare(joined, 32).estimate().seconds == expected
+        kept = prepare(joined.override({"plan.keep": "all", "plan.join": "capacity"}), 32)
+        assert kept.estimate().seconds == total * (passes + step * 40) + jointly * step * 40
 
 
 def test_capacity_stands_in_for_a_loss_that_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run would have to find it, and an estimate runs no unit on more than a few images."""
     seconds = dict.fromkeys(["stem", "stage.one", "stage.two", "stage.three", "fc"], 1.0)
     monkeypatch.setattr(estimate, "_forward_seconds", lambda prepared, images: seconds)
-    settings = QUICK | {"plan.count": 1, "reconstruct.steps": 8}
+    settings = QUICK | {"plan.count": 1, "plan.keep": "all", "reconstruct.steps": 8}
     by_loss = mrecg.preset("w4a4-brecq", settings | {"plan.join": "loss"})
     by_capacity = by_loss.override({"plan.join": "capacity"})
     of_loss, of_capacity = (prepare(one).estimate() for one in (by_loss, by_capacity))
@@ -88,13 +96,14 @@ def test_capacity_stands_in_for_a_loss_that_is_not_known(monkeypatch: pytest.Mon
 
 
 def test_an_estimate_for_other_images_and_another_plan() -> None:
-    prepared = prepare(mrecg.preset("w4a4-brecq", QUICK), 8)
-    given, more = prepared.estimate(), prepared.estimate(images=80)
+    """Of which every eighth is set aside."""
+    prepared = prepare(mrecg.preset("w4a4-brecq", QUICK), 16)
+    given, more = prepared.estimate(), prepared.estimate(images=160)
     assert more.values == 10 * given.values
     assert more.working == given.working
     joined = Plan(groups=(("stem",), ("stage.one", "stage.two", "stage.three"), ("fc",)))
     assert prepared.estimate(joined).working > given.working
-    assert prepare(prepared.recipe, 8, memory=1000).estimate().files == given.values - 1000
+    assert prepare(prepared.recipe, 16, memory=1000).estimate().files == given.values - 1000
 
 
 def test_the_estimate_counts_the_masks_of_qdrop() -> None:
@@ -124,17 +133,16 @@ def test_the_estimate_arrives_once_before_the_groups(join: str) -> None:
 def test_the_estimate_of_a_run_for_the_loss_knows_the_plan_that_it_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """No stand-in is needed any more, and the steps that single units have taken are behind them."""
+    """No stand-in is needed any more, and the steps that units have taken are behind them."""
     names = ["stem", "stage.one", "stage.two", "stage.three", "fc"]
     seconds = {name: 2.0**index for index, name in enumerate(names)}
     monkeypatch.setattr(estimate, "_forward_seconds", lambda prepared, images: seconds)
-    settings = {"plan.join": "loss", "plan.count": 1, "network.steps": 0}
+    settings = {"plan.join": "loss", "plan.count": 1, "plan.keep": "all", "network.steps": 0}
     events: list[Progress | Estimate] = []
     recipe = mrecg.preset("w4a4-brecq", QUICK | settings | {"reconstruct.steps": 8})
     plan = prepare(recipe).quantize(progress=events.append).record.plan
     (found,) = (one for one in events if isinstance(one, Estimate))
-    taken = {name: 6 if (name,) in plan.groups else 8 for name in names}
-    steps = sum(seconds[name] * taken[name] for name in names)
+    steps = sum(6 * len(group) * sum(seconds[name] for name in group) for group in plan.groups)
     assert found.seconds == 3 * 16 * sum(seconds.values()) + 8 * 4.0 * steps
 
 

@@ -61,7 +61,7 @@ def test_a_rules_plan_keeps_to_the_rule(
         assert joins == 0
     if rule.count != "auto":
         assert joins <= rule.count
-    assert check_plan(plan, units) is plan
+    assert check_plan(plan, units) == plan
 
 
 @given(CHAINS, RULES, LOSSES)

@@ -8,6 +8,7 @@ import mrecg
 import toys
 from mrecg.optimize.all_groups import optimize_groups
 from mrecg.optimize.network import optimize_network
+from mrecg.preparation.judging import split_images
 from mrecg.preparation.prepared_graph import PreparedGraph
 from mrecg.quantizers.state import QuantizerState
 from mrecg.records.plan import Plan
@@ -99,7 +100,11 @@ def test_nothing_learns_in_the_network_without_a_copy() -> None:
     state = _nearest(prepared)
     before = copy_of(state)
     found, record = optimize_network(
-        prepared.graph, state, prepared.images, recipe, lambda step, loss: None
+        prepared.graph,
+        state,
+        split_images(prepared.images, recipe),
+        recipe,
+        lambda step, loss: None,
     )
     assert record is not None
     assert are_equal(state, before)
@@ -110,6 +115,41 @@ def test_nothing_learns_in_the_network_without_a_copy() -> None:
 
 def _nearest(prepared: mrecg.PreparedModel) -> QuantizerState:
     recipe = prepared.recipe.override({"reconstruct.steps": 0})
-    return optimize_groups(
-        prepared.graph, prepared.images, recipe, SINGLE, "tune", lambda event: None
-    )[0]
+    images = split_images(prepared.images, recipe)
+    return optimize_groups(prepared.graph, images, recipe, SINGLE, "tune", lambda event: None).state
+
+
+def test_behind_quantizers_the_scale_of_the_images_is_not_learned() -> None:
+    """At any width; cut before quantizers, it is learned below 8 bits. All other scales are, each in one unit."""
+    low = {"placement.first_last": "same"}
+    learned = {}
+    for cut in ("before-quantizers", "behind-quantizers"):
+        recipe = mrecg.preset("w2a4-qdrop", low | {"plan.cut": cut})
+        graph = mrecg.prepare(toys.make("residual"), toys.images(), recipe=recipe).graph
+        learned[cut] = [
+            name for unit in graph.chain.units for name in graph.learned_activations([unit])
+        ]
+        names = {one.name for one in graph.placed if not one.is_weight}
+        assert len(learned[cut]) == len(set(learned[cut]))
+        images = {one.name for one in graph.placed if one.tensor == graph.chain.input}
+        assert len(images) == 1
+        assert set(learned[cut]) == (names if cut == "before-quantizers" else names - images)
+
+
+def test_a_run_cut_behind_quantizers_passes_quantized_values_on() -> None:
+    """The loss of every unit but the last is measured behind its quantizer, and the frozen model is what was measured."""
+    changes = {
+        "reconstruct.steps": 4,
+        "reconstruct.batch_size": 4,
+        "network.steps": 0,
+        "plan.cut": "behind-quantizers",
+    }
+    model, x = toys.make("residual"), toys.images(16)
+    recipe = mrecg.preset("w4a2-qdrop", changes)
+    prepared = mrecg.prepare(model, x, recipe=recipe)
+    found = prepared.quantize(SINGLE)
+    with torch.no_grad():
+        error = (found.model(x) - model(x)).square().sum(1).mean()
+    assert found.record.units[-1].loss == pytest.approx(float(error), rel=1e-3)
+    assert [unit.shape for unit in found.record.units][-2:] == [(6,), (5,)]
+    assert found.record.units[-2].loss > 0

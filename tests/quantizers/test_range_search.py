@@ -12,12 +12,15 @@ from mrecg.errors import RecipeError
 from mrecg.quantizers.grid import Scaling, UniformGrid, scaling_for_range
 from mrecg.quantizers.range_search import (
     ActivationSample,
+    SampledBatch,
     _condense,
     error_search,
+    extremes,
     find_running_scaling,
     find_scaling,
     mean_and_std,
     percentile,
+    percentile_of_magnitudes,
 )
 from toys import normal
 
@@ -32,7 +35,7 @@ GRIDS = [
 MINMAX = TensorSettings(bits=8, ranges=Ranges(method="minmax"))
 METHODS = [
     TensorSettings(bits=8, ranges=Ranges(method=method), power_of_two=power_of_two)
-    for method in ("minmax", "percentile", "std", "lsq", "error")
+    for method in ("minmax", "percentile", "magnitude", "std", "lsq", "error")
     for power_of_two in (False, True)
 ]
 
@@ -74,7 +77,9 @@ def test_minmax_covers_the_extremes(grid: UniformGrid) -> None:
 @pytest.mark.parametrize("grid", GRIDS[:6], ids=str)
 def test_error_search_is_the_best_candidate(grid: UniformGrid, p: float) -> None:
     values, candidates = normal(3, 200), 30
-    found = scaling_for_range(*error_search(values, grid, p, (0.2, candidates)), grid)
+    found = scaling_for_range(
+        *error_search(values, grid, p, (0.2, candidates), extremes(values)), grid
+    )
     for row, scale in zip(values, found.scale, strict=True):
         costs = {}
         for factor in torch.linspace(1.0, 0.2, candidates):
@@ -88,20 +93,30 @@ def test_error_search_is_the_best_candidate(grid: UniformGrid, p: float) -> None
 def test_histogram_of_long_rows_finds_nearly_the_same_range() -> None:
     values = torch.relu(normal(1, 200_000))
     grid = UniformGrid(0, 3, False)
-    _, condensed = error_search(values, grid, 2.4, (0.06, 95))
-    _, exact = error_search(values[:, ::49], grid, 2.4, (0.06, 95))
+    _, condensed = error_search(values, grid, 2.4, (0.06, 95), extremes(values))
+    few = values[:, ::49]
+    _, exact = error_search(few, grid, 2.4, (0.06, 95), extremes(few))
     torch.testing.assert_close(condensed, exact, rtol=0.05, atol=0)
 
 
 def test_channels_are_searched_independently() -> None:
     values = normal(5, 400) * torch.tensor([0.1, 1, 5, 20, 100])[:, None]
     grid = UniformGrid(0, 15, False)
-    together = error_search(values, grid, 2.4, (0.2, 80))
+    together = error_search(values, grid, 2.4, (0.2, 80), extremes(values))
     for index in range(5):
-        alone = error_search(values[index : index + 1], grid, 2.4, (0.2, 80))
+        row = values[index : index + 1]
+        alone = error_search(row, grid, 2.4, (0.2, 80), extremes(row))
         assert all(
             torch.equal(both[index], one[0]) for both, one in zip(together, alone, strict=True)
         )
+
+
+def test_magnitudes_are_cut_on_the_longer_side_alone() -> None:
+    """The 99th of 101 magnitudes from 0 to 1; the negative values, up to 0.2, stay inside."""
+    values = torch.cat([torch.linspace(0.21, 1, 80), -torch.linspace(0, 0.2, 21)])[None]
+    low, high = percentile_of_magnitudes(values, 99.0, extremes(values))
+    assert (float(low), float(high)) == (pytest.approx(-0.2), pytest.approx(0.99))
+    assert percentile(values, 99.0)[0] > low
 
 
 def test_percentile_cuts_outliers() -> None:
@@ -125,24 +140,44 @@ def test_a_symmetric_range_is_that_of_torch_observers(bits: int) -> None:
 
 def test_standard_deviations_widen_a_range_and_never_cut() -> None:
     values = torch.tensor([[-1.0, 0.0, 1.0], [-0.1, 0.0, 100.0]])
-    low, high = mean_and_std(values, 2.6)
+    low, high = mean_and_std(values, 2.6, extremes(values))
     torch.testing.assert_close(low[0], torch.tensor(-2.6))
     assert float(high[1]) >= 100
-    low, high = mean_and_std(values, 0.1)
+    low, high = mean_and_std(values, 0.1, extremes(values))
     assert (float(low[0]), float(high[0])) == (-1, 1)
 
 
-@pytest.mark.parametrize("method", ["minmax", "percentile", "std", "error"])
-def test_a_running_mean_of_ranges(method: Literal["minmax", "percentile", "std", "error"]) -> None:
+@pytest.mark.parametrize("method", ["minmax", "percentile", "magnitude", "std", "error"])
+def test_a_running_mean_of_ranges(
+    method: Literal["minmax", "percentile", "magnitude", "std", "error"],
+) -> None:
     """The first batch is the first mean; each later one moves it by a tenth."""
     grid, shrinkage = UniformGrid(0, 255, False), (0.06, 95)
     settings = ActivationSettings(bits=8, ranges=ActivationRanges(method=method, running_mean=0.9))
     batches = [normal(1, 400, seed=seed).relu() * (1 + seed) for seed in range(3)]
+    sampled = [SampledBatch(one, extremes(one)) for one in batches]
     alone = [float(find_scaling(one, grid, settings, shrinkage).scale) for one in batches]
-    found = float(find_running_scaling(batches, grid, settings, shrinkage, 0.9).scale)
+    found = float(find_running_scaling(sampled, grid, settings, shrinkage, 0.9).scale)
     assert found == pytest.approx(
         0.9 * (0.9 * alone[0] + 0.1 * alone[1]) + 0.1 * alone[2], rel=1e-5
     )
+
+
+def test_ends_of_a_sample_count_for_no_error() -> None:
+    """An outlier that the sample missed widens the candidates and is not one value of a few more."""
+    grid, settings = UniformGrid(0, 3, False), ActivationSettings(bits=2)
+    values = torch.linspace(0, 1, 200)[None]
+    found = [
+        float(find_running_scaling([batch], grid, settings, (0.01, 100), 0.9).scale)
+        for batch in (
+            SampledBatch(values, extremes(values)),
+            SampledBatch(values, (torch.zeros(1), torch.full((1,), 10.0))),
+        )
+    ]
+    assert found[0] == pytest.approx(found[1], rel=0.15)
+    with_outlier = torch.cat([values, torch.full((1, 1), 10.0)], 1)
+    counted = find_scaling(with_outlier, grid, settings, (0.01, 100))
+    assert float(counted.scale) > 2 * found[1]
 
 
 def test_a_scale_without_a_range_has_no_running_mean() -> None:
@@ -165,7 +200,7 @@ def test_a_sample_does_not_depend_on_batches() -> None:
     x = normal(12, 3, 20, 20).contiguous(memory_format=torch.channels_last)
     rows = []
     for size in (12, 4, 5):
-        sample = ActivationSample()
+        sample = ActivationSample(1024)
         for batch in x.split(size):
             sample.add([batch], len(batch))
         rows.append(sample.rows())
@@ -176,7 +211,7 @@ def test_a_sample_does_not_depend_on_batches() -> None:
 
 def test_a_sample_of_several_tensors() -> None:
     """A quantizer that several operands share has to reach all of them."""
-    sample = ActivationSample()
+    sample = ActivationSample(1024)
     for _ in range(2):
         sample.add([torch.ones(3, 4), torch.full((3, 2, 2, 2), -2.0), torch.tensor([[5.0]])], 3)
     assert sample.ends().tolist() == [[-2, 5]] * 6

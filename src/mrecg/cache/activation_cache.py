@@ -92,9 +92,15 @@ class ActivationCache:
         return {name: self.of_float[name] for name in self._read_later(units)}
 
     @torch.no_grad()
-    def run_float(self, unit: Unit) -> dict[str, ActivationSample]:
-        """Run the float unit on all images; return samples of the tensors that its activation quantizers read."""
-        samples = {name: ActivationSample() for name in unit.activations}
+    def run_float(self, unit: Unit, sample: int | None) -> dict[str, ActivationSample]:
+        """Run the float unit on all images; return samples of the tensors that its activation quantizers read.
+
+        Args:
+            unit: reads what is cached.
+            sample: how many values of each tensor and image are kept at most; `None` keeps none and returns nothing.
+        """
+        names = () if sample is None else unit.activations
+        samples = {name: ActivationSample(sample or 0) for name in names}
         power = 0.0
         for first, last in self._portions([unit]):
             batch = [self.of_float[name].portion(first, last) for name in unit.inputs]
@@ -104,7 +110,7 @@ class ActivationCache:
                 self._write(self.of_float, name, first, result)
                 power += float(signal_power(result, unit.channels[name])) * len(result)
             read = list(zip(unit.observed, results[len(unit.outputs) :], strict=True))
-            for name in unit.activations:
+            for name in names:
                 tensors = [tensor for reader, tensor in read if reader == name]
                 samples[name].add(tensors, last - first)
         (self.power[unit.name],) = distributed.average([power / self._images])

@@ -22,7 +22,12 @@ METHODS: dict[str, dict[str, Any]] = {
 SCHEDULES: Mapping[Schedule, Mapping[str, Any]] = {
     "fast": {},
     "paper": {
+        "plan.cut": "behind-quantizers",
         "activation.ranges.running_mean": 0.9,
+        "plan.keep": "all",
+        "plan.joined_steps": "per-group",
+        "plan.joined_start": "anew",
+        "activation.ranges.sample": 1 << 14,
         "reconstruct.steps": 20000,
         "reconstruct.batch_size": 256,
         "reconstruct.batches": "fixed",
@@ -33,6 +38,7 @@ SCHEDULES: Mapping[Schedule, Mapping[str, Any]] = {
         "reconstruct.weight_scale_rate": 0.0,
         "reconstruct.penalty": 0.01,
         "reconstruct.warm_up": 0.2,
+        "reconstruct.penalty_at": "end",
         "reconstruct.beta": [20.0, 2.0],
         "network.steps": 0,
     },
@@ -42,7 +48,12 @@ SCHEDULES: Mapping[Schedule, Mapping[str, Any]] = {
 What the authors set by network, MobileNetV2's λ = 0.1 and ResNet-50's batches of 128, is in `mrecg.paper.published`.
 """
 
-_JOINED = {"plan.join": "loss"}
+_JOINED: Mapping[Schedule, Mapping[str, Any]] = {
+    "fast": {"plan.join": "loss", "plan.difference": "log-ratio", "plan.count": "all"},
+    "paper": {"plan.join": "loss"},
+}
+"""Ours tries every neighbor, those of the largest difference first, and keeps what helps (docs/choices.md); the paper joins those
+whose squared difference is largest."""
 _PRESET = re.compile(rf"w(\d+)a(\d+)-({'|'.join(METHODS)})(-mrecg)?")
 
 
@@ -77,7 +88,7 @@ def preset(
     }
     recipe = validated(settings, f"The preset '{name}'")
     recipe = recipe.override({**SCHEDULES[check_schedule(schedule)], **METHODS[method]})
-    recipe = recipe.override(_JOINED if joined else {})
+    recipe = recipe.override(_JOINED[check_schedule(schedule)] if joined else {})
     return recipe.override(overrides or {})
 
 

@@ -24,8 +24,8 @@ from mrecg.errors import RecipeError, did_you_mean, expect
 
 __all__ = ["Recipe", "parse_recipe", "read_recipe", "validated"]
 
-NETWORK_STEPS_PER_GROUP_STEP = 0.2
-"""Steps of the network stage in units of those per group, where the recipe does not say."""
+NETWORK_STEPS_PER_GROUP_STEP = {"scales": 0.2, "codes": 1.0}
+"""Steps of the network stage in units of those per group, by what it learns, where the recipe does not say."""
 
 
 class Recipe(Settings):
@@ -44,7 +44,7 @@ class Recipe(Settings):
     def network_steps(self) -> int:
         """Return the steps that optimize the network as a whole."""
         if self.network.steps == "auto":
-            return round(NETWORK_STEPS_PER_GROUP_STEP * self.reconstruct.steps)
+            return round(NETWORK_STEPS_PER_GROUP_STEP[self.network.learn] * self.reconstruct.steps)
         return self.network.steps
 
     @model_validator(mode="after")

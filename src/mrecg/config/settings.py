@@ -46,14 +46,14 @@ class Ranges(Settings):
     """How a quantizer finds its range.
 
     Attributes:
-        method: `minmax`; `percentile`, which cuts tails; `std`, the mean ± some standard deviations where that is wider;
+        method: `minmax`; `percentile`, which cuts both tails; `magnitude`, which cuts the tail of |x|; `std`, the mean ± some standard deviations where that is wider;
             `lsq`, the scale 2 mean |x| / √(largest code) of LSQ; or `error`, which minimizes the mean |x − x_q|^p.
         p: exponent of the error search.
-        percentile: percent of the values that stay inside on either side.
+        percentile: percent of the values that stay inside, on either side or by magnitude.
         std_multiple: how many standard deviations.
     """
 
-    method: Literal["minmax", "percentile", "std", "lsq", "error"] = "error"
+    method: Literal["minmax", "percentile", "magnitude", "std", "lsq", "error"] = "error"
     p: float = Field(default=2.4, gt=0)
     percentile: float = Field(default=99.9, gt=50, le=100)
     std_multiple: float = Field(default=2.6, gt=0)
@@ -65,9 +65,11 @@ class ActivationRanges(Ranges):
     Attributes:
         running_mean: the weight of the past in a running mean over ranges of single batches (`reconstruct.batch_size` images);
             `None` looks at all images at once, so that their order does not matter.
+        sample: how many values of each tensor and image the search reads at most, at random positions.
     """
 
     running_mean: Annotated[float, Field(gt=0, lt=1)] | None = None
+    sample: int = Field(default=1024, ge=1)
 
     @model_validator(mode="after")
     def _averages_ranges(self) -> "ActivationRanges":
@@ -157,21 +159,35 @@ class PlanRule(Settings):
 
     Attributes:
         granularity: the pieces: single `layer`s or `block`s.
+        cut: where one piece ends and the next begins. `before-quantizers`: a quantizer belongs to the piece that reads it,
+            and a piece's target is free of its error. `behind-quantizers`, as in the papers' code: a quantizer belongs to
+            the piece that makes what it reads, and so does all else up to the next layer, such as pooling; those in front
+            of the first layer belong to none, and their scales are not learned.
         join: `none`; by difference of `capacity` (ModCap, data-free) or of `loss` (a short run without
             joining); at every change of `stage`; by a `scheme` as the authors write it; or `explicit`.
         difference: CapDiff as `square` (the paper) or as `log-ratio`, which does not favor deep layers.
-        count: how many pairs of neighbors to join; `auto` takes those whose CapDiff exceeds the mean.
+        count: how many pairs of neighbors to join; `auto` takes those whose CapDiff exceeds the mean, `all` as many as
+            `largest_group` allows, so that `keep` decides by what each join gains.
         largest_group: units in one group at most.
+        keep: `better` tries each join, and keeps it only if the group's end is nearer to the float network than with its
+            units one by one, on mirrored images, which tune nothing; `all` joins without trying.
+        joined_steps: whether a group gets the steps of one unit for each of its units (`per-unit`), or, as in the paper, once
+            (`per-group`).
+        joined_start: whether a group is `continued` from what the run for `loss` found for its units, or starts `anew`.
         loss_steps: fraction of the steps that the run for `loss` takes.
         scheme: how many units each group of a scheme takes, along the chain.
         groups: the groups of an explicit plan, as lists of unit names; other units stay single.
     """
 
     granularity: Literal["layer", "block"] = "block"
+    cut: Literal["before-quantizers", "behind-quantizers"] = "before-quantizers"
     join: Literal["none", "capacity", "loss", "stage", "scheme", "explicit"] = "none"
     difference: Literal["square", "log-ratio"] = "square"
-    count: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    count: Annotated[int, Field(ge=0)] | Literal["auto", "all"] = "auto"
     largest_group: int = Field(default=3, ge=2)
+    keep: Literal["better", "all"] = "better"
+    joined_steps: Literal["per-unit", "per-group"] = "per-unit"
+    joined_start: Literal["continued", "anew"] = "continued"
     loss_steps: float = Field(default=0.25, gt=0, le=1)
     scheme: tuple[Annotated[int, Field(ge=1)], ...] = ()
     groups: tuple[tuple[str, ...], ...] = ()
@@ -196,6 +212,8 @@ class Reconstruction(Settings):
 
     Attributes:
         steps: optimizer steps per group; 0 is rounding to nearest.
+        images: how many of the calibration images the groups read, the first ones; all where it is `None`. The network stage
+            reads all: it caches nothing, so more images cost it nothing.
         batch_size: images per step.
         rounding_rate: Adam's rate for the rounding variables; `auto` scales it with the budget.
         activation_rate: the same for the activation scales; it decays to 0 by a cosine.
@@ -203,6 +221,8 @@ class Reconstruction(Settings):
         weight_scale_rate: the same for the weight scales, in codes of the whole range (Genie: Jeon et al., CVPR 2023); 0 keeps them as calibrated.
         penalty: weight λ of the rounding penalty, against a loss that is summed over channels.
         warm_up: fraction of the steps without penalty.
+        penalty_at: whether warm-up and β are those at the `start` of a step or at its `end`, as in the papers' code, whose
+            counter starts at 1.
         beta: exponent of the penalty, from its first to its last value.
         keep_quantized_probability: 1 is BRECQ; below, each activation stays float with the rest (QDrop).
         precision: of the convolutions and matrix products while something is learned; `bfloat16` rounds their inputs to 8
@@ -219,6 +239,7 @@ class Reconstruction(Settings):
     """
 
     steps: int = Field(default=500, ge=0)
+    images: Annotated[int, Field(ge=2)] | None = None
     batch_size: int = Field(default=32, ge=1)
     rounding_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
     activation_rate: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
@@ -226,6 +247,7 @@ class Reconstruction(Settings):
     weight_scale_rate: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
     penalty: float = Field(default=0.01, ge=0)
     warm_up: float = Field(default=0.2, ge=0, lt=1)
+    penalty_at: Literal["start", "end"] = "start"
     beta: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (20.0, 2.0)
     keep_quantized_probability: float = Field(default=1.0, gt=0, le=1)
     precision: Precision = "float32"
@@ -245,19 +267,23 @@ class NetworkStage(Settings):
     """How the network as a whole is optimized after its groups (NWQ: Wang et al., 2022; EPTQ: Gordon et al., 2023).
 
     Attributes:
-        steps: optimizer steps; `auto` is a fifth of those per group, 0 leaves the stage out, as the papers do.
-        learn: `scales` of weights and activations, with rates that fall with the budget, or `codes`, too: at 2 bits they
-            win back part of what is still lost, and want some hundred steps and as many images as there are.
+        steps: optimizer steps; `auto` is as many as each group gets where codes are learned, else a fifth of that; 0 leaves the stage out, as the papers do.
+        learn: `codes` and scales, or `scales` alone, with rates that fall with the budget. Codes win back a third or more of what
+            the groups lose at 2 bits (docs/choices.md); the more images there are, the more.
         code_rate: Adam's rate for the codes, in code units; it decays to 0 by a cosine.
         scale_rate: the same for scales while codes are learned, as a fraction of each scale.
+        augment: views of the images while codes are learned: paste patches of other images (`cutmix`), `mirror` half of the
+            batches (where the float network was trained on mirrored images), blend images (`mixup`). A function that is given with
+            the images replaces them.
         temperature: by which logits are divided before their divergence is taken while codes are learned (Hinton et al.,
             2015).
         feature_weight: of the units' mean relative error, next to the divergence of the outputs.
     """
 
     steps: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
-    learn: Literal["scales", "codes"] = "scales"
+    learn: Literal["scales", "codes"] = "codes"
     code_rate: float = Field(default=0.02, gt=0)
     scale_rate: float = Field(default=1e-3, gt=0)
+    augment: tuple[Literal["mirror", "cutmix", "mixup"], ...] = ("cutmix",)
     temperature: float = Field(default=4.0, gt=0)
     feature_weight: float = Field(default=1.0, ge=0)

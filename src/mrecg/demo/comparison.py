@@ -1,37 +1,84 @@
-"""The demo: the float network against rounding to nearest, blocks and MRECG."""
+"""The demo: the float network against rounding to nearest, blocks, MRECG, and the network as a whole."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable
 from importlib.resources import as_file, files
 from typing import NamedTuple
 
-from torch import nn
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
 
 from mrecg.config.presets import preset
 from mrecg.data import calibration_images, evaluation_batches
 from mrecg.evaluation import evaluate
 from mrecg.paper.networks import build, load_weights
 from mrecg.pipeline import Estimate, Progress, quantize
-from mrecg.planning.joint_plan import make_plan
 from mrecg.records.evaluation import Evaluation
-from mrecg.records.plan import Plan
 from mrecg.records.record import Record
 from mrecg.runs.folder import QuantizedModel
 
-__all__ = ["DEMO_NETWORK", "DemoRow", "demo_network", "run_demo"]
+__all__ = [
+    "DEMO_NETWORK",
+    "DemoRow",
+    "GroupEnd",
+    "JoiningEffect",
+    "demo_network",
+    "joining_effect",
+    "run_demo",
+]
 
 DEMO_NETWORK = "mobilenetv2_small"
-_METHOD = "qdrop"
 _IMAGES = 256
 _PENALTY = 0.1
 """λ of the rounding regularizer, as in the authors' configuration files for MobileNetV2."""
+_BLOCKS, _JOINED = "qdrop blocks", "+ joined (mrecg)"
+_STAGES = {
+    "round to nearest": ("rtn", {"network.steps": 0}),
+    _BLOCKS: ("qdrop", {"network.steps": 0}),
+    _JOINED: ("qdrop-mrecg", {"network.steps": 0}),
+    "+ whole network": ("qdrop-mrecg", {}),
+}
+"""Each row of the table has what the one before has, and more: a preset's method, and what it leaves out."""
 
 
 class DemoRow(NamedTuple):
-    """Hold one line of the demo's table; the float network has no `quantized`."""
+    """Hold one line of the demo's table; the float network has no `quantized`.
+
+    Attributes:
+        name: of the row.
+        evaluation: on the packaged test images.
+        divergence: of the predictions from the float network's (Kullback-Leibler), for each of these images.
+        quantized: the result.
+    """
 
     name: str
     evaluation: Evaluation
+    divergence: Float[Tensor, " n"]
     quantized: QuantizedModel | None
+
+
+class GroupEnd(NamedTuple):
+    """Hold the relative loss where a joined group ends, with the same units optimized alone and jointly."""
+
+    units: tuple[str, ...]
+    alone: float
+    joined: float
+
+
+class JoiningEffect(NamedTuple):
+    """Hold what joining changed, on the same images and with as many steps for every unit.
+
+    Attributes:
+        gain: how much smaller the mean divergence from the float network is.
+        standard_error: of that mean.
+        ends: of the joined groups.
+    """
+
+    gain: float
+    standard_error: float
+    ends: tuple[GroupEnd, ...]
 
 
 def demo_network() -> nn.Module:
@@ -45,12 +92,10 @@ def demo_network() -> nn.Module:
 def run_demo(
     bits: str, steps: int, seed: int, progress: Callable[[str, Progress | Estimate], None]
 ) -> list[DemoRow]:
-    """Quantize the packaged network three times and evaluate on the packaged test images.
-
-    The plan of MRECG comes from the unit losses of the run with single blocks, so it costs no further run.
+    """Quantize the packaged network in several ways, and evaluate on the packaged test images.
 
     Args:
-        bits: widths as in a preset's name, such as `w2a4`.
+        bits: widths as in a preset's name, such as `w2a2`.
         steps: optimizer steps per group.
         seed: of batches, dropping and the choice of calibration images.
         progress: called with the name of the row and what is going on.
@@ -61,26 +106,51 @@ def run_demo(
     model = demo_network()
     calibration = calibration_images("demo", _IMAGES, seed)
     common = {"seed": seed, "reconstruct.penalty": _PENALTY}
+    wanted = _predict(model)
 
-    def make_row(name: str, method: str, steps: int, blocks: Record | None = None) -> DemoRow:
-        recipe = preset(f"{bits}-{method}", common | {"reconstruct.steps": steps})
-        plan: Plan | None = None
-        if blocks is not None:
-            plan = make_plan(blocks.units, recipe.plan, [unit.loss for unit in blocks.units])
+    def make_row(name: str, made: nn.Module, quantized: QuantizedModel | None) -> DemoRow:
+        found = evaluate(made, evaluation_batches("demo"))
+        divergence = functional.kl_div(_predict(made), wanted, reduction="none", log_target=True)
+        return DemoRow(name, found, divergence.sum(1), quantized)
+
+    rows = [make_row("float", model, None)]
+    for name, (method, settings) in _STAGES.items():
+        budget = {"reconstruct.steps": 0 if method == "rtn" else steps}
+        recipe = preset(f"{bits}-{method}", {**common, **budget, **settings})
         quantized = quantize(
-            model, calibration, recipe=recipe, plan=plan, progress=lambda e: progress(name, e)
+            model, calibration, recipe=recipe, progress=functools.partial(progress, name)
         )
-        found = evaluate(quantized.model, evaluation_batches("demo"))
-        return DemoRow(name, found, quantized)
+        rows.append(make_row(name, quantized.model, quantized))
+    return rows
 
-    before = DemoRow("float", evaluate(model, evaluation_batches("demo")), None)
-    nearest = make_row("round to nearest", "rtn", 0)
-    blocks = make_row(f"{_METHOD} blocks", _METHOD, steps)
-    assert blocks.quantized is not None
-    record = blocks.quantized.record
-    return [
-        before,
-        nearest,
-        blocks,
-        make_row(f"{_METHOD} + mrecg", f"{_METHOD}-mrecg", steps, record),
-    ]
+
+def joining_effect(rows: Iterable[DemoRow]) -> JoiningEffect:
+    """Compare MRECG with blocks: the answers image by image, and the losses where joined groups end."""
+    found = {row.name: row for row in rows}
+    gains = found[_BLOCKS].divergence - found[_JOINED].divergence
+    blocks, joined = (_losses(found[name].quantized) for name in (_BLOCKS, _JOINED))
+    ends = tuple(
+        GroupEnd(group, blocks[group[-1]], joined[group[-1]])
+        for group in _record(found[_JOINED].quantized).plan.joined
+    )
+    return JoiningEffect(
+        gain=float(gains.mean()),
+        standard_error=float(gains.std()) / len(gains) ** 0.5,
+        ends=ends,
+    )
+
+
+@torch.inference_mode()
+def _predict(model: nn.Module) -> Float[Tensor, "n classes"]:
+    """Return the logarithms of the predictions for the packaged test images."""
+    made = [model.eval()(images).log_softmax(1) for images, _ in evaluation_batches("demo")]
+    return torch.cat(made)
+
+
+def _losses(quantized: QuantizedModel | None) -> dict[str, float]:
+    return {unit.name: unit.relative_loss for unit in _record(quantized).units}
+
+
+def _record(quantized: QuantizedModel | None) -> Record:
+    assert quantized is not None, "only the float network has no record"
+    return quantized.record

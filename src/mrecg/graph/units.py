@@ -30,11 +30,14 @@ class Chain:
         units: run one after the other, each adds its outputs to the values known so far.
         input: name of the model's input.
         outputs: names of the values that are compared: mostly what the model returns.
+        fixed: names of the quantizers that belong to no unit because no layer is in front of them; where units are cut
+            before quantizers there are none.
     """
 
     units: tuple[Unit, ...]
     input: str
     outputs: tuple[str, ...]
+    fixed: frozenset[str] = frozenset()
 
     @cached_property
     def channels(self) -> dict[str, int]:
@@ -53,6 +56,7 @@ def cut_units(
     inserted: Insertions,
     model: nn.Module,
     granularity: Literal["layer", "block"],
+    cut: Literal["before-quantizers", "behind-quantizers"] = "before-quantizers",
 ) -> Chain:
     """Cut a graph with quantizers into units.
 
@@ -61,6 +65,7 @@ def cut_units(
         inserted: its quantizers and rounded biases.
         model: the original model, for its tree of modules.
         granularity: `block` for blocks and single layers outside of them, `layer` for single layers.
+        cut: whether what is between two layers begins a unit from its quantizers on, or ends one.
 
     Raises:
         CaptureError: the model has no layer.
@@ -77,7 +82,8 @@ def cut_units(
     blocks = {node: tree.block_of(node) for node in body} if granularity == "block" else None
     pieces = _split(body, layers, blocks, inserted.quantizers)
     units: list[Unit] = []
-    for piece in _attach_loose(pieces, frozenset(layers)):
+    behind = cut == "behind-quantizers"
+    for piece in _attach_loose(pieces, frozenset(layers), behind):
         names = [
             (granularity == "block" and tree.path_of(node)) or layer_name(node)
             for node in piece
@@ -91,7 +97,23 @@ def cut_units(
             label = _label([layer_name(node) for node in piece if node in layers])
         units.append(extract_unit(placed, piece, label, inserted, owned, answers))
     source = next(node.name for node in placed.graph.nodes if node.op == "placeholder")
-    return Chain(tuple(units), source, tuple(node.name for node in answers))
+    fixed = _in_front(body, frozenset(layers), inserted.quantizers) if behind else frozenset()
+    return Chain(tuple(units), source, tuple(node.name for node in answers), fixed)
+
+
+def _in_front(
+    body: Sequence[fx.Node], layers: frozenset[fx.Node], quantizers: Container[str]
+) -> frozenset[str]:
+    """Return the names of the quantizers of activations that no layer is in front of."""
+    after = set(layers)
+    for node in body:
+        if any(source in after for source in node.all_input_nodes):
+            after.add(node)
+    return frozenset(
+        str(node.target)
+        for node in body
+        if node.op == "call_module" and node.target in quantizers and node not in after
+    )
 
 
 def _answers(output: fx.Node, data: Container[fx.Node]) -> list[fx.Node]:
@@ -194,16 +216,19 @@ def _may_cut(
 
 
 def _attach_loose(
-    pieces: Sequence[list[fx.Node]], layers: frozenset[fx.Node]
+    pieces: Sequence[list[fx.Node]], layers: frozenset[fx.Node], behind: bool
 ) -> list[list[fx.Node]]:
-    """Give pieces without a layer to the unit before or, from the first that does not belong there, to the next."""
+    """Give pieces without a layer to the unit before or, from the first that does not belong there, to the next.
+
+    Where units are cut `behind` quantizers, all but those in front of the first layer belong to the unit before.
+    """
     units: list[list[fx.Node]] = []
     waiting: list[fx.Node] = []
     for piece in pieces:
         if any(node in layers for node in piece):
             units.append(waiting + piece)
             waiting = []
-        elif units and not waiting and all(map(_ends_the_unit_before, piece)):
+        elif units and (behind or (not waiting and all(map(_ends_the_unit_before, piece)))):
             units[-1] += piece
         else:
             waiting = waiting + piece

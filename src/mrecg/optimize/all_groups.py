@@ -1,211 +1,183 @@
-"""Optimize group by group along the network: calibrate, optimize, keep the better state, carry activations on."""
+"""Optimize group by group along the network; try what the plan joins, and carry activations on."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
-
-from jaxtyping import Float
-from torch import Tensor
 
 from mrecg.cache.activation_cache import ActivationCache
 from mrecg.cache.storage import Storage
 from mrecg.config.recipe import Recipe
 from mrecg.graph.units import Unit
-from mrecg.optimize.group import GroupResult, GroupValues, optimize_group
+from mrecg.optimize.group import GroupResult
+from mrecg.optimize.judge import Judge
 from mrecg.optimize.progress import Progress, Report
+from mrecg.optimize.reconstruction import GroupOutcome, GroupReconstruction, calibrate_units
 from mrecg.optimize.schedule import derive_seed
-from mrecg.planning.estimate import remaining_steps
+from mrecg.planning.cost import is_tried, planned_steps
+from mrecg.preparation.judging import SplitImages
 from mrecg.preparation.prepared_graph import PreparedGraph
-from mrecg.preparation.ranges import calibrate_activation
+from mrecg.quantizers.grid import Scaling
 from mrecg.quantizers.losses import SMALLEST_POWER
 from mrecg.quantizers.state import QuantizerState
-from mrecg.records.plan import Plan
+from mrecg.records.plan import Join, Plan
 from mrecg.records.record import GroupRecord, UnitRecord
 
-__all__ = ["optimize_groups"]
+__all__ = ["Reconstructed", "optimize_groups"]
+
+
+class Reconstructed(NamedTuple):
+    """The result of all groups.
+
+    Attributes:
+        state: of the network.
+        units, groups: their records; a group that was not kept is recorded as its units.
+        joins: those that were tried.
+    """
+
+    state: QuantizerState
+    units: tuple[UnitRecord, ...]
+    groups: tuple[GroupRecord, ...]
+    joins: tuple[Join, ...]
 
 
 def optimize_groups(
     prepared: PreparedGraph,
-    images: Float[Tensor, "n ..."],
+    images: SplitImages,
     recipe: Recipe,
     plan: Plan,
     phase: str,
     report: Report,
     storage: Storage | None = None,
     previous: QuantizerState | None = None,
-) -> tuple[QuantizerState, tuple[UnitRecord, ...], tuple[GroupRecord, ...]]:
+) -> Reconstructed:
     """Reconstruct every group of a plan.
 
     Args:
         prepared: the network.
-        images: the calibration images of this process.
+        images: the calibration images of this process; those for the groups tune, those that judge decide on joins.
         recipe: steps and everything else.
         plan: fits the network.
         phase: passed on to `report`, and part of the seeds.
         report: called with where the run is.
         storage: where activations are stored; without limits when absent.
-        previous: the state of a run over single units, from which units that stay single continue.
-
-    Returns:
-        The state of the network, and the records of units and groups.
+        previous: the state of a run over single units, from which groups continue.
     """
-    cache = ActivationCache(prepared.chain, images, prepared.device, storage)
-    earlier = previous or QuantizerState()
+    storage = storage or Storage(prepared.device)
+    cache = ActivationCache(prepared.chain, images.groups, prepared.device, storage)
+    reconstruction = GroupReconstruction(prepared, cache, recipe, previous or QuantizerState())
+    judge = None
+    if any(is_tried(recipe, group) for group in plan.groups):
+        judge = Judge(prepared, images.judging, storage)
     state = QuantizerState()
     units: list[UnitRecord] = []
     groups: list[GroupRecord] = []
+    joins: list[Join] = []
     for index, names in enumerate(plan.groups):
-        started = time.perf_counter()
-        members = prepared.chain.units[len(units) : len(units) + len(names)]
-        group = _Group(prepared, cache, members, recipe, derive_seed(recipe.seed, phase, index))
-        event = Progress(phase, names, index, len(plan.groups), 0, group.steps(earlier), 0.0)
-        outcome = group.reconstruct(
-            state,
-            earlier,
-            lambda step, loss, event=event: report(replace(event, step=step, loss=loss)),  # type: ignore[misc]
-        )
-        state = outcome.state
-        units += _unit_records(members, index, outcome, cache.power)
-        groups.append(_group_record(names, outcome.result, time.perf_counter() - started))
-        loss = cache.group_loss(members, outcome.losses)
-        report(replace(event, step=event.steps, loss=loss, finished=True))
-        cache.drop(members)
+        started, first = time.perf_counter(), len(units)
+        members = prepared.chain.units[first : first + len(names)]
+        planned = planned_steps(recipe, members, reconstruction.earlier.steps)
+        steps = sum(steps for _, steps in planned)
+        event = Progress(phase, names, index, len(plan.groups), 0, steps, 0.0)
+        outcomes, join = _GroupRun(reconstruction, judge, members, first, event, report).run(state)
+        state = outcomes[-1].state
+        joins += [join] if join else []
+        seconds = (time.perf_counter() - started) / len(outcomes)
+        for outcome in outcomes:
+            units += _unit_records(outcome, len(groups), cache.power)
+            groups.append(_group_record(outcome, seconds))
     cache.clear()
-    return state, tuple(units), tuple(groups)
-
-
-class _Outcome(NamedTuple):
-    """The state of the network up to a group, and how it was reached.
-
-    Attributes:
-        state: the better one.
-        result: figures of the optimization.
-        losses: of the group's outputs under the state.
-        nearest_losses: the same with the group rounded to nearest.
-    """
-
-    state: QuantizerState
-    result: GroupResult
-    losses: Mapping[str, float]
-    nearest_losses: Mapping[str, float]
+    if judge is not None:
+        judge.clear()
+    return Reconstructed(state, tuple(units), tuple(groups), tuple(joins))
 
 
 @dataclass(frozen=True)
-class _Group:
-    """One group of a plan, on the cached activations."""
+class _GroupRun:
+    """One planned group.
 
-    prepared: PreparedGraph
-    cache: ActivationCache
+    Attributes:
+        reconstruction: what it is reconstructed from.
+        judge: carries along the images that decide on joins; `None` where no join is tried.
+        members: its units.
+        first: the position of its first unit in the chain; seeds follow positions, so that a unit that is not joined gets the
+            same batches in every plan.
+        event: where the run is.
+        report: called with that and the steps.
+    """
+
+    reconstruction: GroupReconstruction
+    judge: Judge | None
     members: Sequence[Unit]
-    recipe: Recipe
-    seed: int
+    first: int
+    event: Progress
+    report: Report
 
-    def steps(self, earlier: QuantizerState) -> int:
-        """Return how many steps the group gets; a single unit has taken some in an earlier run, perhaps."""
-        return remaining_steps(
-            self.recipe.reconstruct.steps, self._taken(earlier), len(self.members)
-        )
+    def run(self, before: QuantizerState) -> tuple[list[GroupOutcome], Join | None]:
+        """Reconstruct the group behind a state; return how, in one part or unit by unit, and the join if it was tried."""
+        prepared, cache = self.reconstruction.prepared, self.reconstruction.cache
+        recipe, members = self.reconstruction.recipe, self.members
+        ranges = calibrate_units(prepared, cache, members, recipe)
+        if self.judge is not None:
+            self.judge.run_float(members)
+        if self.judge is not None and is_tried(recipe, members):
+            outcomes, join = self._try_join(before, ranges, self.judge)
+        else:
+            outcomes, join = [self._run(members, self.first, before, ranges, 0)], None
+        last = outcomes[-1]
+        if self.judge is not None:
+            self.judge.run_quantized(members, last.state, keep=True)
+            self.judge.drop(members)
+        loss = cache.group_loss(last.members, last.losses)
+        self.report(replace(self.event, step=self.event.steps, loss=loss, finished=True))
+        cache.drop(members)
+        return outcomes, join
 
-    def reconstruct(
-        self, before: QuantizerState, earlier: QuantizerState, report: Callable[[int, float], None]
-    ) -> _Outcome:
-        """Calibrate the group, optimize it, and keep the better of the result and rounding to nearest.
+    def _try_join(
+        self, before: QuantizerState, ranges: Mapping[str, Scaling], judge: Judge
+    ) -> tuple[list[GroupOutcome], Join]:
+        """Optimize the units one by one, then jointly; return what is better on the judge's images, and both losses."""
+        state, separate, done = before, [], 0
+        for position, unit in enumerate(self.members, start=self.first):
+            separate.append(self._run([unit], position, state, ranges, done))
+            state = separate[-1].state
+            done += self.reconstruction.steps([unit])
+        joint = self._run(self.members, self.first, before, ranges, done)
+        separate_loss = judge.run_quantized(self.members, state, keep=False)
+        joint_loss = judge.run_quantized(self.members, joint.state, keep=False)
+        kept = joint_loss < separate_loss
+        if not kept:
+            self.reconstruction.advance(self.members, state, keep=True)
+        names = tuple(unit.name for unit in self.members)
+        join = Join(units=names, separate_loss=separate_loss, joint_loss=joint_loss, kept=kept)
+        return [joint] if kept else separate, join
 
-        Args:
-            before: the state of the units before.
-            earlier: the state of an earlier run, from which a single unit continues.
-            report: called with steps and losses.
-        """
-        prepared, cache, members = self.prepared, self.cache, self.members
-        of_float, quantized = cache.inputs(members)
-        nearest = before | self._calibrate(before)
-        learns = self.recipe.reconstruct.steps > 0 and self._has_variables()
-        nearest_losses = self._run(nearest, keep=not learns)
-        nearest_loss = cache.group_loss(members, nearest_losses)
-        result = GroupResult(steps=0, first_loss=nearest_loss, last_loss=nearest_loss)
-        steps, state, losses = self.steps(earlier), nearest, nearest_losses
-        if learns:
-            start = self._continue(nearest, earlier) if self._taken(earlier) else None
-            if steps:
-                state, result = optimize_group(
-                    prepared,
-                    members,
-                    nearest,
-                    GroupValues(of_float, quantized, cache.targets(members)),
-                    self.recipe.reconstruct.model_copy(update={"steps": steps}),
-                    self.seed,
-                    report,
-                    start,
-                )
-            elif start is not None:
-                state = start
-            losses = self._run(state, keep=True)
-            if not cache.group_loss(members, losses) <= nearest_loss:  # also where it is no number
-                state, result = nearest, replace(result, accepted=False)
-                losses = self._run(nearest, keep=True)
-        if len(members) == 1:
-            given = self._taken(earlier) + steps
-            state = state | QuantizerState(steps={members[0].name: given})
-        return _Outcome(state, result, losses, nearest_losses)
-
-    def _run(self, state: QuantizerState, keep: bool) -> dict[str, float]:
-        bindings = self.prepared.bind(self.members, state)
-        return self.cache.run_quantized(self.members, bindings, keep)
-
-    def _taken(self, earlier: QuantizerState) -> int:
-        return earlier.steps.get(self.members[0].name, 0) if len(self.members) == 1 else 0
-
-    def _has_variables(self) -> bool:
-        exclude = self.recipe.reconstruct.exclude
-        activations = self.prepared.learned_activations(self.members).values()
-        weights = self.prepared.learned_weights(self.members, exclude)
-        return bool(weights) or any(one.learns for one in activations)
-
-    def _continue(self, nearest: QuantizerState, earlier: QuantizerState) -> QuantizerState:
-        """Return `nearest` with what an earlier run found for this group."""
-        weights = (name for unit in self.members for name in unit.weights)
-        activations = (name for unit in self.members for name in unit.activations)
-        return nearest | QuantizerState(
-            {name: earlier.weights[name] for name in weights},
-            {name: earlier.activations[name] for name in activations},
-        )
-
-    def _calibrate(self, before: QuantizerState) -> QuantizerState:
-        """Carry the float network's activations through the group; return its ranges, and its codes to nearest."""
-        prepared = self.prepared
-        activations = {}
-        for unit in self.members:
-            for name, sample in self.cache.run_float(unit).items():
-                quantizer = prepared.activations[name]
-                activations[name] = calibrate_activation(
-                    quantizer,
-                    sample,
-                    self.recipe.activation,
-                    self.recipe.reconstruct.batch_size,
-                )
-        weights = prepared.float_weights(self.members)
-        scalings = {name: prepared.weights[name].calibrated for name in weights}
-        # A layer may share the quantizer of a unit before.
-        read = {**before.activations, **activations}
-        for bias in prepared.biases.values():
-            if bias.weight in scalings and bias.activation in read:
-                scalings[bias.weight] = bias.widen(read[bias.activation], scalings[bias.weight])
-        return QuantizerState(
-            {
-                name: prepared.weights[name].round_to_nearest(weight, scalings[name])
-                for name, weight in weights.items()
-            },
-            activations,
+    def _run(
+        self,
+        members: Sequence[Unit],
+        position: int,
+        before: QuantizerState,
+        ranges: Mapping[str, Scaling],
+        done: int,
+    ) -> GroupOutcome:
+        """Optimize some of the units; `done` steps of the whole group were taken before."""
+        recipe, report = self.reconstruction.recipe, self.report
+        names = tuple(unit.name for unit in members)
+        event = replace(self.event, group=names)
+        return self.reconstruction.run(
+            members,
+            before,
+            ranges,
+            derive_seed(recipe.seed, self.event.phase, position),
+            lambda step, loss: report(replace(event, step=done + step, loss=loss)),
         )
 
 
 def _unit_records(
-    members: Sequence[Unit], group: int, outcome: _Outcome, powers: Mapping[str, float]
+    outcome: GroupOutcome, group: int, powers: Mapping[str, float]
 ) -> list[UnitRecord]:
     records = []
-    for unit in members:
+    for unit in outcome.members:
         loss, nearest_loss = (
             sum(map(of.__getitem__, unit.outputs))
             for of in (outcome.losses, outcome.nearest_losses)
@@ -224,9 +196,10 @@ def _unit_records(
     return records
 
 
-def _group_record(names: tuple[str, ...], result: GroupResult, seconds: float) -> GroupRecord:
+def _group_record(outcome: GroupOutcome, seconds: float) -> GroupRecord:
+    result: GroupResult = outcome.result
     return GroupRecord(
-        units=names,
+        units=tuple(unit.name for unit in outcome.members),
         steps=result.steps,
         first_loss=result.first_loss,
         last_loss=result.last_loss,

@@ -204,7 +204,7 @@ def _run(
             values.targets,
             mixes=step.mask is not None,
         )
-        loss = take(batch, schedule_at(settings, (done - 1) / settings.steps))
+        loss = take(batch, schedule_at(settings, done - 1))
         losses[done - 1] = loss
         if done % interval == 0:
             report(done, float(loss))

@@ -4,9 +4,7 @@ A group knows nothing of the layers behind it. Here every scale, and every code 
 outputs come closer to the float network's (NWQ: Wang et al., 2022; EPTQ: Gordon et al., 2023).
 
 The groups fitted the calibration images closely, and this stage fits them, too, so these cannot tell whether the network got
-better. Their mirror images can: none was fitted, and setting images aside would cost accuracy. Codes have so much freedom that
-learning them on images alone makes mirror images worse, even where other images of the same kind get better. So there half
-of the batches are mirrored, and an eighth of the images is set aside: nothing was fitted to their mirror images.
+better: images that tuned nothing do (`judging`).
 """
 
 import time
@@ -20,13 +18,15 @@ from torch import Tensor
 from mrecg import distributed
 from mrecg.config.recipe import Recipe
 from mrecg.optimize.adam import Adam
-from mrecg.optimize.network_objective import NetworkObjective, mirror
+from mrecg.optimize.augmentation import Augment, make_augment
+from mrecg.optimize.network_objective import NetworkObjective
 from mrecg.optimize.schedule import (
     cosine_decay,
     derive_seed,
     report_interval,
     shuffled_batches,
 )
+from mrecg.preparation.judging import SplitImages
 from mrecg.preparation.prepared_graph import PreparedGraph
 from mrecg.quantizers.activation import FakeQuantizer
 from mrecg.quantizers.latent import LatentCodes, LearnedWeight, ScaledCodes
@@ -42,17 +42,16 @@ LARGEST_NETWORK_ACTIVATION_RATE = 1e-3
 NETWORK_WEIGHT_SCALE_REACH = 3.0
 """Rate × steps of the weight scales, in code units."""
 LARGEST_NETWORK_WEIGHT_SCALE_RATE = 3e-2
-JUDGED_EVERY = 8
-"""Of so many images, one is set aside where codes are learned."""
 
 
 @torch.enable_grad()
 def optimize_network(
     prepared: PreparedGraph,
     state: QuantizerState,
-    images: Float[Tensor, "n ..."],
+    images: SplitImages,
     recipe: Recipe,
     report: Callable[[int, float], None],
+    augment: Augment | None = None,
 ) -> tuple[QuantizerState, NetworkRecord | None]:
     """Optimize codes and scales of a reconstructed network.
 
@@ -62,6 +61,7 @@ def optimize_network(
         images: the calibration images of this process.
         recipe: steps, batch size and what may be learned.
         report: called now and then with the step and its loss.
+        augment: replaces the recipe's views of the images while codes are learned.
 
     Returns:
         The state that is closer to the float network, and the figures, or `None` where there is nothing to learn.
@@ -70,15 +70,13 @@ def optimize_network(
     variables = _start(prepared, state, recipe)
     if variables is None:
         return state, None
-    objective = NetworkObjective(prepared, images, recipe)
-    units, judged, fitted = prepared.chain.units, images, images
-    if recipe.network.learn == "codes":
-        aside = torch.arange(len(images)) % JUDGED_EVERY == 0
-        judged, fitted = images[aside], images[~aside]
-    before = objective.mirrored_divergence(judged, prepared.bind(units, state))
-    _run(prepared, state, variables, objective, fitted, recipe, report)
+    objective = NetworkObjective(prepared, images.network, recipe)
+    units = prepared.chain.units
+    views: Augment = augment or _views(recipe)
+    before = objective.divergence(images.judging, prepared.bind(units, state))
+    _run(prepared, state, variables, objective, images.network, views, recipe, report)
     found = state | variables.current()
-    after = objective.mirrored_divergence(judged, prepared.bind(units, found))
+    after = objective.divergence(images.judging, prepared.bind(units, found))
     accepted = after < before
     record = NetworkRecord(
         steps=recipe.network_steps,
@@ -186,12 +184,19 @@ def _learn_codes(
     return weights, [(latents, stage.code_rate), ([*scales, *factors], stage.scale_rate)]
 
 
+def _views(recipe: Recipe) -> Augment:
+    """Return the recipe's views; where only scales are learned, images stay as they are."""
+    names = recipe.network.augment if recipe.network.learn == "codes" else ()
+    return make_augment(names, derive_seed(recipe.seed, "views", distributed.rank()))
+
+
 def _run(
     prepared: PreparedGraph,
     state: QuantizerState,
     variables: _Variables,
     objective: NetworkObjective,
     images: Float[Tensor, "n ..."],
+    augment: Augment,
     recipe: Recipe,
     report: Callable[[int, float], None],
 ) -> None:
@@ -204,11 +209,8 @@ def _run(
     learned = [one for tensors, _ in variables.rates for one in tensors]
     adam = Adam(*(tensors for tensors, _ in variables.rates))
     batches = shuffled_batches(len(images), settings, derive_seed(recipe.seed, "network"))
-    coin = torch.Generator().manual_seed(derive_seed(recipe.seed, "mirror", distributed.rank()))
     for step in range(steps):
-        batch = images[next(batches)]
-        if recipe.network.learn == "codes" and torch.rand((), generator=coin) < 0.5:
-            batch = mirror(batch)
+        batch = augment(images[next(batches)])
         loss = torch.zeros((), device=learned[0].device)
         with matmul_precision(settings.precision, prepared.device):
             for part in batch.split(objective.images_at_once):

@@ -16,12 +16,7 @@ from mrecg.preparation.prepared_graph import Binding, PreparedGraph
 from mrecg.quantizers.losses import SMALLEST_POWER, reconstruction_loss, signal_power
 from mrecg.torch_state import compute_precision
 
-__all__ = ["NetworkObjective", "mirror"]
-
-
-def mirror(images: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
-    """Exchange left and right of images; other inputs have neither and stay as they are."""
-    return images.flip(-1) if images.ndim == 4 else images
+__all__ = ["NetworkObjective"]
 
 
 class NetworkObjective:
@@ -51,8 +46,7 @@ class NetworkObjective:
     ) -> Float[Tensor, ""]:
         made, wanted = self._run_both(images, bindings, self._precision)
         distances = [
-            self._divergence(name, made[name], wanted[name], self._temperature)
-            for name in self._chain.outputs
+            self._divergence(name, made[name], wanted[name]) for name in self._chain.outputs
         ]
         distance = sum(distances)
         if not self._feature_weight:
@@ -61,13 +55,15 @@ class NetworkObjective:
         return distance + self._feature_weight * torch.stack(errors).mean()
 
     @torch.no_grad()
-    def mirrored_divergence(
-        self, images: Float[Tensor, "n ..."], bindings: Mapping[str, Binding]
-    ) -> float:
-        """Return the distance of the outputs alone, on mirrored images, over those of all processes."""
+    def divergence(self, images: Float[Tensor, "n ..."], bindings: Mapping[str, Binding]) -> float:
+        """Return the distance of the outputs alone, on images of all processes.
+
+        Its temperature is the objective's: divided by 4, logits of a few dozen images tell which of two states is nearer, where
+        undivided ones depend on the few images that lie between two classes.
+        """
         added = 0.0
         for part in self._portions(images):
-            made, wanted = self._run_both(mirror(part), bindings, "float32")
+            made, wanted = self._run_both(part, bindings, "float32")
             for name in self._chain.outputs:
                 added += float(self._divergence(name, made[name], wanted[name])) * len(part)
         return distributed.average([added / len(images)])[0]
@@ -85,11 +81,10 @@ class NetworkObjective:
         # A convolution may have been computed in another precision.
         return {name: made[name].float() for name in compared}, self._run_float(source)
 
-    def _divergence(
-        self, name: str, made: Tensor, wanted: Tensor, temperature: float = 1.0
-    ) -> Tensor:
+    def _divergence(self, name: str, made: Tensor, wanted: Tensor) -> Tensor:
         if wanted.ndim != 2 or wanted.shape[1] == 1:
             return self._relative_error(name, made, wanted)
+        temperature = self._temperature
         ours, theirs = ((logits / temperature).log_softmax(1) for logits in (made, wanted))
         divergence = functional.kl_div(ours, theirs, reduction="batchmean", log_target=True)
         return divergence * temperature**2

@@ -15,9 +15,9 @@ class Progress:
 
     Attributes:
         phase: `plan` (the run that the metric `loss` needs), `tune`, or `network` (the whole after its groups).
-        group: names of the group's units.
+        group: names of the units that are optimized.
         index, groups: the group's position, from 0, and their number.
-        step, steps: steps of the group done, and planned.
+        step, steps: steps of the group done, and planned: where a join is tried, those of its units alone, too.
         loss: reconstruction loss of the last step, or of the group when it is finished.
         finished: the group is done, its rounding hard.
     """

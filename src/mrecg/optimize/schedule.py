@@ -70,12 +70,14 @@ def _chosen(rate: float | Literal["auto"], automatic: float) -> float:
     return automatic if rate == "auto" else rate
 
 
-def schedule_at(settings: Reconstruction, progress: float) -> ScheduledValues:
-    """Return penalty and rates of a group after a fraction of its steps; the rates of scales decay by a cosine."""
-    beta = beta_at(progress, settings.warm_up, settings.beta)
+def schedule_at(settings: Reconstruction, taken: int) -> ScheduledValues:
+    """Return penalty and rates of the step after `taken` others; the rates of scales decay by a cosine."""
+    counted = taken + (settings.penalty_at == "end")
+    beta = beta_at(counted / settings.steps, settings.warm_up, settings.beta)
     penalty = Penalty(0.0, 2.0) if beta is None else Penalty(settings.penalty, beta)
     rounding, *scales = group_rates(settings)
-    return ScheduledValues(penalty, (rounding, *(rate * cosine_decay(progress) for rate in scales)))
+    decay = cosine_decay(taken / settings.steps)
+    return ScheduledValues(penalty, (rounding, *(rate * decay for rate in scales)))
 
 
 def cosine_decay(progress: float) -> float:

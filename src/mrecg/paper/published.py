@@ -6,7 +6,7 @@ Perspective", CVPR 2023); the authors' README extends its tables.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mrecg.errors import ModelError, PlanError
 from mrecg.planning.joint_plan import joined_by_scheme
@@ -30,6 +30,7 @@ class PaperSettings(NamedTuple):
         batch_size, batches: of the calibration images.
         penalty: λ, the weight of the rounding regularizer.
         float_top1: of the published checkpoint (row "Full Prec." of the authors' table), in percent.
+        ends_hold_two: whether their first unit takes the first block, too, and their last the last convolution.
     """
 
     scheme: tuple[int, ...]
@@ -38,6 +39,14 @@ class PaperSettings(NamedTuple):
     batch_size: int = 256
     batches: int = 16
     penalty: float = 0.01
+    ends_hold_two: bool = False
+
+    @property
+    def without_joins(self) -> dict[str, Any]:
+        """Return the settings under which the groups are the units of the authors' code; nothing where ours are the same."""
+        if not self.ends_hold_two:
+            return {}
+        return {"plan.join": "scheme", "plan.scheme": [1] * sum(self.scheme)}
 
     @property
     def images(self) -> int:
@@ -49,7 +58,7 @@ _MOBILENETV2_SCHEME = (1, 1, 2, 1, 2, 1, 3, 3, 1, 2, 1)
 
 
 def _mobilenetv2(float_top1: float, *files: str) -> PaperSettings:
-    return PaperSettings(_MOBILENETV2_SCHEME, files, float_top1, penalty=0.1)
+    return PaperSettings(_MOBILENETV2_SCHEME, files, float_top1, penalty=0.1, ends_hold_two=True)
 
 
 PAPER_NETWORKS: Mapping[str, PaperSettings] = {

@@ -1,14 +1,23 @@
-"""Memory that a unit's passes take, and so how many images go through it at once."""
+"""Memory that a unit's passes take, and so how many images go through it at once; steps that a group takes."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Sized
 
 from torch import Tensor
 
+from mrecg.config.recipe import Recipe
 from mrecg.graph.layers import traced_value
 from mrecg.graph.units import Unit
 
-__all__ = ["images_per_pass", "images_per_training_pass", "largest_value", "saved_bytes"]
+__all__ = [
+    "images_per_pass",
+    "images_per_training_pass",
+    "is_tried",
+    "largest_value",
+    "planned_steps",
+    "remaining_steps",
+    "saved_bytes",
+]
 
 _MOST_IMAGES = 64
 _SAVED_PER_ELEMENT = 3
@@ -45,3 +54,41 @@ def largest_value(unit: Unit) -> int:
         if node.op != "get_attr"
     ]
     return max(sizes, default=1)
+
+
+def remaining_steps(recipe: Recipe, taken: Sequence[int]) -> int:
+    """Return the steps of a group, of whose units each was given some before, alone."""
+    steps, rule = recipe.reconstruct.steps, recipe.plan
+    if len(taken) > 1 and rule.joined_start == "anew":
+        taken = [0] * len(taken)
+    remaining = [max(0, steps - one) for one in taken]
+    return sum(remaining) if rule.joined_steps == "per-unit" else max(remaining)
+
+
+def planned_steps(
+    recipe: Recipe, members: Sequence[Unit], taken: Mapping[str, int]
+) -> list[tuple[Sequence[Unit], int]]:
+    """Return the optimizations of a planned group: its units jointly, and first one by one where the join is tried.
+
+    Args:
+        recipe: steps, and which joins are kept.
+        members: the group.
+        taken: steps that units were given before, by their names.
+
+    Returns:
+        The units of each optimization, and its steps.
+    """
+    counts = [taken.get(unit.name, 0) for unit in members]
+    together: list[tuple[Sequence[Unit], int]] = [(members, remaining_steps(recipe, counts))]
+    if not is_tried(recipe, members):
+        return together
+    alone = [
+        ([unit], remaining_steps(recipe, [count]))
+        for unit, count in zip(members, counts, strict=True)
+    ]
+    return alone + together
+
+
+def is_tried(recipe: Recipe, members: Sized) -> bool:
+    """Return whether a planned group is optimized unit by unit, too, to see which is better."""
+    return len(members) > 1 and recipe.plan.keep == "better" and recipe.reconstruct.steps > 0

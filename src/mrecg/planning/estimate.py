@@ -14,13 +14,19 @@ from mrecg import distributed
 from mrecg.config.recipe import Recipe
 from mrecg.graph.layers import traced_value
 from mrecg.graph.units import Chain, Unit
-from mrecg.planning.cost import images_per_training_pass, largest_value, saved_bytes
+from mrecg.planning.cost import (
+    images_per_training_pass,
+    is_tried,
+    largest_value,
+    planned_steps,
+    saved_bytes,
+)
 from mrecg.preparation.prepared_graph import PreparedGraph
 from mrecg.quantizers.qdrop import RandomMask
 from mrecg.records.plan import Plan
 from mrecg.torch_state import matmul_precision
 
-__all__ = ["Estimate", "estimate_run", "remaining_steps"]
+__all__ = ["Estimate", "estimate_run"]
 
 _STEP_PER_FORWARD = 4.0
 """Cost of an optimization step in forward passes of as many images: forward, twice as much backward, and the rest."""
@@ -54,21 +60,10 @@ class Estimate:
         return self.values - self.files + self.working + self.weights
 
 
-def remaining_steps(steps: int, taken: int, units: int) -> int:
-    """Return the steps of a group: a single unit continues an earlier optimization, joined units start anew.
-
-    Args:
-        steps: of the recipe.
-        taken: that the unit was given before, alone.
-        units: in the group.
-    """
-    return max(0, steps - taken) if units == 1 else steps
-
-
 def estimate_run(
     prepared: PreparedGraph,
     probe: Float[Tensor, "n ..."],
-    count: int,
+    images: tuple[int, int],
     recipe: Recipe,
     plan: Plan,
     memory: int | None = None,
@@ -79,26 +74,30 @@ def estimate_run(
     Args:
         prepared: the model; its quantizers are not used.
         probe: a few images of the right shape, whose values do not matter.
-        count: how many images this process calibrates on.
+        images: how many tune the groups in this process, and how many judge.
         recipe: steps, batch size and the precision of cached values.
         plan: fits the model.
         memory: bytes that the cache may take; `None` is no limit.
         taken: steps that units were given before, by their names.
     """
     chain, settings, taken = prepared.chain, recipe.reconstruct, taken or {}
-    groups = _members(chain, plan)
+    groups, (count, judging) = _members(chain, plan), images
+    tries = any(is_tried(recipe, members) for members in groups)
     batch = min(distributed.share_of_batch(settings.batch_size), count)
     with matmul_precision(settings.precision, prepared.device):
         seconds = _forward_seconds(prepared, probe)
     all_units = sum(seconds.values())
     in_groups = sum(
-        seconds[unit.name] * remaining_steps(settings.steps, taken.get(unit.name, 0), len(members))
+        steps * sum(seconds[unit.name] for unit in units)
         for members in groups
-        for unit in members
+        for units, steps in planned_steps(recipe, members, taken)
     )
     whole = min(batch, images_per_training_pass(chain.units)) * saved_bytes(chain.units)
     masked = settings.keep_quantized_probability < 1
-    values = settings.cached_bytes_per_element * count * _most_elements(chain, plan)
+    elements = count * _most_elements(chain, groups, keeps_inner=tries)
+    if tries:
+        elements += judging * _most_elements(chain, groups, keeps_inner=False)
+    values = settings.cached_bytes_per_element * elements
     return Estimate(
         values=values,
         files=0 if memory is None else max(0, values - memory),
@@ -107,7 +106,7 @@ def estimate_run(
             whole if recipe.network_steps else 0,
         ),
         weights=4 * _HELD_PER_WEIGHT * _parameters(chain.units),
-        seconds=3 * count * all_units
+        seconds=3 * (count + judging * tries) * all_units
         + batch * _STEP_PER_FORWARD * (in_groups + recipe.network_steps * all_units),
     )
 
@@ -117,16 +116,24 @@ def _members(chain: Chain, plan: Plan) -> list[tuple[Unit, ...]]:
     return [chain.units[first:last] for first, last in itertools.pairwise(ends)]
 
 
-def _most_elements(chain: Chain, plan: Plan) -> int:
-    """Return the elements per image of the largest set of values that the cache holds, of both networks."""
+def _most_elements(chain: Chain, groups: Sequence[Sequence[Unit]], keeps_inner: bool) -> int:
+    """Return the elements per image of the largest set of values that a cache holds, of both networks.
+
+    Args:
+        chain: the units.
+        groups: as planned.
+        keeps_inner: values inside of a group are kept, too, because its units are tried one by one.
+    """
     of_float: dict[str, int] = {}
     of_quantized: dict[str, int] = {}
     most = done = 0
-    for members in _members(chain, plan):
+    for members in groups:
         done += len(members)
         made = {name: size for unit in members for name, size in _outputs(unit).items()}
         of_float |= made
-        of_quantized |= {n: s for n, s in made.items() if chain.last_reader.get(n, -1) >= done}
+        of_quantized |= {
+            n: s for n, s in made.items() if keeps_inner or chain.last_reader.get(n, -1) >= done
+        }
         most = max(most, sum(of_float.values()) + sum(of_quantized.values()))
         for values in (of_float, of_quantized):
             for name in [n for n in values if chain.last_reader.get(n, -1) < done]:

@@ -29,7 +29,7 @@ def make_plan(units: Sequence[Plannable], rule: PlanRule, losses: Sequence[float
 
     The first and the last unit stay single: they keep a width of their own, which makes their capacity incomparable.
     Of the other neighbors those with the largest CapDiff are joined, as long as no group outgrows
-    `largest_group`; `count="auto"` joins those whose CapDiff exceeds the mean over the candidates.
+    `largest_group`; `count="auto"` joins those whose CapDiff exceeds the mean over the candidates, `count="all"` as many as fit.
 
     Args:
         units: the chain.
@@ -79,15 +79,10 @@ def check_plan(plan: Plan, units: Sequence[Plannable]) -> Plan:
         raise PlanError(
             f"The plan does not fit the model: it lists {len(planned)} units, the model has {len(names)}."
         )
-    together = {pair for group in plan.groups for pair in itertools.pairwise(group)}
-    neighbors = tuple(
-        pair.model_copy(update={"joined": (pair.first, pair.second) in together})
-        for pair in plan.neighbors
-    )
-    if neighbors == plan.neighbors:
-        return plan
-    rule = f"edited by hand, before: {plan.rule}"
-    return plan.model_copy(update={"neighbors": neighbors, "rule": rule})
+    given = plan.after(plan.groups, ())
+    if given.neighbors == plan.neighbors:
+        return given
+    return given.model_copy(update={"rule": f"edited by hand, before: {plan.rule}"})
 
 
 def _explicit(units: Sequence[Plannable], groups: Sequence[Sequence[str]]) -> Plan:
@@ -152,9 +147,11 @@ def _choose(scores: dict[int, float], rule: PlanRule) -> set[int]:
     if not scores:
         return set()
     mean = sum(scores.values()) / len(scores)
-    wanted = len(scores) if rule.join == "stage" else sum(s > mean for s in scores.values())
-    if rule.count != "auto":
+    wanted = len(scores)
+    if isinstance(rule.count, int):
         wanted = rule.count
+    elif rule.count == "auto" and rule.join != "stage":
+        wanted = sum(score > mean for score in scores.values())
     chosen: set[int] = set()
     for position in sorted(scores, key=lambda i: (-scores[i], i)):
         if len(chosen) == wanted:
@@ -205,5 +202,6 @@ def _describe(rule: PlanRule) -> str:
         return f"single {rule.granularity}s"
     if rule.join == "stage":
         return f"{rule.granularity}s joined where the shape changes"
-    count = "those above the mean" if rule.count == "auto" else f"the {rule.count} largest"
+    counts = {"auto": "those above the mean", "all": "all, the largest first"}
+    count = counts[rule.count] if isinstance(rule.count, str) else f"the {rule.count} largest"
     return f"{rule.granularity}s joined by {rule.difference} difference of {rule.join}, {count}"

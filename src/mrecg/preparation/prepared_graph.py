@@ -77,9 +77,9 @@ class PreparedGraph:
         return {name: weight for name, weight in found.items() if not is_excluded(name)}
 
     def learned_activations(self, units: Sequence[Unit]) -> dict[str, ActivationQuantizer]:
-        """Return the activation quantizers of some units, without that of the images at 8 bits or more.
+        """Return the activation quantizers of some units whose scales may be learned.
 
-        Its error is a thousandth of the others', and learning its scale needs the gradient of the images, which doubles
+        Those that the cut leaves to no unit may not, nor that of the images at 8 bits or more: its error is a thousandth of the others', and learning its scale needs the gradient of the images, which doubles
         the cost of the first unit.
         """
         images = {
@@ -87,7 +87,8 @@ class PreparedGraph:
             for quantizer in self.placed
             if quantizer.tensor == self.chain.input and quantizer.request.bits >= IMAGE_BITS
         }
-        names = (name for unit in units for name in unit.activations if name not in images)
+        fixed = images | self.chain.fixed
+        names = (name for unit in units for name in unit.activations if name not in fixed)
         return {name: self.activations[name] for name in names}
 
     def bind(
@@ -158,7 +159,7 @@ def prepare_graph(
     Args:
         model: is not changed.
         images: at least two, to trace with.
-        recipe: widths, placement and granularity.
+        recipe: widths, placement, granularity and cut.
         quantizer: replaces the recipe's placement.
 
     Raises:
@@ -188,7 +189,7 @@ def prepare_graph(
         clipping={name for name, one in activations.items() if one.grid.is_uniform},
         biases={path: bias.float_path for path, bias in biases.items()},
     )
-    chain = cut_units(graph, inserted, model, recipe.plan.granularity)
+    chain = cut_units(graph, inserted, model, recipe.plan.granularity, recipe.plan.cut)
     left_in_float = _left_in_float(graph, placed)
     return PreparedGraph(
         graph=graph,

@@ -18,6 +18,7 @@ from mrecg.quantizers.range_search import (
     ACTIVATION_SHRINKAGE,
     WEIGHT_SHRINKAGE,
     ActivationSample,
+    SampledBatch,
     find_running_scaling,
     find_scaling,
 )
@@ -81,8 +82,8 @@ def calibrate_activation(
         search = partial(find_scaling, settings=settings, shrinkage=ACTIVATION_SHRINKAGE)
     else:
         batches = [
-            _with_ends(*both)
-            for both in zip(rows.split(batch_size), ends.split(batch_size), strict=True)
+            SampledBatch(some.flatten()[None], (both[:, 0].amin()[None], both[:, 1].amax()[None]))
+            for some, both in zip(rows.split(batch_size), ends.split(batch_size), strict=True)
         ]
 
         def search(values: Tensor, grid: UniformGrid) -> Scaling:

@@ -1,6 +1,7 @@
 """Search for the range of a quantizer, for all channels and candidates at once."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -16,6 +17,7 @@ from mrecg.quantizers.grid import (
 
 __all__ = [
     "ActivationSample",
+    "SampledBatch",
     "error_search",
     "extremes",
     "find_running_scaling",
@@ -23,6 +25,7 @@ __all__ = [
     "mean_and_std",
     "mean_magnitude",
     "percentile",
+    "percentile_of_magnitudes",
     "power_of_two",
 ]
 
@@ -47,7 +50,7 @@ class ActivationSample:
         limit: how many values of each tensor and image are kept at most.
     """
 
-    def __init__(self, limit: int = 1 << 10) -> None:
+    def __init__(self, limit: int) -> None:
         self.limit = limit
         self._parts: list[Tensor] = []
         self._ends: list[Tensor] = []
@@ -84,6 +87,19 @@ class ActivationSample:
         return torch.cat(self._ends)
 
 
+class SampledBatch(NamedTuple):
+    """Values of one batch, and its range.
+
+    Attributes:
+        values: a sample of them, in one row.
+        ends: the smallest and the largest of all; they bound the range and count for no error, where a sample would give them
+            the weight of many others.
+    """
+
+    values: Float[Tensor, "1 n"]
+    ends: Range
+
+
 def find_scaling(
     values: Float[Tensor, "c n"],
     grid: UniformGrid,
@@ -109,7 +125,7 @@ def find_scaling(
 
 
 def find_running_scaling(
-    batches: Sequence[Float[Tensor, "1 n"]],
+    batches: Sequence[SampledBatch],
     grid: UniformGrid,
     settings: TensorSettings,
     shrinkage: tuple[float, int],
@@ -122,12 +138,15 @@ def find_running_scaling(
         grid, settings, shrinkage: as in `find_scaling`.
         kept: the weight of the mean so far when a batch is added to it; the first batch is the first mean.
     """
-    found = [torch.stack(_find_range(one, grid, settings.ranges, shrinkage)) for one in batches]
+    found = [
+        torch.stack(_find_range(one.values, grid, settings.ranges, shrinkage, one.ends))
+        for one in batches
+    ]
     mean = found[0]
     for ends in found[1:]:
         mean = kept * mean + (1 - kept) * ends
     scaling = scaling_for_range(mean[0], mean[1], grid)
-    return _on_grid(scaling, torch.cat(list(batches), dim=1), grid, settings)
+    return _on_grid(scaling, torch.cat([one.values for one in batches], dim=1), grid, settings)
 
 
 def _on_grid(
@@ -143,14 +162,19 @@ def _find_range(
     grid: UniformGrid,
     ranges: Ranges,
     shrinkage: tuple[float, int],
+    ends: Range | None = None,
 ) -> Range:
+    """Return the range of each row, of which `ends` are the extremes where it is a sample."""
+    ends = ends or extremes(values)
     if ranges.method == "minmax":
-        return extremes(values)
+        return ends
     if ranges.method == "percentile":
         return percentile(values, ranges.percentile)
+    if ranges.method == "magnitude":
+        return percentile_of_magnitudes(values, ranges.percentile, ends)
     if ranges.method == "std":
-        return mean_and_std(values, ranges.std_multiple)
-    return error_search(values, grid, ranges.p, shrinkage)
+        return mean_and_std(values, ranges.std_multiple, ends)
+    return error_search(values, grid, ranges.p, shrinkage, ends)
 
 
 def extremes(values: Float[Tensor, "c n"]) -> Range:
@@ -165,12 +189,19 @@ def percentile(values: Float[Tensor, "c n"], kept: float) -> Range:
     return ordered[:, outside], ordered[:, -1 - outside]
 
 
-def mean_and_std(values: Float[Tensor, "c n"], multiple: float) -> Range:
-    """Return the range of the mean ± `multiple` standard deviations, at least that of the values.
+def percentile_of_magnitudes(values: Float[Tensor, "c n"], kept: float, ends: Range) -> Range:
+    """Return `ends` cut at ± the magnitude that `kept` percent of the values stay below (MQBench's `EMAQuantileObserver`)."""
+    low, high = ends
+    _, reach = percentile(values.abs(), kept)
+    return torch.maximum(low, -reach), torch.minimum(high, reach)
+
+
+def mean_and_std(values: Float[Tensor, "c n"], multiple: float, ends: Range) -> Range:
+    """Return the range of the mean ± `multiple` standard deviations, at least `ends`.
 
     That is MQBench's `ClipStdObserver`: despite its name it widens a range and never cuts a value off.
     """
-    low, high = extremes(values)
+    low, high = ends
     spread, mean = torch.std_mean(values, dim=1, correction=min(1, values.shape[1] - 1))
     reach = multiple * spread
     return torch.minimum(low, mean - reach), torch.maximum(high, mean + reach)
@@ -202,15 +233,19 @@ def _zero_point(lowest: Tensor, scale: Tensor, grid: UniformGrid) -> Tensor:
 
 
 def error_search(
-    values: Float[Tensor, "c n"], grid: UniformGrid, p: float, shrinkage: tuple[float, int]
+    values: Float[Tensor, "c n"],
+    grid: UniformGrid,
+    p: float,
+    shrinkage: tuple[float, int],
+    ends: Range,
 ) -> Range:
-    """Shrink both ends of the min-max range by common factors; the least mean |x − x_q|^p wins.
+    """Shrink both `ends` by common factors; the least mean |x − x_q|^p wins.
 
     Source: the observers of BRECQ, QDrop and MQBench (p = 2.4), there one candidate after another. Rows
     longer than a few thousand values are condensed to a histogram with exact bin means.
     """
     points, counts = (values, None) if values.shape[1] <= _BINS else _condense(values)
-    low, high = torch.aminmax(values, dim=1)
+    low, high = ends
     factors = torch.linspace(1.0, shrinkage[0], shrinkage[1], device=values.device)
     best = torch.cat(
         [

@@ -1,6 +1,7 @@
 """Rises and falls of the loss along the network."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from mrecg.records.json_model import JsonModel
 
@@ -19,20 +20,38 @@ class Jump(JsonModel):
     size: float
 
 
+class Measured(Protocol):
+    """The part of a unit's record that oscillation reads."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def relative_loss(self) -> float: ...
+
+
 class Oscillation(JsonModel):
     """How unsteadily the relative loss develops along the chain (MRECG, section 3); none if it only rises.
+
+    It is read where groups end: inside of a joined group nothing is compared with the float network, so a loss there says nothing.
 
     Attributes:
         jumps: every rise that is followed by a fall.
         total: the sizes of the jumps, added.
-        largest_loss: the largest relative loss of a unit, which governs the final error.
-        largest_unit: that unit.
+        largest_loss: the largest relative loss, which governs the final error.
+        largest_unit: where it is.
     """
 
     jumps: tuple[Jump, ...]
     total: float
     largest_loss: float
     largest_unit: str
+
+    @classmethod
+    def at_ends(cls, units: Sequence[Measured], groups: Sequence[Sequence[str]]) -> "Oscillation":
+        """Return the oscillation along the ends of groups; those of another run compare two runs at the same positions."""
+        losses = {unit.name: unit.relative_loss for unit in units}
+        ends = [group[-1] for group in groups]
+        return cls.along(ends, [losses[name] for name in ends])
 
     @classmethod
     def along(cls, names: Sequence[str], losses: Sequence[float]) -> "Oscillation":

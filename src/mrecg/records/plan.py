@@ -1,10 +1,12 @@
 """Which units are reconstructed jointly, and the values that decided it."""
 
+import itertools
+from collections.abc import Sequence
 from typing import Literal
 
 from mrecg.records.json_model import JsonModel
 
-__all__ = ["Layer", "NeighborPair", "Plan"]
+__all__ = ["Join", "Layer", "NeighborPair", "Plan"]
 
 
 class Layer(JsonModel):
@@ -44,6 +46,26 @@ class NeighborPair(JsonModel):
     joined: bool
 
 
+class Join(JsonModel):
+    """A group that was optimized both jointly and unit by unit, with equal steps.
+
+    Attributes:
+        units: their names.
+        separate_loss, joint_loss: relative loss at the group's end on images that tuned nothing, after either.
+        kept: the joint loss is the smaller one.
+    """
+
+    units: tuple[str, ...]
+    separate_loss: float
+    joint_loss: float
+    kept: bool
+
+    @property
+    def gain(self) -> float:
+        """Return the fraction of the loss that joining took away; negative where it added some."""
+        return 1 - self.joint_loss / self.separate_loss if self.separate_loss > 0 else 0.0
+
+
 class Plan(JsonModel):
     """Which units are reconstructed jointly, and what the rule saw. Edit `groups` and pass it back as you like.
 
@@ -52,17 +74,29 @@ class Plan(JsonModel):
         rule: how it came about, in words.
         metric: the value of every unit under the rule, in chain order; empty where the rule has none.
         neighbors: every pair of units that follow each other.
+        joins: those that a run tried, with what each gained; those that were not kept are no groups.
     """
 
     groups: tuple[tuple[str, ...], ...]
     rule: str = "explicit"
     metric: tuple[float, ...] = ()
     neighbors: tuple[NeighborPair, ...] = ()
+    joins: tuple[Join, ...] = ()
 
     @property
     def joined(self) -> tuple[tuple[str, ...], ...]:
         """Return the groups of more than one unit."""
         return tuple(group for group in self.groups if len(group) > 1)
+
+    def after(self, groups: Sequence[tuple[str, ...]], joins: Sequence[Join]) -> "Plan":
+        """Return the plan as a run left it: with the groups that it kept, and the joins that it tried."""
+        together = {pair for group in groups for pair in itertools.pairwise(group)}
+        neighbors = tuple(
+            pair.model_copy(update={"joined": (pair.first, pair.second) in together})
+            for pair in self.neighbors
+        )
+        found = {"groups": tuple(groups), "neighbors": neighbors, "joins": tuple(joins)}
+        return self.model_copy(update=found)
 
     def __str__(self) -> str:
         joined = ", ".join("(" + " ".join(group) + ")" for group in self.joined) or "none"

@@ -26,15 +26,15 @@ __all__ = ["demo", "plan", "quantize"]
 
 @command
 def demo(
-    bits: Annotated[str, typer.Option(help="Widths of weights and activations.")] = "w2a4",
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps per group.")] = 200,
+    bits: Annotated[str, typer.Option(help="Widths of weights and activations.")] = "w2a2",
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps per group.")] = 100,
     seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 1005,
     output: Annotated[
         Path | None, typer.Option(help="Save the last run into a new folder.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Quantize the packaged network on packaged images: float, to nearest, blocks and MRECG."""
+    """Quantize the packaged network on packaged images: to nearest, by blocks, by MRECG, and as a whole."""
     from mrecg.cli.show import Reporter, demo_as_json, show_demo
     from mrecg.demo import run_demo
     from mrecg.distributed import is_first, wait

@@ -76,12 +76,11 @@ class Reporter:
     def _show_progress(self, name: str, event: Progress) -> None:
         label = f"{name} {_SHOWN.get(event.phase, event.phase)}".strip()
         units = " + ".join(event.group)
-        per_group = max(1, event.steps)
         if self._console.is_terminal:
             if label not in self._tasks:
-                total = event.groups * per_group
-                self._tasks[label] = self._bars.add_task(label, total=total, detail="")
-            done = event.index * per_group + (event.step if event.steps else 1)
+                self._tasks[label] = self._bars.add_task(label, total=event.groups, detail="")
+            # Groups take different numbers of steps.
+            done = event.index + (event.step / event.steps if event.steps else 1)
             detail = f"{units}: loss {event.loss:.4g}"
             self._bars.update(self._tasks[label], completed=done, detail=escape(detail))
         elif event.finished:

@@ -9,13 +9,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from mrecg.data import name_some
-from mrecg.demo import DemoRow
+from mrecg.demo import DemoRow, JoiningEffect, joining_effect
 from mrecg.records.evaluation import Evaluation
 from mrecg.records.plan import Plan
 from mrecg.records.record import Record, UnitRecord
 
 __all__ = [
     "demo_as_json",
+    "joining_verdict",
     "show_accuracy",
     "show_demo",
     "show_plan",
@@ -24,51 +25,89 @@ __all__ = [
 ]
 
 _BAR_WIDTH = 30
+_END_WIDTH = 20
 
 
 def show_demo(console: Console, rows: Sequence[DemoRow], folder: Path | None) -> None:
-    """Show the table, the joint groups, and the loss along the network without and with them."""
+    """Show the table, the loss where joined groups end, without and with joining, and what that says."""
     table = Table(title="Fashion-MNIST, packaged test images")
-    for column in ("network", "bits W/A", "top-1", "largest unit loss", "oscillation", "seconds"):
+    for column in ("network", "bits W/A", "top-1", "KL from float", "seconds"):
         table.add_column(column, justify="left" if column == "network" else "right")
-    for name, evaluation, quantized in rows:
+    for name, evaluation, divergence, quantized in rows:
+        top1, distance = f"{evaluation.top1:.2f} %", f"{float(divergence.mean()):.3f}"
         if quantized is None:
-            table.add_row(name, "32/32", f"{evaluation.top1:.2f} %", "", "", "")
+            table.add_row(name, "32/32", top1, "", "")
             continue
         record, recipe = quantized.record, quantized.recipe
-        table.add_row(
-            name,
-            f"{recipe.weight.bits}/{recipe.activation.bits}",
-            f"{evaluation.top1:.2f} %",
-            f"{100 * record.oscillation.largest_loss:.1f} %",
-            f"{100 * record.oscillation.total:.1f} %",
-            f"{sum(record.seconds.values()):.0f}",
-        )
+        bits = f"{recipe.weight.bits}/{recipe.activation.bits}"
+        table.add_row(name, bits, top1, distance, f"{sum(record.seconds.values()):.0f}")
     console.print(table)
-    records = [row.quantized.record for row in rows if row.quantized is not None]
-    console.print(f"MRECG plan: {records[-1].plan}", markup=False, highlight=False)
-    console.print("\nLoss of each unit as a fraction of its signal, blocks and then MRECG:")
-    _show_losses(console, [record.units for record in records[-2:]])
+    _show_effect(console, joining_effect(rows))
     if folder is not None:
         console.print(f"\nThe run is in {folder}.", markup=False)
 
 
-def demo_as_json(rows: Sequence[DemoRow]) -> list[dict[str, Any]]:
-    """Return the demo's rows for a script."""
-    return [
-        {
-            "name": name,
-            "count": evaluation.count,
-            "top1": evaluation.top1,
-            "record": None if quantized is None else quantized.record.model_dump(mode="json"),
-        }
-        for name, evaluation, quantized in rows
-    ]
+def _show_effect(console: Console, effect: JoiningEffect) -> None:
+    """Show what joining changed, and a verdict in words."""
+    console.print(
+        "\nLoss: squared difference from float, as a fraction of float's power, where a"
+        "\njoined group ends; its blocks optimized alone, and then together:",
+        highlight=False,
+    )
+    largest = max((max(end.alone, end.joined) for end in effect.ends), default=0.0) or 1.0
+    ends = Table(show_header=False, box=None, padding=(0, 1))
+    for end in effect.ends:
+        cells = [end.units[-1]]
+        for loss in (end.alone, end.joined):
+            length = round(_END_WIDTH * loss / largest)
+            cells.append(f"{100 * loss:5.1f} % {'█' * length:<{_END_WIDTH}}")
+        ends.add_row(*cells)
+    console.print(ends)
+    console.print("\n" + joining_verdict(effect), highlight=False)
+
+
+def joining_verdict(effect: JoiningEffect) -> str:
+    """Return what joining did in a sentence; a difference counts from two standard errors on."""
+    gain, error = effect.gain, effect.standard_error
+    change = f"{'falls' if gain > 0 else 'rises'} by {abs(gain):.3f} ± {error:.3f}"
+    figures = f"KL {change} (standard error over the test images)"
+    if abs(gain) <= 2 * error:
+        said = "Joining makes no difference that these images can show"
+    else:
+        said = f"Joining brings the answers {'nearer to' if gain > 0 else 'further from'} float"
+    lower = sum(end.joined < end.alone for end in effect.ends)
+    return (
+        f"{said}: {figures}; the loss is lower at {lower} of {len(effect.ends)} group ends, at equal "
+        "steps for every block."
+    )
+
+
+def demo_as_json(rows: Sequence[DemoRow]) -> dict[str, Any]:
+    """Return the demo's rows, and what joining changed, for a script."""
+    effect = joining_effect(rows)
+    return {
+        "rows": [
+            {
+                "name": name,
+                "count": evaluation.count,
+                "top1": evaluation.top1,
+                "divergence": float(divergence.mean()),
+                "record": None if quantized is None else quantized.record.model_dump(mode="json"),
+            }
+            for name, evaluation, divergence, quantized in rows
+        ],
+        "joining": {
+            "gain": effect.gain,
+            "standard_error": effect.standard_error,
+            "ends": [end._asdict() for end in effect.ends],
+        },
+    }
 
 
 def show_record(console: Console, record: Record, folder: Path) -> None:
     """Show the plan, the loss of every unit, and the accuracy."""
     console.print(f"plan: {record.plan}", markup=False, highlight=False)
+    show_joins(console, record.plan)
     _show_losses(console, [record.units])
     worst = record.oscillation
     console.print(
@@ -79,7 +118,7 @@ def show_record(console: Console, record: Record, folder: Path) -> None:
     if record.network is not None:
         fate = "kept" if record.network.accepted else "rolled back"
         console.print(
-            f"the network as a whole, {record.network.steps} steps: divergence on mirrored images "
+            f"the network as a whole, {record.network.steps} steps: divergence on images that tuned nothing "
             f"{record.network.divergence_before:.4g} → {record.network.divergence_after:.4g}, {fate}",
             highlight=False,
             soft_wrap=True,
@@ -89,6 +128,18 @@ def show_record(console: Console, record: Record, folder: Path) -> None:
     for name, found in record.accuracy.items():
         show_accuracy(console, name, found)
     console.print(f"The run is in {folder}.", markup=False)
+
+
+def show_joins(console: Console, plan: Plan) -> None:
+    """Show the joins that a run tried, and what each gained."""
+    for join in plan.joins:
+        console.print(
+            f"{' + '.join(join.units)}: loss at the end {100 * join.separate_loss:.1f} % one by one, "
+            f"{100 * join.joint_loss:.1f} % jointly, {'kept' if join.kept else 'not kept'}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def show_accuracy(console: Console, name: str, found: Evaluation) -> None:

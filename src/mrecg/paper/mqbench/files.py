@@ -18,7 +18,13 @@ from mrecg.paper.mqbench.qdrop_keys import QDROP_IGNORED, QDROP_KEYS, absent_in_
 __all__ = ["is_mqbench", "read_experiment"]
 
 _MQBENCH = Dialect(
-    ("extra_prepare_dict", "quantize"), KEYS, IGNORED, IGNORED_SECTIONS, {}, absent_keys
+    ("extra_prepare_dict", "quantize"),
+    KEYS,
+    IGNORED,
+    IGNORED_SECTIONS,
+    {},
+    absent_keys,
+    units_of_paper=True,
 )
 _QDROP = Dialect(
     ("quant",),
@@ -27,6 +33,7 @@ _QDROP = Dialect(
     {},
     {"reconstruct.batches": "reshuffled"},
     absent_in_qdrop,
+    units_of_paper=False,
 )
 
 

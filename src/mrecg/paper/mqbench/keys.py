@@ -51,7 +51,7 @@ _OBSERVERS: Mapping[str, Mapping[str, Any]] = {
     "EMAMinMaxFloorObserver": {"method": "minmax"},
     "ModeMinMaxFloorObserver": {"method": "minmax"},
     "PoTModeObserver": {"method": "minmax"},
-    "EMAQuantileObserver": {"method": "percentile", "percentile": 99.999},
+    "EMAQuantileObserver": {"method": "magnitude", "percentile": 99.999},
     "ClipStdObserver": {"method": "std", "std_multiple": 2.6},
     "LSQObserver": {"method": "lsq"},
 }
@@ -110,6 +110,12 @@ def _left_in_float(value: Any) -> Mapping[str, Any]:
     """Leave weights and inputs of modules in float, and those of the layers inside of them."""
     widths = {"weight_bits": FLOAT_BITS, "activation_bits": FLOAT_BITS}
     return {FLOAT_LAYERS: [{"layers": name, **widths} for name in names(value)]}
+
+
+def _inputs_left_in_float(value: Any) -> Mapping[str, Any]:
+    """Leave the inputs of layers in float; torch.fx writes underscores for the dots of their names."""
+    patterns = [name.replace("_", "[._]") for name in names(value)]
+    return {FLOAT_LAYERS: [{"layers": one, "activation_bits": FLOAT_BITS} for one in patterns]}
 
 
 def _scheme(value: Any) -> Mapping[str, Any]:
@@ -223,6 +229,7 @@ KEYS: Mapping[str, Reader] = {
     f"{TUNING}.exclude_node": _excluded,
     f"{TUNING}.exclude_node_prefix": lambda value: _excluded(value, "*"),
     f"{_PLACEMENT}.exclude_module_name": _left_in_float,
+    f"{_PLACEMENT}.exclude_node_name": _inputs_left_in_float,
     **COMMON_KEYS,
     f"{QCONFIG}.w_fakequantize": named(_WEIGHT_QUANTIZERS),
     f"{QCONFIG}.a_fakequantize": named(_ACTIVATION_QUANTIZERS),

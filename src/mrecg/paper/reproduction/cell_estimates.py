@@ -100,8 +100,11 @@ class _Estimates:
 
     def _prepare(self, recipe: Recipe) -> PreparedModel:
         """Return the network under a recipe; recipes that only optimize or join otherwise share its graph."""
-        excluded, granularity = recipe.reconstruct.exclude, recipe.plan.granularity
-        graph = (recipe.weight, recipe.activation, recipe.placement, excluded, granularity)
+        plan, excluded = recipe.plan, recipe.reconstruct.exclude
+        graph = (
+            *(recipe.weight, recipe.activation, recipe.placement),
+            *(excluded, plan.granularity, plan.cut),
+        )
         if graph not in self._prepared:
             self._prepared[graph] = prepare(self._model, self._probe, recipe=recipe)
         return replace(self._prepared[graph], recipe=recipe)

@@ -35,7 +35,8 @@ class Cell(NamedTuple):
     def recipe(self, overrides: Mapping[str, Any]) -> Recipe:
         """Return the recipe of the cell, overridden by the caller's settings.
 
-        λ is the authors' for the network; on the schedule `paper` so is the batch size.
+        λ is the authors' for the network; on the schedule `paper` so are the batch size and, where nothing is joined, the
+        units.
 
         Raises:
             RecipeError: a setting cannot be used.
@@ -45,6 +46,8 @@ class Cell(NamedTuple):
         settings: dict[str, Any] = {"seed": self.seed, "reconstruct.penalty": paper.penalty}
         if self.schedule == "paper":
             settings["reconstruct.batch_size"] = paper.batch_size
+            if method in ("brecq", "qdrop"):
+                settings |= paper.without_joins
         if self.method.endswith("-scheme"):
             settings |= {"plan.join": "scheme", "plan.scheme": list(paper.scheme)}
         if method == "rtn":

@@ -1,0 +1,139 @@
+"""The tables of `docs/choices.md`."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.held_out.results import held_out_store, judges_store
+from benchmarks.held_out.variants import CODES, JOINS, Variant
+from benchmarks.store import Result
+from benchmarks.tables import by_key, table
+
+__all__ = ["judges_rows", "variant_rows", "write_choices"]
+
+HEADER = """# Choices, and what they are worth
+
+Judged on 4,000 training images of Fashion-MNIST that calibrated nothing, without labels: *KL* is the mean Kullback-Leibler divergence
+of the predictions from the float network's, lower is nearer. Mean over seeds; *better by* is the mean over seeds of the
+difference to the table's first row at the same seed ± its standard error. Test images decide nothing here.
+Written by `python -m benchmarks.held_out render` from `benchmarks/results/held_out.jsonl`, where each result names its commit,
+seed, device, versions and whole recipe.
+"""
+JOINS_HEADER = """
+## Choosing joins
+
+QDrop, nothing for the network as a whole. Every unit gets the same steps on the way to the result: the short run for the losses
+counts, and a joined group has the steps of its units. Trying a join costs as many steps again, which the row *1.75 times the
+steps* gives the blocks, too. *Group ends* is the mean relative loss where the groups of the row end, blocks → row, at the same
+positions.
+"""
+CODES_HEADER = """
+## What the network as a whole learns
+
+After the groups, 500 steps that learn codes and scales, or what the row says instead.
+"""
+JUDGES_HEADER = """
+## Which images tell whether a join helps
+
+Every join of *measured gain* was measured on four sets of images: the mirrored calibration images, 32 images that were set aside,
+the calibration images themselves, and the 4,000 held-out images, the truth.
+*Wrong* is how often the sign of the gain differs from the truth's.
+"""
+
+
+def _ends(cells: Sequence[Result], blocks: Mapping[Any, Result]) -> str:
+    """Return the mean relative loss at the ends of the cells' joined groups, of blocks and of the cells."""
+    sides: tuple[list[float], list[float]] = ([], [])
+    for cell in cells:
+        single = blocks.get(cell["seed"])
+        for group in cell["joined"] if single else ():
+            for side, result in zip(sides, (single, cell), strict=True):
+                assert result is not None
+                side.append(result["losses"][group[-1]])
+    if not sides[0]:
+        return ""
+    return " → ".join(f"{100 * statistics.mean(side):.1f} %" for side in sides)
+
+
+def _seconds(cells: Sequence[Result]) -> str:
+    return f"{statistics.median(sum(cell['seconds'].values()) for cell in cells):.0f}"
+
+
+def _better_by(cells: Sequence[Result], first: Mapping[Any, Result]) -> str:
+    gains = [
+        first[cell["seed"]]["divergence"] - cell["divergence"]
+        for cell in cells
+        if cell["seed"] in first and cell is not first[cell["seed"]]
+    ]
+    if len(gains) < 2:
+        return ""
+    error = statistics.stdev(gains) / len(gains) ** 0.5
+    return f"{statistics.mean(gains):+.4f} ± {error:.4f}"
+
+
+def variant_rows(
+    results: Sequence[Result], variants: Mapping[str, Variant], joins: bool
+) -> list[tuple[object, ...]]:
+    rows = []
+    keys = ("network", "bits", "steps", "images")
+    chosen = [result for result in results if result["variant"] in variants]
+    for group, cells in by_key(chosen, *keys).items():
+        found = {name: same for (name,), same in by_key(cells, "variant").items()}
+        first = {cell["seed"]: cell for cell in found.get(next(iter(variants)), [])}
+        for name in variants:
+            if name not in found:
+                continue
+            same = found[name]
+            kl = f"{statistics.mean(cell['divergence'] for cell in same):.4f} ({len(same)})"
+            agreement = f"{statistics.mean(cell['agreement'] for cell in same):.2f}"
+            more: tuple[str, ...] = ()
+            if joins:
+                tried = [join["kept"] for cell in same for join in cell["joins"]]
+                kept = f"{sum(tried)} of {len(tried)}" if tried else ""
+                more = (_ends(same, first), kept)
+            figures = (kl, _better_by(same, first), agreement, *more, _seconds(same))
+            rows.append((*group, variants[name].about, *figures))
+    return rows
+
+
+def judges_rows(results: Sequence[Result]) -> list[tuple[object, ...]]:
+    joins = [join for result in results for join in result["joins"]]
+    rows: list[tuple[object, ...]] = []
+    for name in ("mirrored", "slice", "tuned"):
+        wrong = sum((join[name] > 0) != (join["truth"] > 0) for join in joins)
+        off = statistics.mean(abs(join[name] - join["truth"]) for join in joins)
+        bias = statistics.mean(join[name] - join["truth"] for join in joins)
+        rows.append((name, f"{wrong} of {len(joins)}", f"{100 * off:.1f}", f"{100 * bias:+.1f}"))
+    return rows
+
+
+def write_choices(folder: Path, page: Path) -> int:
+    """Write the page; return how many results it shows."""
+    results = held_out_store(folder).read()
+    judged = judges_store(folder).read()
+    if not results:
+        raise SystemExit(f"There are no results in {folder}; run the benchmark first.")
+    keys = "network | bits | steps | images"
+    commits = sorted({result["commit"] for result in (*results, *judged)})
+    sections = [
+        HEADER,
+        JOINS_HEADER,
+        *table(
+            f"{keys} | joined by | KL | better by | same class as float (%) | group ends | kept | seconds",
+            variant_rows(results, JOINS, joins=True),
+        ),
+        CODES_HEADER,
+        *table(
+            f"{keys} | learned | KL | better by | same class as float (%) | seconds",
+            variant_rows(results, CODES, joins=False),
+        ),
+        JUDGES_HEADER,
+        *table(
+            "images | wrong | mean distance from the true gain (points) | mean difference (points)",
+            judges_rows(judged) if judged else [],
+        ),
+        f"\nCommits: {', '.join(commits)}.",
+    ]
+    page.write_text("\n".join(sections) + "\n", encoding="utf-8")
+    return len(results) + len(judged)

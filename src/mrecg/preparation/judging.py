@@ -1,0 +1,63 @@
+"""Which images tune, and which judge what tuning did."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mrecg.config.recipe import Recipe
+
+__all__ = ["SplitImages", "mirror", "split_counts", "split_images"]
+
+JUDGED_EVERY = 8
+"""Of so many images, one is set aside where codes are learned."""
+
+
+def mirror(images: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
+    """Exchange left and right of images; other inputs have neither and stay as they are."""
+    return images.flip(-1) if images.ndim == 4 else images
+
+
+class SplitImages(NamedTuple):
+    """The calibration images of this process, by what they are for.
+
+    Attributes:
+        groups: the groups are reconstructed on these.
+        network: the network as a whole is optimized on these.
+        judging: nothing is tuned on these; they decide whether what was learned is kept.
+    """
+
+    groups: Float[Tensor, "g ..."]
+    network: Float[Tensor, "m ..."]
+    judging: Float[Tensor, "j ..."]
+
+
+def split_images(images: Float[Tensor, "n ..."], recipe: Recipe) -> SplitImages:
+    """Return which images tune and which judge.
+
+    Where the network as a whole learns scales only, the mirrored images judge: none was fitted, and images set aside would be
+    missed. Codes have so much freedom that learning them on images makes their mirror images worse even where other images of
+    the same kind get better. So there every eighth image is set aside, if there are as many.
+
+    Args:
+        images: at least two.
+        recipe: what is learned, and how many images the groups read.
+    """
+    fitted, judging = images, mirror(images)
+    if _sets_aside(len(images), recipe):
+        aside = torch.arange(len(images)) % JUDGED_EVERY == 0
+        fitted, judging = images[~aside], images[aside]
+    return SplitImages(fitted[: recipe.reconstruct.images], fitted, judging)
+
+
+def split_counts(images: int, recipe: Recipe) -> tuple[int, int]:
+    """Return how many of some images the groups read, and how many judge."""
+    aside = len(range(0, images, JUDGED_EVERY)) if _sets_aside(images, recipe) else 0
+    fitted = images - aside
+    return min(fitted, recipe.reconstruct.images or fitted), aside or images
+
+
+def _sets_aside(images: int, recipe: Recipe) -> bool:
+    learns = recipe.network.learn == "codes" and recipe.network_steps > 0
+    return learns and images >= JUDGED_EVERY
