@@ -33,6 +33,9 @@ CODES_HEADER = """
 
 After the groups, 500 steps that learn codes and scales, or what the row says instead.
 """
+JUDGES_COLUMNS = (
+    "images | wrong | mean distance from the true gain (points) | mean difference (points)"
+)
 JUDGES_HEADER = """
 ## Which images tell whether a join helps
 
@@ -128,11 +131,7 @@ def write_choices(folder: Path, page: Path) -> int:
             f"{keys} | learned | KL | better by | same class as float (%) | seconds",
             variant_rows(results, CODES, joins=False),
         ),
-        JUDGES_HEADER,
-        *table(
-            "images | wrong | mean distance from the true gain (points) | mean difference (points)",
-            judges_rows(judged) if judged else [],
-        ),
+        *([JUDGES_HEADER, *table(JUDGES_COLUMNS, judges_rows(judged))] if judged else []),
         f"\nCommits: {', '.join(commits)}.",
     ]
     page.write_text("\n".join(sections) + "\n", encoding="utf-8")

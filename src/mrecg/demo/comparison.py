@@ -12,7 +12,6 @@ from torch.nn import functional
 
 from mrecg.config.presets import preset
 from mrecg.data import calibration_images, evaluation_batches
-from mrecg.evaluation import evaluate
 from mrecg.paper.networks import build, load_weights
 from mrecg.pipeline import Estimate, Progress, quantize
 from mrecg.records.evaluation import Evaluation
@@ -106,11 +105,13 @@ def run_demo(
     model = demo_network()
     calibration = calibration_images("demo", _IMAGES, seed)
     common = {"seed": seed, "reconstruct.penalty": _PENALTY}
-    wanted = _predict(model)
+    wanted, _ = _predict(model)
 
     def make_row(name: str, made: nn.Module, quantized: QuantizedModel | None) -> DemoRow:
-        found = evaluate(made, evaluation_batches("demo"))
-        divergence = functional.kl_div(_predict(made), wanted, reduction="none", log_target=True)
+        predictions, labels = _predict(made)
+        hits = predictions.topk(5, dim=1).indices == labels[:, None]
+        found = Evaluation(len(labels), int(hits[:, 0].sum()), int(hits.sum()))
+        divergence = functional.kl_div(predictions, wanted, reduction="none", log_target=True)
         return DemoRow(name, found, divergence.sum(1), quantized)
 
     rows = [make_row("float", model, None)]
@@ -141,10 +142,11 @@ def joining_effect(rows: Iterable[DemoRow]) -> JoiningEffect:
 
 
 @torch.inference_mode()
-def _predict(model: nn.Module) -> Float[Tensor, "n classes"]:
-    """Return the logarithms of the predictions for the packaged test images."""
-    made = [model.eval()(images).log_softmax(1) for images, _ in evaluation_batches("demo")]
-    return torch.cat(made)
+def _predict(model: nn.Module) -> tuple[Float[Tensor, "n classes"], Tensor]:
+    """Return the logarithms of the predictions for the packaged test images, and their labels."""
+    batches = list(evaluation_batches("demo"))
+    made = [model.eval()(images).log_softmax(1) for images, _ in batches]
+    return torch.cat(made), torch.cat([labels for _, labels in batches])
 
 
 def _losses(quantized: QuantizedModel | None) -> dict[str, float]:
