@@ -23,7 +23,7 @@ def test_every_variant_is_a_recipe() -> None:
         assert {recipe.reconstruct.penalty for recipe in recipes} == {0.1}
         assert len({recipe.to_yaml() for recipe in recipes}) == len(recipes)
     assert recipe_of("mbv2s", "w2a2", "blocks-175", 100, 7).reconstruct.steps == 175
-    assert set(JOINS) | set(CODES) == set(VARIANTS)
+    assert len(JOINS) + len(CODES) == len(VARIANTS)  # no name stands for two
 
 
 def test_variants_are_measured_once(
@@ -49,7 +49,7 @@ def test_variants_are_measured_once(
 def test_images_that_judge_are_compared_on_the_same_joins(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The calibration images as their own truth are right every time."""
+    """Each set of images gives each join a gain of its own."""
     monkeypatch.setattr(measuring, "HELD_OUT", 40)
     monkeypatch.setattr(measuring, "SLICE", 8)
     main(["--results", str(tmp_path), "judges", *CELL, "--data", str(data)])
@@ -57,7 +57,9 @@ def test_images_that_judge_are_compared_on_the_same_joins(
     assert result["joins"]
     for join in result["joins"]:
         assert len(join["units"]) > 1
-        assert {"mirrored", "slice", "tuned", "truth"} < set(join)
+        gains = [join[name] for name in ("mirrored", "slice", "tuned", "truth")]
+        assert len(set(gains)) == len(gains)
+        assert all(-10 < gain < 1 for gain in gains)
 
 
 def test_the_table_of_judges_counts_wrong_signs() -> None:

@@ -31,6 +31,20 @@ def run(
     return mrecg.quantize(toys.make(toy), x, recipe=mrecg.preset(name, settings))
 
 
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """Return a list that receives the images of each step, as both networks see them."""
+    batches: list[Tensor] = []
+    original = network_objective.NetworkObjective.__call__
+
+    def watched(self: network_objective.NetworkObjective, images: Tensor, bindings: Any) -> Tensor:
+        batches.append(images)
+        return original(self, images, bindings)
+
+    monkeypatch.setattr(network_objective.NetworkObjective, "__call__", watched)
+    return batches
+
+
 def fitted(learn: str) -> Tensor:
     """Return the images that tune: where codes are learned, every eighth is set aside."""
     images = toys.images(32)
@@ -120,16 +134,8 @@ def test_learned_codes_are_judged_on_images_set_aside(toy: str) -> None:
 
 @pytest.mark.parametrize("learn", ["scales", "codes"])
 def test_images_set_aside_are_fitted_by_nothing_that_learns_codes(
-    learn: str, monkeypatch: pytest.MonkeyPatch
+    learn: str, seen: list[Tensor]
 ) -> None:
-    seen: list[Tensor] = []
-    original = network_objective.NetworkObjective.__call__
-
-    def watched(self: network_objective.NetworkObjective, images: Tensor, bindings: Any) -> Tensor:
-        seen.append(images)
-        return original(self, images, bindings)
-
-    monkeypatch.setattr(network_objective.NetworkObjective, "__call__", watched)
     run("residual", network__learn=learn, network__augment=["mirror"])
     images, shown = toys.images(32), torch.cat(seen)
     is_shown = [
@@ -245,16 +251,8 @@ def test_vectors_are_no_images(learn: str) -> None:
     assert mrecg.quantize(model, x, recipe=recipe).record.network is not None
 
 
-def test_a_function_replaces_the_recipes_views(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_function_replaces_the_recipes_views(seen: list[Tensor]) -> None:
     """What it returns is what both networks answer."""
-    seen: list[Tensor] = []
-    original = network_objective.NetworkObjective.__call__
-
-    def watched(self: network_objective.NetworkObjective, images: Tensor, bindings: Any) -> Tensor:
-        seen.append(images)
-        return original(self, images, bindings)
-
-    monkeypatch.setattr(network_objective.NetworkObjective, "__call__", watched)
     recipe = mrecg.preset("w3a3-brecq", STEPS | {"network.steps": 3})
     x, given = toys.images(32), []
 

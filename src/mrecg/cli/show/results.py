@@ -107,7 +107,7 @@ def demo_as_json(rows: Sequence[DemoRow]) -> dict[str, Any]:
 def show_record(console: Console, record: Record, folder: Path) -> None:
     """Show the plan, the loss of every unit, and the accuracy."""
     console.print(f"plan: {record.plan}", markup=False, highlight=False)
-    show_joins(console, record.plan)
+    _show_joins(console, record.plan)
     _show_losses(console, [record.units])
     worst = record.oscillation
     console.print(
@@ -130,7 +130,7 @@ def show_record(console: Console, record: Record, folder: Path) -> None:
     console.print(f"The run is in {folder}.", markup=False)
 
 
-def show_joins(console: Console, plan: Plan) -> None:
+def _show_joins(console: Console, plan: Plan) -> None:
     """Show the joins that a run tried, and what each gained."""
     for join in plan.joins:
         console.print(
