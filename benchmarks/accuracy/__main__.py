@@ -42,6 +42,7 @@ def _configure(measuring: argparse.ArgumentParser) -> None:
     measuring.add_argument(
         "--codes", type=int, metavar="STEPS", help="the network as a whole learns codes, too"
     )
+    measuring.add_argument("--device", default="cpu")
     measuring.add_argument("--part", default="1/1", help="this process's share, such as 2/2")
     measuring.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", dest="overrides")
 
@@ -57,7 +58,7 @@ def _measure(arguments: argparse.Namespace) -> None:
         key = {**run.fields(), "without": arguments.without}
         if key in store:
             continue
-        model = float_network(run.network, arguments.reference)
+        model = float_network(run.network, arguments.reference).to(arguments.device)
         with without(arguments.without):
             result = measure(run, model, arguments.data, overrides)
         store.add(key | result)

@@ -36,7 +36,7 @@ def float_network(name: str, reference: Path | None) -> nn.Module:
 def measure(
     run: Run, model: nn.Module, folder: Path, overrides: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Quantize and evaluate; `folder` holds the data set's files."""
+    """Quantize and evaluate on the model's device; `folder` holds the data set's files."""
     images, _ = load_split("train", folder)
     chosen = np.random.RandomState(IMAGE_SEED).permutation(len(images))[: run.images]
     recipe = run.recipe(overrides)
@@ -77,8 +77,9 @@ def measured(model: nn.Module, float_model: nn.Module, folder: Path) -> dict[str
 
 @torch.inference_mode()
 def answers(model: nn.Module, images: Tensor, at_once: int = 250) -> Tensor:
-    """Return the logits of all images, which run in batches of `at_once`."""
-    return torch.cat([model(part) for part in images.split(at_once)])
+    """Return the logits of all images, on the CPU; the images run in batches of `at_once` on the model's device."""
+    device = next(iter([*model.parameters(), *model.buffers()])).device
+    return torch.cat([model(part.to(device)).cpu() for part in images.split(at_once)])
 
 
 def percent_equal(a: Tensor, b: Tensor) -> float:

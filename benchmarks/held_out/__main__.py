@@ -35,6 +35,7 @@ def _configure_cells(command: argparse.ArgumentParser) -> None:
     command.add_argument("--images", type=int, default=256)
     command.add_argument("--reference", type=Path, help="folder of the reference checkpoints")
     command.add_argument("--data", type=Path, default=DEBIAN_FOLDER, help="of the IDX files")
+    command.add_argument("--device", default="cpu")
     command.add_argument("--part", default="1/1", help="this process's share, such as 2/2")
 
 
@@ -60,7 +61,7 @@ def _measure(arguments: argparse.Namespace) -> None:
     for cell in _cells(arguments, list(dict.fromkeys(names))):
         if cell in store:
             continue
-        model = float_network(cell["network"], arguments.reference)
+        model = float_network(cell["network"], arguments.reference).to(arguments.device)
         recipe = recipe_of(
             cell["network"], cell["bits"], cell["variant"], cell["steps"], cell["seed"]
         )
@@ -74,7 +75,7 @@ def _judge(arguments: argparse.Namespace) -> None:
     for cell in _cells(arguments, ["gain"]):
         if cell in store:
             continue
-        model = float_network(cell["network"], arguments.reference)
+        model = float_network(cell["network"], arguments.reference).to(arguments.device)
         recipe = recipe_of(cell["network"], cell["bits"], "gain", cell["steps"], cell["seed"])
         joins = judge_joins(model, arguments.data, cell["images"], recipe)
         stored = {"recipe": recipe.model_dump(mode="json"), "commit": commit(), "joins": joins}
