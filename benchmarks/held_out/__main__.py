@@ -65,7 +65,8 @@ def _measure(arguments: argparse.Namespace) -> None:
         recipe = recipe_of(
             cell["network"], cell["bits"], cell["variant"], cell["steps"], cell["seed"]
         )
-        result = measure_variant(model, arguments.data, cell["images"], recipe)
+        variant = VARIANTS[cell["variant"]]
+        result = measure_variant(model, arguments.data, cell["images"], recipe, variant)
         store.add(cell | result)
         print(*cell.values(), f"{result['divergence']:.4f}", flush=True)
 

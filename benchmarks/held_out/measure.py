@@ -14,7 +14,8 @@ from torch.nn.functional import kl_div
 import mrecg
 from benchmarks.accuracy.cells import NETWORKS
 from benchmarks.accuracy.measure import IMAGE_SEED, answers, percent_equal
-from benchmarks.held_out.variants import VARIANTS
+from benchmarks.held_out.trials import generated_images, trial
+from benchmarks.held_out.variants import VARIANTS, Variant
 from benchmarks.provenance import commit
 from mrecg.cache.storage import Storage
 from mrecg.config.recipe import Recipe
@@ -23,7 +24,7 @@ from mrecg.graph.units import Unit
 from mrecg.optimize import all_groups
 from mrecg.optimize.judge import Judge
 from mrecg.paper.published import PAPER_NETWORKS
-from mrecg.preparation.judging import mirror
+from mrecg.preparation.judging import mirror, split_counts
 from mrecg.preparation.prepared_graph import PreparedGraph
 from mrecg.quantizers.state import QuantizerState
 
@@ -58,10 +59,19 @@ def recipe_of(network: str, bits: str, variant: str, steps: int, seed: int) -> R
     return mrecg.preset(f"{bits}-{chosen.method}", {**budget, **chosen.settings})
 
 
-def measure_variant(model: nn.Module, folder: Path, images: int, recipe: Recipe) -> dict[str, Any]:
-    """Quantize by a recipe, and compare with the float network on held-out images."""
+def measure_variant(
+    model: nn.Module, folder: Path, images: int, recipe: Recipe, variant: Variant
+) -> dict[str, Any]:
+    """Quantize by a variant's recipe, and compare with the float network on held-out images."""
     given = Images(folder)
-    quantized = mrecg.quantize(model, given[:images], recipe=recipe)
+    calibration = given[:images]
+    if variant.generated:
+        groups = {"reconstruct.images": split_counts(images, recipe)[0]}
+        recipe = recipe.override(groups)
+        more = generated_images(model, tuple(calibration.shape[1:]))
+        calibration = torch.cat([calibration, more])
+    with trial(variant.trial):
+        quantized = mrecg.quantize(model, calibration, recipe=recipe)
     record = quantized.record
     held_out = given[-HELD_OUT:]
     ours, wanted = answers(quantized.model, held_out), answers(model.eval(), held_out)

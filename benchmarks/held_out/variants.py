@@ -14,12 +14,16 @@ class Variant(NamedTuple):
         method: of a preset's name.
         settings: over the preset.
         steps: of each group, as a multiple of those asked for.
+        trial: of `trials.TRIALS`, what is replaced in the stage.
+        generated: whether images made from the float network's statistics join the calibration images.
     """
 
     about: str
     method: str
     settings: Mapping[str, Any]
     steps: float = 1.0
+    trial: str | None = None
+    generated: bool = False
 
 
 _GROUPS_ALONE = {"network.steps": 0}
@@ -79,6 +83,10 @@ CODES = {
     "temperature-1": _learned("codes, temperature 1", temperature=1.0),
     "rate-40": _learned("codes, twice the rate", code_rate=0.04),
     "codes-1500": _learned("codes, three times the steps", steps=1500),
+    "averaged": _learned("codes, averaged latents")._replace(trial="averaged"),
+    "pulled": _learned("codes, latents pulled towards their codes")._replace(trial="pulled"),
+    "dropped": _learned("codes, a tenth of the activations in float")._replace(trial="dropped"),
+    "generated": _learned("codes, 256 images from batch norms besides")._replace(generated=True),
 }
 """What the network as a whole learns, and from which views of the images."""
 GROUPS = {"joins": JOINS, "network": CODES}

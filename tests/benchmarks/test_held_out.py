@@ -4,13 +4,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
+from benchmarks.held_out import __main__ as command_line
 from benchmarks.held_out import measure as measuring
+from benchmarks.held_out import trials
 from benchmarks.held_out.__main__ import main
 from benchmarks.held_out.measure import recipe_of
 from benchmarks.held_out.render import judges_rows, variant_rows
 from benchmarks.held_out.results import held_out_store, judges_store
 from benchmarks.held_out.variants import CODES, GROUPS, JOINS, VARIANTS
+from mrecg.optimize import network
+from mrecg.optimize.adam import Adam
 
 CELL = ["--networks", "resnet18_small", "--seeds", "3", "--steps", "2", "--images", "32"]
 
@@ -18,7 +24,10 @@ CELL = ["--networks", "resnet18_small", "--seeds", "3", "--steps", "2", "--image
 def test_every_variant_is_a_recipe() -> None:
     """Each of its table differs from all others, by more than its name."""
     for variants in (JOINS, CODES):
-        recipes = [recipe_of("mbv2s", "w2a2", name, 100, 7) for name in variants]
+        differs_in_recipe = [
+            name for name, one in variants.items() if not (one.trial or one.generated)
+        ]
+        recipes = [recipe_of("mbv2s", "w2a2", name, 100, 7) for name in differs_in_recipe]
         assert {recipe.seed for recipe in recipes} == {7}
         assert {recipe.reconstruct.penalty for recipe in recipes} == {0.1}
         assert len({recipe.to_yaml() for recipe in recipes}) == len(recipes)
@@ -44,6 +53,47 @@ def test_variants_are_measured_once(
     main(["--results", str(tmp_path), "render", "--docs", str(tmp_path)])
     page = (tmp_path / "choices.md").read_text()
     assert "every neighbor is tried" in page
+
+
+def test_trials_change_what_is_learned_and_leave_nothing_behind(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        command_line,
+        "recipe_of",
+        lambda *given: recipe_of(*given).override({"network.steps": 6}),
+    )
+    command = ["--results", str(tmp_path), "--threads", "1", "measure", "--variants"]
+    main([*command, "codes", "averaged", "dropped", *CELL, "--data", str(data)])
+    found = {one["variant"]: one["divergence"] for one in held_out_store(tmp_path).read()}
+    assert len(set(found.values())) == 3
+    assert network.Adam is Adam
+
+
+def test_latents_are_pulled_towards_their_codes() -> None:
+    latent, scale = nn.Parameter(torch.tensor([1.4, -0.3])), nn.Parameter(torch.ones(1))
+    with trials.trial("pulled"):
+        adam = network.Adam([latent], [scale])
+    for one in (latent, scale):
+        one.grad = torch.zeros_like(one)
+    adam.step(0.02, 0.001)
+    kept = 1 - 0.02 * trials.PULL
+    torch.testing.assert_close(latent.detach(), torch.tensor([1 + 0.4 * kept, -0.3 * kept]))
+    assert scale == 1
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_generated_images_have_the_statistics_of_the_batch_norms(channels: int) -> None:
+    """A batch norm directly behind the images: their means and deviations become its own."""
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(channels)
+    with torch.no_grad():
+        norm.running_mean.copy_(torch.linspace(0.5, 1.0, channels))
+        norm.running_var.fill_(4.0)
+    images = trials.generated_images(nn.Sequential(norm), (channels, 6, 6))
+    assert len(images) == trials.GENERATED
+    assert images.mean((0, 2, 3)) == pytest.approx(norm.running_mean, abs=0.05)
+    assert images.std((0, 2, 3)) == pytest.approx(norm.running_var.sqrt(), abs=0.05)
 
 
 def test_images_that_judge_are_compared_on_the_same_joins(
