@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from mrecg import distributed
 from mrecg.errors import DataError, ModelError, expect
 from mrecg.preparation.calibration import check_images
-from mrecg.records.evaluation import Evaluation
+from mrecg.records.evaluation import Evaluation, pack_hits
 from mrecg.runs.folder import QuantizedModel
 from mrecg.torch_state import evaluation_mode, matmul_precision
 
@@ -37,6 +37,7 @@ def evaluate(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]) -> Evalu
     parameter = next(iter([*model.parameters(), *model.buffers()]), None)
     device = torch.device("cpu") if parameter is None else parameter.device
     count = correct1 = correct5 = 0
+    first_hits: list[bool] = []
     for index, batch in distributed.share_of_items(enumerate(loader)):
         images, labels = _images_and_labels(batch, index)
         with evaluation_mode(model):
@@ -47,10 +48,13 @@ def evaluate(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]) -> Evalu
         count += len(images)
         correct1 += int(hits[:, 0].sum())
         correct5 += int(hits.sum())
+        first_hits += hits[:, 0].tolist()
     count, correct1, correct5 = map(int, distributed.total([count, correct1, correct5]))
     if count == 0:
         raise DataError("There are no images to evaluate on.")
-    return Evaluation(count, correct1, correct5)
+    # Of several processes each knows its share of the answers only.
+    packed = pack_hits(first_hits) if len(first_hits) == count else ""
+    return Evaluation(count, correct1, correct5, packed)
 
 
 def with_accuracy(

@@ -30,6 +30,7 @@ from mrecg.records.plan import Plan
 from mrecg.records.record import NetworkRecord, Record
 from mrecg.runs.folder import QuantizedModel, environment
 from mrecg.runs.graph_writer import require_storable
+from mrecg.runs.sizes import model_size
 from mrecg.torch_state import default_torch_modes
 
 __all__ = ["Estimate", "PreparedModel", "Progress", "prepare", "quantize"]
@@ -213,13 +214,15 @@ class PreparedModel:
         clock.lap("network")
         program = export_frozen(self.graph.freeze(state), self.images[:2].to(self.graph.device))
         clock.lap("freeze")
+        quantizers = self.graph.describe(state, found.distributions)
         record = Record(
             units=found.units,
             groups=found.groups,
             plan=plan.after([group.units for group in found.groups], found.joins),
-            quantizers=self.graph.describe(state),
+            quantizers=quantizers,
             oscillation=Oscillation.at_ends(found.units, [group.units for group in found.groups]),
             network=network,
+            size=model_size(quantizers, program.state_dict),
             left_in_float=self.graph.left_in_float,
             images=len(self.images),
             **self.source,

@@ -9,9 +9,9 @@ from torch.ao.quantization.observer import MinMaxObserver
 import mrecg
 from mrecg.config.settings import ActivationRanges, ActivationSettings, Ranges, TensorSettings
 from mrecg.errors import RecipeError
+from mrecg.quantizers.activation_sample import ActivationSample
 from mrecg.quantizers.grid import Scaling, UniformGrid, scaling_for_range
 from mrecg.quantizers.range_search import (
-    ActivationSample,
     SampledBatch,
     _condense,
     error_search,

@@ -12,8 +12,8 @@ from mrecg.cache.storage import CachedActivation, Storage
 from mrecg.graph.units import Chain, Unit
 from mrecg.planning.cost import images_per_pass
 from mrecg.preparation.prepared_graph import Binding
+from mrecg.quantizers.activation_sample import ActivationSample
 from mrecg.quantizers.losses import reconstruction_loss, signal_power
-from mrecg.quantizers.range_search import ActivationSample
 from mrecg.torch_state import compute_precision
 
 __all__ = ["ActivationCache", "CachedActivations", "run_float_units", "run_quantized_units"]
@@ -109,10 +109,13 @@ class ActivationCache:
             for name, result in zip(unit.outputs, results, strict=False):
                 self._write(self.of_float, name, first, result)
                 power += float(signal_power(result, unit.channels[name])) * len(result)
-            read = list(zip(unit.observed, results[len(unit.outputs) :], strict=True))
+            seen = results[len(unit.outputs) :]
+            read = list(zip(unit.observed, seen, unit.observed_axes, strict=True))
             for name in names:
-                tensors = [tensor for reader, tensor in read if reader == name]
-                samples[name].add(tensors, last - first)
+                tensors, axes = zip(
+                    *(pair for reader, *pair in read if reader == name), strict=True
+                )
+                samples[name].add(tensors, last - first, axes)
         (self.power[unit.name],) = distributed.average([power / self._images])
         return samples
 

@@ -7,7 +7,7 @@ from torch import Tensor, fx
 
 from mrecg.graph.layers import CONVOLUTIONS_AND_PRODUCTS, traced_value
 
-__all__ = ["channels_of"]
+__all__ = ["channel_axis", "channels_of"]
 
 _aten = torch.ops.aten
 _ON_THE_LAST_AXIS = frozenset({_aten.linear.default, _aten.layer_norm.default})
@@ -17,17 +17,26 @@ _REORDERS = frozenset(
 
 
 def channels_of(node: fx.Node) -> int:
-    """Return the number of channels of a node's value; 1 where there is one number per image.
+    """Return the number of channels of a node's value; 1 where there is one number per image."""
+    axis, value = channel_axis(node), traced_value(node)
+    if axis is None:
+        return 1
+    assert isinstance(value, Tensor)
+    return int(value.shape[axis])
+
+
+def channel_axis(node: fx.Node) -> int | None:
+    """Return the axis of the channels of a node's value; `None` where there is one number per image.
 
     The nearest layer before the node decides: a convolution puts channels on axis 1, a linear layer on the last axis.
     After an operator that reorders axes, tensors with four axes have them on axis 1 and all others on the last.
     """
     value = traced_value(node)
     if not isinstance(value, Tensor) or value.ndim < 2:
-        return 1
+        return None
     axis = _axis_before(node)
     default = 1 if value.ndim == 4 else -1
-    return int(value.shape[default if axis is None else axis])
+    return default if axis is None else axis
 
 
 def _axis_before(node: fx.Node) -> int | None:

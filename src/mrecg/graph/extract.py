@@ -10,7 +10,7 @@ import torch
 from torch import SymInt, Tensor, fx
 
 from mrecg.config.settings import FLOAT_BITS
-from mrecg.graph.channels import channels_of
+from mrecg.graph.channels import channel_axis, channels_of
 from mrecg.graph.clipping import FusedClip, find_fusable_clips
 from mrecg.graph.insert import PlacedQuantizer
 from mrecg.graph.layers import LAYER_OPERATORS, layer_name, traced_value
@@ -33,6 +33,7 @@ class Unit:
         weights: names of its weight quantizers and of the parameters that they quantize.
         activations: names of its activation quantizers.
         observed: for each tensor that these read, the name of the quantizer; one may read several.
+        observed_axes: of the channels of each of these tensors, where it has some.
         bindings: what `quantized` takes after `inputs`: quantized weights by the names of their quantizers, activation
             quantizers as functions of a tensor and its bounds, rounded biases by their paths.
         quantized: the unit with quantizers; `inputs` and `bindings` in order to a tuple of `outputs`.
@@ -49,6 +50,7 @@ class Unit:
     weights: Mapping[str, str]
     activations: tuple[str, ...]
     observed: tuple[str, ...]
+    observed_axes: tuple[int | None, ...]
     bindings: tuple[str, ...]
     quantized: fx.GraphModule
     float_graph: fx.GraphModule
@@ -128,6 +130,7 @@ def extract_unit(
         weights={quantizer.name: quantizer.tensor for quantizer in mine if quantizer.is_weight},
         activations=tuple(activations),
         observed=tuple(str(node.target) for node in reading),
+        observed_axes=tuple(map(channel_axis, observed)),
         bindings=tuple(quantized.bindings),
         quantized=fx.GraphModule(placed, quantized.graph),
         float_graph=fx.GraphModule(placed, unquantized.graph),

@@ -17,6 +17,7 @@ from mrecg.optimize.schedule import derive_seed
 from mrecg.planning.cost import is_tried, planned_steps
 from mrecg.preparation.judging import SplitImages
 from mrecg.preparation.prepared_graph import PreparedGraph
+from mrecg.quantizers.activation_sample import Distribution
 from mrecg.quantizers.grid import Scaling
 from mrecg.quantizers.losses import SMALLEST_POWER
 from mrecg.quantizers.state import QuantizerState
@@ -33,12 +34,14 @@ class Reconstructed(NamedTuple):
         state: of the network.
         units, groups: their records; a group that was not kept is recorded as its units.
         joins: those that were tried.
+        distributions: what each activation quantizer reads.
     """
 
     state: QuantizerState
     units: tuple[UnitRecord, ...]
     groups: tuple[GroupRecord, ...]
     joins: tuple[Join, ...]
+    distributions: Mapping[str, Distribution]
 
 
 def optimize_groups(
@@ -73,15 +76,18 @@ def optimize_groups(
     units: list[UnitRecord] = []
     groups: list[GroupRecord] = []
     joins: list[Join] = []
+    distributions: dict[str, Distribution] = {}
     for index, names in enumerate(plan.groups):
         started, first = time.perf_counter(), len(units)
         members = prepared.chain.units[first : first + len(names)]
         planned = planned_steps(recipe, members, reconstruction.earlier.steps)
         steps = sum(steps for _, steps in planned)
         event = Progress(phase, names, index, len(plan.groups), 0, steps, 0.0)
-        outcomes, join = _GroupRun(reconstruction, judge, members, first, event, report).run(state)
+        group_run = _GroupRun(reconstruction, judge, members, first, event, report)
+        outcomes, join, read = group_run.run(state)
         state = outcomes[-1].state
         joins += [join] if join else []
+        distributions |= read
         seconds = (time.perf_counter() - started) / len(outcomes)
         for outcome in outcomes:
             units += _unit_records(outcome, len(groups), cache.power)
@@ -89,7 +95,7 @@ def optimize_groups(
     cache.clear()
     if judge is not None:
         judge.clear()
-    return Reconstructed(state, tuple(units), tuple(groups), tuple(joins))
+    return Reconstructed(state, tuple(units), tuple(groups), tuple(joins), distributions)
 
 
 @dataclass(frozen=True)
@@ -113,11 +119,17 @@ class _GroupRun:
     event: Progress
     report: Report
 
-    def run(self, before: QuantizerState) -> tuple[list[GroupOutcome], Join | None]:
-        """Reconstruct the group behind a state; return how, in one part or unit by unit, and the join if it was tried."""
+    def run(
+        self, before: QuantizerState
+    ) -> tuple[list[GroupOutcome], Join | None, Mapping[str, Distribution]]:
+        """Reconstruct the group behind a state.
+
+        Returns:
+            How, in one part or unit by unit; the join if it was tried; and what the activation quantizers read.
+        """
         prepared, cache = self.reconstruction.prepared, self.reconstruction.cache
         recipe, members = self.reconstruction.recipe, self.members
-        ranges = calibrate_units(prepared, cache, members, recipe)
+        ranges, read = calibrate_units(prepared, cache, members, recipe)
         if self.judge is not None:
             self.judge.run_float(members)
         if self.judge is not None and is_tried(recipe, members):
@@ -131,7 +143,7 @@ class _GroupRun:
         loss = cache.group_loss(last.members, last.losses)
         self.report(replace(self.event, step=self.event.steps, loss=loss, finished=True))
         cache.drop(members)
-        return outcomes, join
+        return outcomes, join, read
 
     def _try_join(
         self, before: QuantizerState, ranges: Mapping[str, Scaling], judge: Judge
@@ -206,4 +218,5 @@ def _group_record(outcome: GroupOutcome, seconds: float) -> GroupRecord:
         undecided=result.undecided / max(1, result.roundings),
         accepted=result.accepted,
         seconds=seconds,
+        curve=result.curve,
     )

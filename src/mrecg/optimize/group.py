@@ -27,9 +27,12 @@ from mrecg.quantizers.adaround import LearnedRounding
 from mrecg.quantizers.qdrop import RandomMask
 from mrecg.quantizers.state import QuantizerState
 from mrecg.quantizers.weight import WeightState
+from mrecg.records.record import Curve
 
 __all__ = ["GroupResult", "GroupValues", "optimize_group"]
 
+CURVE_POINTS = 40
+"""Points of a recorded curve at most."""
 MOST_UNDECIDED = 1e-3
 """Fraction of the roundings that may be undecided at an early stop."""
 SMALLEST_GAIN = 5e-3
@@ -62,6 +65,7 @@ class GroupResult:
         undecided: roundings that were not decided before they were made hard.
         roundings: all roundings of the group.
         accepted: whether the result was better than rounding to nearest, and kept.
+        curve: the loss against steps.
     """
 
     steps: int
@@ -70,6 +74,7 @@ class GroupResult:
     undecided: int = 0
     roundings: int = 0
     accepted: bool = True
+    curve: Curve = ()
 
 
 @dataclass(frozen=True)
@@ -219,7 +224,17 @@ def _run(
         last_loss=last_loss,
         undecided=sum(one.count_undecided() for one in roundings),
         roundings=sum(one.alpha.numel() for one in roundings),
+        curve=_curve(losses[:done]),
     )
+
+
+def _curve(losses: Float[Tensor, " steps"]) -> Curve:
+    """Return the mean loss of parts of equal length, over all processes."""
+    size = -(-len(losses) // CURVE_POINTS)
+    parts = losses.split(size)
+    means = distributed.average(torch.stack([part.mean() for part in parts]).tolist())
+    ends = [min(size * (index + 1), len(losses)) for index in range(len(parts))]
+    return tuple(zip(ends, means, strict=True))
 
 
 def _is_flat(losses: Float[Tensor, " steps"], interval: int) -> bool:

@@ -31,7 +31,7 @@ from mrecg.preparation.prepared_graph import PreparedGraph
 from mrecg.quantizers.activation import FakeQuantizer
 from mrecg.quantizers.latent import LatentCodes, LearnedWeight, ScaledCodes
 from mrecg.quantizers.state import QuantizerState
-from mrecg.records.record import NetworkRecord
+from mrecg.records.record import Curve, NetworkRecord
 from mrecg.torch_state import matmul_precision
 
 __all__ = ["optimize_network"]
@@ -74,7 +74,7 @@ def optimize_network(
     units = prepared.chain.units
     views: Augment = augment or _views(recipe)
     before = objective.divergence(images.judging, prepared.bind(units, state))
-    _run(prepared, state, variables, objective, images.network, views, recipe, report)
+    curve = _run(prepared, state, variables, objective, images.network, views, recipe, report)
     found = state | variables.current()
     after = objective.divergence(images.judging, prepared.bind(units, found))
     accepted = after < before
@@ -84,6 +84,7 @@ def optimize_network(
         divergence_after=after,
         accepted=accepted,
         seconds=time.perf_counter() - started,
+        curve=curve,
     )
     return found if accepted else state, record
 
@@ -199,8 +200,8 @@ def _run(
     augment: Augment,
     recipe: Recipe,
     report: Callable[[int, float], None],
-) -> None:
-    """Take the steps; the variables hold the result."""
+) -> Curve:
+    """Take the steps; the variables hold the result. Return the loss of the reported steps, in this process."""
     settings, steps = recipe.reconstruct, recipe.network_steps
     fixed = {
         **prepared.bind(prepared.chain.units, state, without=variables.weights),
@@ -209,6 +210,7 @@ def _run(
     learned = [one for tensors, _ in variables.rates for one in tensors]
     adam = Adam(*(tensors for tensors, _ in variables.rates))
     batches = shuffled_batches(len(images), settings, derive_seed(recipe.seed, "network"))
+    curve: list[tuple[int, float]] = []
     for step in range(steps):
         batch = augment(images[next(batches)])
         loss = torch.zeros((), device=learned[0].device)
@@ -223,4 +225,6 @@ def _run(
             decay = cosine_decay(step / steps)
             adam.step(*(rate * decay for _, rate in variables.rates))
         if (step + 1) % report_interval(steps) == 0:
-            report(step + 1, float(loss))
+            curve.append((step + 1, float(loss)))
+            report(*curve[-1])
+    return tuple(curve)

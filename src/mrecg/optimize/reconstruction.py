@@ -11,6 +11,7 @@ from mrecg.optimize.group import GroupResult, GroupValues, optimize_group
 from mrecg.planning.cost import remaining_steps
 from mrecg.preparation.prepared_graph import PreparedGraph
 from mrecg.preparation.ranges import calibrate_activation
+from mrecg.quantizers.activation_sample import Distribution
 from mrecg.quantizers.grid import Scaling
 from mrecg.quantizers.state import QuantizerState
 
@@ -141,8 +142,8 @@ class GroupReconstruction:
 
 def calibrate_units(
     prepared: PreparedGraph, cache: ActivationCache, units: Sequence[Unit], recipe: Recipe
-) -> dict[str, Scaling]:
-    """Carry the float network's activations through units; return the scalings of their activation quantizers.
+) -> tuple[dict[str, Scaling], dict[str, Distribution]]:
+    """Carry the float network's activations through units; return the scalings of their activation quantizers, and what these read.
 
     Args:
         prepared: the network.
@@ -151,11 +152,14 @@ def calibrate_units(
         recipe: how ranges are found.
     """
     batch, kept = recipe.reconstruct.batch_size, recipe.activation.ranges.sample
-    return {
-        name: calibrate_activation(prepared.activations[name], sample, recipe.activation, batch)
-        for unit in units
-        for name, sample in cache.run_float(unit, kept).items()
+    samples = {
+        name: sample for unit in units for name, sample in cache.run_float(unit, kept).items()
     }
+    scalings = {
+        name: calibrate_activation(prepared.activations[name], sample, recipe.activation, batch)
+        for name, sample in samples.items()
+    }
+    return scalings, {name: sample.distribution() for name, sample in samples.items()}
 
 
 def _round_to_nearest(

@@ -20,10 +20,12 @@ from mrecg.graph.recipe_placement import RecipePlacement
 from mrecg.graph.units import Chain, Unit, cut_units
 from mrecg.preparation.integer_bias import IntegerBias, insert_integer_biases
 from mrecg.preparation.ranges import make_activation_quantizer, make_weight_quantizer
+from mrecg.preparation.value_records import describe_activation, describe_weight
 from mrecg.quantizers.activation import ActivationQuantizer, FakeQuantizer
+from mrecg.quantizers.activation_sample import Distribution
 from mrecg.quantizers.state import QuantizerState
 from mrecg.quantizers.weight import WeightQuantizer
-from mrecg.records.record import QuantizerRecord
+from mrecg.records.record import QuantizerRecord, ValuesRecord
 
 __all__ = ["Binding", "PreparedGraph", "prepare_graph", "set_memory_format"]
 
@@ -107,8 +109,15 @@ class PreparedGraph:
                 bindings[key] = self._round_bias(self.biases[key], state)
         return bindings
 
-    def describe(self, state: QuantizerState) -> tuple[QuantizerRecord, ...]:
-        """Return the record of every quantizer under a state."""
+    def describe(
+        self, state: QuantizerState, distributions: Mapping[str, Distribution]
+    ) -> tuple[QuantizerRecord, ...]:
+        """Return the record of every quantizer under a state.
+
+        Args:
+            state: of the network.
+            distributions: what activation quantizers read, where that is known.
+        """
         described = []
         for placed in self.placed:
             scaling = (
@@ -126,9 +135,21 @@ class PreparedGraph:
                     low=placed.request.low,
                     high=placed.request.high,
                     scales=(float(low), float(high)),
+                    values=self._describe_values(placed, state, distributions.get(placed.name)),
                 )
             )
         return tuple(described)
+
+    def _describe_values(
+        self, placed: PlacedQuantizer, state: QuantizerState, read: Distribution | None
+    ) -> ValuesRecord | None:
+        name = placed.name
+        if placed.is_weight:
+            axis = placed.request.channel_axis
+            return describe_weight(self.weights[name].grid, state.weights[name], axis)
+        if read is None:
+            return None
+        return describe_activation(self.activations[name].grid, state.activations[name], read)
 
     def freeze(self, state: QuantizerState) -> fx.GraphModule:
         """Return the model under a state as a module of its own: codes, fixed scales and rounded biases."""

@@ -11,13 +11,13 @@ from mrecg.config.settings import ActivationSettings, TensorSettings
 from mrecg.errors import RecipeError
 from mrecg.graph.insert import QuantizerRequest
 from mrecg.quantizers.activation import ActivationQuantizer
+from mrecg.quantizers.activation_sample import ActivationSample
 from mrecg.quantizers.grid import Grid, RangeSearch, Scaling, UniformGrid
 from mrecg.quantizers.logarithmic import LogarithmicGrid, LogarithmicQuantizer
 from mrecg.quantizers.lsq import UniformQuantizer
 from mrecg.quantizers.range_search import (
     ACTIVATION_SHRINKAGE,
     WEIGHT_SHRINKAGE,
-    ActivationSample,
     SampledBatch,
     find_running_scaling,
     find_scaling,

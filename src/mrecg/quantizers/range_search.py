@@ -16,7 +16,6 @@ from mrecg.quantizers.grid import (
 )
 
 __all__ = [
-    "ActivationSample",
     "SampledBatch",
     "error_search",
     "extremes",
@@ -39,52 +38,6 @@ Range = tuple[Float[Tensor, " c"], Float[Tensor, " c"]]
 
 _BINS = 4096
 _ELEMENTS_AT_ONCE = 1 << 22
-
-
-class ActivationSample:
-    """Collects what one quantizer reads over many images, condensed to extremes and a subsample.
-
-    Of every image the same positions are kept, so that it does not matter how images come in batches.
-
-    Args:
-        limit: how many values of each tensor and image are kept at most.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self._parts: list[Tensor] = []
-        self._ends: list[Tensor] = []
-
-    def add(self, tensors: Sequence[Float[Tensor, "..."]], images: int) -> None:
-        """Take the values of some images into account; a tensor that does not start with them counts as one image."""
-        columns, ends = zip(*(self._condense(one.detach(), images) for one in tensors), strict=True)
-        if len(columns) > 1:
-            columns = (torch.cat([rows.expand(images, -1) for rows in columns], dim=1),)
-            both = torch.stack([each.expand(images, -1) for each in ends])
-            ends = (torch.stack([both[..., 0].amin(0), both[..., 1].amax(0)], dim=1),)
-        self._parts.append(columns[0].clone())
-        self._ends.append(ends[0])
-
-    def _condense(self, values: Tensor, images: int) -> tuple[Tensor, Tensor]:
-        """Return the subsample of every image, and its extremes."""
-        if values.ndim == 4:
-            values = values.permute(0, 2, 3, 1)  # the order in memory, so that nothing is copied
-        rows = values.reshape(images if len(values) % images == 0 else 1, -1)
-        # Two passes: on CPUs `aminmax` along an axis takes forty times as long.
-        ends = torch.stack([rows.amin(dim=1), rows.amax(dim=1)], dim=1)
-        if rows.shape[1] > self.limit:
-            generator = torch.Generator().manual_seed(rows.shape[1])
-            kept = torch.randint(rows.shape[1], (self.limit,), generator=generator)
-            rows = rows.index_select(1, kept.to(rows.device))
-        return rows, ends
-
-    def rows(self) -> Float[Tensor, "images k"]:
-        """Return the subsample, image by image."""
-        return torch.cat(self._parts)
-
-    def ends(self) -> Float[Tensor, "images 2"]:
-        """Return the smallest and the largest value of every image."""
-        return torch.cat(self._ends)
 
 
 class SampledBatch(NamedTuple):

@@ -36,6 +36,10 @@ class JsonModel(BaseModel):
         """Return the value as indented JSON."""
         return self.model_dump_json(indent=2) + "\n"
 
+    def to_given_json(self) -> str:
+        """Return the same without what was not given when the value was made, such as what an older file does not hold."""
+        return self.model_dump_json(indent=2, exclude_unset=True) + "\n"
+
     def write(self, path: str | Path) -> None:
         """Write a new JSON file.
 

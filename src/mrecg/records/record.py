@@ -1,16 +1,29 @@
 """The findings of a run: units, groups, plan, quantizers, losses, timings."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_serializer
 
 from mrecg.records.evaluation import Evaluation
 from mrecg.records.json_model import JsonModel
 from mrecg.records.oscillation import Oscillation
 from mrecg.records.plan import Layer, Plan
 
-__all__ = ["GroupRecord", "NetworkRecord", "QuantizerRecord", "Record", "UnitRecord"]
+__all__ = [
+    "Curve",
+    "GroupRecord",
+    "ModelSize",
+    "NetworkRecord",
+    "QuantizerRecord",
+    "Record",
+    "UnitRecord",
+    "ValuesRecord",
+]
+
+Curve = tuple[tuple[int, float], ...]
+"""Loss against steps: the last step of each part of an optimization, and the mean loss of the part."""
 
 
 class UnitRecord(JsonModel):
@@ -45,6 +58,7 @@ class GroupRecord(JsonModel):
         undecided: fraction of the roundings that were not decided when they were made hard.
         accepted: the hard result had a smaller loss than rounding to nearest; else the group was rolled back.
         seconds: wall time.
+        curve: the loss with soft rounding, in at most 40 parts; empty where it was not recorded.
     """
 
     units: tuple[str, ...]
@@ -54,6 +68,7 @@ class GroupRecord(JsonModel):
     undecided: float
     accepted: bool
     seconds: float
+    curve: Curve = ()
 
 
 class NetworkRecord(JsonModel):
@@ -65,6 +80,7 @@ class NetworkRecord(JsonModel):
             at the recipe's temperature where codes were learned, Kullback-Leibler of the predictions for logits, else the relative squared error.
         accepted: the divergence fell; else the network was left as it was.
         seconds: wall time.
+        curve: what is minimized, at some steps; empty where it was not recorded.
     """
 
     steps: int
@@ -72,6 +88,27 @@ class NetworkRecord(JsonModel):
     divergence_after: float
     accepted: bool
     seconds: float
+    curve: Curve = ()
+
+
+class ValuesRecord(JsonModel):
+    """Histogram and lost channels behind a quantizer: of the codes of a weight, or of an activation on calibration images in float.
+
+    Attributes:
+        low, high: the real values of the smallest and the largest code of an activation; of a weight these codes themselves.
+        counts: values in equal parts of `low` to `high`, of an activation in 32, with 8 more on either side of as much
+            width, of which the first and the last hold all values beyond.
+        channels: how many were looked at.
+        dead: channels of which every value becomes 0.
+        saturated: channels of an activation whose mean is outside of the range.
+    """
+
+    low: float
+    high: float
+    counts: Annotated[tuple[int, ...], Field(max_length=64)]
+    channels: int
+    dead: int
+    saturated: int = 0
 
 
 class QuantizerRecord(JsonModel):
@@ -84,6 +121,7 @@ class QuantizerRecord(JsonModel):
         readers: the layers that read it.
         low, high: smallest and largest code.
         scales: smallest and largest scale over the channels; of logarithmic codes, their smallest positive value.
+        values: what becomes of the values; `None` where it was not recorded.
     """
 
     name: str
@@ -93,6 +131,19 @@ class QuantizerRecord(JsonModel):
     low: int
     high: int
     scales: tuple[float, float]
+    values: ValuesRecord | None = None
+
+
+class ModelSize(JsonModel):
+    """Bytes of the parameters.
+
+    Attributes:
+        float_bytes: all in 32 bits, batch norms folded.
+        quantized_bytes: codes and zero points in their bits, scales and everything else in 32.
+    """
+
+    float_bytes: int
+    quantized_bytes: int
 
 
 class Record(JsonModel):
@@ -105,10 +156,12 @@ class Record(JsonModel):
         images: how many calibrated.
         skipped_images: what could not be read, with the reasons.
         accuracy: of the float and the quantized network on the same images; empty where it was not measured.
+        size: of the parameters; `None` where it was not recorded.
         input_shape: of one image.
         preprocessing: how image files became such images, where mrecg read them.
         seconds: wall time by phase.
         environment: versions, device and threads.
+        command: that made the run, on a command line; empty where Python made it.
         files: SHA-256 of the files of the run's folder; empty until it is saved.
     """
 
@@ -122,8 +175,20 @@ class Record(JsonModel):
     images: int
     skipped_images: tuple[str, ...] = ()
     accuracy: Mapping[Literal["float", "quantized"], Evaluation] = {}
+    size: ModelSize | None = None
     input_shape: Annotated[tuple[int, ...], Field(min_length=1)]
     preprocessing: Mapping[str, Any] = {}
     seconds: Mapping[str, float]
     environment: Mapping[str, Any]
+    command: tuple[str, ...] = ()
     files: Mapping[str, str] = {}
+
+    @field_serializer("accuracy")
+    def _without_unknown_answers(
+        self, accuracy: Mapping[str, Evaluation]
+    ) -> dict[str, dict[str, Any]]:
+        """Leave out what is empty: records from before there were answers keep their hash."""
+        return {
+            name: {key: value for key, value in asdict(found).items() if value != ""}
+            for name, found in accuracy.items()
+        }

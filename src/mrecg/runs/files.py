@@ -6,6 +6,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
+from mrecg.config.recipe import Recipe, parse_recipe
 from mrecg.errors import RunError
 from mrecg.records.record import Record
 
@@ -15,7 +16,10 @@ __all__ = [
     "RECORD",
     "TENSORS",
     "checked_record",
+    "is_finished",
     "read_file",
+    "recipe_of",
+    "record_of",
     "require_files",
     "require_small",
     "with_hashes",
@@ -112,7 +116,32 @@ def checked_record(folder: Path) -> Record:
             f"The file {path} is damaged: it names the contents of {', '.join(sorted(others)) or 'no file'}, "
             f"expected those of {', '.join(_FILES)}."
         )
-    said = record.model_copy(update={"files": others}).to_json()
+    # As it was written: fields that came later are not in an older record.
+    said = record.model_copy(update={"files": others}).to_given_json()
     if hashlib.sha256(said.encode()).hexdigest() != record.files[RECORD]:
         raise RunError(f"The file {path} was changed after the run was written; copy it again.")
     return record
+
+
+def is_finished(folder: Path) -> bool:
+    """Return whether a folder holds a finished run; runs are written whole or not at all."""
+    return (folder / RECORD).is_file()
+
+
+def record_of(folder: Path) -> Record:
+    """Return the record of a finished run, without its model.
+
+    Raises:
+        RunError: it cannot be read, or was changed.
+    """
+    return checked_record(folder).model_copy(update={"files": {}})  # as before it was saved
+
+
+def recipe_of(folder: Path) -> Recipe:
+    """Return the recipe of a finished run.
+
+    Raises:
+        RunError: it is not a regular file.
+        RecipeError: it cannot be read.
+    """
+    return parse_recipe(read_file(folder / RECIPE), folder / RECIPE)

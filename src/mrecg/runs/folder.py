@@ -12,7 +12,6 @@ Opening a run executes nothing that its files say: every file is data, and is co
 import platform
 import shutil
 import tempfile
-from collections.abc import Container
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -34,6 +33,7 @@ from mrecg.runs.files import (
     RECORD,
     TENSORS,
     checked_record,
+    is_finished,
     read_file,
     require_files,
     require_small,
@@ -41,6 +41,7 @@ from mrecg.runs.files import (
 )
 from mrecg.runs.graph_reader import rebuild
 from mrecg.runs.graph_writer import store_graph
+from mrecg.runs.sizes import code_grids
 from mrecg.runs.stored_graph import StoredGraph
 from mrecg.runs.stored_tensors import largest_file, read_tensors, write_tensors
 
@@ -99,7 +100,7 @@ class QuantizedModel:
 
     def _contents(self) -> dict[str, bytes]:
         """Return the files of the run."""
-        grids = _grids(self.record, self.program.state_dict)
+        grids = code_grids(self.record.quantizers, self.program.state_dict)
         graph = store_graph(self.program, grids)
         tensors = self.program.state_dict | self.program.constants
         files = {
@@ -132,30 +133,6 @@ def check_free(folder: Path) -> None:
             pass
     except OSError as error:
         raise RunError(f"The run folder {folder} cannot be written: {error}.") from error
-
-
-def is_finished(folder: Path) -> bool:
-    """Return whether a folder holds a finished run; runs are written whole or not at all."""
-    return (folder / RECORD).is_file()
-
-
-def record_of(folder: Path) -> Record:
-    """Return the record of a finished run, without its model.
-
-    Raises:
-        RunError: it cannot be read, or was changed.
-    """
-    return checked_record(folder).model_copy(update={"files": {}})  # as before it was saved
-
-
-def recipe_of(folder: Path) -> Recipe:
-    """Return the recipe of a finished run.
-
-    Raises:
-        RunError: it is not a regular file.
-        RecipeError: it cannot be read.
-    """
-    return parse_recipe(read_file(folder / RECIPE), folder / RECIPE)
 
 
 def load(folder: str | Path) -> QuantizedModel:
@@ -205,17 +182,3 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
-
-
-def _grids(record: Record, tensors: Container[str]) -> dict[str, tuple[int, int]]:
-    """Return the smallest and the largest code of every tensor of codes: a weight's, and its zero points if it has some."""
-    found: dict[str, tuple[int, int]] = {}
-    for quantizer in record.quantizers:
-        if quantizer.kind == "weight":
-            owner, _, attribute = quantizer.tensor.rpartition(".")
-            prefix = f"{owner}." if owner else ""
-            for buffer in ("codes", "zero_point"):
-                name = f"{prefix}quantized_{attribute}.{buffer}"
-                if name in tensors:
-                    found[name] = (quantizer.low, quantizer.high)
-    return found

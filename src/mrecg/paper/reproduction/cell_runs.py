@@ -25,7 +25,7 @@ from mrecg.paper.published import PAPER_NETWORKS, find_checkpoint
 from mrecg.paper.reproduction.table_axes import Cell
 from mrecg.pipeline import Estimate, Progress, quantize
 from mrecg.records.record import Record
-from mrecg.runs.folder import is_finished, recipe_of, record_of
+from mrecg.runs.files import is_finished, recipe_of, record_of
 
 __all__ = ["Budget", "CellReport", "Outcome", "Sources", "finished_run", "reproduce"]
 

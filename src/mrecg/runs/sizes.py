@@ -1,0 +1,49 @@
+"""Bytes of a quantized model, and of the same in float."""
+
+from collections.abc import Container, Mapping, Sequence
+
+from torch import Tensor
+
+from mrecg.records.record import ModelSize, QuantizerRecord
+
+__all__ = ["code_grids", "model_size"]
+
+_FLOAT_BITS = 32
+
+
+def code_grids(
+    quantizers: Sequence[QuantizerRecord], tensors: Container[str]
+) -> dict[str, tuple[int, int]]:
+    """Return the smallest and the largest code of every tensor of codes: a weight's, and its zero points if it has some."""
+    found: dict[str, tuple[int, int]] = {}
+    for quantizer in quantizers:
+        if quantizer.kind == "weight":
+            for buffer in ("codes", "zero_point"):
+                name = _prefix(quantizer) + buffer
+                if name in tensors:
+                    found[name] = (quantizer.low, quantizer.high)
+    return found
+
+
+def model_size(quantizers: Sequence[QuantizerRecord], tensors: Mapping[str, Tensor]) -> ModelSize:
+    """Return the bytes of the tensors of a finished model.
+
+    Args:
+        quantizers: its records.
+        tensors: its parameters and buffers by name.
+    """
+    grids = code_grids(quantizers, tensors)
+    owned = tuple(_prefix(one) for one in quantizers if one.kind == "weight")
+    quantized = in_float = 0
+    for name, tensor in tensors.items():
+        low, high = grids.get(name, (0, 2**_FLOAT_BITS - 1))
+        quantized += -(-tensor.numel() * (high - low).bit_length() // 8)
+        if name.endswith(".codes") or not name.startswith(owned):
+            in_float += tensor.numel() * _FLOAT_BITS // 8
+    return ModelSize(float_bytes=in_float, quantized_bytes=quantized)
+
+
+def _prefix(quantizer: QuantizerRecord) -> str:
+    """Return how the names of the tensors of a quantized weight start."""
+    owner, _, attribute = quantizer.tensor.rpartition(".")
+    return f"{owner}." * bool(owner) + f"quantized_{attribute}."
