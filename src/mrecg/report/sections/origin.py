@@ -1,0 +1,37 @@
+"""The recipe, and the command that repeats the run."""
+
+import shlex
+
+from mrecg.report.parts import Code, Section, Table
+from mrecg.report.reported_run import ReportedRun
+from mrecg.report.wording import counted, seconds_as_text
+
+__all__ = ["origin"]
+
+
+def origin(run: ReportedRun) -> Section:
+    """Return the section."""
+    record = run.record
+    shape = " × ".join(map(str, record.input_shape))
+    answer = (
+        f"The recipe is {run.recipe.name} with seed {run.recipe.seed}, calibrated on {counted(record.images, 'image')} of "
+        f"{shape}. The same recipe, images and versions give the same numbers."
+    )
+    rows = [(key, str(value)) for key, value in record.environment.items()]
+    rows += [(f"preprocessing: {key}", str(value)) for key, value in record.preprocessing.items()]
+    rows += [(f"time: {phase}", seconds_as_text(time)) for phase, time in record.seconds.items()]
+    return Section(
+        "How can it be repeated?",
+        answer,
+        tables=(Table("Versions, preprocessing and time", ("", "value"), tuple(rows)),),
+        code=(_command(run), Code("recipe.yaml", run.recipe.to_yaml())),
+    )
+
+
+def _command(run: ReportedRun) -> Code:
+    if run.record.command:
+        return Code("The command", shlex.join(run.record.command))
+    return Code(
+        "In Python",
+        'recipe = mrecg.read_recipe("recipe.yaml")\nquantized = mrecg.quantize(model, images, recipe=recipe)',
+    )
