@@ -25,6 +25,7 @@ ROOMS = [
     "planning",
     "cache",
     "optimize",
+    "report",
     "runs",
     "export",
     "pipeline",
@@ -37,6 +38,8 @@ ROOMS = [
 ALLOWED_PACKAGES = {
     "datasets",
     "jaxtyping",
+    "jinja2",
+    "matplotlib",
     "ml_dtypes",
     "mrecg",
     "numpy",
@@ -45,6 +48,7 @@ ALLOWED_PACKAGES = {
     "onnxruntime",
     "onnxscript",
     "openvino",
+    "pandas",
     "PIL",
     "pydantic",
     "pydantic_core",  # the errors of pydantic

@@ -5,10 +5,11 @@ Exit codes: 0 ok, 1 a mistake that the message explains in a sentence, 2 usage.
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator, Sequence
 
 # Importing the commands registers them.
-from mrecg.cli.commands import accuracy, deployment, paper, quantization  # noqa: F401
+from mrecg.cli.commands import accuracy, deployment, pages, paper, quantization  # noqa: F401
 from mrecg.cli.consoles import app, console, error_console
 from mrecg.errors import MrecgError
 
@@ -23,7 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     try:
         with _processes():
-            app(arguments, prog_name="mrecg")
+            given = sys.argv[1:] if arguments is None else arguments
+            app(arguments, prog_name="mrecg", obj=("mrecg", *given))
     except MrecgError as error:
         raise _failure(str(error)) from error
     except OSError as error:

@@ -1,22 +1,70 @@
 """The page as one file: no other file, no script and no address is needed to see it."""
 
+import html
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from mrecg.errors import RunError
 from mrecg.records.json_model import require_new_file
 from mrecg.report.parts import Chapter, Section
 from mrecg.report.reported_run import ReportedRun
-from mrecg.report.sections.convergence import convergence
-from mrecg.report.sections.joins import joined_units
-from mrecg.report.sections.left_out import left_out
-from mrecg.report.sections.loss import loss_along_the_network
-from mrecg.report.sections.numbers import numbers
-from mrecg.report.sections.origin import origin
-from mrecg.report.sections.verdict import verdict
+from mrecg.report.sections.convergence import convergence_section
+from mrecg.report.sections.joins import joins_section
+from mrecg.report.sections.left_out import left_out_section
+from mrecg.report.sections.loss import loss_section
+from mrecg.report.sections.numbers import numbers_section
+from mrecg.report.sections.origin import origin_section
+from mrecg.report.sections.verdict import verdict_section
 from mrecg.report.wording import counted
 
-__all__ = ["render_page", "run_chapter", "write_page"]
+__all__ = ["Page", "make_page", "render", "run_chapter"]
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page.
+
+    Attributes:
+        html: the whole file.
+    """
+
+    html: str
+
+    def write(self, path: str | Path) -> Path:
+        """Write the page into a new file.
+
+        Raises:
+            RunError: it exists, or cannot be written.
+        """
+        target = Path(path)
+        require_new_file(target)
+        self.replace(target)
+        return target
+
+    def replace(self, path: Path) -> None:
+        """Write the page into a file, whole or not at all; one that is there is replaced.
+
+        Raises:
+            RunError: it cannot be written.
+        """
+        draft = path.with_name(f".{path.name}.draft")
+        try:
+            draft.unlink(missing_ok=True)
+            # A name may hold half of a pair of surrogates, which no file can.
+            with draft.open("x", encoding="utf-8", errors="replace") as file:
+                file.write(self.html)
+            draft.replace(path)
+        except OSError as error:
+            raise RunError(f"The file {path} cannot be written: {error.strerror}.") from error
+
+    def __repr__(self) -> str:
+        return f"Page({len(self.html):,} characters; write it with .write(path))"
+
+    def _repr_html_(self) -> str:
+        """Return the page in a frame, so that its style stays its own."""
+        frame = 'style="width: 100%; height: 80vh; border: 0"'
+        return f'<iframe {frame} srcdoc="{html.escape(self.html)}"></iframe>'
 
 
 def run_chapter(run: ReportedRun, key: str = "run") -> Chapter:
@@ -29,19 +77,24 @@ def run_chapter(run: ReportedRun, key: str = "run") -> Chapter:
     units = counted(len(run.record.units), "unit")
     subtitle = f"{run.recipe.name} · {run.widths} (weights/activations) · {units} · {counted(run.record.images, 'image')}"
     sections: tuple[Section, ...] = (
-        verdict(run, key),
-        loss_along_the_network(run, key),
-        joined_units(run, key),
-        convergence(run, key),
-        numbers(run, key),
-        left_out(run),
-        origin(run),
+        verdict_section(run, key),
+        loss_section(run, key),
+        joins_section(run, key),
+        convergence_section(run, key),
+        numbers_section(run, key),
+        left_out_section(run),
+        origin_section(run),
     )
     return Chapter(run.name, subtitle, sections)
 
 
-def render_page(title: str, chapters: Sequence[Chapter]) -> str:
-    """Return a page of HTML."""
+def make_page(title: str, chapters: Sequence[Chapter]) -> Page:
+    """Return a page about some runs."""
+    return Page(render("page.html", title=title, chapters=chapters))
+
+
+def render(template: str, **values: object) -> str:
+    """Return a template of this room with values in it; text in them is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -51,20 +104,4 @@ def render_page(title: str, chapters: Sequence[Chapter]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    style = environment.loader.get_source(environment, "style.css")[0]  # type: ignore[union-attr]
-    return environment.get_template("page.html").render(title=title, chapters=chapters, style=style)
-
-
-def write_page(path: str | Path, page: str) -> Path:
-    """Write a page into a new file.
-
-    Raises:
-        RunError: it exists, or cannot be written.
-    """
-    target = Path(path)
-    require_new_file(target)
-    try:
-        target.write_text(page, encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise RunError(f"The file {target} cannot be written: {error.strerror}.") from error
-    return target
+    return environment.get_template(template).render(values)

@@ -13,11 +13,13 @@ class Table:
         caption: what it shows.
         columns: their heads.
         rows: their cells.
+        is_open: it is part of the answer, and not there to look things up.
     """
 
     caption: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    is_open: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """One run as a page sees it: its record, its recipe, and what its exported files showed."""
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -96,7 +97,7 @@ def _contradictions(record: Record) -> Iterator[str]:
         if [name for group in groups for name in group] != names or not all(groups):
             yield f"its {what} and its units are not the same"
     pairs = [(pair.first, pair.second) for pair in record.plan.neighbors]
-    if pairs and pairs != list(zip(names, names[1:], strict=False)):
+    if pairs and pairs != list(itertools.pairwise(names)):
         yield "its neighbors do not follow each other"
     if record.plan.metric and len(record.plan.metric) != len(names):
         yield "its metric is not one of every unit"

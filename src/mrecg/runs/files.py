@@ -14,6 +14,7 @@ __all__ = [
     "GRAPH",
     "RECIPE",
     "RECORD",
+    "REPORT",
     "TENSORS",
     "checked_record",
     "is_finished",
@@ -27,6 +28,7 @@ __all__ = [
 
 RECIPE, RECORD, TENSORS, GRAPH = "recipe.yaml", "record.json", "model.safetensors", "graph.json"
 _FILES = (RECIPE, RECORD, TENSORS, GRAPH)
+REPORT = "report.html"
 _FORMER_GRAPH = "graph.pt2"
 _LIMIT = 1 << 25
 """Bytes of a text file; 5,000 operators take one megabyte."""

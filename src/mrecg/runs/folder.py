@@ -4,6 +4,7 @@ recipe.yaml        every setting, defaults included
 record.json        units, plan, losses, timings, versions, and the SHA-256 of the other files
 model.safetensors  integer codes packed to their bits, scales, zero points, and what stays in float
 graph.json         the structure: operators by name, their arguments, shapes of the tensors
+report.html        a page about the run, made from recipe and record; it is read by people only
 *.verification.json  what running an exported file of that name showed
 
 Opening a run executes nothing that its files say: every file is data, and is compared with the record first.
@@ -12,11 +13,12 @@ Opening a run executes nothing that its files say: every file is data, and is co
 import platform
 import shutil
 import tempfile
+import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
@@ -31,6 +33,7 @@ from mrecg.runs.files import (
     GRAPH,
     RECIPE,
     RECORD,
+    REPORT,
     TENSORS,
     checked_record,
     is_finished,
@@ -44,6 +47,11 @@ from mrecg.runs.graph_writer import store_graph
 from mrecg.runs.sizes import code_grids
 from mrecg.runs.stored_graph import StoredGraph
 from mrecg.runs.stored_tensors import largest_file, read_tensors, write_tensors
+
+if TYPE_CHECKING:
+    from mrecg.report.comparison import Comparison
+    from mrecg.report.page import Page
+    from mrecg.report.reported_run import ReportedRun
 
 __all__ = ["QuantizedModel", "check_free", "environment", "load"]
 
@@ -74,8 +82,66 @@ class QuantizedModel:
         """Return the same model with more in its record."""
         return replace(self, record=self.record.model_copy(update=found))
 
+    @property
+    def units(self) -> Any:
+        """Return a table of the units: a `pandas.DataFrame`, or, where that is not installed, rows that show themselves."""
+        from mrecg.report.unit_table import units_as_table
+
+        return units_as_table(self.record)
+
+    def report(self, path: str | Path | None = None) -> "Page":
+        """Return a page about the run: whether it worked, where the error arises, what was joined, and how to repeat it.
+
+        Args:
+            path: a new file to write it into.
+
+        Raises:
+            RunError: the file exists or cannot be written, or the record was edited and contradicts itself.
+        """
+        page = self._page(self.recipe.name)
+        if path is not None:
+            page.write(path)
+        return page
+
+    def compare(self, other: "QuantizedModel") -> "Comparison":
+        """Compare with another quantized model: accuracy, loss along the network, time, size and settings.
+
+        Raises:
+            RunError: `other` is no quantized model.
+        """
+        from mrecg.report.comparison import ComparedGroup, Comparison
+
+        expect(other, QuantizedModel, "The other model", "load its run with mrecg.load", RunError)
+        names = [f"{one.recipe.name}, seed {one.recipe.seed}" for one in (self, other)]
+        if names[0] == names[1]:
+            names = [
+                f"{name} ({which})" for name, which in zip(names, ("this", "other"), strict=True)
+            ]
+        runs = [one._reported(name) for one, name in zip((self, other), names, strict=True)]
+        return Comparison(tuple(ComparedGroup(run.name, (run,)) for run in runs))
+
+    def __repr__(self) -> str:
+        from mrecg.report.notebook import run_as_text
+
+        return run_as_text(self._reported(self.recipe.name))
+
+    def _repr_html_(self) -> str:
+        from mrecg.report.notebook import run_as_html
+
+        return run_as_html(self._reported(self.recipe.name))
+
+    def _reported(self, name: str) -> "ReportedRun":
+        from mrecg.report.reported_run import ReportedRun
+
+        return ReportedRun(name, self.record, self.recipe)
+
+    def _page(self, name: str) -> "Page":
+        from mrecg.report.page import make_page, run_chapter
+
+        return make_page(name, [run_chapter(self._reported(name))])
+
     def save(self, folder: str | Path) -> Path:
-        """Write the run into a new folder, all of it or nothing.
+        """Write the run into a new folder, all of it or nothing, with a page about it.
 
         Raises:
             RunError: the folder already holds a run or other files, or cannot be written; or the model holds or
@@ -91,12 +157,21 @@ class QuantizedModel:
                 draft.mkdir()
                 for name, contents in self._contents().items():
                     (draft / name).write_bytes(contents)
+                self._write_page(draft / REPORT, target.name)
                 if target.exists():
                     target.rmdir()
                 shutil.move(draft, target)
         except OSError as error:
             raise RunError(f"The run folder {target} cannot be written: {error}.") from error
         return target
+
+    def _write_page(self, path: Path, name: str) -> None:
+        """Write the page about the run; the result of hours is saved without it rather than not at all."""
+        try:
+            self._page(name).write(path)
+        except Exception as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            warnings.warn(f"The run is saved without its {REPORT}: {reason}", stacklevel=3)
 
     def _contents(self) -> dict[str, bytes]:
         """Return the files of the run."""

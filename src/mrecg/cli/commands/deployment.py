@@ -84,12 +84,14 @@ def _show_unverified(file: Path, as_json: bool) -> None:
 def _verify(
     run: Path, quantized: "QuantizedModel", file: Path, images: "Tensor", as_json: bool
 ) -> None:
+    from mrecg.cli.run_pages import refresh_page
     from mrecg.cli.show import show_verification
     from mrecg.export.findings import save_verification
     from mrecg.export.onnx.verification import verify_onnx
 
     result = verify_onnx(quantized, file, images)
     save_verification(run, result)
+    refresh_page(run)
     if as_json:
         console.print_json(result.to_json())
     else:

@@ -55,6 +55,7 @@ def demo(
 
 @command
 def quantize(
+    context: typer.Context,
     options: NetworkOptions,
     output: Annotated[Path, typer.Option(help="A new folder for the run.")],
     plan_file: Annotated[Path | None, typer.Option("--plan", help="A plan file to follow.")] = None,
@@ -92,6 +93,7 @@ def quantize(
         before = measure_float(model, inputs.network, batches, spoken)
     with Reporter(error_console) as reporter:
         quantized = prepared.quantize(followed, progress=reporter)
+    quantized = quantized.with_found(command=context.obj)
     quantized = _measured_and_saved(quantized, before, batches, output)
     if as_json:
         console.print_json(quantized.record.to_json())

@@ -13,7 +13,7 @@ from mrecg.report.wording import counted, number, percent, seconds_as_text, shor
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["convergence"]
+__all__ = ["convergence_section"]
 
 _FALLING = 0.05
 """By so much more than in the part before, a loss may be called falling at its end."""
@@ -21,7 +21,7 @@ _UNDECIDED = 0.01
 """Fraction of undecided roundings that is worth a warning."""
 
 
-def convergence(run: ReportedRun, key: str) -> Section:
+def convergence_section(run: ReportedRun, key: str) -> Section:
     """Return the section; `key` starts the ids in it."""
     groups, network = run.record.groups, run.record.network
     drawn = [group for group in groups if len(_finite(group.curve)) > 1]
@@ -92,7 +92,11 @@ def _draw_groups(groups: Sequence[GroupRecord], name: str) -> Chart:
                 alpha=1.0 if chosen else 0.45,
                 label=shorten(groups[index].units[-1], 24) if chosen else None,
             )
-        upper.set_yscale("log")
+        drawn = [loss / curve[0][1] for curve in curves for _, loss in curve]
+        if max(drawn) > 10 * min(drawn):
+            upper.set_yscale("log")
+        else:
+            upper.set_ylim(bottom=0)
         upper.set_xlim(left=0)
         upper.set_xlabel("steps of a group")
         write_numbers(upper)

@@ -12,12 +12,12 @@ from mrecg.report.wording import counted, number, percent, shorten
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["joined_units"]
+__all__ = ["joins_section"]
 
 _METRICS = {"capacity": "capacity", "loss": "loss"}
 
 
-def joined_units(run: ReportedRun, key: str) -> Section:
+def joins_section(run: ReportedRun, key: str) -> Section:
     """Return the section; `key` starts the ids in it."""
     charts = []
     if run.record.plan.metric:
@@ -65,8 +65,11 @@ def _draw_metric(run: ReportedRun, name: str) -> Chart:
     plan, names = run.record.plan, list(run.units)
     place = {unit: index for index, unit in enumerate(names)}
     metric = [value if math.isfinite(value) else math.nan for value in plan.metric]
-    pairs = [(index + 0.5, pair) for index, pair in enumerate(plan.neighbors)]
-    known = [(x, pair) for x, pair in pairs if pair.difference is not None]
+    known = [
+        (index + 0.5, pair.difference, pair.joined)
+        for index, pair in enumerate(plan.neighbors)
+        if pair.difference is not None and math.isfinite(pair.difference)
+    ]
 
     def paint(axes: Sequence["Axes"]) -> None:
         upper = axes[0]
@@ -80,9 +83,9 @@ def _draw_metric(run: ReportedRun, name: str) -> Chart:
         if known:
             lower = axes[1]
             for wanted, color, label in ((True, INK, "joined"), (False, MUTED, "not joined")):
-                of_kind = [(x, pair.difference) for x, pair in known if pair.joined is wanted]
-                if of_kind:
-                    lower.bar(*zip(*of_kind, strict=True), width=0.3, color=color, label=label)
+                of_kind = [(x, found) for x, found, joined in known if joined is wanted]
+                x, heights = [x for x, _ in of_kind], [found for _, found in of_kind]
+                lower.bar(x, heights, width=0.3, color=color, label=label)
             lower.set_title(f"difference of {_metric_name(run)} to the next")
             lower.legend(loc="upper right", ncols=2)
             upper.set_xticks([])

@@ -1,14 +1,14 @@
-"""What stayed in float, was skipped, or was taken back."""
+"""Exceptions: layers in float, images that were skipped, and tuning that was taken back."""
 
 from mrecg.config.settings import FLOAT_BITS
 from mrecg.report.parts import Section
 from mrecg.report.reported_run import ReportedRun
 from mrecg.report.wording import counted, listed, number, percent
 
-__all__ = ["left_out"]
+__all__ = ["left_out_section"]
 
 
-def left_out(run: ReportedRun) -> Section:
+def left_out_section(run: ReportedRun) -> Section:
     """Return the section."""
     notes = (*_in_float(run), *_taken_back(run), *_skipped(run))
     answer = (

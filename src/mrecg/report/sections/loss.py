@@ -23,10 +23,10 @@ from mrecg.report.wording import counted, decibels, number, percent, shorten
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["common_ends", "draw_loss", "draw_losses", "loss_along_the_network"]
+__all__ = ["draw_loss", "draw_losses", "loss_section"]
 
 
-def loss_along_the_network(run: ReportedRun, key: str) -> Section:
+def loss_section(run: ReportedRun, key: str) -> Section:
     """Return the section; `key` starts the ids in it."""
     found = run.record.oscillation
     answer = (
@@ -104,7 +104,7 @@ def _paint_jumps(axis: "Axes", run: ReportedRun, place: Mapping[str, int]) -> No
             axis.annotate(
                 f"+{percent(jump.size)}",
                 (x, y),
-                (0, 6),
+                (0, -12),
                 textcoords="offset points",
                 ha="center",
                 color=BAD,
@@ -122,15 +122,6 @@ def _paint_joins(axis: "Axes", run: ReportedRun, place: Mapping[str, int]) -> No
     axis.vlines(x, alone, joint, color=MUTED, linewidth=0.8)
     axis.plot(x, alone, "o", markerfacecolor="none", color=MUTED, label="units one by one")
     axis.plot(x, joint, "D", color=INK, markersize=3, label="the same jointly")
-
-
-def common_ends(runs: Sequence[ReportedRun]) -> list[str]:
-    """Return the units where groups of all runs end, in order; none where the networks are not the same."""
-    names = [list(run.units) for run in runs]
-    if any(one != names[0] for one in names):
-        return []
-    shared = set.intersection(*(set(run.ends) for run in runs))
-    return [name for name in names[0] if name in shared]
 
 
 def draw_losses(

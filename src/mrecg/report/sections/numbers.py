@@ -1,4 +1,4 @@
-"""What do the numbers look like? The codes of weights, and activations against their ranges."""
+"""Codes of weights, and activations against their ranges: what the numbers look like."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from mrecg.report.wording import counted, number, percent, shorten
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["numbers"]
+__all__ = ["numbers_section"]
 
 _BESIDE = 8
 """Parts on either side of an activation's range, as the record has them."""
@@ -26,14 +26,14 @@ _UNKNOWN = "not recorded"
 
 
 class _Row(NamedTuple):
-    """What is drawn of a layer: the codes of its weight, and the activation that it reads."""
+    """A row of the chart: a layer with the codes of its weight, and the activation that it reads."""
 
     name: str
     weight: ValuesRecord | None
     activation: ValuesRecord | None
 
 
-def numbers(run: ReportedRun, key: str) -> Section:
+def numbers_section(run: ReportedRun, key: str) -> Section:
     """Return the section; `key` starts the ids in it."""
     question, quantizers = "What do the numbers look like?", run.record.quantizers
     rows = _rows(quantizers)
@@ -70,7 +70,9 @@ def _rows(quantizers: Sequence[QuantizerRecord]) -> list[_Row]:
             activation = read_by.get(name)
             if activation is not None:
                 drawn.add(activation.name)
-            rows.append(_Row(name, _known(weight), activation and _known(activation)))
+            rows.append(
+                _Row(name, _known(weight), None if activation is None else _known(activation))
+            )
     rows += [_Row(_label(one), None, _known(one)) for one in activations if one.name not in drawn]
     return [row for row in rows if row.weight or row.activation]
 
@@ -130,14 +132,23 @@ def _draw(rows: Sequence[_Row], name: str) -> Chart:
     """Return a row for each layer: how often each code is used, and where its input lies in its range."""
     labels = [shorten(row.name, 28) for row in rows]
 
+    from matplotlib.collections import PolyCollection
+
     def paint(axes: Sequence["Axes"]) -> None:
         codes, values = axes
         values.axvspan(0, 1, color=FAINT, zorder=0)
-        for place, row in enumerate(rows):
-            if row.weight is not None:
-                _paint_codes(codes, place, row.weight.counts)
-            if row.activation is not None:
-                _paint_values(values, place, row.activation.counts)
+        weights = [
+            _outline_codes(place, row.weight.counts)
+            for place, row in enumerate(rows)
+            if row.weight is not None
+        ]
+        inputs = [
+            _outline_values(place, row.activation.counts)
+            for place, row in enumerate(rows)
+            if row.activation is not None
+        ]
+        codes.add_collection(PolyCollection(weights, color=ACCENT, linewidth=0))
+        values.add_collection(PolyCollection(inputs, color=SERIES[1], linewidth=0))
         codes.set_title("codes of the weight")
         codes.set_xlim(0, 1)
         codes.set_xticks([0, 1], ["lowest", "highest"])
@@ -173,30 +184,30 @@ def _description(rows: Sequence[_Row]) -> str:
     return "; ".join(said) or "Only the codes of weights were recorded."
 
 
-def _paint_codes(axis: "Axes", row: int, counts: Sequence[int]) -> None:
-    """Draw how often codes are used: bars where there are few."""
+def _outline_codes(row: int, counts: Sequence[int]) -> list[tuple[float, float]]:
+    """Return the outline of how often codes are used: bars where there are few."""
     count, largest = len(counts), max(counts)
     gap = 0.12 / count if count <= _FEW_CODES else 0.0
-    x, top = [], []
+    points = []
     for place, one in enumerate(counts):
-        edges = place / count + gap, (place + 1) / count - gap
-        x += [edges[0], edges[0], edges[1], edges[1]]
-        top += [0.0, one / largest, one / largest, 0.0]
-    _fill(axis, row, x, top, ACCENT)
+        left, right = place / count + gap, (place + 1) / count - gap
+        points += [(left, 0.0), (left, one / largest), (right, one / largest), (right, 0.0)]
+    return _on_row(row, points)
 
 
-def _paint_values(axis: "Axes", row: int, counts: Sequence[int]) -> None:
-    """Draw the histogram of an activation; square roots keep rare values visible beside the many zeros."""
+def _outline_values(row: int, counts: Sequence[int]) -> list[tuple[float, float]]:
+    """Return the outline of an activation's histogram; square roots keep rare values visible beside the many zeros."""
     inside, largest = len(counts) - 2 * _BESIDE, max(counts)
-    edges = [(place - _BESIDE) / inside for place in range(len(counts) + 1)]
-    x = [edge for pair in zip(edges, edges[1:], strict=False) for edge in pair]
-    _fill(axis, row, x, [math.sqrt(one / largest) for one in counts for _ in range(2)], SERIES[1])
+    points = []
+    for place, one in enumerate(counts, start=-_BESIDE):
+        height = math.sqrt(one / largest)
+        points += [(place / inside, height), ((place + 1) / inside, height)]
+    return _on_row(row, [(points[0][0], 0.0), *points, (points[-1][0], 0.0)])
 
 
-def _fill(axis: "Axes", row: int, x: Sequence[float], top: Sequence[float], color: str) -> None:
-    """Fill the area under a curve of heights from 0 to 1, on the base of a row."""
-    base = row + 0.42
-    axis.fill_between(x, [base - 0.82 * height for height in top], base, color=color, linewidth=0)
+def _on_row(row: int, points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return an outline of heights from 0 to 1 on the base of a row; rows count downwards."""
+    return [(x, row + 0.42 - 0.82 * height) for x, height in points]
 
 
 def _table(quantizers: Sequence[QuantizerRecord]) -> Table:

@@ -6,10 +6,10 @@ from mrecg.report.parts import Code, Section, Table
 from mrecg.report.reported_run import ReportedRun
 from mrecg.report.wording import counted, seconds_as_text
 
-__all__ = ["origin"]
+__all__ = ["origin_section"]
 
 
-def origin(run: ReportedRun) -> Section:
+def origin_section(run: ReportedRun) -> Section:
     """Return the section."""
     record = run.record
     shape = " × ".join(map(str, record.input_shape))

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mrecg.records.evaluation import AccuracyDifference, Evaluation
+from mrecg.records.accuracy_difference import AccuracyDifference
+from mrecg.records.evaluation import Evaluation
 from mrecg.report.drawing import ACCENT, BAD, GRID, draw
 from mrecg.report.parts import Chart, Figure, Section, Table
 from mrecg.report.reported_run import ReportedRun
@@ -12,13 +13,14 @@ from mrecg.report.wording import bytes_as_text, percent, seconds_as_text, shorte
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["describe_difference", "draw_differences", "verdict"]
+__all__ = ["describe_difference", "draw_differences", "verdict_section"]
 
+_UNKNOWN = "not recorded"
 _SMALL = 1.0
 """Points of top-1 that count as kept."""
 
 
-def verdict(run: ReportedRun, key: str) -> Section:
+def verdict_section(run: ReportedRun, key: str) -> Section:
     """Return the section; `key` starts the ids in it."""
     before, after = run.before, run.after
     if before is None or after is None:
@@ -29,7 +31,7 @@ def verdict(run: ReportedRun, key: str) -> Section:
         )
         return Section("Did it work?", answer, _figures(run, None), tables=(_table(run),))
     difference = AccuracyDifference.between(before, after)
-    chart = draw_differences(f"{key}-difference", [("quantized − float", difference)])
+    chart = draw_differences(f"{key}-difference", [("quantized", difference)], "than float")
     return Section(
         "Did it work?",
         describe_difference(before, after, difference),
@@ -47,7 +49,7 @@ def describe_difference(
     images = f"{after.count:,} images"
     source = (
         f"from the answers to the same {images}"
-        if difference.paired
+        if difference.source == "answers"
         else f"from the counts of right answers among {images} alone, which makes it wider than it has to be"
     )
     figures = f"top-1 is {after.top1:.2f} %, float {before.top1:.2f} %: {signed(difference.points)} points ({interval}, {source})"
@@ -75,7 +77,7 @@ def _figures(run: ReportedRun, difference: AccuracyDifference | None) -> tuple[F
         ]
     size = run.record.size
     if size is None:
-        found.append(Figure("size", "not recorded"))
+        found.append(Figure("size", _UNKNOWN))
     else:
         ratio = size.float_bytes / max(size.quantized_bytes, 1)
         detail = f"float {bytes_as_text(size.float_bytes)}, {ratio:.1f} times smaller"
@@ -94,30 +96,32 @@ def _device(run: ReportedRun) -> str:
 
 
 def _table(run: ReportedRun) -> Table:
-    unknown = "not recorded"
-    rows = []
-    for name, before, after in (
-        ("top-1", *(one and f"{one.top1:.2f} %" for one in (run.before, run.after))),
-        ("top-5", *(one and f"{one.top5:.2f} %" for one in (run.before, run.after))),
-        ("images", *(one and f"{one.count:,}" for one in (run.before, run.after))),
-    ):
-        rows.append((name, before or unknown, after or unknown))
-    size = run.record.size
-    parameters = (size.float_bytes, size.quantized_bytes) if size else None
-    rows.append(
-        ("parameters", *(map(bytes_as_text, parameters) if parameters else (unknown, unknown)))
-    )
-    for latency in run.latencies:
-        name = f"one image, {latency.file} on {latency.runtime}"
-        rows.append((name, *map(seconds_as_text, (latency.float_seconds, latency.seconds))))
+    before, after, size = run.before, run.after, run.record.size
+    rows: list[tuple[str, str, str]] = []
+    if before is not None and after is not None:
+        rows += [
+            ("top-1", f"{before.top1:.2f} %", f"{after.top1:.2f} %"),
+            ("top-5", f"{before.top5:.2f} %", f"{after.top5:.2f} %"),
+            ("images", f"{before.count:,}", f"{after.count:,}"),
+        ]
+    else:
+        rows.append(("top-1", _UNKNOWN, _UNKNOWN))
+    if size is not None:
+        sizes = bytes_as_text(size.float_bytes), bytes_as_text(size.quantized_bytes)
+        rows.append(("parameters", *sizes))
+    else:
+        rows.append(("parameters", _UNKNOWN, _UNKNOWN))
+    for one in run.latencies:
+        times = seconds_as_text(one.float_seconds), seconds_as_text(one.seconds)
+        rows.append((f"one image, {one.file} on {one.runtime}", *times))
     if not run.latencies:
-        rows.append(
-            ("one image", "not measured", "not measured: export the run and verify the file")
-        )
+        rows.append(("one image", _UNKNOWN, f"{_UNKNOWN}: export the run and verify the file"))
     return Table("Before and after", ("", "float", "quantized"), tuple(rows))
 
 
-def draw_differences(name: str, differences: Sequence[tuple[str, AccuracyDifference]]) -> Chart:
+def draw_differences(
+    name: str, differences: Sequence[tuple[str, AccuracyDifference]], than: str
+) -> Chart:
     """Return differences of accuracy with their intervals, one above the other, against no difference."""
 
     def paint(axes: Sequence["Axes"]) -> None:
@@ -130,9 +134,11 @@ def draw_differences(name: str, differences: Sequence[tuple[str, AccuracyDiffere
             axis.plot([found.points], [-place], "o", color=color, markersize=7)
         axis.axvline(0, color=GRID, linewidth=1.2)
         axis.set_yticks([-place for place in range(len(differences))])
-        axis.set_yticklabels([shorten(label, 20) for label, _ in differences])
+        axis.set_yticklabels([shorten(label, 34) for label, _ in differences])
         axis.set_ylim(-len(differences) + 0.4, 0.6)
-        axis.set_xlabel("points of top-1, and where they are with 95 % confidence")
+        axis.set_xlabel(
+            f"points of top-1 more {shorten(than, 50)}; bars are 95 % confidence intervals"
+        )
         axis.grid(visible=True, axis="x")
         axis.grid(visible=False, axis="y")
         axis.margins(x=0.1)
@@ -149,5 +155,5 @@ def draw_differences(name: str, differences: Sequence[tuple[str, AccuracyDiffere
         heights=(0.32 * len(differences) + 0.15,),
         above=0.05,
         below=0.45,
-        left=1.35,
+        left=0.3 + 0.075 * max(len(shorten(label, 34)) for label, _ in differences),
     )
