@@ -77,7 +77,7 @@ def _accuracy(comparison: Comparison, key: str) -> Section:
         answer = _best(comparison)
     notes = tuple(describe_group_difference(first, *pair) for pair in found)
     known = [(group.label, one) for group, one in found if one is not None]
-    charts = (draw_differences(f"{key}-accuracy", known, f"than {first.label}"),) if known else ()
+    charts = (draw_differences(f"{key}-accuracy", known, first.label),) if known else ()
     rows = tuple(
         (
             run.name,

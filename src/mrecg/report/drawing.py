@@ -20,10 +20,12 @@ __all__ = [
     "GRID",
     "INK",
     "MUTED",
+    "NAME_SIZE",
     "SERIES",
     "draw",
     "label_units",
     "put_legend",
+    "room_for",
     "write_numbers",
 ]
 
@@ -40,9 +42,10 @@ _VARIABLES = {
     BAD: "bad",
     **{color: f"series-{place}" for place, color in enumerate(SERIES, start=1)},
 }
-_WIDTH = 6.6
+_WIDTH = 5.8
 """Inches; the page scales it."""
-_FONT_SIZE = 8.0
+_FONT_SIZE = 8.5
+NAME_SIZE = 7.5
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,
@@ -133,6 +136,11 @@ def draw(
     return Chart(_as_element(made.getvalue(), name, caption, description), caption)
 
 
+def room_for(names: Sequence[str], most: int) -> float:
+    """Return the inches that the longest of some names takes, shortened to so many letters."""
+    return 0.14 + 0.067 * max(len(shorten(name, most)) for name in names)
+
+
 def put_legend(axis: "Axes") -> None:
     """Put the legend above an axis, at its left end."""
     axis.legend(
@@ -161,7 +169,7 @@ def label_units(axis: "Axes", names: Sequence[str]) -> None:
     axis.set_xticklabels(
         [shorten(name, 20) for name in names[::every]],
         rotation=90,
-        fontsize=_FONT_SIZE - 1,
+        fontsize=NAME_SIZE,
         family="monospace",
     )
     axis.set_xlim(-0.7, len(names) - 0.3)

@@ -4,7 +4,17 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from mrecg.report.drawing import ACCENT, BAD, INK, MUTED, draw, label_units, write_numbers
+from mrecg.report.drawing import (
+    ACCENT,
+    BAD,
+    INK,
+    MUTED,
+    NAME_SIZE,
+    draw,
+    label_units,
+    room_for,
+    write_numbers,
+)
 from mrecg.report.parts import Chart, Section, Table
 from mrecg.report.reported_run import ReportedRun
 from mrecg.report.wording import counted, number, percent, shorten
@@ -97,10 +107,9 @@ def _draw_metric(run: ReportedRun, name: str) -> Chart:
         f"The {_metric_name(run)} is largest in {names[largest]} ({number(plan.metric[largest])})."
     )
     said += f" Joined are {'; '.join(' and '.join(group) for group in plan.joined) or 'none'}."
-    below = 0.12 + 0.062 * max(len(shorten(one, 20)) for one in names)
     heights = (1.3, 0.9) if known else (1.5,)
     caption = f"{_metric_name(run).capitalize()} of each unit, and what was joined"
-    return draw(name, caption, said, paint, heights=heights, below=below)
+    return draw(name, caption, said, paint, heights=heights, below=room_for(names, 20))
 
 
 def _paint_brackets(
@@ -124,7 +133,7 @@ def _draw_gains(run: ReportedRun, name: str) -> Chart:
     """Return how much of the loss at its end each join took away."""
     joins = run.record.plan.joins
     gains = [100 * join.gain if math.isfinite(join.gain) else math.nan for join in joins]
-    labels = [shorten(" + ".join(join.units), 40) for join in joins]
+    labels = [f"{shorten(join.units[0], 18)} to {shorten(join.units[-1], 18)}" for join in joins]
 
     def paint(axes: Sequence["Axes"]) -> None:
         axis = axes[0]
@@ -138,11 +147,11 @@ def _draw_gains(run: ReportedRun, name: str) -> Chart:
                     (4, 0),
                     textcoords="offset points",
                     va="center",
-                    fontsize=7,
+                    fontsize=NAME_SIZE,
                 )
         axis.axvline(0, color=MUTED, linewidth=0.8)
         axis.set_yticks(range(len(joins)))
-        axis.set_yticklabels(labels, fontsize=7, family="monospace")
+        axis.set_yticklabels(labels, fontsize=NAME_SIZE, family="monospace")
         axis.set_ylim(len(joins) - 0.4, -0.6)
         axis.set_xlabel("% of the loss at the group's end that joining took away")
         axis.grid(visible=True, axis="x")
@@ -161,7 +170,7 @@ def _draw_gains(run: ReportedRun, name: str) -> Chart:
         heights=(0.21 * len(joins) + 0.15,),
         above=0.08,
         below=0.42,
-        left=0.2 + 0.062 * max(map(len, labels)),
+        left=room_for(labels, 40),
     )
 
 

@@ -10,10 +10,12 @@ from mrecg.report.drawing import (
     FAINT,
     INK,
     MUTED,
+    NAME_SIZE,
     SERIES,
     draw,
     label_units,
     put_legend,
+    room_for,
     write_numbers,
 )
 from mrecg.report.parts import Chart, Section, Table
@@ -65,7 +67,7 @@ def draw_loss(run: ReportedRun, name: str) -> Chart:
             for axis in axes:
                 axis.axvspan(place[group[0]] - 0.4, place[group[-1]] + 0.4, color=FAINT, zorder=0)
         shown = [100 * _finite(loss) for loss in losses]
-        upper.plot(ends, shown, "o-", color=ACCENT, label="where a group ends")
+        upper.plot(ends, shown, "o-", color=ACCENT, label="end of a group")
         _paint_jumps(upper, run, place)
         _paint_joins(upper, run, place)
         upper.set_ylim(bottom=0)
@@ -88,7 +90,7 @@ def draw_loss(run: ReportedRun, name: str) -> Chart:
         said,
         paint,
         heights=(2.1, 0.8),
-        below=_room(names),
+        below=room_for(names, 20),
     )
 
 
@@ -104,11 +106,10 @@ def _paint_jumps(axis: "Axes", run: ReportedRun, place: Mapping[str, int]) -> No
             axis.annotate(
                 f"+{percent(jump.size)}",
                 (x, y),
-                (0, -12),
+                (6, -9),
                 textcoords="offset points",
-                ha="center",
                 color=BAD,
-                fontsize=7,
+                fontsize=NAME_SIZE,
             )
 
 
@@ -120,8 +121,8 @@ def _paint_joins(axis: "Axes", run: ReportedRun, place: Mapping[str, int]) -> No
     alone = [100 * _finite(join.separate_loss) for join in joins]
     joint = [100 * _finite(join.joint_loss) for join in joins]
     axis.vlines(x, alone, joint, color=MUTED, linewidth=0.8)
-    axis.plot(x, alone, "o", markerfacecolor="none", color=MUTED, label="units one by one")
-    axis.plot(x, joint, "D", color=INK, markersize=3, label="the same jointly")
+    axis.plot(x, alone, "o", markerfacecolor="none", color=MUTED, label="one by one")
+    axis.plot(x, joint, "D", color=INK, markersize=3, label="jointly")
 
 
 def draw_losses(
@@ -159,7 +160,7 @@ def draw_losses(
     caption = "Loss as a fraction of the signal's power, where groups of all runs end"
     if any(len(losses) > 1 for _, losses in series):
         caption += "; bands reach from the smallest to the largest of the seeds"
-    return draw(name, caption, said, paint, heights=(2.4,), below=_room(ends))
+    return draw(name, caption, said, paint, heights=(2.4,), below=room_for(ends, 20))
 
 
 def _table(run: ReportedRun) -> Table:
@@ -201,8 +202,3 @@ def _snr(loss: float) -> str:
 def _finite(value: float) -> float:
     """Return a value that can be drawn: infinity leaves a gap."""
     return value if math.isfinite(value) else math.nan
-
-
-def _room(names: Sequence[str]) -> float:
-    """Return the inches that names take where they stand upright."""
-    return 0.12 + 0.062 * max(len(shorten(name, 20)) for name in names)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from mrecg.records.record import QuantizerRecord, ValuesRecord
-from mrecg.report.drawing import ACCENT, FAINT, SERIES, draw
+from mrecg.report.drawing import ACCENT, FAINT, NAME_SIZE, SERIES, draw, room_for
 from mrecg.report.parts import Chart, Section, Table
 from mrecg.report.reported_run import ReportedRun
 from mrecg.report.wording import counted, number, percent, shorten
@@ -154,10 +154,10 @@ def _draw(rows: Sequence[_Row], name: str) -> Chart:
         codes.set_xticks([0, 1], ["lowest", "highest"])
         codes.get_xticklabels()[0].set_horizontalalignment("left")
         codes.get_xticklabels()[1].set_horizontalalignment("right")
-        values.set_title("input in float, against its range (shaded)")
+        values.set_title("input, against its range")
         values.set_xlim(-0.26, 1.26)
         values.set_xticks([0, 1], ["lowest", "highest"])
-        codes.set_yticks(range(len(rows)), labels, fontsize=7, family="monospace")
+        codes.set_yticks(range(len(rows)), labels, fontsize=NAME_SIZE, family="monospace")
         values.set_yticks([])
         for axis in axes:
             axis.set_ylim(len(rows) - 0.4, -0.6)
@@ -165,13 +165,13 @@ def _draw(rows: Sequence[_Row], name: str) -> Chart:
 
     return draw(
         name,
-        "Weights and inputs of every layer",
+        "Every layer: how often each code of its weight is used, and its input in float against the range that is quantized (shaded)",
         _description(rows),
         paint,
-        heights=(0.19 * len(rows) + 0.1,),
+        heights=(0.18 * len(rows) + 0.1,),
         columns=2,
         below=0.28,
-        left=0.2 + 0.062 * max(map(len, labels)),
+        left=room_for(labels, 28),
     )
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from mrecg.records.accuracy_difference import AccuracyDifference
 from mrecg.records.evaluation import Evaluation
-from mrecg.report.drawing import ACCENT, BAD, GRID, draw
+from mrecg.report.drawing import ACCENT, BAD, GRID, draw, room_for
 from mrecg.report.parts import Chart, Figure, Section, Table
 from mrecg.report.reported_run import ReportedRun
 from mrecg.report.wording import bytes_as_text, percent, seconds_as_text, shorten, signed
@@ -31,7 +31,7 @@ def verdict_section(run: ReportedRun, key: str) -> Section:
         )
         return Section("Did it work?", answer, _figures(run, None), tables=(_table(run),))
     difference = AccuracyDifference.between(before, after)
-    chart = draw_differences(f"{key}-difference", [("quantized", difference)], "than float")
+    chart = draw_differences(f"{key}-difference", [("quantized", difference)], "float")
     return Section(
         "Did it work?",
         describe_difference(before, after, difference),
@@ -120,7 +120,7 @@ def _table(run: ReportedRun) -> Table:
 
 
 def draw_differences(
-    name: str, differences: Sequence[tuple[str, AccuracyDifference]], than: str
+    name: str, differences: Sequence[tuple[str, AccuracyDifference]], against: str
 ) -> Chart:
     """Return differences of accuracy with their intervals, one above the other, against no difference."""
 
@@ -134,11 +134,9 @@ def draw_differences(
             axis.plot([found.points], [-place], "o", color=color, markersize=7)
         axis.axvline(0, color=GRID, linewidth=1.2)
         axis.set_yticks([-place for place in range(len(differences))])
-        axis.set_yticklabels([shorten(label, 34) for label, _ in differences])
+        axis.set_yticklabels([shorten(label, 30) for label, _ in differences])
         axis.set_ylim(-len(differences) + 0.4, 0.6)
-        axis.set_xlabel(
-            f"points of top-1 more {shorten(than, 50)}; bars are 95 % confidence intervals"
-        )
+        axis.set_xlabel(f"points of top-1, against {shorten(against, 36)}")
         axis.grid(visible=True, axis="x")
         axis.grid(visible=False, axis="y")
         axis.margins(x=0.1)
@@ -149,11 +147,11 @@ def draw_differences(
     )
     return draw(
         name,
-        "Difference of accuracy",
+        "Difference of accuracy, with its 95 % confidence interval",
         said,
         paint,
         heights=(0.32 * len(differences) + 0.15,),
         above=0.05,
         below=0.45,
-        left=0.3 + 0.075 * max(len(shorten(label, 34)) for label, _ in differences),
+        left=0.05 + room_for([label for label, _ in differences], 30),
     )
