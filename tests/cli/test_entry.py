@@ -26,6 +26,8 @@ GROUPS = {
     "verify": ImageOptions,
     "recipe": RecipeOptions,
     "reproduce": None,
+    "report": None,
+    "compare": None,
 }
 """Every command and the group of options that it takes."""
 

@@ -1,6 +1,7 @@
 """Files that changed by accident: a run loads with equal outputs or is refused in a sentence, never anything else."""
 
 import contextlib
+import hashlib
 import json
 import random
 from collections.abc import Iterator
@@ -14,6 +15,9 @@ import mrecg
 import run_folders
 import toys
 from mrecg.errors import RunError
+from mrecg.records.record import Record
+from mrecg.report.page import run_chapter
+from mrecg.report.reported_run import ReportedRun
 from run_folders import FILES, OTHERS, change_record, seal
 
 IMAGES = toys.images(4)
@@ -181,3 +185,51 @@ def test_missing_files(name: str, run: Path) -> None:
     (run / name).unlink()
     with pytest.raises(RunError, match=f"holds no run: {name} is missing"):
         mrecg.load(run)
+
+
+def test_the_page_is_not_part_of_what_is_checked(run: Path) -> None:
+    """It is made from recipe and record, and may be made anew."""
+    assert (run / "report.html").read_text("utf-8").startswith("<!doctype html>")
+    (run / "report.html").write_text("something else", "utf-8")
+    assert mrecg.load(run).record == run_folders.quantized().record
+    (run / "report.html").unlink()
+    assert mrecg.load(run).record == run_folders.quantized().record
+
+
+def forget_later_fields(record: dict[str, Any]) -> None:
+    """Take from a record what earlier versions did not write."""
+    del record["size"], record["command"]
+    for group in record["groups"]:
+        del group["curve"]
+    for quantizer in record["quantizers"]:
+        del quantizer["values"]
+
+
+def test_runs_of_earlier_versions_load_and_are_saved_again(run: Path, tmp_path: Path) -> None:
+    path = run / "record.json"
+    record = json.loads(path.read_text("utf-8"))
+    forget_later_fields(record)
+    del record["files"]["record.json"]
+    said = Record.model_validate_json(json.dumps(record)).to_given_json()
+    assert '"size"' not in said
+    record["files"]["record.json"] = hashlib.sha256(said.encode()).hexdigest()
+    path.write_text(json.dumps(record), "utf-8")
+    loaded = mrecg.load(run)
+    assert is_equal_or_refused(loaded.model(IMAGES))
+    assert loaded.record.size is None
+    assert "not recorded" in loaded.report().html
+    again = mrecg.load(loaded.save(tmp_path / "again"))
+    assert again.record == loaded.record
+
+
+def test_pages_of_edited_records_are_made_or_refused(run: Path) -> None:
+    """Whatever a record holds that can be read, a page shows it, or a sentence says what is wrong."""
+    whole = run_folders.quantized().record.to_json().encode()
+    recipe = run_folders.quantized().recipe
+    made = 0
+    for seed in range(60):
+        changed = change_structure(whole, random.Random(seed))
+        with contextlib.suppress(RunError):
+            record = Record.parse(changed.encode(), run / "record.json")
+            made += bool(run_chapter(ReportedRun("edited", record, recipe)).sections)
+    assert made > 5

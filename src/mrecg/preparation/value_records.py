@@ -51,14 +51,14 @@ def describe_activation(grid: Grid, scaling: Scaling, read: Distribution) -> Val
         grid.quantize(ends, scaling) for ends in (read.channel_low, read.channel_high)
     )
     zero = grid.quantize(torch.zeros_like(scaling.scale), scaling)
-    mean = read.channel_mean
+    dead, mean = (smallest == zero) & (largest == zero), read.channel_mean
     return ValuesRecord(
         low=low,
         high=high,
         counts=_count(places.long(), _INSIDE + 2 * _BESIDE),
         channels=len(mean),
-        dead=int(((smallest == zero) & (largest == zero)).sum()),
-        saturated=int(((mean < low) | (mean > high)).sum()),
+        dead=int(dead.sum()),
+        saturated=int((((mean < low) | (mean > high)) & ~dead).sum()),
     )
 
 

@@ -100,7 +100,7 @@ class ValuesRecord(JsonModel):
             width, of which the first and the last hold all values beyond.
         channels: how many were looked at.
         dead: channels of which every value becomes 0.
-        saturated: channels of an activation whose mean is outside of the range.
+        saturated: other channels of an activation, whose mean is outside of the range.
     """
 
     low: float

@@ -57,11 +57,12 @@ def describe_group_difference(
     if found is None:
         return f"How {group.label} differs from {first.label} is not known: the accuracy of some run was not recorded, or they share no seed."
     source = {
-        "seeds": f"seed by seed, ± standard error {found.standard_error:.2f}",
+        "seeds": "mean ± standard error, seed by seed",
         "answers": "from the answers to each image",
         "counts": "from counts of right answers alone",
     }[found.source]
-    figures = f"{signed(found.points)} points (95 % from {signed(found.low)} to {signed(found.high)}, {source})"
+    error = f" ± {found.standard_error:.2f}" if found.source == "seeds" else ""
+    figures = f"{signed(found.points)}{error} points (95 % from {signed(found.low)} to {signed(found.high)}, {source})"
     if not found.is_certain:
         return f"Between {group.label} and {first.label} no difference can be seen: {figures}."
     better = "more" if found.points > 0 else "less"

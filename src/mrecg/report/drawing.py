@@ -180,6 +180,11 @@ def _as_element(text: str, name: str, caption: str, description: str) -> str:
     root = ElementTree.fromstring(text)
     for child in [one for one in root if one.tag == f"{{{_SVG}}}metadata"]:
         root.remove(child)
+    # In a page, its style would reach everything; lines inherit theirs from the element.
+    for parent in root.iter(f"{{{_SVG}}}defs"):
+        for child in [one for one in parent if one.tag == f"{{{_SVG}}}style"]:
+            parent.remove(child)
+    root.set("style", "stroke-linejoin: round; stroke-linecap: butt")
     # What clips and markers refer to keeps its id; two charts must not share one.
     used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', text))
     for element in root.iter():

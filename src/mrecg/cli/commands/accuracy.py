@@ -1,7 +1,5 @@
 """The command for the accuracy of a saved run: evaluate."""
 
-from dataclasses import asdict
-
 from mrecg.cli.consoles import console, error_console
 from mrecg.cli.option_groups import command
 from mrecg.cli.options import AsJson, EvaluationImages, ImageOptions, RunFolder, worker_count
@@ -35,6 +33,7 @@ def evaluate(
     result = evaluation.evaluate(quantized.model.to(local_device()), batches)
     show_skipped(error_console, batches.skipped)
     if as_json:
-        console.print_json(data=asdict(result) | {"top1": result.top1, "top5": result.top5})
+        names = ("count", "correct1", "correct5", "top1", "top5")
+        console.print_json(data={name: getattr(result, name) for name in names})
     else:
         show_accuracy(console, "quantized", result)

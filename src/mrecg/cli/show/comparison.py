@@ -12,8 +12,8 @@ from mrecg.report.wording import bytes_as_text, percent, seconds_as_text, shorte
 
 __all__ = ["show_comparison"]
 
-_AT_ONCE = 4
-"""Columns of settings that fit 80 characters."""
+_AT_ONCE, _NAME, _KEY = 4, 26, 34
+"""Columns of settings, and letters of a name and of a key, that fit 80 characters."""
 
 
 def show_comparison(console: Console, comparison: Comparison) -> None:
@@ -23,17 +23,19 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
     console.print(_overview(comparison, labels))
     for label, group in zip(labels[1:], groups[1:], strict=True):
         said = describe_group_difference(groups[0], group, comparison.difference(group))
-        console.print(Text(f"{label}: {said}"))
+        console.print(Text(f"\n{label}: {said}"))
     _show_parts(console, "loss where groups of all runs end", labels, _losses(comparison))
     _show_parts(console, "settings that differ", labels, comparison.settings)
 
 
 def _overview(comparison: Comparison, labels: Sequence[str]) -> Table:
-    table = Table(box=None, padding=(0, 1), title="", show_edge=False)
-    for column in ("", "runs", "top-1, %", "loss, most", "loss, end", "time", "size"):
-        table.add_column(column, justify="left" if column in ("", "runs") else "right")
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for column in ("", "runs", "top-1, %", "worst\nloss", "last\nloss", "time", "size"):
+        words = column in ("", "runs")
+        table.add_column(column, justify="left" if words else "right", no_wrap=True)
     for label, group in zip(labels, comparison.groups, strict=True):
-        table.add_row(label, Text(shorten(group.label, 28)), *_numbers(comparison, group))
+        name = Text(shorten(group.label, _NAME))
+        table.add_row(label, name, *_numbers(comparison, group))
     return table
 
 
@@ -67,12 +69,12 @@ def _show_parts(
     if not rows:
         return
     for first in range(0, len(labels), _AT_ONCE):
-        table = Table(box=None, padding=(0, 1), show_edge=False)
-        table.add_column(title)
+        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+        table.add_column(title, no_wrap=True)
         for label in labels[first : first + _AT_ONCE]:
-            table.add_column(label, justify="right")
+            table.add_column(label, justify="right", no_wrap=True)
         for name, values in rows:
             cells = values[first : first + _AT_ONCE]
-            table.add_row(Text(shorten(name, 36)), *(Text(shorten(cell, 9)) for cell in cells))
+            table.add_row(Text(shorten(name, _KEY)), *(Text(shorten(cell, 9)) for cell in cells))
         console.print()
         console.print(table)
