@@ -1,6 +1,5 @@
 """The page about several runs: which is better, where they differ, what it takes, what was set differently."""
 
-import math
 from collections.abc import Sequence
 
 from mrecg.records.accuracy_difference import AccuracyDifference
@@ -156,11 +155,14 @@ def _about_losses(comparison: Comparison, means: Sequence[Sequence[float]]) -> s
 def _cost(comparison: Comparison) -> Section:
     fastest = min(comparison.groups, key=lambda group: group.seconds.value)
     answer = f"A run of {fastest.label} took least time, {seconds_as_text(fastest.seconds.value)}."
-    sizes = [group for group in comparison.groups if group.size is not None]
-    if sizes:
-        smallest = min(sizes, key=lambda group: group.size.value if group.size else math.inf)
-        assert smallest.size is not None
-        answer += f" The parameters of {smallest.label} take least, {bytes_as_text(round(smallest.size.value))}."
+    sizes = {group.label: group.size.value for group in comparison.groups if group.size}
+    if len(set(sizes.values())) == 1:
+        answer += f" The parameters take {bytes_as_text(round(min(sizes.values())))} in each."
+    elif sizes:
+        smallest = min(sizes, key=sizes.__getitem__)
+        answer += (
+            f" The parameters of {smallest} take least, {bytes_as_text(round(sizes[smallest]))}."
+        )
     rows = tuple(
         (
             group.label,

@@ -1,5 +1,7 @@
 """Fragments that a notebook shows of a run and of a comparison: figures, tables, the loss along the network."""
 
+from dataclasses import replace
+
 from mrecg.report.comparison import Comparison
 from mrecg.report.comparison_page import comparison_chapter
 from mrecg.report.page import render
@@ -28,11 +30,13 @@ def run_as_text(run: ReportedRun) -> str:
 
 def run_as_html(run: ReportedRun) -> str:
     """Return a run as a fragment of a page."""
-    sections = [verdict_section(run, "mrecg"), loss_section(run, "mrecg")]
-    return render("fragment.html", title=run.name, sections=sections)
+    loss = loss_section(run, "mrecg")
+    tables = tuple(replace(table, is_open=True) for table in loss.tables)
+    sections = [verdict_section(run, "mrecg"), replace(loss, tables=tables)]
+    return render("fragment.html", sections=sections)
 
 
 def comparison_as_html(comparison: Comparison) -> str:
     """Return a comparison as a fragment of a page."""
     chapter = comparison_chapter(comparison, "mrecg-comparison")
-    return render("fragment.html", title=chapter.title, sections=chapter.sections)
+    return render("fragment.html", sections=chapter.sections)

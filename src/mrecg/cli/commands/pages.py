@@ -13,7 +13,7 @@ from mrecg.records.json_model import require_new_file
 
 __all__ = ["compare", "report"]
 
-RunFolders = Annotated[list[Path], typer.Argument(metavar="RUN...", help="The folders of runs.")]
+RunFolders = Annotated[list[Path], typer.Argument(metavar="RUN", help="The folders of runs.")]
 NewPage = Annotated[
     Path | None, typer.Option("--output", "-o", help="Write the page into a new file.")
 ]

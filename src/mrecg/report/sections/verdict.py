@@ -8,7 +8,7 @@ from mrecg.records.evaluation import Evaluation
 from mrecg.report.drawing import ACCENT, BAD, GRID, draw, room_for
 from mrecg.report.parts import Chart, Figure, Section, Table
 from mrecg.report.reported_run import ReportedRun
-from mrecg.report.wording import bytes_as_text, percent, seconds_as_text, shorten, signed
+from mrecg.report.wording import bytes_as_text, counted, percent, seconds_as_text, shorten, signed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,7 +92,11 @@ def _figures(run: ReportedRun, difference: AccuracyDifference | None) -> tuple[F
 
 def _device(run: ReportedRun) -> str:
     device, threads = (run.record.environment.get(key) for key in ("device", "threads"))
-    return f"{device}, {threads} threads" if device == "cpu" and threads else str(device or "")
+    return (
+        f"{device}, {counted(threads, 'thread')}"
+        if device == "cpu" and isinstance(threads, int)
+        else str(device or "")
+    )
 
 
 def _table(run: ReportedRun) -> Table:
