@@ -18,6 +18,7 @@ from mrecg.preparation.prepared_graph import PreparedGraph
 from mrecg.quantizers.activation import ActivationQuantizer, FakeQuantizer
 from mrecg.quantizers.grid import Scaling
 from mrecg.quantizers.qdrop import RandomMask
+from mrecg.records.record import Curve
 
 __all__ = ["TRIALS", "generated_images", "trial"]
 
@@ -83,8 +84,8 @@ class _Dropping(ActivationQuantizer):
         return self._quantizer.learn(scaling, RandomMask(KEPT, self._seed), relative)
 
 
-def _averaging_run(run: Callable[..., None]) -> Callable[..., None]:
-    def averaged(*arguments: Any) -> None:
+def _averaging_run(run: Callable[..., Curve]) -> Callable[..., Curve]:
+    def averaged(*arguments: Any) -> Curve:
         made: list[_AveragingAdam] = []
 
         def make(*groups: Sequence[Tensor]) -> _AveragingAdam:
@@ -92,8 +93,9 @@ def _averaging_run(run: Callable[..., None]) -> Callable[..., None]:
             return made[-1]
 
         with mock.patch.object(network, "Adam", make):
-            run(*arguments)
+            curve = run(*arguments)
         made[0].take_averages()
+        return curve
 
     return averaged
 

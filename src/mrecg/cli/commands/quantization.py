@@ -93,7 +93,7 @@ def quantize(
         before = measure_float(model, inputs.network, batches, spoken)
     with Reporter(error_console) as reporter:
         quantized = prepared.quantize(followed, progress=reporter)
-    quantized = quantized.with_found(command=context.obj)
+    quantized = quantized.with_found(command=context.obj or ())
     quantized = _measured_and_saved(quantized, before, batches, output)
     if as_json:
         console.print_json(quantized.record.to_json())
