@@ -25,6 +25,7 @@ ROOMS = [
     "planning",
     "cache",
     "optimize",
+    "monitoring",
     "runs",
     "export",
     "pipeline",
@@ -33,6 +34,7 @@ ROOMS = [
     "paper",
     "demo",
     "cli",
+    "__main__",
 ]
 ALLOWED_PACKAGES = {
     "datasets",

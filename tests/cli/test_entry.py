@@ -14,7 +14,8 @@ import typer
 from command_line import Finished
 from mrecg.cli import app
 from mrecg.cli.consoles import error_console
-from mrecg.cli.options import ImageOptions, NetworkOptions, RecipeOptions, bytes_of, worker_count
+from mrecg.cli.options import ImageOptions, NetworkOptions, RecipeOptions, worker_count
+from mrecg.config.texts import bytes_of
 from mrecg.errors import StorageError
 
 GROUPS = {
@@ -25,13 +26,14 @@ GROUPS = {
     "export": ImageOptions,
     "verify": ImageOptions,
     "recipe": RecipeOptions,
+    "list": None,
     "reproduce": None,
 }
 """Every command and the group of options that it takes."""
 
 
 def process(*arguments: str, stdout: int = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mrecg.cli", *arguments]
+    command = [sys.executable, "-m", "mrecg", *arguments]
     return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
 
 

@@ -8,8 +8,8 @@ import os
 from collections.abc import Iterator, Sequence
 
 # Importing the commands registers them.
-from mrecg.cli.commands import accuracy, deployment, paper, quantization  # noqa: F401
-from mrecg.cli.consoles import app, console, error_console
+from mrecg.cli.commands import accuracy, deployment, names, paper, quantization  # noqa: F401
+from mrecg.cli.consoles import app, console, error_console, say
 from mrecg.errors import MrecgError
 
 __all__ = ["main"]
@@ -51,7 +51,5 @@ def _processes() -> Iterator[None]:
 
 
 def _failure(message: str) -> SystemExit:
-    error_console.print(
-        f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True
-    )
+    say(error_console, f"error: {message}", style="red")
     return SystemExit(1)

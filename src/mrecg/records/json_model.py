@@ -36,6 +36,10 @@ class JsonModel(BaseModel):
         """Return the value as indented JSON."""
         return self.model_dump_json(indent=2) + "\n"
 
+    def given_as_json(self) -> str:
+        """Return as indented JSON the fields that were given: of a value that was read, those of its file and no later version's."""
+        return self.model_dump_json(indent=2, exclude_unset=True) + "\n"
+
     def write(self, path: str | Path) -> None:
         """Write a new JSON file.
 

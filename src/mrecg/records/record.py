@@ -10,7 +10,14 @@ from mrecg.records.json_model import JsonModel
 from mrecg.records.oscillation import Oscillation
 from mrecg.records.plan import Layer, Plan
 
-__all__ = ["GroupRecord", "NetworkRecord", "QuantizerRecord", "Record", "UnitRecord"]
+__all__ = [
+    "GroupRecord",
+    "ImageSource",
+    "NetworkRecord",
+    "QuantizerRecord",
+    "Record",
+    "UnitRecord",
+]
 
 
 class UnitRecord(JsonModel):
@@ -95,6 +102,22 @@ class QuantizerRecord(JsonModel):
     scales: tuple[float, float]
 
 
+class ImageSource(JsonModel):
+    """Where the images of a run came from, where mrecg read them.
+
+    Attributes:
+        name: of the source, as `--data` takes it; a path is absolute.
+        crops: how they were cut.
+        seed: of the choice of images, and of random crops.
+        validation: the source of the images that accuracy was measured on, where it is another one.
+    """
+
+    name: str
+    crops: Literal["center", "random"]
+    seed: int
+    validation: str | None = None
+
+
 class Record(JsonModel):
     """Everything that a run found out.
 
@@ -107,6 +130,7 @@ class Record(JsonModel):
         accuracy: of the float and the quantized network on the same images; empty where it was not measured.
         input_shape: of one image.
         preprocessing: how image files became such images, where mrecg read them.
+        source: where the images came from; `None` where they were tensors, and in runs of earlier versions.
         seconds: wall time by phase.
         environment: versions, device and threads.
         files: SHA-256 of the files of the run's folder; empty until it is saved.
@@ -124,6 +148,16 @@ class Record(JsonModel):
     accuracy: Mapping[Literal["float", "quantized"], Evaluation] = {}
     input_shape: Annotated[tuple[int, ...], Field(min_length=1)]
     preprocessing: Mapping[str, Any] = {}
+    source: ImageSource | None = None
     seconds: Mapping[str, float]
     environment: Mapping[str, Any]
     files: Mapping[str, str] = {}
+
+    @property
+    def weight_bytes(self) -> tuple[float, float]:
+        """Return the bytes of all layers' weights: in 32 bits, and in the bits of their codes."""
+        layers = {layer.name: layer for unit in self.units for layer in unit.layers}.values()
+        return (
+            sum(4 * layer.parameters for layer in layers),
+            sum(layer.bits * layer.parameters / 8 for layer in layers),
+        )

@@ -112,7 +112,8 @@ def checked_record(folder: Path) -> Record:
             f"The file {path} is damaged: it names the contents of {', '.join(sorted(others)) or 'no file'}, "
             f"expected those of {', '.join(_FILES)}."
         )
-    said = record.model_copy(update={"files": others}).to_json()
+    # Fields that a later version added are not in an older record.
+    said = record.model_copy(update={"files": others}).given_as_json()
     if hashlib.sha256(said.encode()).hexdigest() != record.files[RECORD]:
         raise RunError(f"The file {path} was changed after the run was written; copy it again.")
     return record
