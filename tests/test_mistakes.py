@@ -137,7 +137,11 @@ def test_calibration_sets(calibration: Any, message: str) -> None:
             RecipeError,
             "recipe is a NoneType, expected a Recipe or a str; make one",
         ),
-        ({"progress": "yes"}, MrecgError, "progress is a str, expected a function of one event"),
+        (
+            {"progress": "yes"},
+            MrecgError,
+            "progress is a str, expected a bool; or give a function of one event",
+        ),
         ({"plan": [["a"]]}, PlanError, "plan is a list, expected a Plan"),
         ({"quantizer": "x86"}, RecipeError, "quantizer is a str, expected a Quantizer"),
         ({"memory": "4 parsecs"}, StorageError, "'4 parsecs' cannot be read, expected a size such"),

@@ -46,9 +46,9 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from mrecg import __version__
+        import mrecg
 
-        typer.echo(f"mrecg {__version__}")
+        typer.echo(f"mrecg {mrecg.__version__}")
         raise typer.Exit
 
 

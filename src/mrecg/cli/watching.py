@@ -1,4 +1,4 @@
-"""What is shown while a command works."""
+"""Output while a command works."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -32,8 +32,10 @@ def size(number: float) -> str:
 
 def duration(seconds: float) -> str:
     """Return a time with a unit: `12 seconds`, `3 minutes`, `4.5 hours`."""
+    if seconds < 1.5:
+        return "1 second"
     if seconds < 90:
-        return f"{max(1, round(seconds))} seconds"
+        return f"{seconds:.0f} seconds"
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 

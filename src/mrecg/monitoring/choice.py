@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from rich.console import Console
 
 from mrecg import distributed
-from mrecg.errors import MrecgError
+from mrecg.errors import MrecgError, expect
 from mrecg.monitoring.bars import BarReporter, NotebookReporter
 from mrecg.monitoring.lines import LineReporter
 from mrecg.monitoring.reporter import Reporter
@@ -40,10 +40,9 @@ def watched(progress: Report | bool | None) -> Iterator[Report]:
     if callable(progress):
         yield progress
         return
-    if not isinstance(progress, bool | None):
-        raise MrecgError(
-            f"What shows the progress is a {type(progress).__name__}, expected a function of one event, True or False."
-        )
+    if progress is not None:
+        advice = "or give a function of one event"
+        expect(progress, bool, "What shows the progress", advice, MrecgError)
     console = Console(stderr=True)
     seen = console.is_jupyter or console.is_terminal
     if progress is False or not distributed.is_first() or (progress is None and not seen):

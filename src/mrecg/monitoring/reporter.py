@@ -1,4 +1,4 @@
-"""What every way to show a run has in common: phases, and what is counted in them."""
+"""Reporters show a run: its phases, and what is counted in them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
@@ -90,7 +90,8 @@ def phase_name(name: str, event: Progress) -> str:
 def finding(event: Progress) -> str:
     """Return what was found so far: the loss in percent of the signal's power, or the distance from float."""
     if event.relative_loss is not None:
-        return f"loss {100 * event.relative_loss:.3g} %"
+        percent = 100 * event.relative_loss
+        return f"loss {percent:.1f} %" if percent >= 0.1 else f"loss {percent:.2g} %"
     if event.loss is None:
         return "ranges" if event.group and event.steps and not event.finished else ""
     return f"{'divergence' if event.finished else 'objective'} {event.loss:.3g}"

@@ -27,7 +27,7 @@ def check_arguments(model: object, calibration: object, quantizer: object) -> No
         expect(quantizer, Quantizer, "The quantizer", "give one of torchao's PT2E", RecipeError)
 
 
-def resolve_recipe(recipe: Recipe | str) -> Recipe:
+def resolve_recipe(recipe: object) -> Recipe:
     """Return a recipe, that of a preset's name, or that in a file whose name ends in .yaml or .yml.
 
     Raises:
@@ -37,10 +37,11 @@ def resolve_recipe(recipe: Recipe | str) -> Recipe:
     expect(recipe, (Recipe, str), "The recipe", advice, RecipeError)
     if isinstance(recipe, Recipe):
         return recipe
+    assert isinstance(recipe, str)
     return read_recipe(recipe) if Path(recipe).suffix in (".yaml", ".yml") else preset(recipe)
 
 
-def resolve_memory(memory: int | str | None) -> int | None:
+def resolve_memory(memory: object) -> int | None:
     """Return a budget in bytes; `None` is no limit.
 
     Raises:
@@ -50,6 +51,7 @@ def resolve_memory(memory: int | str | None) -> int | None:
         return None
     advice = "give bytes, or a size such as '2GiB'"
     expect(memory, (int, str), "The memory budget", advice, StorageError)
+    assert isinstance(memory, int | str)
     budget = bytes_of(memory) if isinstance(memory, str) else memory
     if budget < 0:
         raise StorageError(f"The memory budget is {budget} bytes, expected 0 or more.")

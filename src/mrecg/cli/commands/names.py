@@ -23,7 +23,7 @@ __all__ = ["list_"]
 def list_(
     kind: Annotated[
         Literal["networks", "backends", "presets", "settings"],
-        typer.Argument(metavar="networks|backends|presets|settings", help="Of what."),
+        typer.Argument(metavar="KIND", help="networks, backends, presets or settings."),
     ],
     output: OutputOptions,
 ) -> None:

@@ -18,7 +18,9 @@ from mrecg.records.json_model import require_new_file
 from mrecg.records.plan import Plan
 
 if TYPE_CHECKING:
-    from mrecg.data import EvaluationBatches
+    from torch import Tensor
+
+    from mrecg.data import CalibrationImages, EvaluationBatches
     from mrecg.monitoring import Reporter
     from mrecg.records.evaluation import Evaluation
     from mrecg.runs.folder import QuantizedModel
@@ -229,8 +231,10 @@ def plan(
         inputs.named_data()
     with reporting(shown) as reporter:
         model = inputs.model(needs_images)
-        with reporter.phase("images"):
-            images = inputs.calibration(recipe.seed) if needs_images else inputs.blank_images()
+        images: Tensor | CalibrationImages = inputs.blank_images()
+        if needs_images:
+            with reporter.phase("images"):
+                images = inputs.calibration(recipe.seed)
         with reporter.phase("capture"):
             prepared = prepare(model, images, recipe=recipe)
         found = prepared.plan(progress=reporter)
