@@ -19,7 +19,7 @@ from mrecg.monitoring import watched
 from mrecg.optimize.all_groups import Reconstructed, optimize_groups
 from mrecg.optimize.augmentation import Augment, check_augment
 from mrecg.optimize.network import optimize_network
-from mrecg.optimize.progress import PhaseClock, Progress, Report
+from mrecg.optimize.progress import PhaseClock, Progress, Report, phase
 from mrecg.planning.estimate import Estimate, estimate_run
 from mrecg.planning.joint_plan import check_plan, make_plan, single_plan
 from mrecg.preparation.arguments import check_arguments, resolve_memory, resolve_recipe
@@ -77,9 +77,10 @@ def quantize(
     if plan is not None:
         expect(plan, Plan, "The plan", "make one with mrecg.Plan(groups=...)", PlanError)
     with watched(progress) as report:
-        report(Progress("capture"))
-        prepared = prepare(model, calibration, recipe=recipe, quantizer=quantizer, memory=memory)
-        report(Progress("capture", finished=True))
+        with phase(report, "capture"):
+            prepared = prepare(
+                model, calibration, recipe=recipe, quantizer=quantizer, memory=memory
+            )
         return prepared.quantize(plan, progress=report, augment=augment)
 
 
@@ -224,16 +225,14 @@ class PreparedModel:
         else:
             plan = check_plan(plan, self.graph.chain.units)
         clock.lap("plan")
-        report(Progress("estimate"))
-        report(self._estimate(self.recipe, plan, None, dict(state.steps)))
-        report(Progress("estimate", finished=True))
+        with phase(report, "estimate"):
+            report(self._estimate(self.recipe, plan, None, dict(state.steps)))
         found = self._optimize_groups(self.recipe, plan, "tune", report, state)
         clock.lap("reconstruction")
         state, network = self._optimize_network(found.state, report, augment)
         clock.lap("network")
-        report(Progress("freeze"))
-        program = export_frozen(self.graph.freeze(state), self.images[:2].to(self.graph.device))
-        report(Progress("freeze", finished=True))
+        with phase(report, "freeze"):
+            program = export_frozen(self.graph.freeze(state), self.images[:2].to(self.graph.device))
         clock.lap("freeze")
         record = Record(
             units=found.units,

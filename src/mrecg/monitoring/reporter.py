@@ -2,13 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Self
 
 from torch import Tensor
 
 from mrecg.config.texts import duration, size
-from mrecg.optimize.progress import Progress
+from mrecg.optimize.progress import Progress, phase
 from mrecg.planning.estimate import Estimate
 
 __all__ = ["Reporter", "SilentReporter", "estimate_text", "finding", "phase_name"]
@@ -46,12 +46,9 @@ class Reporter(ABC):
     def note(self, text: str) -> None:
         """Show a line that is no result."""
 
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
+    def phase(self, name: str) -> AbstractContextManager[None]:
         """Show a phase of which only the time is known; one that fails is not shown as finished."""
-        self(Progress(name))
-        yield
-        self(Progress(name, finished=True))
+        return phase(self, name)
 
     def counted(
         self, name: str, batches: Iterable[tuple[Tensor, Tensor]], count: int

@@ -1,13 +1,14 @@
 """Events that a run reports, and its clock."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from mrecg.planning.estimate import Estimate
 from mrecg.quantizers.losses import SMALLEST_POWER
 
-__all__ = ["PhaseClock", "Progress", "Report", "ignore"]
+__all__ = ["PhaseClock", "Progress", "Report", "ignore", "phase"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,14 @@ Report = Callable[[Progress | Estimate], None]
 
 def ignore(event: Progress | Estimate) -> None:
     """Report to nobody."""
+
+
+@contextmanager
+def phase(report: Report, name: str) -> Iterator[None]:
+    """Report the beginning and the end of a phase of which only the time is known; the end of none that fails."""
+    report(Progress(name))
+    yield
+    report(Progress(name, finished=True))
 
 
 class PhaseClock:
