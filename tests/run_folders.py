@@ -45,7 +45,7 @@ def change_record(folder: Path, change: Callable[[dict[str, Any]], object]) -> N
     record = json.loads((folder / "record.json").read_text("utf-8"))
     change(record)
     own = record["files"].pop("record.json")
-    said = Record.model_validate_json(json.dumps(record)).to_json()
+    said = Record.model_validate_json(json.dumps(record)).to_given_json()
     record["files"]["record.json"] = hashlib.sha256(said.encode()).hexdigest()
     assert record["files"]["record.json"] != own
     (folder / "record.json").write_text(json.dumps(record), "utf-8")

@@ -160,7 +160,7 @@ def test_learned_losses_agree(folder: Path) -> None:
 def test_a_plan_is_written_once(tmp_path: Path) -> None:
     """What one process writes is no surprise to the other, which looked for it before."""
     plan = ["plan", "--network", "mine:net", "--data", "demo", "--metric", "capacity"]
-    torchrun(tmp_path, "-m", "mrecg.cli", *plan, "--output", "plan.json")
+    torchrun(tmp_path, "-m", "mrecg", *plan, "--output", "plan.json")
     assert mrecg.Plan.read(tmp_path / "plan.json").groups
 
 

@@ -1,12 +1,18 @@
 """What `import mrecg` offers."""
 
+import inspect
+import rlcompleter
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
+import pytest
+from torch.utils.data import DataLoader, TensorDataset
+
 import mrecg
 import mrecg.pipeline
+import toys
 
 
 def test_completion_offers_every_door() -> None:
@@ -14,6 +20,27 @@ def test_completion_offers_every_door() -> None:
     assert set(mrecg.__all__) <= set(dir(mrecg))
     code = "import mrecg; assert {'quantize', 'verify_onnx'} <= set(dir(mrecg))"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_tab_completion_offers_every_door() -> None:
+    """That of Python's prompt, and that of IPython and notebooks where it is installed."""
+    names = set(mrecg.__all__)
+    completer = rlcompleter.Completer({"mrecg": mrecg})
+    offered = {one.rstrip("(").removeprefix("mrecg.") for one in completer.attr_matches("mrecg.")}
+    assert names <= offered
+    core = pytest.importorskip("IPython.core.completer")
+    found = core.IPCompleter(namespace={"mrecg": mrecg}, use_jedi=False).all_completions("mrecg.")
+    assert names <= {one.rpartition(".")[2] for one in found}
+
+
+def test_a_model_and_a_loader_are_enough() -> None:
+    """The recipe is the default one, a name, or a file; memory is bytes or a size."""
+    model, loader = toys.make("chain"), DataLoader(TensorDataset(toys.images(16)), batch_size=8)
+    for function in (mrecg.quantize, mrecg.prepare):
+        assert inspect.signature(function).parameters["recipe"].default == "w4a4-qdrop-mrecg"
+    mrecg.prepare(model, loader, memory="2GiB")
+    named = mrecg.quantize(model, loader, recipe="w4a4-rtn", memory="2GiB")
+    assert named.recipe == mrecg.preset("w4a4-rtn")
 
 
 def test_type_checkers_read_the_annotations() -> None:

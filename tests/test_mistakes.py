@@ -130,15 +130,26 @@ def test_calibration_sets(calibration: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("argument", "error", "message"),
     [
+        ({"recipe": "w4a4-brecc"}, RecipeError, r"did you mean 'w4a4-brecq'\?"),
+        ({"recipe": "mine.yaml"}, RecipeError, r"mine\.yaml cannot be read"),
         (
-            {"recipe": "w4a4-brecq"},
+            {"recipe": None},
             RecipeError,
-            r"recipe is a str, expected a Recipe; make one with",
+            "recipe is a NoneType, expected a Recipe or a str; make one",
         ),
-        ({"recipe": None}, RecipeError, "recipe is a NoneType"),
+        (
+            {"progress": "yes"},
+            MrecgError,
+            "progress is a str, expected a bool; or give a function of one event",
+        ),
         ({"plan": [["a"]]}, PlanError, "plan is a list, expected a Plan"),
         ({"quantizer": "x86"}, RecipeError, "quantizer is a str, expected a Quantizer"),
-        ({"memory": "4GiB"}, StorageError, "memory budget is a str, expected an int; give bytes"),
+        ({"memory": "4 parsecs"}, StorageError, "'4 parsecs' cannot be read, expected a size such"),
+        (
+            {"memory": 4.5},
+            StorageError,
+            "memory budget is a float, expected an int or a str; give bytes",
+        ),
         ({"memory": -1}, StorageError, "is -1 bytes, expected 0 or more"),
     ],
 )

@@ -129,7 +129,12 @@ def test_record_tells_what_happened() -> None:
     )
     events = [event for event in reported if isinstance(event, Progress)]
     record = quantized.record
-    assert {event.phase for event in events} == {"plan", "tune", "network"}
+    phases = ["capture", "plan", "estimate", "tune", "network", "freeze"]
+    assert list(dict.fromkeys(event.phase for event in events)) == phases
+    for phase in phases:
+        last = [event for event in events if event.phase == phase][-1]
+        assert last.finished
+        assert last.done == 1
     finished = [event for event in events if event.finished and event.phase == "tune"]
     assert len(finished) == finished[-1].groups <= len(record.groups)
     assert all(0 <= group.undecided <= 1 for group in record.groups)

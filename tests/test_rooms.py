@@ -26,6 +26,7 @@ ROOMS = [
     "cache",
     "optimize",
     "report",
+    "monitoring",
     "runs",
     "export",
     "pipeline",
@@ -34,6 +35,7 @@ ROOMS = [
     "paper",
     "demo",
     "cli",
+    "__main__",
 ]
 ALLOWED_PACKAGES = {
     "datasets",

@@ -94,7 +94,8 @@ def _take_through(
     model: nn.Module, images: Tensor, recipe: mrecg.Recipe, found: Findings, report: Report
 ) -> None:
     def captured(progress: mrecg.Progress | mrecg.Estimate) -> None:
-        if not found.captured:
+        captured = isinstance(progress, mrecg.Estimate) or progress.finished
+        if captured and not found.captured:
             found.captured = True
             report(found)
 

@@ -15,7 +15,7 @@ import mrecg
 from benchmarks.performance.random_network import random_network
 from benchmarks.performance.results import performance_store
 from benchmarks.provenance import commit
-from mrecg.cli.options import bytes_of
+from mrecg.config.texts import bytes_of
 from mrecg.pipeline import Estimate, Progress
 from mrecg.runs.folder import environment
 
@@ -29,7 +29,7 @@ def peak_resident() -> int:
 
 def show(event: Progress) -> None:
     """Print the peak after each group."""
-    if event.finished:
+    if event.finished and event.group:
         print(f"{event.group[-1]}: {peak_resident() / 2**30:.2f} GiB at most so far", flush=True)
 
 

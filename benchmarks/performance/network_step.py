@@ -60,7 +60,12 @@ def measure(network: str, side: int, batch: int) -> dict[str, Any]:
 
     def between(event: Progress | Estimate) -> None:
         nonlocal last
-        if isinstance(event, Estimate) or event.phase != "network" or event.finished:
+        if (
+            isinstance(event, Estimate)
+            or event.phase != "network"
+            or event.finished
+            or not event.step
+        ):
             last = time.process_time()
             return
         middle = time.process_time()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mrecg.export.onnx.files import export_onnx
     from mrecg.export.onnx.verification import verify_onnx
     from mrecg.export.pt2 import export_program
+    from mrecg.monitoring import TensorBoard
     from mrecg.pipeline import Estimate, PreparedModel, Progress, prepare, quantize
     from mrecg.runs.folder import QuantizedModel, load
 
@@ -28,6 +29,7 @@ __all__ = [
     "QuantizedModel",
     "Recipe",
     "Record",
+    "TensorBoard",
     "Verification",
     "evaluate",
     "export_onnx",
@@ -48,6 +50,7 @@ _NEEDS_TORCH = {
     "export_onnx": "mrecg.export.onnx.files",
     "export_program": "mrecg.export.pt2",
     "verify_onnx": "mrecg.export.onnx.verification",
+    "TensorBoard": "mrecg.monitoring",
     "Estimate": "mrecg.pipeline",
     "PreparedModel": "mrecg.pipeline",
     "Progress": "mrecg.pipeline",

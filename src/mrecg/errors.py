@@ -101,7 +101,7 @@ def _named(kind: type) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str], listed: Iterable[str] = ()) -> str:
-    """Return the end of a message about an unknown name: the closest known name, or the known ones if none is close.
+    """Return the end of a message about an unknown name: a question with the closest known name, or the known ones if none is close.
 
     Args:
         name: as the user wrote it; case does not matter.
@@ -113,5 +113,5 @@ def did_you_mean(name: str, known: Iterable[str], listed: Iterable[str] = ()) ->
     ends = [one for one in names if one.rpartition(".")[2] == asked]
     close = ends or get_close_matches(asked, sorted(names), n=1)
     if close:
-        return f"; did you mean {' or '.join(repr(names[one]) for one in close)}"
-    return f"; known: {', '.join(listed or names.values())}"
+        return f"; did you mean {' or '.join(repr(names[one]) for one in close)}?"
+    return f"; known: {', '.join(listed or names.values())}."

@@ -10,17 +10,19 @@ from torch import Tensor, nn
 
 from mrecg import distributed
 from mrecg.cache.storage import Storage
+from mrecg.config.presets import DEFAULT_PRESET
 from mrecg.config.recipe import Recipe
 from mrecg.errors import PlanError, expect
 from mrecg.graph.capture import export_frozen
 from mrecg.graph.insert import Quantizer
+from mrecg.monitoring import watched
 from mrecg.optimize.all_groups import Reconstructed, optimize_groups
 from mrecg.optimize.augmentation import Augment, check_augment
 from mrecg.optimize.network import optimize_network
-from mrecg.optimize.progress import PhaseClock, Progress, Report
+from mrecg.optimize.progress import PhaseClock, Progress, Report, phase
 from mrecg.planning.estimate import Estimate, estimate_run
 from mrecg.planning.joint_plan import check_plan, make_plan, single_plan
-from mrecg.preparation.arguments import check_arguments
+from mrecg.preparation.arguments import check_arguments, resolve_memory, resolve_recipe
 from mrecg.preparation.calibration import CalibrationImages, check_image_count, gather_images
 from mrecg.preparation.judging import SplitImages, split_counts, split_images
 from mrecg.preparation.prepared_graph import PreparedGraph, prepare_graph
@@ -44,11 +46,11 @@ def quantize(
     model: nn.Module,
     calibration: CalibrationImages | Tensor | Iterable[Any],
     *,
-    recipe: Recipe,
+    recipe: Recipe | str = DEFAULT_PRESET,
     plan: Plan | None = None,
     quantizer: Quantizer | None = None,
-    progress: Report | None = None,
-    memory: int | None = None,
+    progress: Report | bool | None = None,
+    memory: int | str | None = None,
     augment: Augment | None = None,
 ) -> QuantizedModel:
     """Quantize `model` after training: `prepare` and `PreparedModel.quantize` in one call.
@@ -57,11 +59,13 @@ def quantize(
         model: takes one image tensor; it is not changed.
         calibration: images as `mrecg.data.calibration_images` reads them, as a tensor, or an iterable of image
             tensors, batches or (images, labels).
-        recipe: from `mrecg.preset` or `mrecg.read_recipe`.
+        recipe: from `mrecg.preset` or `mrecg.read_recipe`, or the name of a preset.
         plan: replaces the recipe's plan.
         quantizer: any PT2E quantizer, in place of the recipe's placement.
-        progress: called with an `Estimate`, then with `Progress`.
-        memory: bytes that the activation cache may take; the rest goes to temporary files. `None` is no limit.
+        progress: `True` shows bars, `False` nothing; by default bars are shown where there is a terminal or a notebook. Or a
+            function that is called with `Progress`, and once with an `Estimate`.
+        memory: bytes that the activation cache may take, or a size such as "2GiB"; the rest goes to temporary files. `None` is
+            no limit.
         augment: takes a batch of images and returns another view of it, in place of `network.augment` of the recipe; it has
             to stay close to what the float network was trained on.
 
@@ -73,8 +77,12 @@ def quantize(
     """
     if plan is not None:
         expect(plan, Plan, "The plan", "make one with mrecg.Plan(groups=...)", PlanError)
-    prepared = prepare(model, calibration, recipe=recipe, quantizer=quantizer, memory=memory)
-    return prepared.quantize(plan, progress=progress, augment=augment)
+    with watched(progress) as report:
+        with phase(report, "capture"):
+            prepared = prepare(
+                model, calibration, recipe=recipe, quantizer=quantizer, memory=memory
+            )
+        return prepared.quantize(plan, progress=report, augment=augment)
 
 
 @default_torch_modes()
@@ -82,9 +90,9 @@ def prepare(
     model: nn.Module,
     calibration: CalibrationImages | Tensor | Iterable[Any],
     *,
-    recipe: Recipe,
+    recipe: Recipe | str = DEFAULT_PRESET,
     quantizer: Quantizer | None = None,
-    memory: int | None = None,
+    memory: int | str | None = None,
 ) -> "PreparedModel":
     """Capture `model`, insert quantizers and cut it into units, in seconds.
 
@@ -95,7 +103,8 @@ def prepare(
         MrecgError: an argument cannot be used; the message says why in a sentence.
     """
     started = time.perf_counter()
-    check_arguments(model, calibration, recipe, quantizer, memory)
+    recipe, budget = resolve_recipe(recipe), resolve_memory(memory)
+    check_arguments(model, calibration, quantizer)
     images = gather_images(calibration)
     distributed.share_of_batch(recipe.reconstruct.batch_size)
     graph = prepare_graph(model, images, recipe, quantizer)
@@ -104,9 +113,10 @@ def prepare(
         source = {
             "skipped_images": calibration.skipped,
             "preprocessing": calibration.preprocessing,
+            "source": calibration.source,
         }
     seconds = time.perf_counter() - started
-    return PreparedModel(graph, images, recipe, memory, source, seconds)
+    return PreparedModel(graph, images, recipe, budget, source, seconds)
 
 
 @dataclass(frozen=True)
@@ -152,13 +162,17 @@ class PreparedModel:
         require_storable(self.graph.graph)
 
     @default_torch_modes()
-    def plan(self, progress: Report | None = None) -> Plan:
+    def plan(self, progress: Report | bool | None = None) -> Plan:
         """Return the recipe's plan; only the metric `loss` reads more than the shapes of the images.
+
+        Args:
+            progress: as in `mrecg.quantize`.
 
         Raises:
             MrecgError: as `quantize`.
         """
-        return self._plan(progress or _ignore)[0]
+        with watched(progress) as report:
+            return self._plan(report)[0]
 
     @default_torch_modes()
     def estimate(self, plan: Plan | None = None, images: int | None = None) -> Estimate:
@@ -185,7 +199,7 @@ class PreparedModel:
         self,
         plan: Plan | None = None,
         *,
-        progress: Report | None = None,
+        progress: Report | bool | None = None,
         augment: Augment | None = None,
     ) -> QuantizedModel:
         """Plan, optimize every group, optimize the network, and freeze the result.
@@ -198,7 +212,12 @@ class PreparedModel:
         """
         if augment is not None:
             augment = check_augment(augment)
-        report = progress or _ignore
+        with watched(progress) as report:
+            return self._quantize(plan, report, augment)
+
+    def _quantize(
+        self, plan: Plan | None, report: Report, augment: Augment | None
+    ) -> QuantizedModel:
         clock = PhaseClock(capture=self.seconds)
         self.check(plan)
         state = QuantizerState()
@@ -207,12 +226,14 @@ class PreparedModel:
         else:
             plan = check_plan(plan, self.graph.chain.units)
         clock.lap("plan")
-        report(self._estimate(self.recipe, plan, None, dict(state.steps)))
+        with phase(report, "estimate"):
+            report(self._estimate(self.recipe, plan, None, dict(state.steps)))
         found = self._optimize_groups(self.recipe, plan, "tune", report, state)
         clock.lap("reconstruction")
         state, network = self._optimize_network(found.state, report, augment)
         clock.lap("network")
-        program = export_frozen(self.graph.freeze(state), self.images[:2].to(self.graph.device))
+        with phase(report, "freeze"):
+            program = export_frozen(self.graph.freeze(state), self.images[:2].to(self.graph.device))
         clock.lap("freeze")
         quantizers = self.graph.describe(state, found.distributions)
         record = Record(
@@ -259,7 +280,9 @@ class PreparedModel:
         self, state: QuantizerState, report: Report, augment: Augment | None
     ) -> tuple[QuantizerState, NetworkRecord | None]:
         steps = self.recipe.network_steps
-        event = Progress("network", ("all units",), 0, 1, 0, steps, 0.0)
+        event = Progress("network", ("all units",), steps=steps)
+        if steps:
+            report(event)
         state, record = optimize_network(
             self.graph,
             state,
@@ -288,7 +311,3 @@ class PreparedModel:
         counts = split_counts(given, self.recipe)
         probe = self.images[:_PROBED]
         return estimate_run(self.graph, probe, counts, recipe, plan, self.memory, taken)
-
-
-def _ignore(event: Progress | Estimate) -> None:
-    """Report to nobody."""

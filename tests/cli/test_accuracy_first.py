@@ -91,7 +91,7 @@ def test_a_flat_folder_has_no_accuracy(tmp_path: Path, command: Callable[..., Fi
     assert "top-1" not in done.stdout
     assert mrecg.load(tmp_path / "run").record.accuracy == {}
     pytest.importorskip("onnx")
-    shown = ["--data", "folder:flat", "--images", "20", "--json"]
+    shown = ["--evaluation-images", "20", "--json"]  # of the folder, which the run remembers
     exported = command("export", "run", "--output", "model.onnx", *shown)
     assert exported.returncode == 0, exported.stderr
     assert json.loads(exported.stdout)["images"] == 20

@@ -4,6 +4,7 @@ import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -11,6 +12,7 @@ import yaml
 import mrecg
 from command_line import MODEL, QUICK, Finished, small_network
 from mrecg.data import evaluation_batches
+from pictures import imagenet
 
 
 def test_quantize_then_evaluate(tmp_path: Path, mrecg_command: Callable[..., Finished]) -> None:
@@ -21,9 +23,9 @@ def test_quantize_then_evaluate(tmp_path: Path, mrecg_command: Callable[..., Fin
     )
     assert done.returncode == 0, done.stderr
     assert "20/20 classifier" in done.stderr  # where there is no terminal, one line per group
-    assert "single blocks" in done.stdout
-    assert done.stdout.startswith("float: top-1 ")
-    assert "quantized: top-1 " in done.stdout
+
+    assert "float: top-1 " in done.stderr
+    assert done.stdout.startswith("accuracy:   ")
     resolved = yaml.safe_load((run / "recipe.yaml").read_text())
     assert resolved["reconstruct"]["steps"] == 2
     images = ("--data", "demo", "--evaluation-images", "200")
@@ -38,10 +40,71 @@ def test_quantize_then_evaluate(tmp_path: Path, mrecg_command: Callable[..., Fin
     ):
         refused = mrecg_command(*command, *other_size)
         assert refused.returncode == 1
-        assert "come as 1×28×28; leave out --size" in refused.stderr
+        assert "come as 1×28×28, normalized; leave out --size" in refused.stderr
     again = mrecg_command("quantize", *MODEL, *QUICK, "--output", str(run))
     assert again.returncode == 1
     assert "already holds a finished run" in again.stderr
+
+
+def test_short_options_change_the_recipe(mrecg_command: Callable[..., Finished]) -> None:
+    def resolved(*arguments: str) -> dict[str, Any]:
+        done = mrecg_command("recipe", *arguments)
+        assert done.returncode == 0, done.stderr
+        found: dict[str, Any] = yaml.safe_load(done.stdout)
+        return found
+
+    asked = resolved("w4a4-qdrop", "--bits", "w2a3", "--steps", "7", "--seed", "5")
+    assert (asked["name"], asked["seed"]) == ("w2a3-qdrop", 5)
+    assert (asked["weight"]["bits"], asked["activation"]["bits"]) == (2, 3)
+    assert asked["reconstruct"]["steps"] == 7
+    last = resolved("w4a4-qdrop", "--steps", "7", "--set", "reconstruct.steps=8")
+    assert last["reconstruct"]["steps"] == 8  # the more particular option wins
+    target = resolved("w8a8-rtn", "--backend", "onnxruntime", "--bits", "w4a8")
+    assert target["weight"]["bits"] == 4
+
+
+def test_the_run_of_every_unit_is_shown_if_asked(
+    tmp_path: Path, mrecg_command: Callable[..., Finished]
+) -> None:
+    network = ("--network", small_network(tmp_path, channels=1), "--data", "demo")
+    rtn = ("--preset", "w4a4-rtn", "--images", "16", "--evaluation-images", "0", "--verbose")
+    done = mrecg_command("quantize", *network, *rtn, "--output", "run", "--tensorboard", "board")
+    assert done.returncode == 0, done.stderr
+    assert "plan: 2 units, joined: none [single blocks]" in done.stdout
+    assert "jumps of the loss" in done.stdout
+    assert "accuracy:   not measured" in done.stdout
+    assert list((tmp_path / "board").iterdir())
+
+
+def test_mean_and_std_normalize_images(
+    tmp_path: Path, mrecg_command: Callable[..., Finished]
+) -> None:
+    root = imagenet(tmp_path / "root", classes=2, images=8)
+    network = ("--network", small_network(tmp_path, channels=3), "--size", "32")
+    rtn = ("--preset", "w4a4-rtn", "--images", "8", "--evaluation-images", "0")
+    given = ("--data", f"imagenet:{root}", "--mean", "0.5", "--std", "0.1,0.2,0.3")
+    done = mrecg_command("quantize", *network, *rtn, *given, "--output", "run")
+    assert done.returncode == 0, done.stderr
+    preprocessing = mrecg.load(tmp_path / "run").record.preprocessing
+    assert preprocessing["mean"] == [0.5, 0.5, 0.5]
+    assert preprocessing["std"] == [0.1, 0.2, 0.3]
+    for wrong, message in [
+        (("--mean", "half"), "takes numbers between commas"),
+        (("--std", "nan"), "takes numbers between commas"),
+        (("--std", "0"), "expected one value for each and positive values of std"),
+        (("--mean", "1,2"), "expected one value for each"),
+    ]:
+        refused = mrecg_command("quantize", *network, *rtn, *given[:2], *wrong, "--output", "r")
+        assert refused.returncode == 1
+        assert message in refused.stderr
+
+
+def test_nothing_is_quantized_on_images_that_nobody_named(
+    mrecg_command: Callable[..., Finished],
+) -> None:
+    done = mrecg_command("quantize", "--network", "resnet18_small", "--output", "run")
+    assert done.returncode == 1
+    assert "error: No images are named; give --data, such as --data folder:images" in done.stderr
 
 
 def test_the_estimate_comes_before_the_work(
@@ -54,7 +117,7 @@ def test_the_estimate_comes_before_the_work(
     lines = done.stderr.splitlines()
     (position,) = [index for index, line in enumerate(lines) if line.startswith("about ")]
     assert "of memory" in lines[position]
-    assert "minutes" in lines[position]
+    assert "second" in lines[position]
     assert any(line.startswith("optimize: 1/2 ") for line in lines[position:])
     assert not any(line.startswith("optimize: ") for line in lines[:position])
 
@@ -151,13 +214,21 @@ def test_own_network(tmp_path: Path, mrecg_command: Callable[..., Finished]) -> 
         (["--set", "weight.bits=1"], "expected 2 to 8 bits"),
         (["--backend", "nnie"], "holds weights of exactly 8 bits, got 4"),
         (["--set", "plan.join=explicit", "--set", "plan.groups=[[a, b]]"], "the unit 'a'"),
-        (["--size", "64"], "come as 1×28×28; leave out --size and --channels"),
+        (
+            ["--size", "64"],
+            "come as 1×28×28, normalized; leave out --size, --channels, --mean and --std",
+        ),
         (["--channels", "2"], "1 channel (gray) or 3 (color), got --channels 2"),
         (["--images", "8"], "at least 32"),
         (["--network", "resnet"], "There is no network 'resnet'"),
         (["--weights", "nothing.safetensors"], "cannot be read"),
         (["--network", "resnet18_small"], "does not fit resnet18_small"),
-        (["--data", "mnist"], "There is no data source 'mnist'"),
+        (["--data", "demos"], "There is no data source 'demos'; did you mean 'demo'?"),
+        (["--data", "."], "but a path of that name; did you mean 'folder:.'?"),
+        (["--bits", "4"], "The widths '4' cannot be read, expected such as w4a4"),
+        (["--bits", "w1a4"], "expected 2 to 8 bits"),
+        (["--mean", "0.5"], "leave out --size, --channels, --mean and --std"),
+        (["--validation", "demos"], "did you mean 'demo'?"),
         (["--recipe", "nothing.yaml"], "cannot be read"),
         (["--plan", "nothing.json"], "cannot be read"),
         (["--output", "/dev/null/run"], "cannot be written"),

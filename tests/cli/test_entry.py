@@ -1,8 +1,11 @@
 """The entry point: exit codes, help without torch, errors of the system, and options that commands share."""
 
+import json
+import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -11,10 +14,13 @@ import click
 import pytest
 import typer
 
+import mrecg
 from command_line import Finished
 from mrecg.cli import app
 from mrecg.cli.consoles import error_console
-from mrecg.cli.options import ImageOptions, NetworkOptions, RecipeOptions, bytes_of, worker_count
+from mrecg.cli.options import ImageOptions, NetworkOptions, RecipeOptions, worker_count
+from mrecg.config.texts import bytes_of
+from mrecg.config.yaml_files import flat
 from mrecg.errors import StorageError
 
 GROUPS = {
@@ -25,6 +31,7 @@ GROUPS = {
     "export": ImageOptions,
     "verify": ImageOptions,
     "recipe": RecipeOptions,
+    "list": None,
     "reproduce": None,
     "report": None,
     "compare": None,
@@ -33,7 +40,7 @@ GROUPS = {
 
 
 def process(*arguments: str, stdout: int = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mrecg.cli", *arguments]
+    command = [sys.executable, "-m", "mrecg", *arguments]
     return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
 
 
@@ -57,6 +64,58 @@ def test_help_names_all_commands_and_loads_no_torch() -> None:
     assert done.stderr == "set()"
     commands = done.stdout.split("Commands")[1]
     assert set(re.findall(r"^\W*(\w+)  ", commands, re.MULTILINE)) == set(GROUPS)
+
+
+def test_the_version_and_the_completion_load_no_torch() -> None:
+    done = process("--version")
+    assert (done.returncode, done.stdout) == (0, f"mrecg {mrecg.__version__}\n")
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "mrecg"],
+        env={
+            **os.environ,
+            "_MRECG_COMPLETE": "complete_bash",
+            "COMP_WORDS": "mrecg plan --preset w2a4-q",
+            "COMP_CWORD": "3",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == ["w2a4-qdrop", "w2a4-qdrop-mrecg"]
+    assert time.perf_counter() - started < 10  # importing torch alone may take as long
+
+
+def test_commands_come_in_the_order_in_which_they_are_needed() -> None:
+    commands = typer.main.get_command(app).list_commands(None)  # type: ignore[attr-defined]
+    assert commands[:4] == ["demo", "quantize", "plan", "evaluate"]
+    assert commands[-1] == "reproduce"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "said"),
+    [
+        ("networks", "mobilenetv2_small", "10 classes, images of 1×28×28"),
+        ("backends", "onnxruntime", "weights to 8 bits, activations to 8"),
+        ("presets", "w2a4-qdrop-mrecg", "neighbors joined where it helps"),
+        ("settings", "reconstruct.steps", "optimizer steps per group; 0 is rounding to nearest"),
+    ],
+)
+def test_lists(kind: str, name: str, said: str, mrecg_command: Callable[..., Finished]) -> None:
+    text = " ".join(mrecg_command("list", kind).stdout.split())
+    assert name in text
+    assert said in text
+    listed = json.loads(mrecg_command("list", kind, "--json").stdout)
+    assert said in str(listed[name])
+    assert all(map(str, listed.values()))
+
+
+def test_every_setting_is_described(mrecg_command: Callable[..., Finished]) -> None:
+    listed = json.loads(mrecg_command("list", "settings", "--json").stdout)
+    assert [key for key, one in listed.items() if not one["meaning"]] == []
+    defaults = mrecg.preset("w4a4-qdrop-mrecg")
+    assert listed["reconstruct.steps"]["value"] == defaults.reconstruct.steps
+    assert len(listed) == len(dict(flat(defaults.model_dump(mode="json"))))
 
 
 def test_usage_errors_exit_with_two(mrecg_command: Callable[..., Finished]) -> None:

@@ -52,8 +52,17 @@ def test_inputs_that_contradict() -> None:
         Inputs.resolve(NetworkOptions(), None)
     fashion = NetworkOptions(network="resnet18_small", data="demo")
     for options in (replace(fashion, size=28), replace(fashion, channels=1)):
-        with pytest.raises(DataError, match="come as 1×28×28; leave out --size and --channels"):
+        with pytest.raises(
+            DataError,
+            match="come as 1×28×28, normalized; leave out --size, --channels, --mean and --std",
+        ):
             Inputs.resolve(options, None)
-    usual = Inputs.resolve(NetworkOptions(network="resnet18_small", size=32), None)
-    with pytest.raises(DataError, match="come as 1×28×28; leave out --size and --channels"):
-        usual.calibration(0)  # of fashion-mnist, the default source
+
+
+def test_no_images_are_used_that_nobody_named() -> None:
+    unnamed = Inputs.resolve(NetworkOptions(network="resnet18_small"), None)
+    for use in (unnamed.named_data, lambda: unnamed.calibration(0), lambda: unnamed.evaluation(9)):
+        with pytest.raises(
+            DataError, match=r"No images are named; give --data, such as.*--data demo"
+        ):
+            use()

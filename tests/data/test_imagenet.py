@@ -124,8 +124,8 @@ def test_unknown_crops_and_interpolations() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [
-        "There are no crops 'centre'; did you mean 'center'.",
-        "There is no interpolation 'bicubik'; did you mean 'bicubic'.",
+        "There are no crops 'centre'; did you mean 'center'?",
+        "There is no interpolation 'bicubik'; did you mean 'bicubic'?",
     ]
 
 

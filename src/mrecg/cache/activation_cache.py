@@ -63,6 +63,7 @@ class ActivationCache:
         of_float: activations of the float network.
         of_quantized: activations behind quantized units.
         power: of each unit's outputs in the float network, over the images of all processes.
+        output_power: the same of each output.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class ActivationCache:
         self.of_float: dict[str, CachedActivation] = {chain.input: source}
         self.of_quantized: dict[str, CachedActivation] = {chain.input: source}
         self.power: dict[str, float] = {}
+        self.output_power: dict[str, float] = {}
         self._chain = chain
         self._images = len(images)
 
@@ -101,14 +103,16 @@ class ActivationCache:
         """
         names = () if sample is None else unit.activations
         samples = {name: ActivationSample(sample or 0) for name in names}
-        power = 0.0
+        power, powers = 0.0, dict.fromkeys(unit.outputs, 0.0)
         for first, last in self._portions([unit]):
             batch = [self.of_float[name].portion(first, last) for name in unit.inputs]
             with compute_precision("float32", self._device):
                 results = unit.float_graph(*batch)
             for name, result in zip(unit.outputs, results, strict=False):
                 self._write(self.of_float, name, first, result)
-                power += float(signal_power(result, unit.channels[name])) * len(result)
+                of_batch = float(signal_power(result, unit.channels[name])) * len(result)
+                power += of_batch
+                powers[name] += of_batch
             seen = results[len(unit.outputs) :]
             read = list(zip(unit.observed, seen, unit.observed_axes, strict=True))
             for name in names:
@@ -116,7 +120,9 @@ class ActivationCache:
                     *(pair for reader, *pair in read if reader == name), strict=True
                 )
                 samples[name].add(tensors, last - first, axes)
-        (self.power[unit.name],) = distributed.average([power / self._images])
+        summed = [power / self._images, *(one / self._images for one in powers.values())]
+        self.power[unit.name], *shared = distributed.average(summed)
+        self.output_power.update(zip(powers, shared, strict=True))
         return samples
 
     @torch.no_grad()
@@ -152,6 +158,10 @@ class ActivationCache:
     def group_loss(self, units: Sequence[Unit], losses: Mapping[str, float]) -> float:
         """Return the sum of the losses of the group outputs that later units read."""
         return sum(losses[name] for name in self._read_later(units))
+
+    def group_power(self, units: Sequence[Unit]) -> float:
+        """Return the power of the group outputs that later units read: what `group_loss` is compared with."""
+        return sum(self.output_power[name] for name in self._read_later(units))
 
     def drop(self, units: Sequence[Unit]) -> None:
         """Free what no unit after `units` reads."""

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Iterator, Sequence
 
 # Importing the commands registers them.
-from mrecg.cli.commands import accuracy, deployment, pages, paper, quantization  # noqa: F401
-from mrecg.cli.consoles import app, console, error_console
+from mrecg.cli.commands import accuracy, deployment, names, pages, paper, quantization  # noqa: F401
+from mrecg.cli.consoles import app, console, error_console, say
 from mrecg.errors import MrecgError
 
 __all__ = ["main"]
@@ -53,7 +53,5 @@ def _processes() -> Iterator[None]:
 
 
 def _failure(message: str) -> SystemExit:
-    error_console.print(
-        f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True
-    )
+    say(error_console, f"error: {message}", style="red")
     return SystemExit(1)

@@ -2,31 +2,31 @@
 
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
-from mrecg.cli.consoles import error_console
+from mrecg.cli.consoles import error_console, say
 
 if TYPE_CHECKING:
     from torch import nn
 
     from mrecg.data import EvaluationBatches
+    from mrecg.monitoring import Reporter
     from mrecg.records.evaluation import Evaluation
 
 __all__ = ["measure_float", "warn_below_published"]
 
 
 def measure_float(
-    model: "nn.Module", network: str, batches: "EvaluationBatches", output: Console
+    model: "nn.Module", network: str, batches: "EvaluationBatches", reporter: "Reporter"
 ) -> "Evaluation":
-    """Measure and show the accuracy before quantization.
+    """Measure the accuracy before quantization; warn if it is too low.
 
-    One that is too low means wrong images or weights, which would look like bad quantization later.
+    That means wrong images or weights, which would look like bad quantization later.
     """
-    from mrecg.cli.show import show_accuracy, show_skipped
+    from mrecg.cli.show import accuracy_text, show_skipped
     from mrecg.evaluation import evaluate
 
-    measured = evaluate(model.eval(), batches)
-    show_accuracy(output, "float", measured)
+    counted = reporter.counted("float", batches, batches.count)
+    measured = evaluate(model.eval(), counted)
+    reporter.note(accuracy_text("float", measured))
     show_skipped(error_console, batches.skipped)
     warn_below_published(measured, network)
     return measured
@@ -45,10 +45,4 @@ def warn_below_published(measured: "Evaluation", network: str, label: str = "") 
 
     found = below_published(measured, published_float_top1(network))
     if found is not None:
-        error_console.print(
-            f"warning: {label}{found}",
-            style="yellow",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        say(error_console, f"warning: {label}{found}", style="yellow")

@@ -1,12 +1,12 @@
 """The network and the images that a command works on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from mrecg.cli.consoles import error_console
+from mrecg.cli.consoles import error_console, say
 from mrecg.cli.options import NetworkOptions, worker_count
-from mrecg.errors import NoLabelsError, RecipeError
+from mrecg.errors import DataError, NoLabelsError, RecipeError
 from mrecg.paper.mqbench import Experiment
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ class Inputs:
         network: its name.
         weights: its checkpoint.
         num_classes: outputs of the classifier, where known.
-        data: the source of the images.
+        data: the source of the images; `None` where none is named.
+        validation: the source of the images that accuracy is measured on, where it is another one.
         images: how many images calibrate.
         crops: how they are cut.
         workers: processes that decode images.
@@ -38,7 +39,8 @@ class Inputs:
     network: str
     weights: Path | None
     num_classes: int | None
-    data: str
+    data: str | None
+    validation: str | None
     images: int
     crops: "Crops"
     workers: int
@@ -46,7 +48,12 @@ class Inputs:
     options: NetworkOptions
 
     @classmethod
-    def resolve(cls, options: NetworkOptions, experiment: Experiment | None) -> Self:
+    def resolve(
+        cls,
+        options: NetworkOptions,
+        experiment: Experiment | None,
+        validation: str | None = None,
+    ) -> Self:
         """Let options win over the configuration file, which wins over what is known of the network.
 
         Raises:
@@ -57,14 +64,17 @@ class Inputs:
 
         name = options.network or (experiment.network if experiment else None)
         if name is None:
-            raise RecipeError("No network is named; give --network, or a --config with model.type.")
-        usual = f"imagenet:{experiment.data}" if experiment and experiment.data else "fashion-mnist"
+            raise RecipeError(
+                "No network is named; give --network, such as one of mrecg list networks, or a --config with model.type."
+            )
+        usual = f"imagenet:{experiment.data}" if experiment and experiment.data else None
         workers = experiment.workers if experiment and options.workers is None else options.workers
         return cls(
             network=name,
             weights=options.weights or (experiment.weights if experiment else None),
             num_classes=experiment.num_classes if experiment else None,
             data=usual if options.data is None else options.data,
+            validation=validation,
             images=options.images or (experiment.images if experiment else _IMAGES),
             crops=options.crops or ("random" if experiment else "center"),
             workers=worker_count(workers),
@@ -79,9 +89,8 @@ class Inputs:
 
         model = make_network(self.network, self.weights, self.num_classes).to(local_device())
         if needs_weights and self.weights is None and not has_own_factory(self.network):
-            error_console.print(
-                f"warning: {self.network} has random weights; give --weights", style="yellow"
-            )
+            text = f"warning: {self.network} has random weights; give --weights"
+            say(error_console, text, style="yellow")
         return model
 
     def blank_images(self) -> "Tensor":
@@ -92,14 +101,19 @@ class Inputs:
         return torch.zeros(2, self.preprocessing.channels, side, side)
 
     def calibration(self, seed: int) -> "CalibrationImages":
-        """Read the calibration images; name those that cannot be read."""
+        """Read the calibration images; name those that cannot be read.
+
+        Raises:
+            DataError: no images are named, or they cannot be used.
+        """
         from mrecg.cli.preprocessing_choice import check_resizable
         from mrecg.cli.show import show_skipped
-        from mrecg.data import calibration_images
+        from mrecg.data import calibration_images, recorded_name
 
-        check_resizable(self.data, self.options)
+        source = self.named_data()
+        check_resizable(source, self.options)
         found = calibration_images(
-            self.data,
+            source,
             self.images,
             seed,
             self.preprocessing,
@@ -107,7 +121,23 @@ class Inputs:
             workers=self.workers,
         )
         show_skipped(error_console, found.skipped)
-        return found
+        if self.validation is None or found.source is None:
+            return found
+        validation = {"validation": recorded_name(self.validation)}
+        return replace(found, source=found.source.model_copy(update=validation))
+
+    def named_data(self) -> str:
+        """Return the source of the images.
+
+        Raises:
+            DataError: none is named.
+        """
+        if self.data is None:
+            raise DataError(
+                "No images are named; give --data, such as --data folder:images, --data imagenet:/data/imagenet, or "
+                "--data demo for the packaged ones."
+            )
+        return self.data
 
     def evaluation(self, count: int | None) -> "EvaluationBatches | None":
         """Prepare the labeled images; `None` and a note where there are none, `None` where `count` is 0."""
@@ -117,10 +147,11 @@ class Inputs:
             return None
         try:
             return evaluation_batches(
-                self.data, preprocessing=self.preprocessing, count=count, workers=self.workers
+                self.validation or self.named_data(),
+                preprocessing=self.preprocessing,
+                count=count,
+                workers=self.workers,
             )
         except NoLabelsError as error:
-            error_console.print(
-                f"The accuracy is not measured: {error}", markup=False, soft_wrap=True
-            )
+            say(error_console, f"The accuracy is not measured: {error}")
             return None

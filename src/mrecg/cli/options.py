@@ -1,43 +1,32 @@
-"""Options that several commands take; `None` leaves the choice to a configuration file or to the network."""
+"""Options that several commands take; `None` leaves the choice to a configuration file, to the network or to the run."""
 
 import os
-import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import typer
 
-from mrecg.errors import StorageError
+from mrecg.config.presets import DEFAULT_PRESET, preset_names
+from mrecg.config.targets import ACADEMIC, BACKENDS
+from mrecg.config.texts import bytes_of
 
 __all__ = [
-    "AsJson",
+    "CalibrationOptions",
     "EvaluationImages",
     "ImageOptions",
     "Memory",
     "NetworkOptions",
+    "OutputOptions",
     "Overrides",
+    "ProgressOptions",
     "RecipeOptions",
     "RunFolder",
     "Workers",
-    "bytes_of",
+    "names_starting",
     "worker_count",
 ]
-
-
-def bytes_of(size: str) -> int:
-    """Return the bytes of a size such as `4GiB` or `1.5 MB`.
-
-    Raises:
-        StorageError: it cannot be read.
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i)?B?", size.strip(), re.IGNORECASE)
-    if found is None:
-        raise StorageError(
-            f"The memory budget '{size}' cannot be read, expected a size such as 4GiB."
-        )
-    number, prefix, binary = found.groups()
-    return int(float(number) * (1024 if binary else 1000) ** " KMGT".index(prefix.upper() or " "))
 
 
 def worker_count(asked: int | None) -> int:
@@ -45,19 +34,31 @@ def worker_count(asked: int | None) -> int:
     return min(4, os.cpu_count() or 1) if asked is None else asked
 
 
-RunFolder = Annotated[Path, typer.Argument(help="The folder of a run.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+def names_starting(known: list[str]) -> Callable[[str], list[str]]:
+    """Make a completion of names for a shell."""
+    return lambda incomplete: [one for one in known if one.startswith(incomplete)]
+
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe setting.")
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a setting of the recipe (mrecg list settings)."
+    ),
 ]
 Workers = Annotated[
     int | None,
     typer.Option(
-        min=0, help="Processes that decode images; by default one per core, four at most."
+        min=0,
+        metavar="N",
+        help="Processes that decode images; by default one per core, four at most.",
     ),
 ]
 EvaluationImages = Annotated[
-    int | None, typer.Option(min=1, help="Evaluate on so many images, spread evenly.")
+    int | None,
+    typer.Option(
+        min=1, metavar="N", help="Use so many labeled images, spread evenly; by default all."
+    ),
 ]
 Memory = Annotated[
     int | None,
@@ -70,20 +71,44 @@ Memory = Annotated[
 
 
 @dataclass(frozen=True)
+class OutputOptions:
+    """Say how results are printed."""
+
+    panel: ClassVar[str] = "Output"
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON on standard output, for scripts.")
+    ] = False
+
+
+@dataclass(frozen=True)
+class ProgressOptions(OutputOptions):
+    """Say how much is shown on the way to results."""
+
+    panel: ClassVar[str] = "Output"
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Show results, warnings and errors only.")
+    ] = False
+
+
+@dataclass(frozen=True)
 class ImageOptions:
     """Say where images come from and how they are read."""
 
+    panel: ClassVar[str] = "Images"
     data: Annotated[
         str | None,
         typer.Option(
-            help="demo, fashion-mnist[:FOLDER], fashion-mnist-download:FOLDER, imagenet:PATH, "
-            "folder:PATH or datasets:NAME_OR_PATH; by default fashion-mnist."
+            metavar="SOURCE",
+            help="demo, folder:PATH, imagenet:PATH, datasets:NAME, fashion-mnist[:PATH] or "
+            "fashion-mnist-download:PATH. A saved run remembers its own.",
         ),
     ] = None
     size: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Side of the images, cut from the center; by default the network's."
+            min=1,
+            metavar="N",
+            help="Side of the images, cut from the center; by default the network's.",
         ),
     ] = None
     workers: Workers = None
@@ -93,55 +118,93 @@ class ImageOptions:
 class RecipeOptions:
     """Change a recipe."""
 
+    panel: ClassVar[str] = "Recipe"
+    bits: Annotated[
+        str | None, typer.Option(metavar="WIDTHS", help="Of weights and activations, such as w4a4.")
+    ] = None
+    steps: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="Optimizer steps per group.")
+    ] = None
+    seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Of everything random.")] = (
+        None
+    )
     backend: Annotated[
         str | None,
-        typer.Option(help="A deployment target whose constraints the result must keep."),
+        typer.Option(
+            metavar="NAME",
+            help="A target whose limits the result keeps (mrecg list backends).",
+            autocompletion=names_starting([ACADEMIC, *BACKENDS]),
+        ),
     ] = None
     schedule: Annotated[
         Literal["fast", "paper"] | None,
-        typer.Option(
-            help="Of a preset: fast (the default), or paper, the authors' steps and rates, which take hours."
-        ),
+        typer.Option(help="Of a preset: fast, or the authors' steps and rates, which take hours."),
     ] = None
     overrides: Overrides = None
 
 
 @dataclass(frozen=True)
-class NetworkOptions(RecipeOptions, ImageOptions):
+class CalibrationOptions(ImageOptions):
+    """Say which images calibrate, and how image files become inputs of the network."""
+
+    panel: ClassVar[str] = "Images"
+    images: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="How many calibration images; by default 256."),
+    ] = None
+    crops: Annotated[
+        Literal["center", "random"] | None,
+        typer.Option(help="Calibrate on center crops (default), or on random crops and flips."),
+    ] = None
+    channels: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=3, metavar="N", help="3 for color, 1 for gray; by default the network's."
+        ),
+    ] = None
+    mean: Annotated[
+        str | None,
+        typer.Option(
+            metavar="M,M,M", help="Subtracted from pixels between 0 and 1; by default ImageNet's."
+        ),
+    ] = None
+    std: Annotated[
+        str | None, typer.Option(metavar="S,S,S", help="They are divided by it afterwards.")
+    ] = None
+
+
+@dataclass(frozen=True)
+class NetworkOptions(RecipeOptions, CalibrationOptions):
     """Choose a network, its recipe and its calibration images."""
 
+    panel: ClassVar[str] = "Network and method"
     network: Annotated[
         str | None,
         typer.Option(
-            help="One of mrecg's own, timm:NAME, torchvision:NAME or package.module:factory for yours."
+            metavar="NAME",
+            help="One of mrecg list networks, timm:NAME, torchvision:NAME, or "
+            "package.module:factory for yours.",
         ),
     ] = None
     weights: Annotated[
-        Path | None, typer.Option(help="A checkpoint of the network: safetensors or torch.save.")
+        Path | None,
+        typer.Option(metavar="FILE", help="A checkpoint: safetensors or torch.save."),
     ] = None
     preset: Annotated[
         str | None,
         typer.Option(
-            help="w{bits}a{bits}-{rtn|adaround|brecq|qdrop}[-mrecg]; by default w4a4-qdrop-mrecg."
+            metavar="NAME",
+            help=f"A method and its widths (mrecg list presets); by default {DEFAULT_PRESET}.",
+            autocompletion=names_starting(preset_names()),
         ),
     ] = None
-    recipe: Annotated[Path | None, typer.Option(help="A recipe file in place of a preset.")] = None
+    recipe: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A recipe file in place of a preset.")
+    ] = None
     config: Annotated[
         Path | None,
         typer.Option(
-            help="A configuration file of MQBench or of the paper's code; other options win."
+            metavar="FILE",
+            help="A file of MQBench or of the paper's code; other options win.",
         ),
-    ] = None
-    images: Annotated[
-        int | None, typer.Option(min=1, help="How many calibration images; by default 256.")
-    ] = None
-    crops: Annotated[
-        Literal["center", "random"] | None,
-        typer.Option(
-            help="Calibrate on center crops (the default), or on random resized crops and flips."
-        ),
-    ] = None
-    channels: Annotated[
-        int | None,
-        typer.Option(min=1, max=3, help="3 for color, 1 for gray; by default the network's."),
     ] = None

@@ -1,8 +1,9 @@
 """The preprocessing of images, from what options, network, configuration file and record say."""
 
+import math
 from dataclasses import replace
 
-from mrecg.cli.options import ImageOptions, NetworkOptions
+from mrecg.cli.options import CalibrationOptions, ImageOptions, NetworkOptions
 from mrecg.data import Preprocessing, own_preprocessing
 from mrecg.errors import DataError
 from mrecg.paper.mqbench import Experiment
@@ -27,6 +28,13 @@ def network_preprocessing(
         own = own_preprocessing(options.data)
         if own is not None:
             return own
+    return _normalized(_cut_as_asked(network, experiment, options), options)
+
+
+def _cut_as_asked(
+    network: str, experiment: Experiment | None, options: NetworkOptions
+) -> Preprocessing:
+    """Return the network's preprocessing with the channels and the sizes that options and file ask for."""
     known = NETWORKS.get(network)
     usual = Preprocessing() if known is None else known.preprocessing
     if options.channels is not None and options.channels != usual.channels:
@@ -36,6 +44,29 @@ def network_preprocessing(
     if experiment is not None:
         return replace(usual, crop=experiment.crop, resize=experiment.resize)
     return usual
+
+
+def _normalized(usual: Preprocessing, options: NetworkOptions) -> Preprocessing:
+    """Return the preprocessing with the mean and the standard deviation that were asked for."""
+    given = {
+        name: _numbers(name, text, usual.channels)
+        for name, text in (("mean", options.mean), ("std", options.std))
+        if text is not None
+    }
+    return replace(usual, **given)  # type: ignore[arg-type]
+
+
+def _numbers(name: str, text: str, channels: int) -> tuple[float, ...]:
+    """Read a number for each channel; a single one holds for all."""
+    try:
+        found = tuple(float(part) for part in text.split(","))
+        if not all(map(math.isfinite, found)):
+            raise ValueError
+    except ValueError:
+        raise DataError(
+            f"The option --{name} takes numbers between commas, such as 0.5,0.5,0.5, got '{text}'."
+        ) from None
+    return found * channels if len(found) == 1 else found
 
 
 def run_preprocessing(record: Record, data: str, options: ImageOptions) -> Preprocessing:
@@ -49,6 +80,11 @@ def run_preprocessing(record: Record, data: str, options: ImageOptions) -> Prepr
         usual = Preprocessing.from_description(record.preprocessing)
     else:  # a run that was quantized from Python
         usual = _unknown(record.input_shape[0]).resized(record.input_shape[-1])
+    if record.input_shape != (usual.channels, usual.crop, usual.crop):
+        raise DataError(
+            f"The run's preprocessing gives images of {usual.channels}×{usual.crop}×{usual.crop}, but its network takes "
+            f"{'×'.join(map(str, record.input_shape))}; quantize again."
+        )
     return usual if options.size is None else usual.resized(options.size)
 
 
@@ -59,10 +95,13 @@ def check_resizable(data: str, options: ImageOptions) -> None:
         DataError: naming the options to leave out.
     """
     own = own_preprocessing(data)
-    channels = options.channels if isinstance(options, NetworkOptions) else None
-    if own is not None and (options.size is not None or channels is not None):
+    asked = [options.size]
+    if isinstance(options, CalibrationOptions):
+        asked += [options.channels, options.mean, options.std]  # type: ignore[list-item]
+    if own is not None and any(one is not None for one in asked):
         raise DataError(
-            f"The images of '{data}' come as {own.channels}×{own.crop}×{own.crop}; leave out --size and --channels."
+            f"The images of '{data}' come as {own.channels}×{own.crop}×{own.crop}, normalized; "
+            "leave out --size, --channels, --mean and --std."
         )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from mrecg.cli.options import NetworkOptions, RecipeOptions
-from mrecg.config.presets import preset
+from mrecg.config.presets import DEFAULT_PRESET, preset, read_widths
 from mrecg.config.recipe import Recipe, read_recipe
 from mrecg.errors import RecipeError
 from mrecg.paper.mqbench import Experiment, is_mqbench, read_experiment
@@ -48,7 +48,7 @@ def choose_recipe(options: NetworkOptions, experiment: Experiment | None) -> Rec
     elif experiment is not None:
         recipe = _scheduled(experiment.recipe, options.config, "paper", options)
     else:
-        recipe = preset(options.preset or "w4a4-qdrop-mrecg", schedule=options.schedule or "fast")
+        recipe = _of_preset(options.preset or DEFAULT_PRESET, options)
     return _changed(recipe, options)
 
 
@@ -65,7 +65,7 @@ def named_recipe(source: str, options: RecipeOptions) -> tuple[Recipe, Experimen
     elif path.is_file() or path.suffix in (".yaml", ".yml"):
         recipe = _scheduled(read_recipe(path), path, None, options)
     else:
-        recipe = preset(source, schedule=options.schedule or "fast")
+        recipe = _of_preset(source, options)
     return _changed(recipe, options), experiment
 
 
@@ -81,7 +81,25 @@ def _scheduled(
     return recipe
 
 
+def _of_preset(name: str, options: RecipeOptions) -> Recipe:
+    """Return the recipe of a preset; other widths make it the preset of these widths."""
+    if options.bits is not None:
+        preset(name)  # refuses a name that is none
+        read_widths(options.bits)
+        name = f"{options.bits}-{name.partition('-')[2]}"
+    return preset(name, schedule=options.schedule or "fast")
+
+
 def _changed(recipe: Recipe, options: RecipeOptions) -> Recipe:
+    """Return the recipe with what options of their own change, and then with what `--set` does."""
+    changes: dict[str, Any] = {}
+    if options.bits is not None:
+        changes["weight.bits"], changes["activation.bits"] = read_widths(options.bits)
+    if options.steps is not None:
+        changes["reconstruct.steps"] = options.steps
+    if options.seed is not None:
+        changes["seed"] = options.seed
+    recipe = recipe.override(changes)
     if options.backend is not None:
         recipe = recipe.for_backend(options.backend)
     return recipe.override(read_overrides(options.overrides))

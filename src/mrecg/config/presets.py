@@ -7,7 +7,19 @@ from typing import Any, Literal
 from mrecg.config.recipe import Recipe, validated
 from mrecg.errors import RecipeError, did_you_mean, expect
 
-__all__ = ["METHODS", "SCHEDULES", "Schedule", "check_schedule", "preset", "preset_names"]
+__all__ = [
+    "DEFAULT_PRESET",
+    "METHODS",
+    "SCHEDULES",
+    "Schedule",
+    "check_schedule",
+    "preset",
+    "preset_names",
+    "read_widths",
+]
+
+DEFAULT_PRESET = "w4a4-qdrop-mrecg"
+"""The recipe where none is named."""
 
 Schedule = Literal["fast", "paper"]
 
@@ -79,7 +91,7 @@ def preset(
     expect(name, str, "The preset", "name one such as 'w4a4-qdrop-mrecg'", RecipeError)
     match = _PRESET.fullmatch(name)
     if match is None:
-        raise RecipeError(f"There is no preset '{name}'{did_you_mean(name, preset_names())}.")
+        raise RecipeError(f"There is no preset '{name}'{did_you_mean(name, preset_names())}")
     weight_bits, activation_bits, method, joined = match.groups()
     settings = {
         "name": name,
@@ -92,6 +104,18 @@ def preset(
     return recipe.override(overrides or {})
 
 
+def read_widths(bits: str) -> tuple[int, int]:
+    """Return the widths of weights and activations in a text such as `w4a8`.
+
+    Raises:
+        RecipeError: it cannot be read.
+    """
+    found = re.fullmatch(r"w(\d+)a(\d+)", bits)
+    if found is None:
+        raise RecipeError(f"The widths '{bits}' cannot be read, expected such as w4a4 or w2a8.")
+    return int(found[1]), int(found[2])
+
+
 def check_schedule(name: str) -> Schedule:
     """Return the name of a schedule.
 
@@ -101,4 +125,4 @@ def check_schedule(name: str) -> Schedule:
     for known in SCHEDULES:
         if name == known:
             return known
-    raise RecipeError(f"There is no schedule '{name}'{did_you_mean(str(name), list(SCHEDULES))}.")
+    raise RecipeError(f"There is no schedule '{name}'{did_you_mean(str(name), list(SCHEDULES))}")

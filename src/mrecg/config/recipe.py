@@ -29,7 +29,12 @@ NETWORK_STEPS_PER_GROUP_STEP = {"scales": 0.2, "codes": 1.0}
 
 
 class Recipe(Settings):
-    """Everything that decides a result, apart from the model and the images."""
+    """Everything that decides a result, apart from the model and the images.
+
+    Attributes:
+        name: for people; it decides nothing.
+        seed: of everything random.
+    """
 
     name: str
     seed: int = Field(default=1005, ge=0, lt=2**32)
@@ -57,7 +62,7 @@ class Recipe(Settings):
         try:
             backend = find_backend(name)
         except RecipeError as error:  # pydantic reports what a validator raises only as ValueError
-            raise ValueError(str(error).removesuffix(".")) from error
+            raise ValueError(str(error).rstrip(".?")) from error
         for key, wanted in backend.settings.items():
             if (found := attrgetter(key)(self)) != wanted:
                 raise ValueError(f"the backend '{name}' needs {key} = {wanted}, got {found}")
@@ -160,7 +165,7 @@ def _unknown_key(key: str) -> str:
     keys = _keys(Recipe)
     section = key.rpartition(".")[0]
     siblings = [one for one in keys if section and one.startswith(f"{section}.")]
-    return f"A recipe has no key '{key}'{did_you_mean(key, keys, siblings or Recipe.model_fields)}."
+    return f"A recipe has no key '{key}'{did_you_mean(key, keys, siblings or Recipe.model_fields)}"
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:

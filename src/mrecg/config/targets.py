@@ -129,6 +129,6 @@ def find_backend(name: str) -> Backend:
     """
     if name not in BACKENDS:
         raise RecipeError(
-            f"There is no backend '{name}'{did_you_mean(name, [ACADEMIC, *BACKENDS])}."
+            f"There is no backend '{name}'{did_you_mean(name, [ACADEMIC, *BACKENDS])}"
         )
     return BACKENDS[name]

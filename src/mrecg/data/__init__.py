@@ -8,6 +8,8 @@ from mrecg.data.sources import (
     evaluation_batches,
     evaluation_images,
     own_preprocessing,
+    recorded_name,
+    remembered_source,
 )
 from mrecg.preparation.calibration import CalibrationImages
 
@@ -22,4 +24,6 @@ __all__ = [
     "evaluation_images",
     "name_some",
     "own_preprocessing",
+    "recorded_name",
+    "remembered_source",
 ]

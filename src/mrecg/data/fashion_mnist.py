@@ -23,6 +23,7 @@ __all__ = [
     "STD",
     "FashionMnist",
     "download",
+    "folder_of_download",
     "load_split",
     "normalize",
     "read_split",
@@ -117,6 +118,11 @@ def download(folder: Path) -> Path:
         FashionMNIST(str(folder), download=True)
     except (OSError, RuntimeError) as error:
         raise DataError(f"Fashion-MNIST cannot be downloaded to {folder}: {error}.") from error
+    return folder_of_download(folder)
+
+
+def folder_of_download(folder: Path) -> Path:
+    """Return where in a folder torchvision puts the files."""
     return folder / "FashionMNIST" / "raw"
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from mrecg.data.samples import open_image
 from mrecg.errors import DataError
 
-__all__ = ["ImageFiles", "find_images", "imagenet_split"]
+__all__ = ["ImageFiles", "find_images", "has_splits", "imagenet_split"]
 
 _SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
@@ -47,9 +47,13 @@ def find_images(folder: Path) -> ImageFiles:
     """List image files in sorted order: of class folders and the folders inside of them, or of a flat folder.
 
     Raises:
-        DataError: the folder does not exist, holds no images, or has a class folder without any.
+        DataError: the folder does not exist, holds no images, holds splits, or has a class folder without images.
     """
     classes = _class_folders(folder)
+    if has_splits(folder):
+        raise DataError(
+            f"The folder {folder} holds train/ and val/, which are no classes; did you mean imagenet:{folder}?"
+        )
     if not classes:
         files = _images_in(folder, recursive=False)
         if not files:
@@ -60,7 +64,10 @@ def find_images(folder: Path) -> ImageFiles:
     for label, name in enumerate(classes):
         files = _images_in(folder / name, recursive=True)
         if not files:
-            raise DataError(f"The class folder {folder / name} holds no images.")
+            raise DataError(
+                f"The class folder {folder / name} holds no images ({', '.join(_SUFFIXES)}); remove it, because every "
+                "folder counts as a class, or put its images there."
+            )
         all_files += files
         labels += [label] * len(files)
     return ImageFiles(all_files, labels)
@@ -81,7 +88,7 @@ def imagenet_split(root: Path, split: str) -> ImageFiles:
     for name in ("train", "val"):
         if not (root / name).is_dir():
             raise DataError(
-                f"The ImageNet folder {root} has no folder {name}/, expected train/ and val/."
+                f"The ImageNet folder {root} has no folder {name}/, expected train/ and val/{_meant(root)}"
             )
         classes[name] = _class_folders(root / name)
         if not classes[name]:
@@ -93,9 +100,22 @@ def imagenet_split(root: Path, split: str) -> ImageFiles:
         there, not_there = ("train", "val") if odd[0] in classes["train"] else ("val", "train")
         raise DataError(
             f"The class folder '{odd[0]}' is in {root / there} but not in {root / not_there}, "
-            f"expected the same classes in both ({len(odd)} differ)."
+            f"expected the same classes in both ({len(odd)} differ); remove it, or add it to {root / not_there}."
         )
     return find_images(root / split)
+
+
+def has_splits(folder: Path) -> bool:
+    """Return whether a folder holds train/ and val/, as ImageNet's does."""
+    return (folder / "train").is_dir() and (folder / "val").is_dir()
+
+
+def _meant(folder: Path) -> str:
+    """Return the end of a message about a folder that is not ImageNet's, but close to one that could be read."""
+    if has_splits(folder.resolve().parent):
+        return f"; did you mean imagenet:{folder.resolve().parent}?"
+    inside = any(child.is_dir() for child in folder.iterdir())
+    return f"; did you mean folder:{folder}, for class folders without splits?" if inside else "."
 
 
 def _class_folders(folder: Path) -> list[str]:

@@ -71,7 +71,7 @@ class Preprocessing:
         known = get_args(Interpolation)
         if self.interpolation not in known:
             raise DataError(
-                f"There is no interpolation '{self.interpolation}'{did_you_mean(self.interpolation, known)}."
+                f"There is no interpolation '{self.interpolation}'{did_you_mean(self.interpolation, known)}"
             )
 
     def described(self) -> dict[str, Any]:

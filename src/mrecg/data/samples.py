@@ -44,6 +44,8 @@ def open_image(source: Path | BytesIO) -> Image.Image:
         UnreadableImage: a file that is damaged, no image, suspiciously large, or of a kind whose colors
             Pillow cannot convert exactly (CMYK, more than 8 bits per channel).
     """
+    if isinstance(source, Path) and source.exists() and not source.is_file():
+        raise UnreadableImage("no regular file")  # a pipe would be waited for
     try:
         with warnings.catch_warnings():
             # Odd metadata does not change pixels; a decompression bomb fills the memory.

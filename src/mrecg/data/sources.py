@@ -8,6 +8,7 @@ folder:PATH                     image files, in class folders or flat; the same 
 datasets:NAME_OR_PATH           Hugging Face `datasets`: a hub name, a folder of images or Parquet files
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -19,6 +20,7 @@ from mrecg.data.loading import EvaluationBatches, Source, draw_images, first_ima
 from mrecg.data.preprocessing import Crops, Preprocessing
 from mrecg.errors import DataError, NoLabelsError, did_you_mean
 from mrecg.preparation.calibration import CalibrationImages
+from mrecg.records.record import ImageSource
 
 __all__ = [
     "DEMO_FOLDER",
@@ -26,6 +28,8 @@ __all__ = [
     "evaluation_batches",
     "evaluation_images",
     "own_preprocessing",
+    "recorded_name",
+    "remembered_source",
 ]
 
 DEMO_FOLDER = Path(__file__).parent.parent / "demo" / "fashion-mnist"
@@ -39,6 +43,7 @@ _NEEDS_PATH = {
     "imagenet": "imagenet:/data/imagenet",
 }
 _SOURCES = ("demo", "fashion-mnist", *_NEEDS_PATH)
+_OPENED_UNASKED = ("datasets", "demo", "fashion-mnist", "folder", "imagenet")
 _FASHION_MNIST = ("demo", "fashion-mnist", "fashion-mnist-download")
 
 _Part = Literal["calibration", "evaluation"]
@@ -71,8 +76,11 @@ def calibration_images(
             them cannot be read.
     """
     if crops not in get_args(Crops):
-        raise DataError(f"There are no crops '{crops}'{did_you_mean(crops, get_args(Crops))}.")
-    return draw_images(_open(source, "calibration", preprocessing), count, seed, crops, workers)
+        raise DataError(f"There are no crops '{crops}'{did_you_mean(crops, get_args(Crops))}")
+    opened = _open(source, "calibration", preprocessing)
+    found = draw_images(opened, count, seed, crops, workers)
+    origin = ImageSource(name=recorded_name(source), crops=crops, seed=seed)
+    return replace(found, source=origin)
 
 
 def evaluation_batches(
@@ -133,11 +141,48 @@ def own_preprocessing(source: str) -> Preprocessing | None:
     return fashion_mnist.PREPROCESSING if kind in _FASHION_MNIST else None
 
 
+def recorded_name(source: str) -> str:
+    """Return the name of a source as a record keeps it: with an absolute path, and without a download."""
+    kind, _, path = source.partition(":")
+    place = Path(path).expanduser().absolute()
+    if kind == "fashion-mnist-download":
+        return f"fashion-mnist:{fashion_mnist.folder_of_download(place)}"
+    is_path = path and (kind != "datasets" or place.exists())
+    return f"{kind}:{place}" if is_path else source
+
+
+def remembered_source(source: ImageSource | None) -> str:
+    """Return the name of the source that a run is evaluated on, if it can be opened without asking.
+
+    The run may be a stranger's: nothing is fetched or written because its record says so.
+
+    Raises:
+        DataError: the record names none, one that is not there any more, or one that the network would be asked for.
+    """
+    if source is None:
+        raise DataError(
+            "The run does not say where its images come from, as it is of an earlier version or was made in Python; "
+            "give --data, such as --data folder:images."
+        )
+    name = source.validation or source.name
+    kind, _, path = name.partition(":")
+    if kind not in _OPENED_UNASKED or (kind in _NEEDS_PATH and not path):
+        raise DataError(
+            f"The run's images are '{name}', which is not opened unasked; give --data {name} if it is what you want."
+        )
+    if path and not (Path(path).is_dir() or Path(path).is_file()):
+        network = ", or would be fetched from the network" if kind == "datasets" else ""
+        raise DataError(
+            f"The run's images are '{name}', which is not on this machine{network}; name images with --data."
+        )
+    return name
+
+
 def _open(source: str, part: _Part, preprocessing: Preprocessing) -> Source:
     """Find the images of one part of a source; none is decoded yet."""
     kind, _, path = source.partition(":")
     if kind not in _SOURCES:
-        raise DataError(f"There is no data source '{kind}'{did_you_mean(kind, _SOURCES)}.")
+        raise DataError(f"There is no data source '{kind}'{_advice(source, kind)}")
     if kind in _NEEDS_PATH and not path:
         raise DataError(f"The data source '{kind}' needs a path, such as {_NEEDS_PATH[kind]}.")
     place = Path(path).expanduser()  # a shell leaves a ~ behind a colon
@@ -156,3 +201,14 @@ def _open(source: str, part: _Part, preprocessing: Preprocessing) -> Source:
         folder = DEMO_FOLDER if kind == "demo" else fashion_mnist.DEBIAN_FOLDER
     gray = fashion_mnist.read_split("train" if part == "calibration" else "test", folder)
     return Source(source, gray, fashion_mnist.PREPROCESSING)
+
+
+def _advice(source: str, kind: str) -> str:
+    """Return the end of a message about an unknown source, which may be a path without the kind of its source."""
+    place = Path(source).expanduser()
+    if not source or not place.exists():
+        return did_you_mean(kind, _SOURCES)
+    meant = "imagenet" if folders.has_splits(place) else "folder"
+    if place.is_file():
+        meant = "datasets"
+    return f", but a path of that name; did you mean '{meant}:{source}'?"

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from mrecg.config.presets import preset
 from mrecg.data import calibration_images, evaluation_batches
+from mrecg.optimize.progress import phase
 from mrecg.paper.networks import build, load_weights
 from mrecg.pipeline import Estimate, Progress, quantize
 from mrecg.records.evaluation import Evaluation
@@ -105,7 +106,8 @@ def run_demo(
     model = demo_network()
     calibration = calibration_images("demo", _IMAGES, seed)
     common = {"seed": seed, "reconstruct.penalty": _PENALTY}
-    wanted, _ = _predict(model)
+    with phase(functools.partial(progress, "float"), "evaluate"):
+        wanted, _ = _predict(model)
 
     def make_row(name: str, made: nn.Module, quantized: QuantizedModel | None) -> DemoRow:
         predictions, labels = _predict(made)
@@ -118,10 +120,10 @@ def run_demo(
     for name, (method, settings) in _STAGES.items():
         budget = {"reconstruct.steps": 0 if method == "rtn" else steps}
         recipe = preset(f"{bits}-{method}", {**common, **budget, **settings})
-        quantized = quantize(
-            model, calibration, recipe=recipe, progress=functools.partial(progress, name)
-        )
-        rows.append(make_row(name, quantized.model, quantized))
+        report = functools.partial(progress, name)
+        quantized = quantize(model, calibration, recipe=recipe, progress=report)
+        with phase(report, "evaluate"):
+            rows.append(make_row(name, quantized.model, quantized))
     return rows
 
 

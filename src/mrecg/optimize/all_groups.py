@@ -82,7 +82,8 @@ def optimize_groups(
         members = prepared.chain.units[first : first + len(names)]
         planned = planned_steps(recipe, members, reconstruction.earlier.steps)
         steps = sum(steps for _, steps in planned)
-        event = Progress(phase, names, index, len(plan.groups), 0, steps, 0.0)
+        event = Progress(phase, names, index, len(plan.groups), 0, steps)
+        report(event)
         group_run = _GroupRun(reconstruction, judge, members, first, event, report)
         outcomes, join, read = group_run.run(state)
         state = outcomes[-1].state
@@ -141,7 +142,8 @@ class _GroupRun:
             self.judge.run_quantized(members, last.state, keep=True)
             self.judge.drop(members)
         loss = cache.group_loss(last.members, last.losses)
-        self.report(replace(self.event, step=self.event.steps, loss=loss, finished=True))
+        end = self.event.at(self.event.steps, loss, cache.group_power(last.members))
+        self.report(replace(end, finished=True))
         cache.drop(members)
         return outcomes, join, read
 
@@ -173,15 +175,15 @@ class _GroupRun:
         done: int,
     ) -> GroupOutcome:
         """Optimize some of the units; `done` steps of the whole group were taken before."""
-        recipe, report = self.reconstruction.recipe, self.report
+        recipe, cache, report = self.reconstruction.recipe, self.reconstruction.cache, self.report
         names = tuple(unit.name for unit in members)
-        event = replace(self.event, group=names)
+        event, power = replace(self.event, group=names), cache.group_power(members)
         return self.reconstruction.run(
             members,
             before,
             ranges,
             derive_seed(recipe.seed, self.event.phase, position),
-            lambda step, loss: report(replace(event, step=done + step, loss=loss)),
+            lambda step, loss: report(event.at(done + step, loss, power)),
         )
 
 

@@ -1,12 +1,14 @@
 """Events that a run reports, and its clock."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 from mrecg.planning.estimate import Estimate
+from mrecg.quantizers.losses import SMALLEST_POWER
 
-__all__ = ["PhaseClock", "Progress", "Report"]
+__all__ = ["PhaseClock", "Progress", "Report", "ignore", "phase"]
 
 
 @dataclass(frozen=True)
@@ -14,26 +16,53 @@ class Progress:
     """Where a run is.
 
     Attributes:
-        phase: `plan` (the run that the metric `loss` needs), `tune`, or `network` (the whole after its groups).
-        group: names of the units that are optimized.
+        phase: `capture`, `plan` (the run that the metric `loss` needs), `estimate`, `tune`, `network` (the whole after its
+            groups) or `freeze`.
+        group: names of the units that are optimized; empty where none is.
         index, groups: the group's position, from 0, and their number.
-        step, steps: steps of the group done, and planned: where a join is tried, those of its units alone, too.
-        loss: reconstruction loss of the last step, or of the group when it is finished.
-        finished: the group is done, its rounding hard.
+        step, steps: steps of the group done, and planned: where a join is tried, those of its units alone, too. Before the
+            first step, ranges are searched.
+        loss: reconstruction loss of the last step, or of the group when it is finished; in `network` the stage's objective,
+            and the divergence when it is finished. `None` before the first step.
+        relative_loss: the reconstruction loss as a fraction of the signal's power; `None` where there is none.
+        finished: the group is done, its rounding hard; where there is no group, the phase is.
     """
 
     phase: str
-    group: tuple[str, ...]
-    index: int
-    groups: int
-    step: int
-    steps: int
-    loss: float
+    group: tuple[str, ...] = ()
+    index: int = 0
+    groups: int = 1
+    step: int = 0
+    steps: int = 0
+    loss: float | None = None
+    relative_loss: float | None = None
     finished: bool = False
+
+    @property
+    def done(self) -> float:
+        """Return the fraction of the phase that is done; groups count alike."""
+        part = 1.0 if self.finished else self.step / self.steps if self.steps else 0.0
+        return (self.index + part) / self.groups
+
+    def at(self, step: int, loss: float, power: float) -> "Progress":
+        """Return where the run is after a step, or after its group; `power` is that of the signal."""
+        return replace(self, step=step, loss=loss, relative_loss=loss / max(power, SMALLEST_POWER))
 
 
 Report = Callable[[Progress | Estimate], None]
-"""Called with an estimate before the reconstruction starts, and with where it is from there on."""
+"""Called with where a run is, and once with an estimate, before the groups are optimized."""
+
+
+def ignore(event: Progress | Estimate) -> None:
+    """Report to nobody."""
+
+
+@contextmanager
+def phase(report: Report, name: str) -> Iterator[None]:
+    """Report the beginning and the end of a phase of which only the time is known; the end of none that fails."""
+    report(Progress(name))
+    yield
+    report(Progress(name, finished=True))
 
 
 class PhaseClock:

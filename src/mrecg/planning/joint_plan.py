@@ -93,7 +93,7 @@ def _explicit(units: Sequence[Plannable], groups: Sequence[Sequence[str]]) -> Pl
             if name not in names:
                 raise PlanError(
                     f"The plan names the unit '{name}', which the model does not have"
-                    f"{did_you_mean(name, names)}."
+                    f"{did_you_mean(name, names)}"
                 )
         first = names.index(group[0]) if group else 0
         if tuple(names[first : first + len(group)]) != tuple(group):

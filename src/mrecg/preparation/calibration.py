@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from mrecg.config.settings import Reconstruction
 from mrecg.errors import DataError
+from mrecg.records.record import ImageSource
 
 __all__ = ["CalibrationImages", "check_image_count", "check_images", "gather_images"]
 
@@ -23,11 +24,13 @@ class CalibrationImages:
         images: as many as were asked for.
         skipped: what could not be read, with the reasons; the record of the run keeps them.
         preprocessing: how image files became these images; the record keeps it, too.
+        source: where they came from; the record keeps it, too.
     """
 
     images: Float[Tensor, "n c h w"]
     skipped: tuple[str, ...] = ()
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    source: ImageSource | None = None
 
     def __len__(self) -> int:
         return len(self.images)

@@ -14,6 +14,7 @@ from mrecg.records.plan import Layer, Plan
 __all__ = [
     "Curve",
     "GroupRecord",
+    "ImageSource",
     "ModelSize",
     "NetworkRecord",
     "QuantizerRecord",
@@ -146,6 +147,22 @@ class ModelSize(JsonModel):
     quantized_bytes: int
 
 
+class ImageSource(JsonModel):
+    """Where the images of a run came from, where mrecg read them.
+
+    Attributes:
+        name: of the source, as `--data` takes it; a path is absolute.
+        crops: how they were cut.
+        seed: of the choice of images, and of random crops.
+        validation: the source of the images that accuracy was measured on, where it is another one.
+    """
+
+    name: str
+    crops: Literal["center", "random"]
+    seed: int
+    validation: str | None = None
+
+
 class Record(JsonModel):
     """Everything that a run found out.
 
@@ -159,6 +176,7 @@ class Record(JsonModel):
         size: of the parameters; `None` where it was not recorded.
         input_shape: of one image.
         preprocessing: how image files became such images, where mrecg read them.
+        source: where the images came from; `None` where they were tensors, and in runs of earlier versions.
         seconds: wall time by phase.
         environment: versions, device and threads.
         command: that made the run, on a command line; empty where Python made it.
@@ -178,6 +196,7 @@ class Record(JsonModel):
     size: ModelSize | None = None
     input_shape: Annotated[tuple[int, ...], Field(min_length=1)]
     preprocessing: Mapping[str, Any] = {}
+    source: ImageSource | None = None
     seconds: Mapping[str, float]
     environment: Mapping[str, Any]
     command: tuple[str, ...] = ()

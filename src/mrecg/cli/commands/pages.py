@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from mrecg.cli.consoles import console
+from mrecg.cli.consoles import console, say
 from mrecg.cli.option_groups import command
-from mrecg.cli.options import AsJson
+from mrecg.cli.options import OutputOptions
 from mrecg.errors import RunError
 from mrecg.records.json_model import require_new_file
 
@@ -21,7 +21,9 @@ NewPage = Annotated[
 
 @command
 def report(runs: RunFolders, output: NewPage = None) -> None:
-    """Write a page about a run, or about several side by side: mrecg report runs/a runs/b -o page.html
+    """Write a page about a run, or about several side by side.
+
+    Example: mrecg report runs/a runs/b -o page.html
 
     Without --output, the page of a single run is written into its folder, over the one that is there.
     """
@@ -42,12 +44,15 @@ def report(runs: RunFolders, output: NewPage = None) -> None:
             chapters.insert(0, comparison_chapter(compare_runs(found)))
         title = found[0].name if len(found) == 1 else "Comparison"
         written = make_page(title, chapters).write(output)
-    console.print(f"The page is in {written}.", markup=False, highlight=False, soft_wrap=True)
+    say(console, f"The page is in {written}.")
 
 
 @command
-def compare(runs: RunFolders, output: NewPage = None, as_json: AsJson = False) -> None:
-    """Compare runs, with those that differ only in seed together: mrecg compare runs/a runs/b"""
+def compare(runs: RunFolders, shown: OutputOptions, output: NewPage = None) -> None:
+    """Compare runs, with those that differ only in seed together.
+
+    Example: mrecg compare runs/a runs/b -o page.html
+    """
     from mrecg.cli.run_pages import read_runs
     from mrecg.cli.show.comparison import show_comparison
     from mrecg.report.comparison import compare_runs
@@ -59,11 +64,9 @@ def compare(runs: RunFolders, output: NewPage = None, as_json: AsJson = False) -
     found = compare_runs(read_runs(runs))
     if output is not None:
         make_page("Comparison", [comparison_chapter(found)]).write(output)
-    if as_json:
+    if shown.as_json:
         console.print_json(data=found.as_data())
     else:
         show_comparison(console, found)
         if output is not None:
-            console.print(
-                f"\nThe page is in {output}.", markup=False, highlight=False, soft_wrap=True
-            )
+            say(console, f"\nThe page is in {output}.")

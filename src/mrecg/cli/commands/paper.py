@@ -11,9 +11,9 @@ from mrecg.cli.consoles import console, error_console
 from mrecg.cli.float_accuracy import warn_below_published
 from mrecg.cli.option_groups import command
 from mrecg.cli.options import (
-    AsJson,
     EvaluationImages,
     Overrides,
+    ProgressOptions,
     RecipeOptions,
     Workers,
     worker_count,
@@ -34,11 +34,17 @@ _NAMED = 3
 def recipe(
     source: Annotated[
         str,
-        typer.Argument(help="A preset, a recipe file, or a file of MQBench or the paper's code."),
+        typer.Argument(
+            metavar="NAME_OR_FILE",
+            help="A preset, a recipe file, or a file of MQBench or the paper's code.",
+        ),
     ],
     options: RecipeOptions,
 ) -> None:
-    """Print a resolved recipe; of a foreign file also what became of every key."""
+    """Print a resolved recipe; of a foreign file also what became of every key.
+
+    Example: mrecg recipe w2a4-qdrop-mrecg --steps 250 > mine.yaml
+    """
     found, experiment = named_recipe(source, options)
     if experiment is not None:
         from mrecg.cli.show import show_notes
@@ -49,46 +55,64 @@ def recipe(
 
 @command
 def reproduce(
+    shown: ProgressOptions,
     output: Annotated[
-        Path, typer.Option(help="A folder for one run per cell; runs in it are kept.")
+        Path,
+        typer.Option(metavar="DIR", help="A folder for one run per cell; runs in it are kept."),
     ],
-    data: Annotated[str, typer.Option(help="A source with labels, such as imagenet:PATH.")],
+    data: Annotated[
+        str, typer.Option(metavar="SOURCE", help="A source with labels, such as imagenet:PATH.")
+    ],
     checkpoints: Annotated[
-        Path, typer.Option(help="A folder with one checkpoint per network, named as published.")
+        Path,
+        typer.Option(
+            metavar="DIR", help="A folder with one checkpoint per network, named as published."
+        ),
     ],
     networks: Annotated[
-        str, typer.Option(help="Names between commas; all seven of the paper by default.")
+        str,
+        typer.Option(metavar="NAMES", help="Between commas; all seven of the paper by default."),
     ] = "",
-    bits: Annotated[str, typer.Option(help="Widths between commas, such as w4a4,w2a4.")] = "",
+    bits: Annotated[
+        str, typer.Option(metavar="WIDTHS", help="Between commas, such as w4a4,w2a4.")
+    ] = "",
     methods: Annotated[
         str,
         typer.Option(
-            help="brecq, qdrop, and either with -mrecg (automatic) or -scheme (published)."
+            metavar="NAMES",
+            help="brecq, qdrop, and either with -mrecg (automatic) or -scheme (published).",
         ),
     ] = "",
     schedule: Annotated[
         str,
-        typer.Option(help="paper, the authors' settings, or fast, ours; both between commas."),
+        typer.Option(
+            metavar="NAMES",
+            help="paper, the authors' settings, or fast, ours; both between commas.",
+        ),
     ] = "paper",
-    seeds: Annotated[str, typer.Option(help="Seeds between commas.")] = "1005",
+    seeds: Annotated[str, typer.Option(metavar="NUMBERS", help="Between commas.")] = "1005",
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Per group; 20,000 in the paper.")
+        int | None, typer.Option(min=1, metavar="N", help="Per group; 20,000 in the paper.")
     ] = None,
     images: Annotated[
-        int | None, typer.Option(min=1, help="For calibration; 4,096 or 2,048 in the paper.")
+        int | None,
+        typer.Option(min=1, metavar="N", help="For calibration; 4,096 or 2,048 in the paper."),
     ] = None,
     evaluation_images: EvaluationImages = None,
     size: Annotated[
-        int | None, typer.Option(min=1, help="Side of the images; 224 in the paper.")
+        int | None, typer.Option(min=1, metavar="N", help="Side of the images; 224 in the paper.")
     ] = None,
     overrides: Overrides = None,
     workers: Workers = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only list the cells with their time and memory.")
     ] = False,
-    as_json: AsJson = False,
 ) -> None:
-    """Run the paper's table, or a part of it, and print it next to the published figures."""
+    """Run the paper's table, or a part of it, and print it next to the published figures.
+
+    Example: mrecg reproduce --data imagenet:images --checkpoints models \\
+                             --output runs/table --dry-run
+    """
     from mrecg.paper.reproduction import Budget, Sources, TableAxes, cells
 
     changes = read_overrides(overrides) | ({} if steps is None else {"reconstruct.steps": steps})
@@ -108,11 +132,15 @@ def reproduce(
         size=size,
     )
     run = _estimate if dry_run else _reproduce
-    run(cells(axes), sources, Budget(images, changes), output, as_json)
+    run(cells(axes), sources, Budget(images, changes), output, shown)
 
 
 def _estimate(
-    cells: Sequence["Cell"], sources: "Sources", budget: "Budget", output: Path, as_json: bool
+    cells: Sequence["Cell"],
+    sources: "Sources",
+    budget: "Budget",
+    output: Path,
+    shown: ProgressOptions,
 ) -> None:
     """List what the cells will take, one after the other; fail if one of them cannot run."""
     from mrecg.cli.show import estimates_as_json, show_estimate, show_total
@@ -121,9 +149,9 @@ def _estimate(
     estimates = []
     for found in estimate_cells(cells, sources, budget, output):
         estimates.append(found)
-        if not as_json:
+        if not shown.as_json:
             show_estimate(console, found)
-    if as_json:
+    if shown.as_json:
         console.print_json(data=estimates_as_json(estimates))
     else:
         show_total(console, estimates)
@@ -134,15 +162,20 @@ def _estimate(
 
 
 def _reproduce(
-    cells: Sequence["Cell"], sources: "Sources", budget: "Budget", output: Path, as_json: bool
+    cells: Sequence["Cell"],
+    sources: "Sources",
+    budget: "Budget",
+    output: Path,
+    shown: ProgressOptions,
 ) -> None:
     """Run the cells and print the table; fail if one of them failed."""
-    from mrecg.cli.show import Reporter, show_outcome, show_rows
+    from mrecg.cli.show import show_outcome, show_rows
+    from mrecg.cli.watching import reporting
     from mrecg.distributed import is_first
     from mrecg.paper import reproduction
 
     outcomes: list[Outcome] = []
-    with Reporter(error_console) as reporter:
+    with reporting(shown) as reporter:
         for outcome in reproduction.reproduce(cells, sources, budget, output, reporter.named):
             if not outcome.reason or outcome.reason not in {one.reason for one in outcomes}:
                 show_outcome(error_console, outcome)  # what several cells lack is said once
@@ -152,7 +185,7 @@ def _reproduce(
     if is_first() and any(outcome.record is not None for outcome in outcomes):
         table = reproduction.as_markdown(rows, budgets)
         (output / "table.md").write_text(table, encoding="utf-8")
-    if as_json:
+    if shown.as_json:
         console.print_json(json.dumps([row.as_dict() for row in rows]))
     else:
         show_rows(console, rows, budgets)

@@ -1,8 +1,8 @@
 """Commands that quantize a network or plan it: demo, quantize, plan."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import typer
 
@@ -10,32 +10,58 @@ from mrecg.cli.consoles import console, error_console
 from mrecg.cli.float_accuracy import measure_float
 from mrecg.cli.inputs import Inputs
 from mrecg.cli.option_groups import command
-from mrecg.cli.options import AsJson, Memory, NetworkOptions
+from mrecg.cli.options import Memory, NetworkOptions, ProgressOptions
 from mrecg.cli.recipe_choice import choose_recipe
+from mrecg.config.recipe import Recipe
 from mrecg.paper.mqbench import read_experiment
 from mrecg.records.json_model import require_new_file
 from mrecg.records.plan import Plan
 
 if TYPE_CHECKING:
-    from mrecg.data import EvaluationBatches
+    from torch import Tensor
+
+    from mrecg.data import CalibrationImages, EvaluationBatches
+    from mrecg.monitoring import Reporter
     from mrecg.records.evaluation import Evaluation
     from mrecg.runs.folder import QuantizedModel
 
 __all__ = ["demo", "plan", "quantize"]
 
 
+@dataclass(frozen=True)
+class QuantizeOutput(ProgressOptions):
+    """Say what is printed and written besides the run."""
+
+    panel: ClassVar[str] = "Output"
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show joins and the loss of every unit, too.")
+    ] = False
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write the losses for TensorBoard, too."),
+    ] = None
+
+
 @command
 def demo(
-    bits: Annotated[str, typer.Option(help="Widths of weights and activations.")] = "w2a2",
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps per group.")] = 100,
-    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 1005,
+    shown: ProgressOptions,
+    bits: Annotated[
+        str, typer.Option(metavar="WIDTHS", help="Of weights and activations.")
+    ] = "w2a2",
+    steps: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Optimizer steps per group.")
+    ] = 100,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of everything random.")] = 1005,
     output: Annotated[
-        Path | None, typer.Option(help="Save the last run into a new folder.")
+        Path | None, typer.Option(metavar="DIR", help="Save the last run into a new folder.")
     ] = None,
-    as_json: AsJson = False,
 ) -> None:
-    """Quantize the packaged network on packaged images: to nearest, by blocks, by MRECG, and as a whole."""
-    from mrecg.cli.show import Reporter, demo_as_json, show_demo
+    """Quantize the packaged network on packaged images: to nearest, by blocks, by MRECG, and as a whole.
+
+    Example: mrecg demo --output runs/demo
+    """
+    from mrecg.cli.show import demo_as_json, show_demo
+    from mrecg.cli.watching import reporting
     from mrecg.demo import run_demo
     from mrecg.distributed import is_first, wait
     from mrecg.runs.folder import check_free
@@ -43,11 +69,11 @@ def demo(
     if output is not None:
         check_free(output)
     wait()
-    with Reporter(error_console) as reporter:
+    with reporting(shown) as reporter:
         rows = run_demo(bits, steps, seed, reporter.named)
     if output is not None and rows[-1].quantized is not None and is_first():
         rows[-1].quantized.save(output)
-    if as_json:
+    if shown.as_json:
         console.print_json(data=demo_as_json(rows))
     else:
         show_demo(console, rows, output)
@@ -57,84 +83,147 @@ def demo(
 def quantize(
     context: typer.Context,
     options: NetworkOptions,
-    output: Annotated[Path, typer.Option(help="A new folder for the run.")],
-    plan_file: Annotated[Path | None, typer.Option("--plan", help="A plan file to follow.")] = None,
+    shown: QuantizeOutput,
+    output: Annotated[Path, typer.Option(metavar="DIR", help="A new folder for the run.")],
+    plan_file: Annotated[
+        Path | None,
+        typer.Option("--plan", metavar="FILE", help="A plan to follow, from mrecg plan --output."),
+    ] = None,
+    validation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="Where accuracy is measured; by default the test part of --data.",
+        ),
+    ] = None,
     evaluation_images: Annotated[
         int | None,
-        typer.Option(min=0, help="Evaluate on so many images, spread evenly; 0 measures nothing."),
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Measure on so many images, spread evenly; 0 measures nothing.",
+        ),
     ] = None,
     memory: Memory = None,
-    as_json: AsJson = False,
 ) -> None:
-    """Measure a float network, quantize it, measure it again, and save the run."""
-    from mrecg.cli.show import Reporter, show_notes, show_record
+    """Measure a float network, quantize it, measure it again, and save the run.
+
+    Example: mrecg quantize --network my_package:build --data folder:images \\
+                            --bits w4a4 --output runs/first
+    """
+    from mrecg.cli.show import show_ending, show_notes, show_record
+    from mrecg.cli.watching import reporting
     from mrecg.distributed import wait
-    from mrecg.pipeline import prepare
     from mrecg.runs.folder import check_free
 
     check_free(output)
     wait()
     experiment = None if options.config is None else read_experiment(options.config)
-    if experiment is not None:
+    if experiment is not None and not shown.quiet:
         show_notes(error_console, experiment)
     recipe = choose_recipe(options, experiment)
     followed = None if plan_file is None else Plan.read(plan_file)
-    inputs = Inputs.resolve(options, experiment)
-    model, calibration = inputs.model(), inputs.calibration(recipe.seed)
-    batches = inputs.evaluation(evaluation_images)
-    prepared = prepare(model, calibration, recipe=recipe, memory=memory)
-    # In seconds; the evaluation may take minutes.
-    prepared.check(followed)
-    prepared.check_storable()
-    # Standard output holds nothing but JSON where a script reads it.
-    spoken = error_console if as_json else console
-    before = None
-    if batches is not None:
-        before = measure_float(model, inputs.network, batches, spoken)
-    with Reporter(error_console) as reporter:
-        quantized = prepared.quantize(followed, progress=reporter)
-    quantized = quantized.with_found(command=context.obj or ())
-    quantized = _measured_and_saved(quantized, before, batches, output)
-    if as_json:
-        console.print_json(quantized.record.to_json())
-    else:
-        show_record(console, quantized.record, output)
+    inputs = Inputs.resolve(options, experiment, validation)
+    inputs.named_data()
+    with reporting(shown) as reporter:
+        job = _Job(
+            inputs,
+            recipe,
+            followed,
+            evaluation_images,
+            memory,
+            output,
+            shown.tensorboard,
+            context.obj or (),
+        )
+        record = job.run(reporter).record
+    if shown.as_json:
+        console.print_json(record.to_json())
+        return
+    if shown.verbose:
+        show_record(console, record)
+    show_ending(console, record, recipe, output)
 
 
-def _measured_and_saved(
-    quantized: "QuantizedModel",
-    before: "Evaluation | None",
-    batches: "EvaluationBatches | None",
-    output: Path,
-) -> "QuantizedModel":
-    """Measure the quantized model where the float one was measured, and save it.
+@dataclass(frozen=True)
+class _Job:
+    """One run of `mrecg quantize`, from its resolved options."""
 
-    The result of hours is saved even if the evaluation fails.
-    """
-    from mrecg.distributed import is_first
-    from mrecg.evaluation import with_accuracy
+    inputs: Inputs
+    recipe: Recipe
+    plan: Plan | None
+    evaluation_images: int | None
+    memory: int | None
+    output: Path
+    tensorboard: Path | None
+    command: tuple[str, ...]
 
-    try:
-        if batches is not None and before is not None:
-            quantized = with_accuracy(quantized, before, batches, batches.skipped)
-    finally:
-        if is_first():
-            quantized.save(output)
-    return quantized
+    def run(self, reporter: "Reporter") -> "QuantizedModel":
+        """Read everything and refuse what can be refused; measure, quantize, measure and save."""
+        from mrecg.cli.watching import both_reports
+        from mrecg.pipeline import prepare
+
+        inputs = self.inputs
+        model = inputs.model()
+        with reporter.phase("images"):
+            calibration = inputs.calibration(self.recipe.seed)
+        batches = inputs.evaluation(self.evaluation_images)
+        with both_reports(reporter, self.tensorboard) as report:
+            with reporter.phase("capture"):
+                prepared = prepare(model, calibration, recipe=self.recipe, memory=self.memory)
+            # In seconds; the evaluation may take minutes.
+            prepared.check(self.plan)
+            prepared.check_storable()
+            before = None
+            if batches is not None:
+                before = measure_float(model, inputs.network, batches, reporter)
+            quantized = prepared.quantize(self.plan, progress=report)
+            quantized = quantized.with_found(command=self.command)
+        return self._measured_and_saved(quantized, before, batches, reporter)
+
+    def _measured_and_saved(
+        self,
+        quantized: "QuantizedModel",
+        before: "Evaluation | None",
+        batches: "EvaluationBatches | None",
+        reporter: "Reporter",
+    ) -> "QuantizedModel":
+        """Measure the quantized model where the float one was measured, and save it.
+
+        The result of hours is saved even if the evaluation fails.
+        """
+        from mrecg.distributed import is_first
+        from mrecg.evaluation import with_accuracy
+
+        try:
+            if batches is not None and before is not None:
+                counted = reporter.counted("quantized", batches, batches.count)
+                quantized = with_accuracy(quantized, before, counted, batches.skipped)
+        finally:
+            if is_first():
+                with reporter.phase("save"):
+                    quantized.save(self.output)
+        return quantized
 
 
 @command
 def plan(
     options: NetworkOptions,
+    shown: ProgressOptions,
     metric: Annotated[
         Literal["capacity", "loss", "stage"] | None,
         typer.Option(help="The rule that joins neighbors, in place of the recipe's."),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Write the plan into a JSON file.")] = None,
-    as_json: AsJson = False,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the plan into a JSON file.")
+    ] = None,
 ) -> None:
-    """Show which units would be reconstructed jointly, and why; only the metric `loss` needs images and weights."""
-    from mrecg.cli.show import Reporter, show_plan
+    """Show which units would be reconstructed jointly, and why; only the metric `loss` needs images and weights.
+
+    Example: mrecg plan --network resnet18 --metric capacity --output plan.json
+    """
+    from mrecg.cli.show import show_plan
+    from mrecg.cli.watching import reporting
     from mrecg.distributed import is_first, wait
     from mrecg.paper.published import published_joins
     from mrecg.pipeline import prepare
@@ -150,13 +239,20 @@ def plan(
     recipe = choose_recipe(options, experiment)
     inputs = Inputs.resolve(options, experiment)
     needs_images = recipe.plan.join == "loss"
-    model = inputs.model(needs_images)
-    images = inputs.calibration(recipe.seed) if needs_images else inputs.blank_images()
-    with Reporter(error_console) as reporter:
-        found = prepare(model, images, recipe=recipe).plan(progress=reporter)
+    if needs_images:
+        inputs.named_data()
+    with reporting(shown) as reporter:
+        model = inputs.model(needs_images)
+        images: Tensor | CalibrationImages = inputs.blank_images()
+        if needs_images:
+            with reporter.phase("images"):
+                images = inputs.calibration(recipe.seed)
+        with reporter.phase("capture"):
+            prepared = prepare(model, images, recipe=recipe)
+        found = prepared.plan(progress=reporter)
     if output is not None and is_first():
         found.write(output)
-    if as_json:
+    if shown.as_json:
         console.print_json(found.to_json())
     else:
         units = [name for group in found.groups for name in group]

@@ -1,5 +1,6 @@
 """Terminal output: progress, tables, the loss along the network."""
 
+from mrecg.cli.show.ending import show_ending
 from mrecg.cli.show.exports import show_verification
 from mrecg.cli.show.paper import (
     estimates_as_json,
@@ -9,10 +10,9 @@ from mrecg.cli.show.paper import (
     show_rows,
     show_total,
 )
-from mrecg.cli.show.progress import Reporter
 from mrecg.cli.show.results import (
+    accuracy_text,
     demo_as_json,
-    show_accuracy,
     show_demo,
     show_plan,
     show_record,
@@ -20,11 +20,11 @@ from mrecg.cli.show.results import (
 )
 
 __all__ = [
-    "Reporter",
+    "accuracy_text",
     "demo_as_json",
     "estimates_as_json",
-    "show_accuracy",
     "show_demo",
+    "show_ending",
     "show_estimate",
     "show_notes",
     "show_outcome",

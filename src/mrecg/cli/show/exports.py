@@ -4,6 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from mrecg.cli.consoles import say
 from mrecg.export.findings import RuntimeRecord, Verification
 
 __all__ = ["show_verification"]
@@ -21,7 +22,7 @@ def show_verification(console: Console, result: Verification, file: Path) -> Non
         *(_speed_line(runtime) for runtime in result.runtimes),
     ]
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(console, line)
 
 
 def _speed_line(runtime: RuntimeRecord) -> str:

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mrecg.cli.consoles import say
 from mrecg.paper.mqbench import Experiment
 from mrecg.paper.reproduction import Expectation, Outcome, Row, columns, texts
 
@@ -41,7 +42,7 @@ def show_outcome(console: Console, outcome: Outcome) -> None:
     if outcome.reason:
         line += f": {outcome.reason}"
     style = "red" if outcome.status == "failed" else None
-    console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+    say(console, line, style)
 
 
 def show_rows(console: Console, rows: Sequence[Row], budgets: Sequence[str]) -> None:
@@ -53,7 +54,7 @@ def show_rows(console: Console, rows: Sequence[Row], budgets: Sequence[str]) -> 
         table.add_row(*line)
     console.print(table)
     for budget in budgets:
-        console.print(budget, markup=False, highlight=False, soft_wrap=True)
+        say(console, budget)
 
 
 def estimates_as_json(estimates: Sequence[Expectation]) -> list[dict[str, Any]]:
@@ -75,14 +76,13 @@ def show_estimate(console: Console, expectation: Expectation) -> None:
     else:
         line = f"{first.name}: {found.seconds / 60:.1f} minutes, {found.memory / 2**30:.1f} GiB"
         style = None
-    console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+    say(console, line, style)
 
 
 def show_total(console: Console, estimates: Sequence[Expectation]) -> None:
     """Show what all cells will take together."""
     possible = [one.found for one in estimates if not isinstance(one.found, str)]
     hours = sum(found.seconds for found in possible) / 3600
-    console.print(
-        f"{len(possible)} cells, {hours:.1f} hours in all, to within a factor of about two",
-        markup=False,
+    say(
+        console, f"{len(possible)} cells, {hours:.1f} hours in all, to within a factor of about two"
     )

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mrecg.cli.consoles import say
 from mrecg.data import name_some
 from mrecg.demo import DemoRow, JoiningEffect, joining_effect
 from mrecg.records.evaluation import Evaluation
@@ -15,9 +16,9 @@ from mrecg.records.plan import Plan
 from mrecg.records.record import Record, UnitRecord
 
 __all__ = [
+    "accuracy_text",
     "demo_as_json",
     "joining_verdict",
-    "show_accuracy",
     "show_demo",
     "show_plan",
     "show_record",
@@ -44,7 +45,7 @@ def show_demo(console: Console, rows: Sequence[DemoRow], folder: Path | None) ->
     console.print(table)
     _show_effect(console, joining_effect(rows))
     if folder is not None:
-        console.print(f"\nThe run is in {folder}.", markup=False)
+        say(console, f"\nThe run is in {folder}.")
 
 
 def _show_effect(console: Console, effect: JoiningEffect) -> None:
@@ -104,61 +105,47 @@ def demo_as_json(rows: Sequence[DemoRow]) -> dict[str, Any]:
     }
 
 
-def show_record(console: Console, record: Record, folder: Path) -> None:
-    """Show the plan, the loss of every unit, and the accuracy."""
-    console.print(f"plan: {record.plan}", markup=False, highlight=False)
+def show_record(console: Console, record: Record) -> None:
+    """Show the plan, the joins that were tried, the loss of every unit, and what became of the network as a whole."""
+    say(console, f"plan: {record.plan}")
     _show_joins(console, record.plan)
     _show_losses(console, [record.units])
     worst = record.oscillation
-    console.print(
+    say(
+        console,
         f"{len(worst.jumps)} jumps of the loss, {100 * worst.total:.1f} % in all; "
         f"largest loss {100 * worst.largest_loss:.1f} % in {worst.largest_unit}",
-        markup=False,
     )
     if record.network is not None:
         fate = "kept" if record.network.accepted else "rolled back"
-        console.print(
+        say(
+            console,
             f"the network as a whole, {record.network.steps} steps: divergence on images that tuned nothing "
             f"{record.network.divergence_before:.4g} → {record.network.divergence_after:.4g}, {fate}",
-            highlight=False,
-            soft_wrap=True,
         )
     if record.left_in_float:
-        console.print(f"left in float: {', '.join(record.left_in_float)}", markup=False)
-    for name, found in record.accuracy.items():
-        show_accuracy(console, name, found)
-    console.print(f"The run is in {folder}.", markup=False)
+        say(console, f"left in float: {', '.join(record.left_in_float)}")
 
 
 def _show_joins(console: Console, plan: Plan) -> None:
     """Show the joins that a run tried, and what each gained."""
     for join in plan.joins:
-        console.print(
+        say(
+            console,
             f"{' + '.join(join.units)}: loss at the end {100 * join.separate_loss:.1f} % one by one, "
             f"{100 * join.joint_loss:.1f} % jointly, {'kept' if join.kept else 'not kept'}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
         )
 
 
-def show_accuracy(console: Console, name: str, found: Evaluation) -> None:
-    """Show a line with the accuracy of a network."""
-    console.print(
-        f"{name}: top-1 {found.top1:.2f} %, top-5 {found.top5:.2f} % of {found.count} images",
-        highlight=False,
-    )
+def accuracy_text(name: str, found: Evaluation) -> str:
+    """Return a line with the accuracy of a network."""
+    return f"{name}: top-1 {found.top1:.2f} %, top-5 {found.top5:.2f} % of {found.count} images"
 
 
 def show_skipped(console: Console, skipped: Sequence[str]) -> None:
     """Show a line about the images that could not be read, if there are any."""
     if skipped:
-        console.print(
-            f"skipped {len(skipped)} unreadable images: {name_some(skipped)}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        say(console, f"skipped {len(skipped)} unreadable images: {name_some(skipped)}")
 
 
 def show_plan(console: Console, plan: Plan, published: frozenset[int] | None = None) -> None:
@@ -183,7 +170,7 @@ def show_plan(console: Console, plan: Plan, published: frozenset[int] | None = N
     if plan.neighbors:
         table.add_row(plan.neighbors[-1].second, f"{plan.metric[-1]:.4g}" if plan.metric else "")
     console.print(table)
-    console.print(str(plan), markup=False, highlight=False)
+    say(console, str(plan))
 
 
 def _show_losses(console: Console, runs: Sequence[Sequence[UnitRecord]]) -> None:

@@ -108,7 +108,9 @@ class Draft:
         self.in_float += self.fields.pop(FLOAT_LAYERS, [])
 
     def _explained(self, key: str, error: Exception) -> RecipeError:
-        return RecipeError(f"{self.where}: '{key}': {str(error).rstrip('.')}.")
+        reason = str(error)
+        end = "" if reason.endswith((".", "?")) else "."
+        return RecipeError(f"{self.where}: '{key}': {reason}{end}")
 
     def require_mapped(self, missing: Sequence[str]) -> None:
         """Refuse a file of which nothing about quantization was understood, or which lacks what it must have.

@@ -112,6 +112,6 @@ def _imported(package: str) -> ModuleType:
 def _unknown(name: str, known: list[str], package: str) -> ModelError:
     close = get_close_matches(name.partition(":")[2], known, n=1)
     hint = (
-        f"did you mean '{package}:{close[0]}'" if close else f"{package}.list_models() lists them"
+        f"did you mean '{package}:{close[0]}'?" if close else f"{package}.list_models() lists them."
     )
-    return ModelError(f"There is no network '{name}'; {hint}.")
+    return ModelError(f"There is no network '{name}'; {hint}")

@@ -67,7 +67,7 @@ def build(name: str, num_classes: int | None = None) -> nn.Module:
         ModelError: there is no network of that name, or fewer classes than 1.
     """
     if name not in NETWORKS:
-        raise ModelError(f"There is no network '{name}'{did_you_mean(name, NETWORKS)}.")
+        raise ModelError(f"There is no network '{name}'{did_you_mean(name, NETWORKS)}")
     found = NETWORKS[name]
     if num_classes is not None and num_classes < 1:
         raise ModelError(f"The network {name} needs at least 1 class, got {num_classes}.")

@@ -20,6 +20,7 @@ from mrecg.data.loading import MOST_SKIPPED
 from mrecg.distributed import local_device
 from mrecg.errors import MrecgError, RunError
 from mrecg.evaluation import Evaluation, evaluate, with_accuracy
+from mrecg.optimize.progress import phase
 from mrecg.paper.networks import NETWORKS, make_network
 from mrecg.paper.published import PAPER_NETWORKS, find_checkpoint
 from mrecg.paper.reproduction.table_axes import Cell
@@ -197,15 +198,19 @@ def _run(
     folder: Path,
     report: CellReport,
 ) -> Record:
+    def show(event: Progress | Estimate) -> None:
+        report(cell.name, event)
+
     recipe = cell.recipe(budget.overrides)
     model = shared.model()
-    images = shared.calibration(budget.images_for(cell.network), recipe.seed)
-    before = shared.float_accuracy()
-    quantized = quantize(
-        model, images, recipe=recipe, progress=lambda event: report(cell.name, event)
-    )
+    with phase(show, "images"):
+        images = shared.calibration(budget.images_for(cell.network), recipe.seed)
+    with phase(show, "float"):
+        before = shared.float_accuracy()
+    quantized = quantize(model, images, recipe=recipe, progress=show)
     batches = shared.sources.evaluation(shared.name)
-    finished = with_accuracy(quantized, before, batches, batches.skipped)
+    with phase(show, "quantized"):
+        finished = with_accuracy(quantized, before, batches, batches.skipped)
     if distributed.is_first():
         finished.save(folder)
     distributed.wait()

@@ -78,7 +78,7 @@ def cells(axes: TableAxes) -> list[Cell]:
     ):
         for value in values:
             if value not in known:
-                raise RecipeError(f"There is no {what} '{value}'{did_you_mean(value, known)}.")
+                raise RecipeError(f"There is no {what} '{value}'{did_you_mean(value, known)}")
     if not all(axes):
         raise RecipeError(
             "The table has no cells; give at least one network, width, method, schedule and seed."

@@ -1,0 +1,5 @@
+"""`python -m mrecg` is `mrecg`."""
+
+from mrecg.cli import main
+
+main()
