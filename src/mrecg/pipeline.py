@@ -18,6 +18,7 @@ from mrecg.graph.insert import Quantizer
 from mrecg.monitoring import watched
 from mrecg.optimize.all_groups import Reconstructed, optimize_groups
 from mrecg.optimize.augmentation import Augment, check_augment
+from mrecg.optimize.checkpoints import Checkpoints
 from mrecg.optimize.network import optimize_network
 from mrecg.optimize.progress import PhaseClock, Progress, Report, phase
 from mrecg.planning.estimate import Estimate, estimate_run
@@ -201,11 +202,13 @@ class PreparedModel:
         *,
         progress: Report | bool | None = None,
         augment: Augment | None = None,
+        checkpoints: Checkpoints | None = None,
     ) -> QuantizedModel:
         """Plan, optimize every group, optimize the network, and freeze the result.
 
         Args:
             plan, progress, augment: as in `mrecg.quantize`.
+            checkpoints: keeps what is finished; what it gives back is not done again.
 
         Raises:
             MrecgError: the plan does not fit, or there are too few images; the message says why in a sentence.
@@ -222,15 +225,15 @@ class PreparedModel:
         self.check(plan)
         state = QuantizerState()
         if plan is None:
-            plan, state = self._plan(report)
+            plan, state = self._plan(report, checkpoints)
         else:
             plan = check_plan(plan, self.graph.chain.units)
         clock.lap("plan")
         with phase(report, "estimate"):
             report(self._estimate(self.recipe, plan, None, dict(state.steps)))
-        found = self._optimize_groups(self.recipe, plan, "tune", report, state)
+        found = self._optimize_groups(self.recipe, plan, "tune", report, state, checkpoints)
         clock.lap("reconstruction")
-        state, network = self._optimize_network(found.state, report, augment)
+        state, network = self._optimize_network(found.state, report, augment, checkpoints)
         clock.lap("network")
         with phase(report, "freeze"):
             program = export_frozen(self.graph.freeze(state), self.images[:2].to(self.graph.device))
@@ -253,31 +256,43 @@ class PreparedModel:
         )
         return QuantizedModel(program, record, self.recipe)
 
-    def _plan(self, report: Report) -> tuple[Plan, QuantizerState]:
+    def _plan(
+        self, report: Report, checkpoints: Checkpoints | None = None
+    ) -> tuple[Plan, QuantizerState]:
         """Return the recipe's plan, and the state of the shorter run without joins that the metric `loss` takes."""
         rule, units = self.recipe.plan, self.graph.chain.units
         if rule.join != "loss":
             return make_plan(units, rule), QuantizerState()
         check_image_count(len(self.images), self.recipe.reconstruct)
         found = self._optimize_groups(
-            self._short_recipe(), single_plan(units), "plan", report, QuantizerState()
+            self._short_recipe(), single_plan(units), "plan", report, QuantizerState(), checkpoints
         )
         return make_plan(units, rule, [unit.loss for unit in found.units]), found.state
 
     def _optimize_groups(
-        self, recipe: Recipe, plan: Plan, phase: str, report: Report, previous: QuantizerState
+        self,
+        recipe: Recipe,
+        plan: Plan,
+        phase: str,
+        report: Report,
+        previous: QuantizerState,
+        checkpoints: Checkpoints | None,
     ) -> Reconstructed:
         half = recipe.reconstruct.cache == "float16"
         storage = Storage(self.graph.device, self.memory, half)
         return optimize_groups(
-            self.graph, self._split(), recipe, plan, phase, report, storage, previous
+            self.graph, self._split(), recipe, plan, phase, report, storage, previous, checkpoints
         )
 
     def _split(self) -> SplitImages:
         return split_images(distributed.share_of_images(self.images), self.recipe)
 
     def _optimize_network(
-        self, state: QuantizerState, report: Report, augment: Augment | None
+        self,
+        state: QuantizerState,
+        report: Report,
+        augment: Augment | None,
+        checkpoints: Checkpoints | None,
     ) -> tuple[QuantizerState, NetworkRecord | None]:
         steps = self.recipe.network_steps
         event = Progress("network", ("all units",), steps=steps)
@@ -290,6 +305,7 @@ class PreparedModel:
             self.recipe,
             lambda step, loss: report(replace(event, step=step, loss=loss)),
             augment,
+            checkpoints,
         )
         if record is not None:
             report(replace(event, step=steps, loss=record.divergence_after, finished=True))

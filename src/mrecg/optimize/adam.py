@@ -1,20 +1,22 @@
 """Adam without the cost of gathering tensors in every step."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 __all__ = ["Adam"]
 
+_STEPS = "steps"
+
 
 class _Group:
     """The tensors of one learning rate that have a gradient, and their moments."""
 
-    def __init__(self, parameters: Sequence[Tensor], step: Tensor) -> None:
-        self.parameters = [one for one in parameters if one.grad is not None]
-        self._means = [torch.zeros_like(one) for one in self.parameters]
-        self._squares = [torch.zeros_like(one) for one in self.parameters]
+    def __init__(self, parameters: list[Tensor], step: Tensor) -> None:
+        self.parameters = parameters
+        self.means = [torch.zeros_like(one) for one in self.parameters]
+        self.squares = [torch.zeros_like(one) for one in self.parameters]
         self._steps = [step] * len(self.parameters)
 
     def step(self, rate: float | Tensor) -> None:
@@ -26,8 +28,8 @@ class _Group:
         torch._fused_adam_(
             self.parameters,
             gradients,
-            self._means,
-            self._squares,
+            self.means,
+            self.squares,
             [],
             self._steps,
             lr=rate,
@@ -63,7 +65,48 @@ class Adam:
     def step(self, *rates: float | Tensor) -> None:
         """Take one step with a rate for each group, a float32 tensor or a number, and clear the gradients."""
         if self._groups is None:
-            self._groups = [_Group(parameters, self._step) for parameters in self._given]
+            self._groups = [
+                _Group([one for one in parameters if one.grad is not None], self._step)
+                for parameters in self._given
+            ]
         self._step += 1
         for group, rate in zip(self._groups, rates, strict=True):
             group.step(rate)
+
+    def moments(self) -> dict[str, Tensor]:
+        """Return copies of the number of steps and of the moments, by the places of group and tensor."""
+        found = {_STEPS: self._step.clone()}
+        for place, mean, square in self._places():
+            found[f"{place}.mean"], found[f"{place}.square"] = mean.clone(), square.clone()
+        return found
+
+    @torch.no_grad()
+    def restore(self, moments: Mapping[str, Tensor]) -> None:
+        """Go on from moments that another optimizer of the same tensors had.
+
+        Raises:
+            ValueError: they are of other tensors.
+        """
+        self._groups = [
+            _Group(
+                [one for place, one in enumerate(group) if f"{number}.{place}.mean" in moments],
+                self._step,
+            )
+            for number, group in enumerate(self._given)
+        ]
+        own = self.moments()
+        if {name: one.shape for name, one in own.items()} != {
+            name: one.shape for name, one in moments.items()
+        }:
+            raise ValueError("the moments are of other tensors")
+        self._step.copy_(moments[_STEPS])
+        for place, mean, square in self._places():
+            mean.copy_(moments[f"{place}.mean"])
+            square.copy_(moments[f"{place}.square"])
+
+    def _places(self) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Yield the place and the moments of all that has a gradient."""
+        for number, (given, group) in enumerate(zip(self._given, self._groups or (), strict=False)):
+            places = {id(one): place for place, one in enumerate(given)}
+            for one, mean, square in zip(group.parameters, group.means, group.squares, strict=True):
+                yield f"{number}.{places[id(one)]}", mean, square

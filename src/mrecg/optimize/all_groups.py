@@ -9,6 +9,7 @@ from mrecg.cache.activation_cache import ActivationCache
 from mrecg.cache.storage import Storage
 from mrecg.config.recipe import Recipe
 from mrecg.graph.units import Unit
+from mrecg.optimize.checkpoints import Checkpoints, GroupCheckpoint
 from mrecg.optimize.group import GroupResult
 from mrecg.optimize.judge import Judge
 from mrecg.optimize.progress import Progress, Report
@@ -53,6 +54,7 @@ def optimize_groups(
     report: Report,
     storage: Storage | None = None,
     previous: QuantizerState | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Reconstructed:
     """Reconstruct every group of a plan.
 
@@ -65,6 +67,7 @@ def optimize_groups(
         report: called with where the run is.
         storage: where activations are stored; without limits when absent.
         previous: the state of a run over single units, from which groups continue.
+        checkpoints: keeps every finished group; those that it gives back are not optimized again.
     """
     storage = storage or Storage(prepared.device)
     cache = ActivationCache(prepared.chain, images.groups, prepared.device, storage)
@@ -78,21 +81,24 @@ def optimize_groups(
     joins: list[Join] = []
     distributions: dict[str, Distribution] = {}
     for index, names in enumerate(plan.groups):
-        started, first = time.perf_counter(), len(units)
+        first = len(units)
         members = prepared.chain.units[first : first + len(names)]
         planned = planned_steps(recipe, members, reconstruction.earlier.steps)
-        steps = sum(steps for _, steps in planned)
-        event = Progress(phase, names, index, len(plan.groups), 0, steps)
+        event = Progress(phase, names, index, len(plan.groups), 0, sum(n for _, n in planned))
         report(event)
-        group_run = _GroupRun(reconstruction, judge, members, first, event, report)
-        outcomes, join, read = group_run.run(state)
-        state = outcomes[-1].state
-        joins += [join] if join else []
-        distributions |= read
-        seconds = (time.perf_counter() - started) / len(outcomes)
-        for outcome in outcomes:
-            units += _unit_records(outcome, len(groups), cache.power)
-            groups.append(_group_record(outcome, seconds))
+        run = _GroupRun(reconstruction, judge, members, first, event, report)
+        found = checkpoints.group(phase, index) if checkpoints else None
+        if found is not None:
+            distributions |= run.skip(state | found.state)
+        else:
+            found, read = run.run(state, len(groups))
+            distributions |= read
+            if checkpoints:
+                checkpoints.keep_group(phase, index, found)
+        state = state | found.state
+        units += found.units
+        groups += found.groups
+        joins += [found.join] if found.join else []
     cache.clear()
     if judge is not None:
         judge.clear()
@@ -121,15 +127,19 @@ class _GroupRun:
     report: Report
 
     def run(
-        self, before: QuantizerState
-    ) -> tuple[list[GroupOutcome], Join | None, Mapping[str, Distribution]]:
-        """Reconstruct the group behind a state.
+        self, before: QuantizerState, place: int
+    ) -> tuple[GroupCheckpoint, Mapping[str, Distribution]]:
+        """Reconstruct the group behind a state, in one part or unit by unit.
+
+        Args:
+            before: of the network up to the group.
+            place: of the group's first record among those of all groups.
 
         Returns:
-            How, in one part or unit by unit; the join if it was tried; and what the activation quantizers read.
+            What the group adds, and what its activation quantizers read.
         """
         prepared, cache = self.reconstruction.prepared, self.reconstruction.cache
-        recipe, members = self.reconstruction.recipe, self.members
+        recipe, members, started = self.reconstruction.recipe, self.members, time.perf_counter()
         ranges, read = calibrate_units(prepared, cache, members, recipe)
         if self.judge is not None:
             self.judge.run_float(members)
@@ -138,14 +148,40 @@ class _GroupRun:
         else:
             outcomes, join = [self._run(members, self.first, before, ranges, 0)], None
         last = outcomes[-1]
+        self._finish(last.members, last.state, cache.group_loss(last.members, last.losses))
+        seconds = (time.perf_counter() - started) / len(outcomes)
+        found = GroupCheckpoint(
+            state=last.state.without(before),
+            units=tuple(
+                record
+                for group, outcome in enumerate(outcomes, start=place)
+                for record in _unit_records(outcome, group, cache.power)
+            ),
+            groups=tuple(_group_record(outcome, seconds) for outcome in outcomes),
+            join=join,
+        )
+        return found, read
+
+    def skip(self, state: QuantizerState) -> Mapping[str, Distribution]:
+        """Carry activations through a finished group, with the state that it ended with; return what its quantizers read."""
+        prepared, cache = self.reconstruction.prepared, self.reconstruction.cache
+        recipe, members = self.reconstruction.recipe, self.members
+        _, read = calibrate_units(prepared, cache, members, recipe)
         if self.judge is not None:
-            self.judge.run_quantized(members, last.state, keep=True)
+            self.judge.run_float(members)
+        losses = self.reconstruction.advance(members, state, keep=True)
+        self._finish(members, state, cache.group_loss(members, losses))
+        return read
+
+    def _finish(self, last: Sequence[Unit], state: QuantizerState, loss: float) -> None:
+        """Carry the judging images on, too; report the loss of the last units, and free what no unit after the group reads."""
+        members = self.members
+        if self.judge is not None:
+            self.judge.run_quantized(members, state, keep=True)
             self.judge.drop(members)
-        loss = cache.group_loss(last.members, last.losses)
-        end = self.event.at(self.event.steps, loss, cache.group_power(last.members))
+        end = self.event.at(self.event.steps, loss, self.reconstruction.cache.group_power(last))
         self.report(replace(end, finished=True))
-        cache.drop(members)
-        return outcomes, join, read
+        self.reconstruction.cache.drop(members)
 
     def _try_join(
         self, before: QuantizerState, ranges: Mapping[str, Scaling], judge: Judge

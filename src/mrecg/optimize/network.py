@@ -19,6 +19,7 @@ from mrecg import distributed
 from mrecg.config.recipe import Recipe
 from mrecg.optimize.adam import Adam
 from mrecg.optimize.augmentation import Augment, make_augment
+from mrecg.optimize.checkpoints import Checkpoints, NetworkCheckpoint
 from mrecg.optimize.network_objective import NetworkObjective
 from mrecg.optimize.schedule import (
     cosine_decay,
@@ -52,6 +53,7 @@ def optimize_network(
     recipe: Recipe,
     report: Callable[[int, float], None],
     augment: Augment | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> tuple[QuantizerState, NetworkRecord | None]:
     """Optimize codes and scales of a reconstructed network.
 
@@ -62,6 +64,7 @@ def optimize_network(
         recipe: steps, batch size and what may be learned.
         report: called now and then with the step and its loss.
         augment: replaces the recipe's views of the images while codes are learned.
+        checkpoints: keeps where the optimization is, now and then, and says where it was.
 
     Returns:
         The state that is closer to the float network, and the figures, or `None` where there is nothing to learn.
@@ -74,7 +77,9 @@ def optimize_network(
     units = prepared.chain.units
     views: Augment = augment or _views(recipe)
     before = objective.divergence(images.judging, prepared.bind(units, state))
-    curve = _run(prepared, state, variables, objective, images.network, views, recipe, report)
+    curve = _run(
+        prepared, state, variables, objective, images.network, views, recipe, report, checkpoints
+    )
     found = state | variables.current()
     after = objective.divergence(images.judging, prepared.bind(units, found))
     accepted = after < before
@@ -200,6 +205,7 @@ def _run(
     augment: Augment,
     recipe: Recipe,
     report: Callable[[int, float], None],
+    checkpoints: Checkpoints | None,
 ) -> Curve:
     """Take the steps; the variables hold the result. Return the loss of the reported steps, in this process."""
     settings, steps = recipe.reconstruct, recipe.network_steps
@@ -210,9 +216,12 @@ def _run(
     learned = [one for tensors, _ in variables.rates for one in tensors]
     adam = Adam(*(tensors for tensors, _ in variables.rates))
     batches = shuffled_batches(len(images), settings, derive_seed(recipe.seed, "network"))
-    curve: list[tuple[int, float]] = []
+    start, curve = _restore(checkpoints, learned, adam)
     for step in range(steps):
+        # Steps that were taken before the run was interrupted drew random numbers, too.
         batch = augment(images[next(batches)])
+        if step < start:
+            continue
         loss = torch.zeros((), device=learned[0].device)
         with matmul_precision(settings.precision, prepared.device):
             for part in batch.split(objective.images_at_once):
@@ -227,4 +236,22 @@ def _run(
         if (step + 1) % report_interval(steps) == 0:
             curve.append((step + 1, float(loss)))
             report(*curve[-1])
+            if checkpoints and step + 1 < steps:
+                values = tuple(one.detach() for one in learned)
+                found = NetworkCheckpoint(step + 1, values, adam.moments(), tuple(curve))
+                checkpoints.keep_network(found)
     return tuple(curve)
+
+
+@torch.no_grad()
+def _restore(
+    checkpoints: Checkpoints | None, learned: Sequence[Tensor], adam: Adam
+) -> tuple[int, list[tuple[int, float]]]:
+    """Put variables and moments where an interrupted run left them; return the steps it had taken, and its losses."""
+    found = checkpoints.network() if checkpoints else None
+    if found is None:
+        return 0, []
+    for one, value in zip(learned, found.variables, strict=True):
+        one.copy_(value)
+    adam.restore(found.moments)
+    return found.step, list(found.curve)

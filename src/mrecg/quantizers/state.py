@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 from mrecg.quantizers.grid import Scaling
 from mrecg.quantizers.weight import WeightState
@@ -35,3 +36,14 @@ class QuantizerState:
             {**self.activations, **other.activations},
             {**self.steps, **other.steps},
         )
+
+    def without(self, other: "QuantizerState") -> "QuantizerState":
+        """Return what is not the very same in `other`: `other | state.without(other)` is `state`."""
+
+        def new(name: str) -> dict[str, Any]:
+            known = getattr(other, name)
+            return {
+                key: one for key, one in getattr(self, name).items() if known.get(key) is not one
+            }
+
+        return QuantizerState(new("weights"), new("activations"), new("steps"))
