@@ -17,6 +17,7 @@ ROOMS = [
     "errors",
     "distributed",
     "torch_state",
+    "writing",
     "config",
     "records",
     "quantizers",
@@ -39,6 +40,7 @@ ROOMS = [
 ]
 ALLOWED_PACKAGES = {
     "datasets",
+    "filelock",
     "jaxtyping",
     "jinja2",
     "matplotlib",

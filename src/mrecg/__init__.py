@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mrecg.export.onnx.verification import verify_onnx
     from mrecg.export.pt2 import export_program
     from mrecg.monitoring import TensorBoard
-    from mrecg.pipeline import Estimate, PreparedModel, Progress, prepare, quantize
+    from mrecg.pipeline import Estimate, PreparedModel, Progress, prepare, quantize, resume
     from mrecg.runs.folder import QuantizedModel, load
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "preset",
     "quantize",
     "read_recipe",
+    "resume",
     "verify_onnx",
 ]
 
@@ -56,6 +57,7 @@ _NEEDS_TORCH = {
     "Progress": "mrecg.pipeline",
     "prepare": "mrecg.pipeline",
     "quantize": "mrecg.pipeline",
+    "resume": "mrecg.pipeline",
     "QuantizedModel": "mrecg.runs.folder",
     "load": "mrecg.runs.folder",
 }

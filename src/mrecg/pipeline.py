@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from jaxtyping import Float
@@ -11,8 +13,8 @@ from torch import Tensor, nn
 from mrecg import distributed
 from mrecg.cache.storage import Storage
 from mrecg.config.presets import DEFAULT_PRESET
-from mrecg.config.recipe import Recipe
-from mrecg.errors import PlanError, expect
+from mrecg.config.recipe import Recipe, parse_recipe
+from mrecg.errors import PlanError, RunError, expect
 from mrecg.graph.capture import export_frozen
 from mrecg.graph.insert import Quantizer
 from mrecg.monitoring import watched
@@ -31,13 +33,17 @@ from mrecg.quantizers.state import QuantizerState
 from mrecg.records.oscillation import Oscillation
 from mrecg.records.plan import Plan
 from mrecg.records.record import NetworkRecord, Record
+from mrecg.runs.checkpoints import describe_inputs
+from mrecg.runs.files import RECIPE
 from mrecg.runs.folder import QuantizedModel, environment
 from mrecg.runs.graph_writer import require_storable
+from mrecg.runs.places import RunPlace, reserve
 from mrecg.runs.sizes import model_size
 from mrecg.torch_state import default_torch_modes
 
-__all__ = ["Estimate", "PreparedModel", "Progress", "prepare", "quantize"]
+__all__ = ["Estimate", "PreparedModel", "Progress", "prepare", "quantize", "read_choices", "resume"]
 
+_PLAN = "plan.json"
 _PROBED = 8
 """Images that the estimate of time runs on."""
 
@@ -53,6 +59,7 @@ def quantize(
     progress: Report | bool | None = None,
     memory: int | str | None = None,
     augment: Augment | None = None,
+    folder: str | Path | None = None,
 ) -> QuantizedModel:
     """Quantize `model` after training: `prepare` and `PreparedModel.quantize` in one call.
 
@@ -69,6 +76,8 @@ def quantize(
             no limit.
         augment: takes a batch of images and returns another view of it, in place of `network.augment` of the recipe; it has
             to stay close to what the float network was trained on.
+        folder: a new one for the run. It keeps every finished group, so that `resume` can go on after an interruption, and
+            in the end the finished run.
 
     Returns:
         The quantized model with its record.
@@ -78,12 +87,68 @@ def quantize(
     """
     if plan is not None:
         expect(plan, Plan, "The plan", "make one with mrecg.Plan(groups=...)", PlanError)
-    with watched(progress) as report:
+    advice = "name a new one"
+    with watched(progress) as report, _reserved(folder, advice, resume=False) as place:
         with phase(report, "capture"):
             prepared = prepare(
                 model, calibration, recipe=recipe, quantizer=quantizer, memory=memory
             )
-        return prepared.quantize(plan, progress=report, augment=augment)
+        if place is None:
+            return prepared.quantize(plan, progress=report, augment=augment)
+        return prepared.quantize_in(place, plan, progress=report, augment=augment)
+
+
+@default_torch_modes()
+def resume(
+    folder: str | Path,
+    model: nn.Module,
+    calibration: CalibrationImages | Tensor | Iterable[Any],
+    *,
+    quantizer: Quantizer | None = None,
+    progress: Report | bool | None = None,
+    memory: int | str | None = None,
+    augment: Augment | None = None,
+) -> QuantizedModel:
+    """Go on with an interrupted `quantize(..., folder=folder)`: on a CPU to the bits that it would have had.
+
+    Args:
+        folder: holds the unfinished run; its recipe and its plan are read there.
+        model, calibration, quantizer, augment: those that the run was started with.
+        progress, memory: as in `quantize`.
+
+    Raises:
+        MrecgError: there is nothing to resume, or the run was started with something else; the message says why.
+    """
+    advice = "name an unfinished run"
+    with watched(progress) as report, _reserved(folder, advice, resume=True) as place:
+        assert place is not None
+        recipe, plan = read_choices(place)
+        with phase(report, "capture"):
+            prepared = prepare(
+                model, calibration, recipe=recipe, quantizer=quantizer, memory=memory
+            )
+        return prepared.quantize_in(place, plan, progress=report, augment=augment)
+
+
+def _reserved(
+    folder: str | Path | None, advice: str, resume: bool
+) -> AbstractContextManager[RunPlace | None]:
+    """Return the reservation of a folder; of none where there is none."""
+    if folder is None:
+        return nullcontext()
+    expect(folder, (str, Path), "The run folder", advice, RunError)
+    return reserve(Path(folder), resume)
+
+
+def read_choices(place: RunPlace) -> tuple[Recipe, Plan | None]:
+    """Return the recipe of an unfinished run, and the plan if one was given.
+
+    Raises:
+        MrecgError: they cannot be read.
+    """
+    recipe = parse_recipe(place.read_note(RECIPE), place.unfinished / RECIPE)
+    path = place.unfinished / _PLAN
+    return recipe, Plan.parse(place.read_note(_PLAN), path) if path.exists() else None
 
 
 @default_torch_modes()
@@ -216,10 +281,14 @@ class PreparedModel:
         if augment is not None:
             augment = check_augment(augment)
         with watched(progress) as report:
-            return self._quantize(plan, report, augment)
+            return self._quantize(plan, report, augment, checkpoints)
 
     def _quantize(
-        self, plan: Plan | None, report: Report, augment: Augment | None
+        self,
+        plan: Plan | None,
+        report: Report,
+        augment: Augment | None,
+        checkpoints: Checkpoints | None,
     ) -> QuantizedModel:
         clock = PhaseClock(capture=self.seconds)
         self.check(plan)
@@ -255,6 +324,50 @@ class PreparedModel:
             environment=environment(self.graph.device),
         )
         return QuantizedModel(program, record, self.recipe)
+
+    def quantize_in(
+        self,
+        place: RunPlace,
+        plan: Plan | None = None,
+        *,
+        progress: Report | None = None,
+        augment: Augment | None = None,
+    ) -> QuantizedModel:
+        """Quantize as `quantize`, keep what is finished in a reserved folder, and write the finished run there.
+
+        Args:
+            place: from `runs.places.reserve`.
+            plan, progress, augment: as in `mrecg.quantize`.
+        """
+        checkpoints = self.checkpoints(place, plan)
+        found = self.quantize(plan, progress=progress, augment=augment, checkpoints=checkpoints)
+        if distributed.is_first():
+            found.finish(place)
+        distributed.wait()
+        return found
+
+    def checkpoints(self, place: RunPlace, plan: Plan | None = None) -> Checkpoints:
+        """Return what keeps the progress of this run in a folder, with the choices that a resumption needs.
+
+        Raises:
+            RunError: the unfinished run that is there was started with something else; or the model could not be saved.
+        """
+        self.check_storable()
+        text = "" if plan is None else plan.to_json()
+        found = place.checkpoints(
+            describe_inputs(
+                self.graph.graph,
+                self.images,
+                recipe=self.recipe.to_yaml(),
+                plan=text,
+                processes=str(distributed.count()),
+            )
+        )
+        if distributed.is_first():
+            place.note(RECIPE, self.recipe.to_yaml().encode())
+            if plan is not None:
+                place.note(_PLAN, text.encode())
+        return found
 
     def _plan(
         self, report: Report, checkpoints: Checkpoints | None = None

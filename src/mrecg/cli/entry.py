@@ -5,7 +5,9 @@ Exit codes: 0 ok, 1 a mistake that the message explains in a sentence, 2 usage.
 
 import contextlib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 
 # Importing the commands registers them.
@@ -23,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: without the program's name; those of the process when absent.
     """
     try:
-        with _processes():
+        with _processes(), _stoppable():
             given = sys.argv[1:] if arguments is None else arguments
             app(arguments, prog_name="mrecg", obj=("mrecg", *given))
     except MrecgError as error:
@@ -32,8 +34,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         where = f" at {error.filename}" if error.filename else ""
         raise _failure(f"The system says{where}: {error.strerror or error}.") from error
     except KeyboardInterrupt:
-        error_console.print("interrupted: nothing unfinished is written")
+        say(error_console, "interrupted: nothing unfinished is written")
         raise SystemExit(130) from None
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Let a request to end the process end it as Ctrl-C does: tidily, and saying how to go on."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What a run has finished, as values: with them, an interrupted run goes on where it stopped, to the same bits."""
+"""Checkpoints of a run: what it has finished, as values, with which it goes on to the same bits after an interruption."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

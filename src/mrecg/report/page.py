@@ -17,6 +17,7 @@ from mrecg.report.sections.numbers import numbers_section
 from mrecg.report.sections.origin import origin_section
 from mrecg.report.sections.verdict import verdict_section
 from mrecg.report.wording import counted
+from mrecg.writing import replace_file
 
 __all__ = ["Page", "make_page", "render", "run_chapter"]
 
@@ -48,13 +49,9 @@ class Page:
         Raises:
             RunError: it cannot be written.
         """
-        draft = path.with_name(f".{path.name}.draft")
         try:
-            draft.unlink(missing_ok=True)
             # A name may hold half of a pair of surrogates, which no file can.
-            with draft.open("x", encoding="utf-8", errors="replace") as file:
-                file.write(self.html)
-            draft.replace(path)
+            replace_file(path, self.html.encode(errors="replace"))
         except OSError as error:
             raise RunError(f"The file {path} cannot be written: {error.strerror}.") from error
 

@@ -1,23 +1,19 @@
-"""What an unfinished run keeps in its folder, and the lock that keeps a second process out.
+"""Checkpoints in a folder: what an unfinished run keeps.
 
-    .unfinished/lock                     held by the process that writes; the system frees it when the process ends
-    .unfinished/inputs.json              what the run was started with, as hashes
-    .unfinished/tune-0003.safetensors    a finished group: what it added to the state, its records
-    .unfinished/network.safetensors      the network as a whole, now and then
+    inputs.json              what the run was started with, as hashes
+    tune-0003.safetensors    a finished group: what it added to the state, its records
+    network.safetensors      the network as a whole, now and then
 
 Every file is written whole or not at all and holds the hash of its contents: one that is damaged is as good as missing.
 """
 
-import contextlib
 import hashlib
 import json
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -33,10 +29,9 @@ from mrecg.records.plan import Join
 from mrecg.records.record import GroupRecord, UnitRecord
 from mrecg.writing import replace_file
 
-__all__ = ["UNFINISHED", "FolderCheckpoints", "describe_inputs", "locked"]
+__all__ = ["FolderCheckpoints", "describe_inputs"]
 
-UNFINISHED = ".unfinished"
-_LOCK, _INPUTS, _NETWORK = "lock", "inputs.json", "network"
+_INPUTS, _NETWORK = "inputs.json", "network"
 _NOTES, _HASH = "notes", "sha256"
 
 
@@ -59,31 +54,11 @@ def describe_inputs(model: nn.Module, images: Tensor, **others: str) -> dict[str
     return found
 
 
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[Path]:
-    """Make the place of an unfinished run and keep other processes out of it; yield it.
-
-    Raises:
-        RunError: another process writes there, or it cannot be made.
-    """
-    place = folder / UNFINISHED
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        with FileLock(place / _LOCK, blocking=False):
-            yield place
-    except Timeout as error:
-        raise RunError(
-            f"Another process is writing the run in {folder}; wait for it, or name another folder."
-        ) from error
-    except OSError as error:
-        raise RunError(f"The run folder {folder} cannot be written: {error.strerror}.") from error
-
-
 class FolderCheckpoints(Checkpoints):
-    """Keep checkpoints in the place of an unfinished run; the caller holds its lock.
+    """Keep checkpoints in a folder; the caller holds its lock.
 
     Args:
-        place: from `locked`.
+        place: the folder.
         inputs: from `describe_inputs`.
 
     Raises:
@@ -161,10 +136,6 @@ class FolderCheckpoints(Checkpoints):
         tensors = {f"variable {i}": one for i, one in enumerate(found.variables)}
         tensors |= {f"moment {name}": one for name, one in found.moments.items()}
         self._keep(_NETWORK, {"step": found.step, "curve": found.curve}, tensors)
-
-    def clear(self) -> None:
-        """Remove everything: the run is finished."""
-        shutil.rmtree(self._place, ignore_errors=True)
 
     def _keep(self, name: str, notes: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         if distributed.is_first():

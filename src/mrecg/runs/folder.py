@@ -11,8 +11,6 @@ Opening a run executes nothing that its files say: every file is data, and is co
 """
 
 import platform
-import shutil
-import tempfile
 import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -36,7 +34,6 @@ from mrecg.runs.files import (
     REPORT,
     TENSORS,
     checked_record,
-    is_finished,
     read_file,
     require_files,
     require_small,
@@ -44,6 +41,7 @@ from mrecg.runs.files import (
 )
 from mrecg.runs.graph_reader import rebuild
 from mrecg.runs.graph_writer import store_graph
+from mrecg.runs.places import RunPlace, check_free, reserve
 from mrecg.runs.sizes import code_grids
 from mrecg.runs.stored_graph import StoredGraph
 from mrecg.runs.stored_tensors import largest_file, read_tensors, write_tensors
@@ -53,7 +51,7 @@ if TYPE_CHECKING:
     from mrecg.report.page import Page
     from mrecg.report.reported_run import ReportedRun
 
-__all__ = ["QuantizedModel", "check_free", "environment", "load"]
+__all__ = ["QuantizedModel", "environment", "load"]
 
 
 @dataclass(frozen=True)
@@ -150,28 +148,28 @@ class QuantizedModel:
         expect(folder, (str, Path), "The run folder", "name a new one", RunError)
         target = Path(folder)
         check_free(target)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=target.parent, prefix=".mrecg-") as scratch:
-                draft = Path(scratch) / "run"
-                draft.mkdir()
-                for name, contents in self._contents().items():
-                    (draft / name).write_bytes(contents)
-                self._write_page(draft / REPORT, target.name)
-                if target.exists():
-                    target.rmdir()
-                shutil.move(draft, target)
-        except OSError as error:
-            raise RunError(f"The run folder {target} cannot be written: {error}.") from error
+        contents = self._contents()
+        with reserve(target) as place:
+            place.finish(contents | self._page_of(target.name))
         return target
 
-    def _write_page(self, path: Path, name: str) -> None:
-        """Write the page about the run; the result of hours is saved without it rather than not at all."""
+    def finish(self, place: RunPlace) -> Path:
+        """Write the run into its reserved place; the unfinished run that was there is over.
+
+        Raises:
+            RunError: it cannot be written, or the model holds or returns something that cannot be stored.
+        """
+        place.finish(self._contents() | self._page_of(place.folder.name))
+        return place.folder
+
+    def _page_of(self, name: str) -> dict[str, bytes]:
+        """Return the page about the run as a file; the result of hours is saved without it rather than not at all."""
         try:
-            self._page(name).write(path)
+            return {REPORT: self._page(name).html.encode(errors="replace")}
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             warnings.warn(f"The run is saved without its {REPORT}: {reason}", stacklevel=3)
+            return {}
 
     def _contents(self) -> dict[str, bytes]:
         """Return the files of the run."""
@@ -186,28 +184,6 @@ class QuantizedModel:
         contents = files | {RECORD: with_hashes(self.record, files).to_json().encode()}
         require_small({name: text for name, text in contents.items() if name != TENSORS})
         return contents
-
-
-def check_free(folder: Path) -> None:
-    """Refuse a folder that a run must not be written to; ask before hours of work, not after.
-
-    Raises:
-        RunError: the folder holds a run or other files, is a file, or cannot be made.
-    """
-    if is_finished(folder):
-        raise RunError(
-            f"The folder {folder} already holds a finished run; name another or remove it."
-        )
-    if (folder.exists() or folder.is_symlink()) and not folder.is_dir():
-        raise RunError(f"The path {folder} is a file, expected a folder for the run.")
-    if folder.is_dir() and any(folder.iterdir()):
-        raise RunError(f"The folder {folder} is not empty; name another for the run.")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".mrecg-"):
-            pass
-    except OSError as error:
-        raise RunError(f"The run folder {folder} cannot be written: {error}.") from error
 
 
 def load(folder: str | Path) -> QuantizedModel:

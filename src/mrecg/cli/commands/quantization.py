@@ -12,6 +12,14 @@ from mrecg.cli.inputs import Inputs
 from mrecg.cli.option_groups import command
 from mrecg.cli.options import Memory, NetworkOptions, ProgressOptions
 from mrecg.cli.recipe_choice import choose_recipe
+from mrecg.cli.resumption import (
+    given_command,
+    is_repeated,
+    note_command,
+    repeat_command,
+    required_folder,
+    resumable,
+)
 from mrecg.config.recipe import Recipe
 from mrecg.paper.mqbench import read_experiment
 from mrecg.records.json_model import require_new_file
@@ -24,6 +32,7 @@ if TYPE_CHECKING:
     from mrecg.monitoring import Reporter
     from mrecg.records.evaluation import Evaluation
     from mrecg.runs.folder import QuantizedModel
+    from mrecg.runs.places import RunPlace
 
 __all__ = ["demo", "plan", "quantize"]
 
@@ -64,7 +73,7 @@ def demo(
     from mrecg.cli.watching import reporting
     from mrecg.demo import run_demo
     from mrecg.distributed import is_first, wait
-    from mrecg.runs.folder import check_free
+    from mrecg.runs.places import check_free
 
     if output is not None:
         check_free(output)
@@ -84,7 +93,16 @@ def quantize(
     context: typer.Context,
     options: NetworkOptions,
     shown: QuantizeOutput,
-    output: Annotated[Path, typer.Option(metavar="DIR", help="A new folder for the run.")],
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A new folder for the run.")
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Go on with an interrupted run, with the options that it was started with.",
+        ),
+    ] = None,
     plan_file: Annotated[
         Path | None,
         typer.Option("--plan", metavar="FILE", help="A plan to follow, from mrecg plan --output."),
@@ -113,36 +131,37 @@ def quantize(
     """
     from mrecg.cli.show import show_ending, show_notes, show_record
     from mrecg.cli.watching import reporting
-    from mrecg.distributed import wait
-    from mrecg.runs.folder import check_free
+    from mrecg.runs.places import reserve
 
-    check_free(output)
-    wait()
-    experiment = None if options.config is None else read_experiment(options.config)
-    if experiment is not None and not shown.quiet:
-        show_notes(error_console, experiment)
-    recipe = choose_recipe(options, experiment)
-    followed = None if plan_file is None else Plan.read(plan_file)
-    inputs = Inputs.resolve(options, experiment, validation)
-    inputs.named_data()
-    with reporting(shown) as reporter:
-        job = _Job(
-            inputs,
-            recipe,
-            followed,
-            evaluation_images,
-            memory,
-            output,
-            shown.tensorboard,
-            context.obj or (),
-        )
-        record = job.run(reporter).record
+    if resume is not None:
+        repeat_command(context, resume)
+        return
+    with reserve(required_folder(output), resume=is_repeated(context)) as place, resumable(place):
+        experiment = None if options.config is None else read_experiment(options.config)
+        if experiment is not None and not shown.quiet:
+            show_notes(error_console, experiment)
+        recipe = choose_recipe(options, experiment)
+        followed = None if plan_file is None else Plan.read(plan_file)
+        inputs = Inputs.resolve(options, experiment, validation)
+        inputs.named_data()
+        with reporting(shown) as reporter:
+            job = _Job(
+                inputs,
+                recipe,
+                followed,
+                evaluation_images,
+                memory,
+                place,
+                shown.tensorboard,
+                given_command(context),
+            )
+            record = job.run(reporter).record
     if shown.as_json:
         console.print_json(record.to_json())
         return
     if shown.verbose:
         show_record(console, record)
-    show_ending(console, record, recipe, output)
+    show_ending(console, record, recipe, place.folder)
 
 
 @dataclass(frozen=True)
@@ -154,7 +173,7 @@ class _Job:
     plan: Plan | None
     evaluation_images: int | None
     memory: int | None
-    output: Path
+    place: "RunPlace"
     tensorboard: Path | None
     command: tuple[str, ...]
 
@@ -177,7 +196,9 @@ class _Job:
             before = None
             if batches is not None:
                 before = measure_float(model, inputs.network, batches, reporter)
-            quantized = prepared.quantize(self.plan, progress=report)
+            checkpoints = prepared.checkpoints(self.place, self.plan)
+            note_command(self.place, self.command)
+            quantized = prepared.quantize(self.plan, progress=report, checkpoints=checkpoints)
             quantized = quantized.with_found(command=self.command)
         return self._measured_and_saved(quantized, before, batches, reporter)
 
@@ -202,7 +223,7 @@ class _Job:
         finally:
             if is_first():
                 with reporter.phase("save"):
-                    quantized.save(self.output)
+                    quantized.finish(self.place)
         return quantized
 
 

@@ -1,0 +1,181 @@
+"""The folder of one run, reserved before the work starts and written last.
+
+Until the run is finished, its folder holds `.unfinished` and nothing else; afterwards `.unfinished` is gone.
+"""
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from mrecg import distributed
+from mrecg.errors import RunError
+from mrecg.runs.checkpoints import FolderCheckpoints
+from mrecg.runs.files import RECORD, is_finished, read_file
+from mrecg.writing import replace_file
+
+__all__ = ["RunPlace", "check_free", "check_unfinished", "reserve"]
+
+UNFINISHED = ".unfinished"
+_LOCK = "lock"
+
+
+@dataclass(frozen=True)
+class RunPlace:
+    """A folder that this process may write one run into.
+
+    Attributes:
+        folder: of the run.
+    """
+
+    folder: Path
+
+    @property
+    def unfinished(self) -> Path:
+        """Return where an unfinished run keeps its files."""
+        return self.folder / UNFINISHED
+
+    def checkpoints(self, inputs: Mapping[str, str]) -> FolderCheckpoints:
+        """Return what keeps the progress of a run that was started with some inputs; see `describe_inputs`.
+
+        Raises:
+            RunError: the run that is there was started with others.
+        """
+        return FolderCheckpoints(self.unfinished, inputs)
+
+    def note(self, name: str, contents: bytes) -> None:
+        """Keep a file beside the checkpoints, in the place of an older one.
+
+        Raises:
+            RunError: it cannot be written.
+        """
+        self._write(self.unfinished / name, contents)
+
+    def read_note(self, name: str) -> bytes:
+        """Return the contents of a file that `note` kept.
+
+        Raises:
+            RunError: there is none, or it cannot be read.
+        """
+        return read_file(self.unfinished / name)
+
+    def finish(self, contents: Mapping[str, bytes]) -> None:
+        """Write the files of the finished run, the record last, and remove what belongs to an unfinished one.
+
+        Raises:
+            RunError: a file cannot be written; what was kept so far stays.
+        """
+        paths = [self.folder / name for name in sorted(contents, key=lambda name: name == RECORD)]
+        try:
+            for path in paths:
+                self._write(path, contents[path.name])
+        except RunError:
+            for path in paths:
+                path.unlink(missing_ok=True)
+            raise
+        for path in self.unfinished.iterdir():
+            if path.name != _LOCK:
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+
+    def _write(self, path: Path, contents: bytes) -> None:
+        try:
+            replace_file(path, contents)
+        except OSError as error:
+            raise RunError(f"The file {path} cannot be written: {error.strerror}.") from error
+
+
+@contextlib.contextmanager
+def reserve(folder: Path, resume: bool = False) -> Iterator[RunPlace]:
+    """Keep a folder for one run, and other processes out of it, until the context ends.
+
+    The folder may exist: empty, a mount point, a link to an empty folder. What keeps nothing for a resumption is removed at
+    the end, the folder included if it was made here. Of the processes that share a run, the first holds the lock.
+
+    Args:
+        folder: of the run.
+        resume: whether it holds an unfinished run that goes on; else it must hold nothing.
+
+    Raises:
+        RunError: the folder holds something else, cannot be written, or another process writes there.
+    """
+    check = check_unfinished if resume else check_free
+    check(folder)
+    place, made = RunPlace(folder), not folder.exists()
+    if not distributed.is_first():
+        distributed.wait()
+        yield place
+        return
+    lock = _lock(place)
+    try:
+        check(folder)  # nobody finished it meanwhile
+        distributed.wait()
+        yield place
+    finally:
+        lock.release()
+        _tidy(place, made)
+
+
+def _lock(place: RunPlace) -> FileLock:
+    """Take the lock; the system frees it when the process ends, however that is."""
+    lock = FileLock(place.unfinished / _LOCK, blocking=False)
+    try:
+        place.unfinished.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise RunError(
+            f"Another process writes the run in {place.folder}; wait for it, or name another folder."
+        ) from error
+    except OSError as error:
+        raise RunError(
+            f"The run folder {place.folder} cannot be written: {error.strerror}."
+        ) from error
+    return lock
+
+
+def _tidy(place: RunPlace, made: bool) -> None:
+    """Remove what is of no use: the place of an unfinished run that keeps nothing, and a folder made for nothing."""
+    if not _holds_unfinished(place.folder):
+        shutil.rmtree(place.unfinished, ignore_errors=True)
+        if made and not is_finished(place.folder):
+            with contextlib.suppress(OSError):
+                place.folder.rmdir()
+
+
+def check_free(folder: Path) -> None:
+    """Refuse a folder that a new run must not be written to.
+
+    Raises:
+        RunError: it holds a run, finished or not, or other files, or is a file.
+    """
+    if is_finished(folder):
+        raise RunError(
+            f"The folder {folder} already holds a finished run; name another or remove it."
+        )
+    if (folder.exists() or folder.is_symlink()) and not folder.is_dir():
+        raise RunError(f"The path {folder} is a file, expected a folder for the run.")
+    if _holds_unfinished(folder):
+        raise RunError(
+            f"The folder {folder} holds an unfinished run; go on with --resume {folder}, or remove the folder."
+        )
+    if folder.is_dir() and any(path.name != UNFINISHED for path in folder.iterdir()):
+        raise RunError(f"The folder {folder} is not empty; name another for the run.")
+
+
+def check_unfinished(folder: Path) -> None:
+    """Refuse a folder in which nothing can be resumed.
+
+    Raises:
+        RunError: the run there is finished, or there is none.
+    """
+    if is_finished(folder):
+        raise RunError(f"The run in {folder} is finished; there is nothing to resume.")
+    if not _holds_unfinished(folder):
+        raise RunError(f"The folder {folder} holds no unfinished run; name one that does.")
+
+
+def _holds_unfinished(folder: Path) -> bool:
+    place = folder / UNFINISHED
+    return place.is_dir() and any(path.name != _LOCK for path in place.iterdir())

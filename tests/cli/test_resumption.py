@@ -1,0 +1,108 @@
+"""An interrupted command says how to go on, and goes on to the same bits."""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import mrecg
+from command_line import Finished
+from mrecg.runs.places import UNFINISHED
+
+NETWORK = """\
+import torch
+from torch import nn
+
+def net():
+    torch.manual_seed(1)
+    layers = [nn.Conv2d(1, 4, 3, 2), nn.ReLU()]
+    for _ in range(6):
+        layers += [nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+"""
+OPTIONS = [
+    *("--network", "deep_network:net", "--data", "demo", "--images", "32", "--preset", "w2a4-brecq"),
+    *("--evaluation-images", "0", "--set", "reconstruct.batch_size=8", "--set", "reconstruct.early_stop=false"),
+]  # fmt: skip
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    (folder / "deep_network.py").write_text(NETWORK, encoding="utf-8")
+    return subprocess.Popen(
+        [sys.executable, "-m", "mrecg", *arguments],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(folder: Path, *arguments: str) -> tuple[int, str]:
+    with start(folder, *arguments) as process:
+        _, errors = process.communicate()
+    return process.returncode, errors
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the signals are POSIX ones")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_command_that_a_signal_ends_is_resumed(number: signal.Signals, tmp_path: Path) -> None:
+    steps = ["--steps", "60"]
+    with start(tmp_path, "quantize", *OPTIONS, *steps, "--output", "run") as process:
+        place = tmp_path / "run" / UNFINISHED
+        while process.poll() is None and len(list(place.glob("tune-*"))) < 3:
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, errors = process.communicate()
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {UNFINISHED}
+    assert not [name for name in tmp_path.iterdir() if name.name.startswith(".mrecg")]
+    how = ["quantize", "--resume", "run"]
+    if number != signal.SIGKILL:
+        assert process.returncode == 130
+        last = errors.strip().splitlines()[-1]
+        assert last.endswith("go on with mrecg quantize --resume run")
+        how = shlex.split(last.partition("go on with ")[2])[1:]
+    finished = {path.name for path in place.glob("tune-*")}
+    assert len(finished) >= 3
+    code, errors = finish(tmp_path, *how)
+    assert code == 0, errors
+    assert "Going on with: mrecg quantize --network deep_network:net" in errors
+    code, errors = finish(tmp_path, "quantize", *OPTIONS, *steps, "--output", "whole")
+    assert code == 0, errors
+    resumed, whole = (mrecg.load(tmp_path / name) for name in ("run", "whole"))
+    for name, tensor in whole.program.state_dict.items():
+        assert torch.equal(resumed.program.state_dict[name], tensor)
+    assert resumed.record.command[1:] == ("quantize", *OPTIONS, *steps, "--output", "run")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--network", "resnet18_small"], "The run needs a folder; give --output DIR"),
+        (["--resume", "nowhere"], "The folder nowhere holds no unfinished run"),
+        (["--resume", "python"], "was not started by a command; go on in Python"),
+        (["--network", "resnet18_small", "--output", "python"], "holds an unfinished run; go on"),
+    ],
+)
+def test_mistakes(
+    arguments: list[str],
+    message: str,
+    mrecg_command: Callable[..., Finished],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "python" / UNFINISHED).mkdir(parents=True)
+    (tmp_path / "python" / UNFINISHED / "inputs.json").write_text("{}")
+    done = mrecg_command("quantize", *arguments)
+    assert done.returncode == 1
+    assert re.fullmatch(rf"error: .*{re.escape(message)}.*\n", done.stderr)
