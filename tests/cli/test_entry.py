@@ -134,13 +134,14 @@ def test_what_the_system_refuses_is_a_sentence() -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("where", ["mrecg.cli.entry.app", "mrecg.demo.run_demo"])
 def test_an_interruption_says_what_is_left(
-    mrecg_command: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch
+    where: str, mrecg_command: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mrecg.cli.entry.app", interrupt)
+    monkeypatch.setattr(where, interrupt)
     done = mrecg_command("demo")
     assert done.returncode == 130
     assert done.stderr == "interrupted: nothing unfinished is written\n"

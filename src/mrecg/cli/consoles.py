@@ -8,7 +8,7 @@ from typer.core import TyperGroup
 
 from mrecg.config.texts import printable
 
-__all__ = ["app", "console", "error_console", "say"]
+__all__ = ["app", "console", "error_console", "interrupted", "say"]
 
 _ORDER = (
     "demo",
@@ -84,3 +84,9 @@ def say(output: Console, text: str, style: str | None = None) -> None:
         highlight=False,
         soft_wrap=not output.is_terminal,
     )
+
+
+def interrupted() -> SystemExit:
+    """Say what an interruption leaves, and return the exit that a shell expects."""
+    say(error_console, "interrupted: nothing unfinished is written")
+    return SystemExit(130)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 # Importing the commands registers them.
 from mrecg.cli.commands import accuracy, deployment, names, pages, paper, quantization  # noqa: F401
-from mrecg.cli.consoles import app, console, error_console, say
+from mrecg.cli.consoles import app, console, error_console, interrupted, say
 from mrecg.errors import MrecgError
 
 __all__ = ["main"]
@@ -34,8 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         where = f" at {error.filename}" if error.filename else ""
         raise _failure(f"The system says{where}: {error.strerror or error}.") from error
     except KeyboardInterrupt:
-        say(error_console, "interrupted: nothing unfinished is written")
-        raise SystemExit(130) from None
+        raise interrupted() from None
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 from typer.models import OptionInfo
 
-from mrecg.cli.consoles import app
+from mrecg.cli.consoles import app, interrupted
 
 __all__ = ["command"]
 
@@ -33,7 +33,10 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             name: group(**{field.name: values.pop(field.name) for field in fields(group)})
             for name, group in groups.items()
         }
-        function(**values, **grouped)
+        try:
+            function(**values, **grouped)
+        except KeyboardInterrupt:  # Typer would exit without a word
+            raise interrupted() from None
 
     parameters: list[Parameter] = []
     for name, parameter in inspect.signature(function).parameters.items():
