@@ -58,6 +58,7 @@ def test_saved_runs_reload_bit_for_bit(toy: str, tmp_path: Path) -> None:
         "model.safetensors",
         "recipe.yaml",
         "record.json",
+        "report.html",
     ]
     assert (
         len({path.stat().st_mode for path in folder.iterdir()}) == 1

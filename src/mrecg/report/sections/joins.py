@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["joins_section"]
 
-_METRICS = {"capacity": "capacity", "loss": "loss"}
-
 
 def joins_section(run: ReportedRun, key: str) -> Section:
     """Return the section; `key` starts the ids in it."""
@@ -67,7 +65,8 @@ def _answer(run: ReportedRun) -> str:
 
 
 def _metric_name(run: ReportedRun) -> str:
-    return _METRICS.get(run.recipe.plan.join, "metric")
+    rule = run.recipe.plan.join
+    return rule if rule in ("capacity", "loss") else "metric"
 
 
 def _draw_metric(run: ReportedRun, name: str) -> Chart:
