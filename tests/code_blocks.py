@@ -4,7 +4,7 @@ python                  runs, in the order of the page, with the names of the bl
 bash                    runs, in the same folder
 console                 needs what a test has not (ImageNet, a GPU, a network): its commands and options exist
 any, with title="FILE"  is that file, for the blocks that follow
-others                  are shown
+others                  are shown; a line that calls `mrecg` or `make` is held to what `console` promises
 
 `python tests/code_blocks.py PAGE` prints a shell script that runs a page.
 """
@@ -56,15 +56,18 @@ def blocks(page: Path) -> list[Block]:
 
 
 def commands(block: Block) -> Iterator[list[str]]:
-    """Yield the commands of a block of shell as words; in `console`, what stands behind a prompt.
+    """Yield the commands of a block as words: all lines of `bash`, what has a prompt in `console`, what starts as one elsewhere.
 
     Of a pipe only the first command counts.
     """
+    marks = {"bash": "", "console": "$ "}
     for line in block.text.replace("\\\n", " ").splitlines():
-        prompt, separator, rest = line.partition("$ ")
-        if block.language == "console":
-            line = rest if separator and not prompt.strip() else ""
-        words = shlex.split(line, comments=True)
+        if block.language in marks:
+            found = line.startswith(marks[block.language])
+            line = line.removeprefix(marks[block.language])
+        else:
+            found = line.split(" ")[0] in ("make", "mrecg")
+        words = shlex.split(line, comments=True) if found else []
         if words:
             yield words[: words.index("|")] if "|" in words else words
 

@@ -1,6 +1,6 @@
 """Draw the pictures of docs/method.md from the code and from stored results.
 
-    python -m benchmarks.pictures render
+python -m benchmarks.pictures render
 """
 
 from collections.abc import Sequence

@@ -63,9 +63,7 @@ def draw_rounding(path: Path) -> None:
 def draw_joining(results: Path, path: Path) -> int:
     """Draw the relative loss where groups end, for blocks and joined groups; return how many results it shows."""
     found = {
-        one["variant"]: one
-        for one in held_out_store(results).read()
-        if CELL.items() <= one.items()
+        one["variant"]: one for one in held_out_store(results).read() if CELL.items() <= one.items()
     }
     blocks, joined = found["blocks"], found["gain"]
     ends = _ends(joined)
