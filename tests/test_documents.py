@@ -59,11 +59,7 @@ def links(page: Path) -> list[str]:
 def anchors(page: Path) -> set[str]:
     """The anchors that GitHub gives the headings of a page, and those of documented names."""
     tokens = tokens_of(page)
-    heads = [
-        after.content
-        for token, after in pairwise(tokens)
-        if token.type == "heading_open"
-    ]
+    heads = [after.content for token, after in pairwise(tokens) if token.type == "heading_open"]
     slugs = {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
     return slugs | set(re.findall(r"^::: (\S+)", page.read_text(encoding="utf-8"), re.MULTILINE))
 
