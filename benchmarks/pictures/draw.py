@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import torch
@@ -17,7 +18,7 @@ from mrecg.quantizers.adaround import rectified_sigmoid
 __all__ = ["draw_joining", "draw_rounding"]
 
 GRAY, BLUE, ORANGE, GREEN = "#7a7f87", "#3b7dd8", "#d9731a", "#2f9e6e"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "axes.edgecolor": GRAY,
     "axes.labelcolor": GRAY,
     "axes.spines.right": False,
