@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench gpu format clean
+.PHONY: demo test check docs wheel-test test-lowest bench gpu format clean
 
 demo: .venv/ready
 	$(BIN)/mrecg demo
@@ -16,6 +16,24 @@ check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest tests/test_rooms.py
+
+# The site, in site/; a dead link or anchor is an error.
+docs: .venv/ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+# A wheel in an environment of its own, without the checkout: the quick start as it is written.
+wheel-test: .venv/ready
+	.ci/wheel-test
+
+# The lowest versions that pyproject.toml admits, in an environment of their own.
+test-lowest: .venv/ready
+	.ci/test-lowest
+
+# Direct dependencies only: what they need themselves is installed in today's versions, as a user gets it. But for torch: its
+# older builds bring gigabytes of CUDA.
+constraints-lowest.txt: pyproject.toml
+	$(BIN)/uv pip compile --quiet --no-deps --resolution lowest-direct --no-annotate --no-emit-package torch \
+		--custom-compile-command "make constraints-lowest.txt" --extra onnx $< --output-file $@
 
 bench: .venv/ready
 	$(BIN)/pytest -m slow
@@ -42,6 +60,7 @@ bench: .venv/ready
 	$(BIN)/python -m benchmarks.export measure
 	$(BIN)/python -m benchmarks.export measure --speed
 	$(BIN)/python -m benchmarks.export render
+	$(BIN)/python -m benchmarks.pictures render
 
 # On a machine with a CUDA device.
 gpu: .venv/ready
@@ -60,4 +79,4 @@ format: .venv/ready
 	touch .venv/ready
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv dist runs site

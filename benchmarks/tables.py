@@ -1,5 +1,6 @@
 """Results in, tables of a document out."""
 
+import itertools
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -8,11 +9,24 @@ from typing import Any
 
 from benchmarks.store import Result
 
-__all__ = ["DOCS", "README", "by_key", "provenance", "summary", "table", "write_between_marks"]
+__all__ = [
+    "DOCS",
+    "README",
+    "by_key",
+    "folded",
+    "provenance",
+    "summary",
+    "table",
+    "with_lead",
+    "write_between_marks",
+]
 
 README = Path(__file__).parent.parent / "README.md"
 DOCS = README.parent / "docs"
 MARKS = ("<!-- results: written by a script in benchmarks/ -->", "<!-- end of results -->")
+
+OPEN_ROWS = 10
+"""Longer tables are unfolded by a click."""
 
 
 def table(columns: str, rows: Iterable[Iterable[object]]) -> list[str]:
@@ -20,6 +34,25 @@ def table(columns: str, rows: Iterable[Iterable[object]]) -> list[str]:
     names = [name.strip() for name in columns.split("|")]
     lines = [f"| {' | '.join(map(str, cells))} |" for cells in (names, *rows)]
     return [lines[0], "|" + "---|" * len(names), *lines[1:]]
+
+
+def folded(text: str) -> str:
+    """Return a document with its long tables folded, on GitHub as on the site."""
+    lines: list[str] = []
+    for of_table, group in itertools.groupby(text.split("\n"), lambda line: line.startswith("|")):
+        part = list(group)
+        rows = len(part) - 2  # names of columns, and the rule beneath
+        if of_table and rows > OPEN_ROWS:
+            shown = f"<summary>All {rows} rows</summary>"
+            part = ['<details markdown="1">', shown, "", *part, "", "</details>"]
+        lines += part
+    return "\n".join(lines)
+
+
+def with_lead(header: str, sentence: str) -> str:
+    """Return a page's header with the sentence that a reader in a hurry needs, right beneath the title."""
+    title, _, rest = header.partition("\n\n")
+    return f"{title}\n\n**{sentence}**\n\n{rest}"
 
 
 def summary(values: Sequence[float]) -> str:

@@ -1,36 +1,18 @@
-"""The README's example runs as written, and the documents name what exists."""
+"""The documents name what exists. What their code does is tested in `test_code_blocks`."""
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
-import torch
+import yaml
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
 
-import mrecg
-from mrecg.data import evaluation_batches
+from code_blocks import ROOT
 
-ROOT = Path(__file__).parent.parent
-
-
-def test_readme_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert code is not None
-    monkeypatch.chdir(tmp_path)
-    short = code[1]
-    for long, few in [
-        ('"reconstruct.steps": 250', '"reconstruct.steps": 1'),
-        ('calibration_images("demo", 256', 'calibration_images("demo", 32'),
-        ('evaluation_batches("demo")', 'evaluation_batches("demo", count=50)'),
-    ]:
-        assert long in short
-        short = short.replace(long, few)
-    names: dict[str, object] = {}
-    exec(short, names)
-    quantized, model = names["quantized"], names["model"]
-    assert isinstance(quantized, mrecg.QuantizedModel)
-    assert isinstance(model, torch.nn.Module)
-    images, _ = next(iter(evaluation_batches("demo")))
-    assert torch.equal(quantized.model(images[:8]), model(images[:8]))
+DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+REPOSITORY = "https://github.com/mrecg/mrecg"
 
 
 def test_readme_is_short_and_its_commands_exist() -> None:
@@ -61,3 +43,47 @@ def test_the_notation_names_what_exists() -> None:
         for name in names:
             for part in name.split("."):
                 assert re.search(rf"\b{part}\b", text), f"{name} is not in {files}"
+
+
+def tokens_of(page: Path) -> list[Token]:
+    return MarkdownIt().enable("table").parse(page.read_text(encoding="utf-8"))
+
+
+def links(page: Path) -> list[str]:
+    """Where the links and the pictures of a page lead."""
+    inner = [child for token in tokens_of(page) for child in token.children or ()]
+    found = [token.attrs.get("href", token.attrs.get("src")) for token in inner]
+    return [str(target) for target in found if target is not None]
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives the headings of a page, and those of documented names."""
+    tokens = tokens_of(page)
+    heads = [after.content for token, after in pairwise(tokens) if token.type == "heading_open"]
+    slugs = {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+    return slugs | set(re.findall(r"^::: (\S+)", page.read_text(encoding="utf-8"), re.MULTILINE))
+
+
+@pytest.mark.parametrize("page", DOCUMENTS, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in links(page):
+        place, _, anchor = link.partition("#")
+        if place.startswith(("https://", "http://")):
+            assert REPOSITORY not in link or "/blob/" not in link, f"{link}: link to the file"
+            continue
+        target = (page.parent / place).resolve() if place else page
+        assert target.is_file(), link
+        if ROOT / "docs" in page.parents:
+            assert ROOT / "docs" in target.parents, f"{link} leaves the site"
+        # A documented module documents the names in it.
+        known = anchors(target)
+        assert not anchor or any(anchor == one or anchor.startswith(f"{one}.") for one in known), (
+            link
+        )
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    named = re.findall(r"[\w/-]+\.md", str(yaml.safe_load(text)["nav"]))
+    pages = (ROOT / "docs").rglob("*.md")
+    assert sorted(named) == sorted(str(page.relative_to(ROOT / "docs")) for page in pages)

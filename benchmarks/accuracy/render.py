@@ -9,7 +9,16 @@ from benchmarks.accuracy.cells import METHODS
 from benchmarks.accuracy.choices import CHOICES
 from benchmarks.accuracy.results import accuracy_store, authors_results
 from benchmarks.store import Result
-from benchmarks.tables import README, by_key, provenance, summary, table, write_between_marks
+from benchmarks.tables import (
+    README,
+    by_key,
+    folded,
+    provenance,
+    summary,
+    table,
+    with_lead,
+    write_between_marks,
+)
 
 __all__ = ["choices_table", "schedule_table", "write_results"]
 
@@ -228,6 +237,20 @@ def _mean_top1(cells: list[Result]) -> str:
     return f"{statistics.mean(cell['top1'] for cell in cells):.2f}"
 
 
+def _lead(ours: list[Result], learned: list[Result], authors: Mapping[str, Any]) -> str:
+    """Return the page in a sentence: the networks at the fewest bits, ours with all stages and the authors' code."""
+    bits = min(result["bits"] for result in ours)
+    parts = []
+    for network, theirs in authors.items():
+        cells = [one for one in learned if (one["network"], one["bits"]) == (network, bits)]
+        if bits in theirs and cells:
+            images = max(one["images"] for one in cells)
+            reached = _mean_top1([one for one in cells if one["images"] == images])
+            best = max(theirs[bits].values())
+            parts.append(f"{network} {reached} % from {images:,} images ({best:.2f} %)")
+    return f"Top-1 at {bits} with all stages, and of the authors' code from 256 images in {README_STEPS} steps: {'; '.join(parts)}."
+
+
 def write_results(folder: Path, page: Path) -> int:
     """Write the page, and the README's table above its folder, and return how many results the page shows."""
     results = accuracy_store(folder).read()
@@ -250,7 +273,7 @@ def write_results(folder: Path, page: Path) -> int:
         "ours": ours,
     }
     sections = [
-        HEADER,
+        with_lead(HEADER, _lead(ours, learned, authors[str(README_STEPS)])),
         "## Accuracy\n",
         *accuracy_table(ours, authors),
         f"\nAuthors' code: {authors['source']}\n",
@@ -268,7 +291,7 @@ def write_results(folder: Path, page: Path) -> int:
         "\n## Where the figures come from\n",
         *provenance(results),
     ]
-    page.write_text("\n".join(sections) + "\n", encoding="utf-8")
+    page.write_text(folded("\n".join(sections)) + "\n", encoding="utf-8")
     readme = page.parent.parent / README.name
     write_between_marks(readme, readme_table(ours, learned, authors[str(README_STEPS)]))
     return len(results)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from benchmarks.architectures.families import networks
 from benchmarks.store import Result, Store
-from benchmarks.tables import table
+from benchmarks.tables import folded, table, with_lead
 
 __all__ = ["architectures_store", "coverage_table", "write_limits"]
 
@@ -106,13 +106,12 @@ def write_limits(folder: Path, page: Path) -> int:
         {", ".join(f"{k} {v}" for k, v in result["environment"].items()) for result in results}
     )
     sections = [
-        HEADER,
-        f"{summary(results)}\n",
+        with_lead(HEADER, summary(results)),
         *coverage_table(results),
         *problems(results),
         *not_run(results),
         LIMITS,
         f"Commits: {', '.join(f'{one} ({count})' for one, count in sorted(commits.items()))}. Versions: {'; '.join(versions)}.",
     ]
-    page.write_text("\n".join(sections) + "\n", encoding="utf-8")
+    page.write_text(folded("\n".join(sections)) + "\n", encoding="utf-8")
     return len(results)

@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.held_out.results import held_out_store, judges_store
 from benchmarks.held_out.variants import CODES, JOINS, Variant
 from benchmarks.store import Result
-from benchmarks.tables import by_key, table
+from benchmarks.tables import by_key, folded, table, with_lead
 
 __all__ = ["judges_rows", "variant_rows", "write_choices"]
 
@@ -111,6 +111,27 @@ def judges_rows(results: Sequence[Result]) -> list[tuple[object, ...]]:
     return rows
 
 
+def _lead(results: Sequence[Result]) -> str:
+    """Return the page in a sentence: what trying every join changes on each network."""
+    parts = []
+    for (network, bits), cells in by_key(results, "network", "bits").items():
+        found = by_key(cells, "variant", "steps", "images")
+        sides = [
+            {
+                cell["seed"]: cell
+                for (name, *_), same in found.items()
+                if name == variant
+                for cell in same
+            }
+            for variant in ("blocks", "gain")
+        ]
+        seeds = sides[0].keys() & sides[1].keys()
+        if seeds:
+            means = [statistics.mean(side[seed]["divergence"] for seed in seeds) for side in sides]
+            parts.append(f"{means[0]:.3f} → {means[1]:.3f} on {network} at {bits}")
+    return f"Trying every join brings the answers nearer to the float network's (KL): {'; '.join(parts)}."
+
+
 def write_choices(folder: Path, page: Path) -> int:
     """Write the page; return how many results it shows."""
     results = held_out_store(folder).read()
@@ -120,7 +141,7 @@ def write_choices(folder: Path, page: Path) -> int:
     keys = "network | bits | steps | images"
     commits = sorted({result["commit"] for result in (*results, *judged)})
     sections = [
-        HEADER,
+        with_lead(HEADER, _lead(results)),
         JOINS_HEADER,
         *table(
             f"{keys} | joined by | KL | better by | same class as float (%) | group ends | kept | seconds",
@@ -134,5 +155,5 @@ def write_choices(folder: Path, page: Path) -> int:
         *([JUDGES_HEADER, *table(JUDGES_COLUMNS, judges_rows(judged))] if judged else []),
         f"\nCommits: {', '.join(commits)}.",
     ]
-    page.write_text("\n".join(sections) + "\n", encoding="utf-8")
+    page.write_text(folded("\n".join(sections)) + "\n", encoding="utf-8")
     return len(results) + len(judged)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from benchmarks.accuracy.cells import METHODS
 from benchmarks.store import Result, Store
-from benchmarks.tables import by_key, provenance, summary, table, write_between_marks
+from benchmarks.tables import by_key, folded, provenance, summary, table, write_between_marks
 
 __all__ = ["agreement_store", "photographs_store", "write_agreement"]
 
@@ -42,6 +42,22 @@ def agreement_table(results: list[Result]) -> list[str]:
     ]
 
 
+def _lead(results: list[Result]) -> str:
+    """Return the page in a sentence: to nearest and the best method, at the fewest bits."""
+    methods = by_key(results, "bits", "method")
+    bits = min(bits for bits, _ in methods)
+    means = {
+        method: statistics.mean(cell["agreement"] for cell in cells)
+        for (of_bits, method), cells in methods.items()
+        if of_bits == bits
+    }
+    best = max(means, key=means.__getitem__)
+    return (
+        f"At {bits}, {best} gives the float network's class for {means[best]:.1f} % of the held-out crops, "
+        f"rounding to nearest for {means['rtn']:.1f} %."
+    )
+
+
 def photograph_table(photographs: list[Result]) -> list[str]:
     """Return what the float network says about each photograph."""
     labelled = [row for row in photographs if row["label"] is not None]
@@ -65,7 +81,17 @@ def write_agreement(folder: Path, page: Path) -> int:
     if not results:
         raise SystemExit(f"There are no results in {folder}; run the benchmark first.")
     photographs = photograph_table(photographs_store(folder).read())
-    lines = ["", "## Agreement", "", *agreement_table(results), "", "## The float network", ""]
+    lines = [
+        "",
+        f"**{_lead(results)}**",
+        "",
+        "## Agreement",
+        "",
+        *agreement_table(results),
+        "",
+        "## The float network",
+        "",
+    ]
     lines += [*photographs, "", "## Where the figures come from", "", *provenance(results), ""]
-    write_between_marks(page, lines)
+    write_between_marks(page, folded("\n".join(lines)).split("\n"))
     return len(results)

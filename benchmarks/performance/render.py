@@ -6,7 +6,7 @@ from pathlib import Path
 from benchmarks.accuracy.results import accuracy_store, authors_results
 from benchmarks.performance.results import performance_store
 from benchmarks.store import Result
-from benchmarks.tables import by_key, table
+from benchmarks.tables import by_key, folded, table, with_lead
 
 __all__ = ["write_performance"]
 
@@ -218,6 +218,15 @@ def _network_steps(results: list[Result]) -> list[str]:
     return table("network | batch | ÷ float training step", rows)
 
 
+def _lead(steps: list[Result]) -> str:
+    """Return the page in a sentence: what a step costs."""
+    parts = []
+    for (method,), found in by_key([one for one in steps if not one["without"]], "method").items():
+        ratio = statistics.geometric_mean(one["ratio"] for one in found)
+        parts.append(f"{ratio:.2f} times ({method})")
+    return f"A step of a group costs {' and '.join(parts)} what forward and backward of the float unit cost."
+
+
 def write_performance(folder: Path, page: Path) -> int:
     """Write the page from the results in a folder, and return how many results it shows."""
     kinds = ("step", "network_step", "paired", "pipeline", "gpu", "scaling", "memory")
@@ -232,7 +241,15 @@ def write_performance(folder: Path, page: Path) -> int:
     commits = sorted({result["commit"] for result in everything})
     paired = [PAIRED, *_paired(found["paired"]), ""] if found["paired"] else []
     sections = [
-        *(HEADER, STEP, *_steps(found["step"]), "", ABLATION, *_ablations(found["step"]), ""),
+        *(
+            with_lead(HEADER, _lead(found["step"])),
+            STEP,
+            *_steps(found["step"]),
+            "",
+            ABLATION,
+            *_ablations(found["step"]),
+            "",
+        ),
         *(
             [NETWORK_STEP, *_network_steps(found["network_step"]), ""]
             if found["network_step"]
@@ -245,5 +262,5 @@ def write_performance(folder: Path, page: Path) -> int:
         *(GPU, *_gpus(found["gpu"]), "", SCALING, *_scaling(found["scaling"]), ""),
         *(MEMORY, *_memory(found["memory"]), "", f"Commits: {', '.join(commits)}."),
     ]
-    page.write_text("\n".join(sections) + "\n", encoding="utf-8")
+    page.write_text(folded("\n".join(sections)) + "\n", encoding="utf-8")
     return len(everything)

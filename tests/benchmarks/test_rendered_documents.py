@@ -10,6 +10,7 @@ import benchmarks.export.__main__ as export
 import benchmarks.held_out.__main__ as held_out
 import benchmarks.natural_images.__main__ as natural_images
 import benchmarks.performance.__main__ as performance
+import benchmarks.pictures.__main__ as pictures
 from benchmarks.tables import DOCS, README
 
 PAGES = {
@@ -24,7 +25,7 @@ PAGES = {
 
 def test_documents_name_benchmarks_that_exist() -> None:
     root = README.parent
-    texts = [path.read_text() for path in (README, root / "Makefile", *DOCS.glob("*.md"))]
+    texts = [path.read_text() for path in (README, root / "Makefile", *DOCS.rglob("*.md"))]
     named = {name for text in texts for name in re.findall(r"\bbenchmarks\.([a-z_]+)", text)}
     assert {path.parent.name for path in root.glob("benchmarks/*/__main__.py")} >= named
     paths = {
@@ -42,3 +43,10 @@ def test_documents_are_what_the_scripts_write(tmp_path: Path) -> None:
         benchmark.main(["render", "--docs", str(docs)])
         assert (docs / page).read_text() == (DOCS / page).read_text(), page
     assert (tmp_path / README.name).read_text() == README.read_text()
+
+
+def test_pictures_are_what_the_script_draws(tmp_path: Path) -> None:
+    pictures.main(["render", "--docs", str(tmp_path)])
+    stored = {path.name: path.read_bytes() for path in (DOCS / "pictures").iterdir()}
+    drawn = {path.name: path.read_bytes() for path in (tmp_path / "pictures").iterdir()}
+    assert drawn == stored

@@ -1,0 +1,117 @@
+"""Every block of code in the documents does what its kind promises (see `code_blocks`)."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+import mrecg.cli.entry  # noqa: F401 (registers the commands)
+from code_blocks import ROOT, Block, blocks, commands, pages
+from command_line import forget_modules_in, run
+from mrecg.cli.consoles import app
+
+SHORTER = {
+    "README.md": [
+        ('"reconstruct.steps": 250', '"reconstruct.steps": 1'),
+        ('calibration_images("demo", 256', 'calibration_images("demo", 32'),
+        ('evaluation_batches("demo")', 'evaluation_batches("demo", count=50)'),
+    ],
+}
+"""Documents that show a budget worth its minutes; every other page runs as it is."""
+
+NAMES = [str(page.relative_to(ROOT)) for page in pages()]
+
+
+def is_run(block: Block) -> bool:
+    return block.language in ("python", "bash") or block.file is not None
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if any(map(is_run, blocks(ROOT / name)))])
+def test_blocks_run(
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    names: dict[str, object] = {"__name__": "__main__"}
+    for block in blocks(ROOT / name):
+        if block.file is not None:
+            Path(block.file).parent.mkdir(parents=True, exist_ok=True)
+            Path(block.file).write_text(block.text, encoding="utf-8")
+        elif block.language == "bash":
+            for words in commands(block):
+                _run(words, capsys)
+        elif block.language == "python":
+            # Empty lines in front give an error the line of the page.
+            text = "\n" * block.line + block.text
+            for long, few in SHORTER.get(name, []):
+                assert long in text
+                text = text.replace(long, few)
+            exec(compile(text, name, "exec"), names)
+    forget_modules_in(tmp_path)
+
+
+def _run(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Run a command of a shell block; mrecg's in this process, because importing torch takes seconds."""
+    if words[0] == "mrecg":
+        finished = run(words[1:], capsys)
+        assert finished.returncode == 0, finished.stderr
+    else:
+        path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+        done = subprocess.run(
+            words, env=os.environ | {"PATH": path}, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_commands_exist(name: str) -> None:
+    """Commands that are shown and not run have the options that they are given."""
+    for block in blocks(ROOT / name):
+        if block.language not in ("bash", "python"):
+            for words in commands(block):
+                try:
+                    check_command(words)
+                except typer.Exit:
+                    continue
+                except Exception as error:
+                    raise AssertionError(f"{name}:{block.line + 1}: {error}") from error
+
+
+def check_command(words: list[str]) -> None:
+    """Parse what mrecg is given, without running it; of make, find the target."""
+    if words[0] == "make":
+        makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+        assert all(f"\n{target}:" in makefile for target in words[1:]), words
+    for program in ("mrecg", "mrecg.cli"):
+        if program in words:
+            arguments = words[words.index(program) + 1 :]
+            group = typer.main.get_command(app)
+            context = group.make_context("mrecg", list(arguments[:1]))
+            _, command, _ = group.resolve_command(context, list(arguments[:1]))
+            command.make_context(command.name, list(arguments[1:]), parent=context)
+            return
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["mrecg quantise", "mrecg plan --metrics loss", "mrecg export runs/x", "make documentation"],
+)
+def test_what_does_not_exist_is_found(words: str) -> None:
+    with pytest.raises(Exception, match=r"No such|Missing parameter|documentation"):
+        check_command(words.split())
+
+
+def test_blocks_are_read_as_written(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        '# A\n\n```yaml title="a/b.yaml"\nx: 1\n```\n\n```console\n$ mrecg plan \\\n    --json | jq\nout\n```\n'
+    )
+    written, shown = blocks(page)
+    assert written == Block(3, "yaml", "a/b.yaml", "x: 1\n")
+    assert list(commands(shown)) == [["mrecg", "plan", "--json"]]
