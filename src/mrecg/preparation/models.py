@@ -29,6 +29,11 @@ def check_model(model: object) -> None:
     for wrapper, advice in _WRAPPERS.items():
         if isinstance(model, wrapper):
             raise ModelError(f"The model is a {type(model).__name__}: {advice}.")
+    for name, part in model.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            raise ModelError(
+                f"The model's part '{name}' is a {type(part).__name__}: {_WRAPPERS[torch.jit.ScriptModule]}."
+            )
     tensors = {n: t for n, t in model.state_dict().items() if isinstance(t, Tensor)}
     for name, tensor in tensors.items():
         if nn.parameter.is_lazy(tensor):

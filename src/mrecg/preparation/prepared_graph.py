@@ -1,5 +1,6 @@
 """A captured model with quantizers, cut into units."""
 
+from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -11,11 +12,11 @@ from jaxtyping import Float
 from torch import Tensor, fx, nn
 
 from mrecg.config.recipe import Recipe
-from mrecg.errors import RecipeError
+from mrecg.errors import CaptureError, MrecgError, RecipeError
 from mrecg.graph.capture import capture_graph
 from mrecg.graph.extract import Insertions
 from mrecg.graph.insert import PlacedQuantizer, Quantizer, freeze, insert_quantizers
-from mrecg.graph.layers import CONVOLUTIONS_AND_PRODUCTS, layer_name, layers_of, module_path
+from mrecg.graph.layers import layer_name, layers_of, weighted_operators
 from mrecg.graph.recipe_placement import RecipePlacement
 from mrecg.graph.units import Chain, Unit, cut_units
 from mrecg.preparation.integer_bias import IntegerBias, insert_integer_biases
@@ -45,7 +46,7 @@ class PreparedGraph:
         biases: those that integer hardware adds to a sum of codes, by the path that the graph reads.
         chain: its units, which share the graph's parameters.
         device: where these are.
-        left_in_float: convolutions and linear layers whose weight has no quantizer.
+        left_in_float: layers and other products with a parameter whose weight has no quantizer.
     """
 
     graph: fx.GraphModule
@@ -171,7 +172,7 @@ def prepare_graph(
     placement = quantizer or RecipePlacement(recipe.placement, recipe.weight, recipe.activation)
     # Convolutions are fastest channels last, above all depthwise ones.
     captured = set_memory_format(capture_graph(model, images[:2].to(device)), torch.channels_last)
-    graph, placed = insert_quantizers(captured, placement)
+    graph, placed = _inserted(captured, placement)
     _check_patterns(recipe.reconstruct.exclude, placed)
     weights = {
         one.name: make_weight_quantizer(one.request, attrgetter(one.tensor)(graph), recipe.weight)
@@ -212,14 +213,29 @@ def set_memory_format(module: fx.GraphModule, memory_format: torch.memory_format
 
 
 def _left_in_float(graph: fx.GraphModule, placed: Sequence[PlacedQuantizer]) -> tuple[str, ...]:
-    quantizable = frozenset(layers_of(graph.graph))
     quantized = {reader for one in placed if one.is_weight for reader in one.readers}
-    layers = dict.fromkeys(
-        layer_name(node) if node in quantizable else module_path(node) or "the model itself"
-        for node in graph.graph.nodes
-        if node.target in CONVOLUTIONS_AND_PRODUCTS
-    )
-    return tuple(name for name in layers if name not in quantized)
+    owners = dict.fromkeys(weighted_operators(graph.graph).values())
+    return tuple(name for name in owners if name not in quantized)
+
+
+def _inserted(
+    captured: fx.GraphModule, quantizer: Quantizer
+) -> tuple[fx.GraphModule, tuple[PlacedQuantizer, ...]]:
+    """Insert quantizers; what a vendor's quantizer raises is explained in one sentence."""
+    calls = Counter(layer_name(layer) for layer in layers_of(captured.graph))
+    try:
+        return insert_quantizers(captured, quantizer)
+    except MrecgError:
+        raise
+    except Exception as error:  # quantizers are anybody's code
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
+        shared = [name for name, count in calls.items() if count > 1]
+        advice = "use the recipe's placement"
+        if shared:
+            advice = f"{advice}, or give each call of {', '.join(shared)} a layer of its own"
+        raise CaptureError(
+            f"The quantizer {type(quantizer).__name__} cannot annotate the model: {type(error).__name__}: {reason}; {advice}."
+        ) from error
 
 
 def _check_patterns(patterns: Sequence[str], placed: Sequence[PlacedQuantizer]) -> None:

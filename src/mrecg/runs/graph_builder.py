@@ -8,8 +8,9 @@ import torch
 from torch import fx
 
 import mrecg.quantizers  # noqa: F401 — registers the operators of quantized models
+from mrecg.graph.randomness import is_repeatable
 from mrecg.runs.bounds import refuse
-from mrecg.runs.operators import is_arithmetic, is_repeatable, named_operator, takes
+from mrecg.runs.operators import is_arithmetic, named_operator, takes
 from mrecg.runs.stored_graph import StoredGraph, StoredNode, is_name, is_path
 
 __all__ = ["DTYPES", "GraphBuilder"]
