@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from mrecg.errors import CaptureError
+from mrecg.graph.batch_norm import ignore_running_statistics
 from mrecg.graph.constant_folding import fold_computed_weights, fold_mutated_constants
 from mrecg.graph.functionalize import make_functional
 from mrecg.graph.inlining import inline_wrapped
@@ -51,6 +52,7 @@ def capture_graph(model: nn.Module, example: Float[Tensor, "n ..."]) -> fx.Graph
     inline_wrapped(graph_module)
     _drop_inference_no_ops(graph_module.graph)
     refuse_random(graph_module.graph)
+    ignore_running_statistics(graph_module.graph)
     fold_mutated_constants(graph_module)
     make_functional(graph_module.graph)
     _allow_any_layout(graph_module.graph)

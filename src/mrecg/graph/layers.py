@@ -12,6 +12,7 @@ __all__ = [
     "layers_of",
     "module_path",
     "traced_value",
+    "weight_operand",
     "weighted_operators",
 ]
 
@@ -58,6 +59,8 @@ _PRODUCTS = frozenset(
 TRANSPOSED_OPERATORS = frozenset({torch.ops.aten.conv_transpose2d.input})
 """Layers whose weight has its output channels on axis 1 instead of 0."""
 
+_REORDERINGS = frozenset({torch.ops.aten.reshape.default, torch.ops.aten.transpose.int})
+
 
 def data_nodes(graph: fx.Graph) -> frozenset[fx.Node]:
     """Return the nodes whose value depends on the graph's input; all others are constants."""
@@ -77,6 +80,16 @@ def layer_name(node: fx.Node) -> str:
     return str(weight.target).removesuffix(".weight")
 
 
+def weight_operand(layer: fx.Node) -> fx.Node:
+    """Return the parameter of a layer, or the quantizer behind it, which may be reordered before the layer reads it."""
+    weight = layer.args[1]
+    assert isinstance(weight, fx.Node)
+    source = weight
+    while source.target in _REORDERINGS and isinstance(source.args[0], fx.Node):
+        source = source.args[0]
+    return source if source.op == "call_module" else weight
+
+
 def layers_of(graph: fx.Graph) -> list[fx.Node]:
     """Return the convolutions and linear layers with a parameter as weight, in execution order.
 
@@ -89,7 +102,7 @@ def layers_of(graph: fx.Graph) -> list[fx.Node]:
         if node.target in LAYER_OPERATORS
         and node.args[0] in computed
         and node.args[1] not in computed
-        and node.args[1].op in ("get_attr", "call_module")
+        and weight_operand(node).op in ("get_attr", "call_module")
     ]
 
 

@@ -16,8 +16,9 @@ from mrecg.errors import CaptureError, MrecgError, RecipeError
 from mrecg.graph.capture import capture_graph
 from mrecg.graph.extract import Insertions
 from mrecg.graph.insert import PlacedQuantizer, Quantizer, freeze, insert_quantizers
-from mrecg.graph.layers import layer_name, layers_of, weighted_operators
+from mrecg.graph.layers import layer_name, layers_of, weight_operand, weighted_operators
 from mrecg.graph.recipe_placement import RecipePlacement
+from mrecg.graph.transposed import put_output_channels_first
 from mrecg.graph.units import Chain, Unit, cut_units
 from mrecg.preparation.integer_bias import IntegerBias, insert_integer_biases
 from mrecg.preparation.ranges import make_activation_quantizer, make_weight_quantizer
@@ -143,7 +144,9 @@ class PreparedGraph:
         biases = {path: self._round_bias(bias, state) for path, bias in self.biases.items()}
         finished = freeze(self.graph, self.placed, results, biases)
         # The layout that a file restores: with another one, the same numbers may add up to other last bits.
-        return set_memory_format(finished, torch.contiguous_format)
+        for tensor in (*finished.parameters(), *finished.buffers()):
+            tensor.data = tensor.data.contiguous()
+        return finished
 
     def _round_bias(self, bias: IntegerBias, state: QuantizerState) -> Tensor:
         return bias.round(state.activations[bias.activation], state.weights[bias.weight].scaling)
@@ -172,7 +175,11 @@ def prepare_graph(
     placement = quantizer or RecipePlacement(recipe.placement, recipe.weight, recipe.activation)
     # Convolutions are fastest channels last, above all depthwise ones.
     captured = set_memory_format(capture_graph(model, images[:2].to(device)), torch.channels_last)
-    graph, placed = _inserted(captured, placement)
+    if quantizer is None:
+        graph, placed = insert_quantizers(captured, placement)
+    else:
+        graph, placed = _insert_anybodys(captured, quantizer)
+    placed = put_output_channels_first(graph, placed)
     _check_patterns(recipe.reconstruct.exclude, placed)
     weights = {
         one.name: make_weight_quantizer(one.request, attrgetter(one.tensor)(graph), recipe.weight)
@@ -205,8 +212,12 @@ def prepare_graph(
 
 
 def set_memory_format(module: fx.GraphModule, memory_format: torch.memory_format) -> fx.GraphModule:
-    """Convert the four-dimensional tensors of a module in place; return the module."""
-    for tensor in (*module.parameters(), *module.buffers()):
+    """Convert the weights of convolutions on images in place; return the module.
+
+    Other parameters with four axes keep their layout: a model may view them as something else.
+    """
+    for path in {weight_operand(layer).target for layer in layers_of(module.graph)}:
+        tensor = attrgetter(str(path))(module)
         if tensor.ndim == 4:
             tensor.data = tensor.data.contiguous(memory_format=memory_format)
     return module
@@ -218,7 +229,7 @@ def _left_in_float(graph: fx.GraphModule, placed: Sequence[PlacedQuantizer]) -> 
     return tuple(name for name in owners if name not in quantized)
 
 
-def _inserted(
+def _insert_anybodys(
     captured: fx.GraphModule, quantizer: Quantizer
 ) -> tuple[fx.GraphModule, tuple[PlacedQuantizer, ...]]:
     """Insert quantizers; what a vendor's quantizer raises is explained in one sentence."""

@@ -23,6 +23,7 @@ __all__ = ["Replay", "Rounding", "expose_codes", "output_resolutions"]
 _QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
 _DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
 _DEQUANTIZE_WEIGHT = torch.ops.quantized_decomposed.dequantize_per_channel.default
+_REORDERINGS = (torch.ops.aten.reshape.default, torch.ops.aten.transpose.int)
 _EPSILON = torch.finfo(torch.float32).eps
 
 
@@ -129,6 +130,8 @@ def _resolutions_before(model: fx.GraphModule, output: fx.Node) -> Iterator[floa
         if node.target is _DEQUANTIZE:
             yield float(node.args[1])  # type: ignore[arg-type]
             continue
+        while isinstance(weight, fx.Node) and weight.target in _REORDERINGS:
+            weight = weight.args[0]
         if _is(weight, _DEQUANTIZE_WEIGHT) and _is(source, _DEQUANTIZE):
             yield float(source.args[1]) * _largest_weight(model, weight)  # type: ignore[union-attr, arg-type]
             continue
