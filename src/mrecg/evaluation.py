@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mrecg import distributed
 from mrecg.errors import DataError, ModelError, expect
+from mrecg.graph.outputs import named_tensors
 from mrecg.preparation.calibration import check_images
 from mrecg.records.evaluation import Evaluation
 from mrecg.runs.folder import QuantizedModel
@@ -23,7 +24,7 @@ def evaluate(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]) -> Evalu
     """Count the images that `model` classifies correctly, by its best and its five best logits.
 
     Args:
-        model: maps images `(n, …)` to logits `(n, classes)`; of several outputs the first counts. Run in evaluation mode and
+        model: maps images `(n, …)` to logits `(n, classes)`; of several outputs the first such table counts. Run in evaluation mode and
             restored.
         loader: batches of images and labels, such as a DataLoader. Processes that share a run bring the same batches; each
             evaluates its share.
@@ -122,8 +123,9 @@ def _logits(model: nn.Module, images: Tensor, index: int) -> Tensor:
         raise DataError(
             f"The model cannot take the images of batch {index}, of shape {tuple(images.shape)}: {reason}"
         ) from error
-    logits = result[0] if isinstance(result, tuple | list) else result
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
+    tables = (one for one in named_tensors(result).values() if one.ndim == 2)
+    logits = next(filter(Tensor.is_floating_point, tables), None)
+    if logits is None:
         raise DataError(
             "The model's output is not a table of logits (images × classes), so accuracy cannot be measured; "
             "mrecg quantize --evaluation-images 0 does without."

@@ -19,6 +19,7 @@ from mrecg.graph.batch_norm import ignore_running_statistics
 from mrecg.graph.constant_folding import fold_computed_weights, fold_mutated_constants
 from mrecg.graph.functionalize import make_functional
 from mrecg.graph.inlining import inline_wrapped
+from mrecg.graph.outputs import plain_outputs
 from mrecg.graph.own_numbers import read_numbers
 from mrecg.graph.randomness import is_repeatable, refuse_random
 
@@ -44,7 +45,9 @@ def capture_graph(model: nn.Module, example: Float[Tensor, "n ..."]) -> fx.Graph
         CaptureError: the model cannot be exported, or an in-place operator has no functional form;
             the message names the operator and the module at fault.
     """
-    program = _traced(_copy(model).eval().requires_grad_(False), example)
+    copied = _copy(model).eval().requires_grad_(False)
+    copied.register_forward_hook(lambda module, inputs, returned: plain_outputs(returned))
+    program = _traced(copied, example)
     # Guards would refuse inputs that differ from the example in more than the batch's size, and are calls in the graph.
     graph_module = program.module(check_guards=False)
     if not isinstance(graph_module, fx.GraphModule):
@@ -71,6 +74,8 @@ def _traced(model: nn.Module, example: Tensor) -> ExportedProgram:
     try:
         with read_numbers(model, (example,)):
             return _export(model, example)
+    except CaptureError:
+        raise
     except Exception as error:
         raise CaptureError(_explain(model, error)) from error
 

@@ -7,6 +7,7 @@ output channel needs an axis of all of them. So the parameter becomes (out, in /
 from collections.abc import Sequence
 from dataclasses import replace
 from operator import attrgetter
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -72,7 +73,7 @@ def _changed(placed: fx.GraphModule, quantizer: PlacedQuantizer) -> PlacedQuanti
 
 def _grouped(weight: Tensor, groups: int) -> Tensor:
     """Return the weight as (groups, out / groups, in / groups, …)."""
-    return weight.unflatten(0, (groups, -1)).transpose(1, 2)
+    return torch.unflatten(weight, 0, (groups, -1)).transpose(1, 2)
 
 
 def _insert_reordering(marker: fx.Node, groups: int) -> None:
@@ -85,7 +86,7 @@ def _insert_reordering(marker: fx.Node, groups: int) -> None:
     _insert(turned, _aten.reshape.default, [groups * in_group, out // groups, *window])
 
 
-def _insert(source: fx.Node, operator: torch._ops.OpOverload, *args: object) -> fx.Node:
+def _insert(source: fx.Node, operator: torch._ops.OpOverload, *args: Any) -> fx.Node:
     """Insert an operator between a node and its readers."""
     with source.graph.inserting_after(source):
         made = source.graph.call_function(operator, (source, *args))

@@ -148,6 +148,10 @@ class _Encoder:
         for name, other in (("layout", torch.layout), ("memory_format", torch.memory_format)):
             if isinstance(value, other):
                 return {name: _name(value)}
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            return {
+                "namedtuple": [kind.__name__, list(value._fields), [self(one) for one in value]]
+            }
         if kind is tuple:
             return {"tuple": [self(one) for one in value]}
         if isinstance(value, list):
