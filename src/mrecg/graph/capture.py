@@ -66,18 +66,21 @@ def capture_graph(model: nn.Module, example: Float[Tensor, "n ..."]) -> fx.Graph
 
 def _traced(model: nn.Module, example: Tensor) -> ExportedProgram:
     """Export a model; where it reads numbers off tensors of its own, with the numbers that it reads."""
-    program = None
-    with contextlib.suppress(Exception):  # torch.export documents no narrower class
+    failure: Exception | None = None
+    try:
         program = _export(model, example)
-    if program is not None and not any(node.target in _READS for node in program.graph.nodes):
-        return program
+        if not any(node.target in _READS for node in program.graph.nodes):
+            return program
+    except CaptureError:
+        raise
+    except Exception as error:  # torch.export documents no narrower class
+        failure = error
     try:
         with read_numbers(model, (example,)):
             return _export(model, example)
-    except CaptureError:
-        raise
     except Exception as error:
-        raise CaptureError(_explain(model, error)) from error
+        cause = failure or error
+        raise CaptureError(_explain(model, cause)) from cause
 
 
 def _export(model: nn.Module, example: Tensor) -> ExportedProgram:
@@ -161,10 +164,10 @@ def _explain(model: nn.Module, error: Exception) -> str:
 
 
 def _may_hold_a_forward(file: Path) -> bool:
-    """Return whether a frame in `file` may be a module's own forward, and not torch passing the module around."""
+    """Return whether a frame in `file` may be a module's own forward, and not torch or this room passing the module around."""
     if _MODULES in file.parents:
         return file.name != "module.py"
-    return _TORCH not in file.parents
+    return _TORCH not in file.parents and file.parent != Path(__file__).parent
 
 
 def _drop_inference_no_ops(graph: fx.Graph) -> None:

@@ -6,7 +6,7 @@ torch.export flattens with torch's pytree, which has no public name; this module
 import dataclasses
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
@@ -88,8 +88,8 @@ def plain_outputs(value: Any) -> Any:
         if all(_is_key(key) for key, _ in pairs):
             return OrderedDict(pairs) if kind is OrderedDict else dict(pairs)
     if dataclasses.is_dataclass(value):
-        names = [field.name for field in dataclasses.fields(value)]
-        made = namedtuple(kind.__name__, names)
+        names = [one.name for one in dataclasses.fields(value) if not one.name.startswith("_")]
+        made = cast("Any", namedtuple)(kind.__name__, names)
         return made(*(plain_outputs(getattr(value, name)) for name in names))
     keys = " with other keys than strings, numbers and tuples" if isinstance(value, Mapping) else ""
     raise CaptureError(
@@ -99,13 +99,10 @@ def plain_outputs(value: Any) -> Any:
 
 def computed_outputs(program: ExportedProgram) -> dict[str, fx.Node]:
     """Return the nodes of what a program returns and computes, by name; constants such as `None` are left out."""
+    nodes: Any = program.graph.output_node().args[0]
     flat = [
         spec.arg.value if isinstance(spec.arg, ConstantArgument) else node
-        for spec, node in zip(
-            program.graph_signature.output_specs,
-            program.graph.output_node().args[0],  # type: ignore[arg-type]
-            strict=True,
-        )
+        for spec, node in zip(program.graph_signature.output_specs, nodes, strict=True)
     ]
     returned = program.call_spec.out_spec.unflatten(flat)
     return {

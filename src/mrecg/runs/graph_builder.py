@@ -136,7 +136,9 @@ class GraphBuilder:
         ):
             refuse("a namedtuple has other fields than values")
         names = [name, *fields]
-        if not all(isinstance(one, str) and is_name(one) and one[0] != "_" for one in names):
+        if not all(isinstance(one, str) and is_name(one) for one in names) or any(
+            field.startswith("_") for field in fields
+        ):
             refuse(f"a namedtuple has the names {str(names)[:100]}")
         if len(set(fields)) < len(fields) or len(fields) > _MOST_FIELDS:
             refuse(f"a namedtuple has the names {str(names)[:100]}")

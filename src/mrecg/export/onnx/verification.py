@@ -212,8 +212,9 @@ def _close_output(
 
 
 def _parts_at(file: Path, output: Output, reason: str) -> VerificationError:
+    which = "its output" if output.name == "output" else f"its output '{output.name}'"
     return VerificationError(
-        f"The file {file} parts from the simulation at its output '{output.name}': given the same inputs to the last layers, "
+        f"The file {file} parts from the simulation at {which}: given the same inputs to the last layers, "
         f"{reason}; export the run again, and report it if that does not help."
     )
 
