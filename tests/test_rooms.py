@@ -28,6 +28,7 @@ ROOMS = [
     "runs",
     "export",
     "pipeline",
+    "metrics",
     "evaluation",
     "data",
     "paper",

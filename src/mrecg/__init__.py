@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from mrecg.export.onnx.files import export_onnx
     from mrecg.export.onnx.verification import verify_onnx
     from mrecg.export.pt2 import export_program
+    from mrecg.metrics import Fidelity, fidelity
     from mrecg.pipeline import Estimate, PreparedModel, Progress, prepare, quantize
     from mrecg.runs.folder import QuantizedModel, load
 
 __all__ = [
     "Estimate",
     "Evaluation",
+    "Fidelity",
     "MrecgError",
     "Plan",
     "PreparedModel",
@@ -32,6 +34,7 @@ __all__ = [
     "evaluate",
     "export_onnx",
     "export_program",
+    "fidelity",
     "load",
     "prepare",
     "preset",
@@ -48,6 +51,8 @@ _NEEDS_TORCH = {
     "export_onnx": "mrecg.export.onnx.files",
     "export_program": "mrecg.export.pt2",
     "verify_onnx": "mrecg.export.onnx.verification",
+    "Fidelity": "mrecg.metrics",
+    "fidelity": "mrecg.metrics",
     "Estimate": "mrecg.pipeline",
     "PreparedModel": "mrecg.pipeline",
     "Progress": "mrecg.pipeline",

@@ -17,13 +17,15 @@ class Comparison:
     Attributes:
         difference: the largest, of floats.
         largest: the largest magnitude of the wanted values, infinite ones apart.
+        count: how many values were compared.
     """
 
     def __init__(self, class_axis: int | None = None) -> None:
         self.difference = self.largest = 0.0
         self._axis = class_axis
         self._power = self._error = 0.0
-        self._equal = self._count = 0
+        self._equal = self._compared = 0
+        self.count = 0
 
     def add(self, wanted: Tensor, got: Tensor) -> None:
         """Take a batch into account.
@@ -33,6 +35,7 @@ class Comparison:
         """
         if wanted.shape != got.shape:
             raise ValueError(f"{tuple(got.shape)} values in place of {tuple(wanted.shape)}")
+        self.count += wanted.numel()
         if not wanted.is_floating_point():
             self._count_equal(wanted == got)
             return
@@ -68,8 +71,8 @@ class Comparison:
     @property
     def agreement(self) -> float | None:
         """Return in how many percent of the positions class, integer or boolean is the same; `None` for other floats."""
-        return 100 * self._equal / self._count if self._count else None
+        return 100 * self._equal / self._compared if self._compared else None
 
     def _count_equal(self, equal: Tensor) -> None:
         self._equal += int(equal.sum())
-        self._count += equal.numel()
+        self._compared += equal.numel()
