@@ -193,9 +193,44 @@ def test_what_is_evaluated_on(loader: Any, message: str) -> None:
         mrecg.evaluate(chain(), loader)
 
 
-def test_a_quantized_model_is_not_its_module() -> None:
-    with pytest.raises(ModelError, match=r"is a QuantizedModel.*such as quantized\.model"):
-        mrecg.evaluate(quantized(), [])  # type: ignore[arg-type]
+def test_what_is_evaluated() -> None:
+    with pytest.raises(ModelError, match=r"is a str, expected a Module or a QuantizedModel; give"):
+        mrecg.evaluate("resnet18", [])  # type: ignore[call-overload]
+
+
+def fails(outputs: Any, targets: Any) -> float:
+    return outputs["boxes"]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        ("top1", "metric is a str, expected a function .* or an object with update and compute"),
+        (fails, "The metric fails for batch 0: .*; it is given what the model returns"),
+        (lambda outputs, targets: "good", "gives a str for batch 0, expected a number"),
+        (lambda outputs, targets: outputs, "gives 160 numbers for batch 0, expected one"),
+        (lambda outputs, targets: {f"{targets[0]}": 1}, "expected the names of the batches before"),
+    ],
+)
+def test_metrics(metric: Any, message: str) -> None:
+    batches = [(IMAGES, torch.zeros(32)), (IMAGES, torch.ones(32))]
+    with pytest.raises(DataError, match=message):
+        mrecg.evaluate(chain(), batches, metric)
+
+
+def test_what_is_compared_with_the_float_network() -> None:
+    run = quantized()
+    for arguments, error, message in [
+        ((run, run, IMAGES), ModelError, "float model is a QuantizedModel, expected a Module"),
+        ((chain(), run.model, IMAGES), ModelError, "give what mrecg.quantize or mrecg.load return"),
+        ((chain(), run, [IMAGES]), DataError, "measured on is a list, expected a Tensor"),
+        ((chain(), run, IMAGES[:0]), DataError, "no images to compare on"),
+        ((chain(), run, IMAGES[:, :1]), DataError, "cannot take the images of part 0"),
+        ((toys.make("two-outputs"), run, IMAGES), ModelError, "returns output_0, output_1, expe"),
+        ((nn.Flatten(), run, IMAGES), ModelError, "'output' .* in place of .* that was quantized"),
+    ]:
+        with pytest.raises(error, match=message):
+            mrecg.fidelity(*arguments)  # type: ignore[arg-type]
 
 
 def test_paths_are_text_or_paths(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ ROOMS = [
     "runs",
     "export",
     "pipeline",
+    "metrics",
     "evaluation",
     "data",
     "paper",

@@ -32,13 +32,24 @@ LIMITS = """
   that each feature map divide into windows) assert it while they are traced: give images of a size that does.
 - **The image size is fixed when a model is captured**, the batch is not: position embeddings, windows and masks are made
   for one size, and the quantizers' ranges hold for it, too.
-- **One input, and outputs that are tensors.** Of several outputs `verify` gives the first one's agreement of classes.
+- **Outputs may be nested** in tuples, named tuples, lists and dictionaries, next to numbers, strings and `None`. A dataclass
+  becomes a named tuple, another mapping a dictionary; a saved run returns named tuples of a class of its own, a `.pt2` file
+  plain ones. `verify` and `mrecg.fidelity` report each tensor by name. Where axes are reordered behind the last layer, no axis
+  of classes is known, and no agreement of classes is given.
+- **What runs under `no_grad`, `autocast` or a checkpoint inside of the forward** is quantized like the rest; autocast is left
+  out, because what is simulated is a float32 network. Refused are `torch.cond` and other operators with graphs of their own,
+  scripted parts, and random numbers that evaluation does not switch off.
+- **Numbers that the forward reads off its own tensors** (sizes in a buffer, a flag) are constants, as long as no image reaches
+  those tensors.
+- **Norms that use the statistics of the batch** stay in float and are not folded; what they give for an image depends on the
+  images next to it.
 - **What is written into a tensor becomes a new tensor**; parts that slices and indices select are put back into a copy of
   the whole. Refused, with the operator and the module, is a change whose old views are read afterwards, and one through any
   other kind of view. Masks that depend on no image become constants.
 - **A weight that is computed from parameters** (weight standardization, weight and spectral norm) is computed once and quantized
   like any other. **A weight that depends on the image** (dynamic convolution), a parameter that several computations
-  share, and three-dimensional convolutions stay in float; the record lists them as `left_in_float`.
+  share, three-dimensional convolutions, recurrent layers and products with a parameter outside of layers stay in float; the
+  record lists them as `left_in_float`.
 - **Products of two tensors that depend on the image**, as in attention, stay in float, as do softmax, normalization over
   channels, GELU, SiLU and other functions without corners; layers before them have no quantizer at once behind and
   stay in float in ONNX Runtime under the papers' placement, and in part under the integer one.

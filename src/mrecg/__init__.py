@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mrecg.export.onnx.files import export_onnx
     from mrecg.export.onnx.verification import verify_onnx
     from mrecg.export.pt2 import export_program
+    from mrecg.metrics import Fidelity, fidelity
     from mrecg.monitoring import TensorBoard
     from mrecg.pipeline import Estimate, PreparedModel, Progress, prepare, quantize, resume
     from mrecg.runs.folder import QuantizedModel, load
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Estimate",
     "Evaluation",
+    "Fidelity",
     "MrecgError",
     "Plan",
     "PreparedModel",
@@ -34,6 +36,7 @@ __all__ = [
     "evaluate",
     "export_onnx",
     "export_program",
+    "fidelity",
     "load",
     "prepare",
     "preset",
@@ -52,6 +55,8 @@ _NEEDS_TORCH = {
     "export_program": "mrecg.export.pt2",
     "verify_onnx": "mrecg.export.onnx.verification",
     "TensorBoard": "mrecg.monitoring",
+    "Fidelity": "mrecg.metrics",
+    "fidelity": "mrecg.metrics",
     "Estimate": "mrecg.pipeline",
     "PreparedModel": "mrecg.pipeline",
     "Progress": "mrecg.pipeline",

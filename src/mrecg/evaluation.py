@@ -1,16 +1,18 @@
 """Measure accuracy, as counts of images."""
 
 from collections.abc import Iterable
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
 
 from mrecg import distributed
 from mrecg.errors import DataError, ModelError, expect
+from mrecg.graph.outputs import named_tensors
+from mrecg.metrics import Metric, Score, answer, device_of, measure
 from mrecg.preparation.calibration import check_images
 from mrecg.records.evaluation import Evaluation, pack_hits
 from mrecg.runs.folder import QuantizedModel
-from mrecg.torch_state import evaluation_mode, matmul_precision
 
 __all__ = ["Evaluation", "below_published", "evaluate", "with_accuracy"]
 
@@ -18,30 +20,59 @@ _TOLERANCE = 0.5
 """Points of top-1 that a float network may be below its published figure: another resizing already costs some tenths."""
 
 
-@torch.inference_mode()
-def evaluate(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
-    """Count the images that `model` classifies correctly, by its best and its five best logits.
+@overload
+def evaluate(
+    model: nn.Module | QuantizedModel, loader: Iterable[tuple[Tensor, Tensor]]
+) -> Evaluation: ...
+
+
+@overload
+def evaluate(
+    model: nn.Module | QuantizedModel, loader: Iterable[tuple[Tensor, Any]], metric: Metric
+) -> Score: ...
+
+
+def evaluate(
+    model: nn.Module | QuantizedModel,
+    loader: Iterable[tuple[Tensor, Any]],
+    metric: Metric | None = None,
+) -> Evaluation | Score:
+    """Count the images that `model` classifies correctly, by its best and its five best logits, or measure another metric.
 
     Args:
-        model: maps images `(n, …)` to logits `(n, classes)`; of several outputs the first counts. Run in evaluation mode and
+        model: maps images `(n, …)` to logits `(n, classes)`; of several outputs the first such table counts. Run in evaluation mode and
             restored.
-        loader: batches of images and labels, such as a DataLoader. Processes that share a run bring the same batches; each
-            evaluates its share.
+        loader: batches of images and labels, such as a DataLoader; next to a metric, of images and its targets. Processes
+            that share a run bring the same batches; each evaluates its share.
+        metric: `metric(outputs, targets)` gives a number, or numbers by name, for a batch, of which the mean over images is
+            returned. What is no such mean, such as mIoU or mAP, comes from an object with `update(outputs, targets)` and
+            `compute()`: one of torchmetrics is used as it is. Outputs are what the model returns, on the CPU.
+
+    Returns:
+        The counts, or what the metric gives: a number or a dictionary of numbers.
 
     Raises:
-        DataError: no images, images that the model cannot take, or labels that the model has no logit for.
-        ModelError: `model` is not a module.
+        DataError: no images, images that the model cannot take, labels that the model has no logit for, or a metric that
+            fails or gives no number.
+        ModelError: `model` is neither a module nor a quantized model.
     """
-    expect(model, nn.Module, "The model", "give a module, such as quantized.model", ModelError)
+    advice = "give the network, or what mrecg.quantize returned"
+    expect(model, (nn.Module, QuantizedModel), "The model", advice, ModelError)
     expect(loader, Iterable, "The evaluation set", "give batches of images and labels", DataError)
-    parameter = next(iter([*model.parameters(), *model.buffers()]), None)
-    device = torch.device("cpu") if parameter is None else parameter.device
+    network = model.model if isinstance(model, QuantizedModel) else model
+    if metric is not None:
+        return measure(network, loader, metric)
+    return _count_correct(network, loader)
+
+
+@torch.inference_mode()
+def _count_correct(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
+    device = device_of(model)
     count = correct1 = correct5 = 0
     first_hits: list[bool] = []
     for index, batch in distributed.share_of_items(enumerate(loader)):
         images, labels = _images_and_labels(batch, index)
-        with evaluation_mode(model):
-            logits = _logits(model, images.to(device), index)
+        logits = _logits(model, images, index)
         _check_labels(labels, len(images), logits.shape[1], index)
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices
         hits = best == labels.to(device)[:, None]
@@ -118,19 +149,13 @@ def _images_and_labels(batch: object, index: int) -> tuple[Tensor, Tensor]:
 
 
 def _logits(model: nn.Module, images: Tensor, index: int) -> Tensor:
-    try:
-        with matmul_precision("float32", images.device):  # by default CUDA devices use TF32
-            result = model(images)
-    except Exception as error:  # it is the caller's model: anything may come out of it
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    result = answer(model, images, f"batch {index}")
+    tables = (one for one in named_tensors(result).values() if one.ndim == 2)
+    logits = next(filter(Tensor.is_floating_point, tables), None)
+    if logits is None:
         raise DataError(
-            f"The model cannot take the images of batch {index}, of shape {tuple(images.shape)}: {reason}"
-        ) from error
-    logits = result[0] if isinstance(result, tuple | list) else result
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        raise DataError(
-            "The model's output is not a table of logits (images × classes), so accuracy cannot be measured; "
-            "mrecg quantize --evaluation-images 0 does without."
+            "The model's output is not a table of logits (images × classes), so accuracy cannot be measured; give a metric, "
+            "or quantize with --evaluation-images 0."
         )
     if not bool(torch.isfinite(logits).all()):
         wrong = int((~torch.isfinite(logits).all(1)).nonzero()[0])

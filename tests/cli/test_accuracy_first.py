@@ -137,18 +137,17 @@ def test_bad_images_are_one_sentence(
 def test_a_network_that_cannot_be_saved_is_refused_before_it_is_measured(
     tmp_path: Path, mrecg_command: Callable[..., Finished]
 ) -> None:
-    (tmp_path / "mixed_network.py").write_text(
+    (tmp_path / "odd_network.py").write_text(
         "import torch\n"
         "from torch import nn\n"
-        "class Mixed(nn.Sequential):\n"
+        "class Odd(nn.Sequential):\n"
         "    def forward(self, x):\n"
-        "        with torch.autocast('cpu', torch.bfloat16):\n"
-        "            return super().forward(x)\n"
+        "        return torch.special.bessel_j0(super().forward(x))\n"
         "def net():\n"
-        "    return Mixed(nn.Conv2d(3, 4, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))\n"
+        "    return Odd(nn.Conv2d(3, 4, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))\n"
     )
     data = ["--data", f"imagenet:{imagenet(tmp_path / 'root')}", "--images", "12"]
-    network = ["--network", "mixed_network:net", *NETWORK[2:4], "--size", "32"]
+    network = ["--network", "odd_network:net", *NETWORK[2:4], "--size", "32"]
     done = mrecg_command("quantize", *network, *data, "--output", "run")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr

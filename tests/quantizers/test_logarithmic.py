@@ -8,6 +8,7 @@ from torch import Tensor
 
 from logarithms import CODES, LARGEST, by_formula, levels_for, z_of
 from mrecg.quantizers.adaround import Penalty, beta_at
+from mrecg.quantizers.grid import SMALLEST_SCALE
 from mrecg.quantizers.logarithmic import (
     LogarithmicGrid,
     LogarithmicQuantizer,
@@ -52,8 +53,8 @@ def test_codes_fill_a_byte_in_the_order_of_their_values(largest: float) -> None:
     assert values[CODES == -1] == 0
     # 128 positive logarithms, and 127 negative ones: q = 0 with a sign is the pattern of zero.
     assert torch.equal(values[CODES < -1], -values[CODES > 0].flip(0))
-    # No value is below 1e-8, as no scale of other grids is.
-    reached = max(largest, 1e-8 * 2 ** (127 / 16))
+    # No value is below the smallest scale of other grids.
+    reached = max(largest, SMALLEST_SCALE * 2 ** (127 / 16))
     assert 2 ** (-1 / 32) <= float(values[-1]) / reached <= 2 ** (1 / 16)
 
 
@@ -67,7 +68,7 @@ def test_nothing_is_lost_in_double_precision() -> None:
 @pytest.mark.parametrize("rows", [torch.zeros(1, 9), torch.full((1, 9), 1e-30)])
 def test_a_tensor_of_zeros_has_codes_of_zero(rows: Tensor) -> None:
     scaling = logarithmic_scaling(rows.abs().amax(1))
-    assert (scaling.scale >= 1e-8).all()
+    assert (scaling.scale >= SMALLEST_SCALE).all()
     assert (Logarithms.of(scaling).quantize(rows) == -1).all()
 
 

@@ -325,6 +325,37 @@ GRAPHS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a deep output": (lambda g: g.update(output=nested(500)), "is no stored graph"),
     "a dictionary that is none": (lambda g: g.update(output={"dict": 1}), "than a list"),
     "a dictionary without pairs": (lambda g: g.update(output={"dict": [[1]]}), "than pairs"),
+    "a named tuple of one thing": (lambda g: g.update(output={"namedtuple": ["P"]}), "no three"),
+    "a named tuple without values": (
+        lambda g: g.update(output={"namedtuple": ["P", ["a"], []]}),
+        "other fields than values",
+    ),
+    "code as the name of a tuple": (
+        lambda g: g.update(output={"namedtuple": [INJECTION, ["a"], [1]]}),
+        "a namedtuple has the names",
+    ),
+    "code as the name of a field": (
+        lambda g: g.update(output={"namedtuple": ["P", [INJECTION], [1]]}),
+        "a namedtuple has the names",
+    ),
+    "a field that Python has": (
+        lambda g: g.update(output={"namedtuple": ["P", ["__class__"], [1]]}),
+        "a namedtuple has the names",
+    ),
+    "a field that is a number": (
+        lambda g: g.update(output={"namedtuple": ["P", [1], [1]]}),
+        "a namedtuple has the names",
+    ),
+    "two fields of one name": (
+        lambda g: g.update(output={"namedtuple": ["P", ["a", "a"], [1, 1]]}),
+        "a namedtuple has the names",
+    ),
+    "a thousand fields": (
+        lambda g: g.update(
+            output={"namedtuple": ["P", [f"a{i}" for i in range(1000)], list(range(1000))]}
+        ),
+        "a namedtuple has the names",
+    ),
     "a key that is a list": (lambda g: g.update(output={"dict": [[[1], 2]]}), "has a key"),
 }
 
@@ -575,7 +606,7 @@ def test_a_verification_is_not_written_through_a_link(run: Path, tmp_path: Path)
     victim.write_text("kept")
     (run / "model.onnx.verification.json").symlink_to(victim)
     figures = dict.fromkeys(Verification.model_fields, 1)
-    layers = dict.fromkeys(("integer_layers", "float_layers", "runtimes"), ())
+    layers = dict.fromkeys(("outputs", "integer_layers", "float_layers", "runtimes"), ())
     found = Verification.model_validate({**figures, **layers, "file": "model.onnx"})
     path = save_verification(run, found)
     assert victim.read_text() == "kept"

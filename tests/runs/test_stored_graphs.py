@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_flatten
 import mrecg
 import run_folders
 import toys
-from mrecg.errors import RunError
+from mrecg.errors import CaptureError, RunError
 from mrecg.graph.capture import capture_graph
 from mrecg.graph.layers import module_path
 from mrecg.runs import bounds, files
@@ -76,6 +76,9 @@ def assert_equal_after_loading(quantized: QuantizedModel, folder: Path) -> Quant
         lambda x, y: OrderedDict(out=y, aux=x),
         lambda x, y: {(1, "a"): y, 3: x},
         lambda x, y: (y, None),
+        lambda x, y: (y, y, 3, 1.5, True, "name"),
+        lambda x, y: {("disp", 0): y, "sizes": x.shape[2:]},
+        lambda x, y: [[y], (), {"mean": y.mean(), "positive": y > 0}],
         lambda x, y: y.masked_fill(y < 0, float("-inf")),
         lambda x, y: y + torch.arange(3, dtype=y.dtype),
         lambda x, y: x.reshape(x.shape[0] * 3, -1).reshape(x.shape[0], -1),
@@ -87,23 +90,30 @@ def test_results_of_every_shape(make: Callable[[Tensor, Tensor], Any], tmp_path:
     assert_equal_after_loading(quantize(Answers(make)), tmp_path / "run")
 
 
-@pytest.mark.parametrize("mode", [torch.no_grad, lambda: torch.autocast("cpu", enabled=False)])
-def test_modes_that_change_nothing(mode: Callable[[], Any], tmp_path: Path) -> None:
+def test_named_tuples_keep_their_names(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    quantized, x = quantize(Answers(lambda x, y: {"both": Pair(y, [x])})), toys.images(5)
+    loaded = mrecg.load(quantized.save(tmp_path / "run"))
+    assert isinstance(quantized.model(x)["both"], Pair)
+    found = loaded.model(x)["both"]
+    assert type(found).__name__ == "Pair"
+    assert torch.equal(found.first, quantized.model(x)["both"].first)
+    again = mrecg.load(loaded.save(tmp_path / "again"))
+    assert torch.equal(again.model(x)["both"].second[0], found.second[0])
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        torch.no_grad,
+        lambda: torch.autocast("cpu", enabled=False),
+        lambda: torch.autocast("cpu", torch.bfloat16),
+    ],
+)
+def test_modes_inside_of_the_network(mode: Callable[[], Any], tmp_path: Path) -> None:
     torch.manual_seed(0)
     require_storable(capture_graph(Wrapped(mode), toys.images(2)))
     assert_equal_after_loading(quantize(Wrapped(mode)), tmp_path / "run")
-
-
-def test_what_cannot_be_stored_is_refused_and_nothing_written(tmp_path: Path) -> None:
-    pairs = quantize(Answers(Pair))
-    with pytest.raises(RunError, match="holds or returns a Pair, which cannot be stored"):
-        pairs.save(tmp_path / "run")
-    mixed = quantize(Wrapped(lambda: torch.autocast("cpu", torch.bfloat16)))
-    with pytest.raises(RunError, match="enables autocast in its forward"):
-        mixed.save(tmp_path / "run")
-    with pytest.raises(RunError, match="enables autocast in its forward"):
-        require_storable(mixed.program.graph_module)
-    assert not list(tmp_path.iterdir())
 
 
 def test_operators_of_others_are_refused_early() -> None:
@@ -133,14 +143,14 @@ class Attends(nn.Module):
 def test_random_networks_are_refused_before_the_work(tmp_path: Path) -> None:
     torch.manual_seed(0)
     require_storable(capture_graph(Attends(0.0), toys.images(2)))
-    with pytest.raises(RunError, match=r"attention\.default .* draws random numbers"):
-        require_storable(capture_graph(Attends(0.5), toys.images(2)))
+    with pytest.raises(
+        CaptureError, match=r"draws random numbers in evaluation: .*attention\.default"
+    ):
+        capture_graph(Attends(0.5), toys.images(2))
     assert_equal_after_loading(quantize(Attends(0.0)), tmp_path / "run")
 
 
-@pytest.mark.parametrize(
-    "function", [torch.linalg.svdvals, lambda x: torch.special.bessel_j0(x), torch.rand_like]
-)
+@pytest.mark.parametrize("function", [torch.linalg.svdvals, lambda x: torch.special.bessel_j0(x)])
 def test_unknown_operators_are_named_before_the_work(function: Callable[[Tensor], Tensor]) -> None:
     torch.manual_seed(0)
     graph = capture_graph(Answers(lambda x, y: (y, function(x))), toys.images(2))

@@ -5,7 +5,28 @@ from pathlib import Path
 from mrecg.errors import RunError
 from mrecg.records.json_model import JsonModel
 
-__all__ = ["RuntimeRecord", "Verification", "save_verification"]
+__all__ = ["OutputRecord", "RuntimeRecord", "Verification", "save_verification"]
+
+
+class OutputRecord(JsonModel):
+    """Hold the comparison of one output with the simulation's.
+
+    Attributes:
+        name: in the file.
+        resolution: the largest change of the output by one code of the last layer's input; of floats only.
+        difference: the largest, ties apart, in units of the resolution; of floats only.
+        relative_error: ‖difference‖ / ‖output‖, ties included; of floats only.
+        agreement: percent of the positions with the same class, where there is an axis of classes, or with the same integer
+            or boolean; ties included. `None` for other floats.
+        agreement_ties_apart: the same, ties apart.
+    """
+
+    name: str
+    resolution: float | None = None
+    difference: float | None = None
+    relative_error: float | None = None
+    agreement: float | None = None
+    agreement_ties_apart: float | None = None
 
 
 class RuntimeRecord(JsonModel):
@@ -14,7 +35,7 @@ class RuntimeRecord(JsonModel):
     Attributes:
         name: with version.
         problem: why it cannot load the file; then there is nothing else.
-        top1_agreement: percent of the images whose largest logit is the simulation's.
+        top1_agreement: percent of the images whose class is the simulation's, by the first output that has classes.
         largest_difference: of an output to the simulation's, in units of its resolution. A number between two codes
             that was rounded to the other side is in it, with all that follows from it.
         seconds, spread: median and interquartile range for one image.
@@ -47,13 +68,15 @@ class Verification(JsonModel):
     Attributes:
         file: its name.
         images: how many were compared.
-        top1_agreement: percent of the images whose largest logit is the same, ties included.
+        outputs: each output.
+        top1_agreement: percent of the images, or of the positions of a map, whose class is the same, ties included; of the
+            first output that has classes, `None` without one.
         top1_agreement_ties_apart: the same, ties apart.
-        largest_difference: of an output, ties apart, in units of its resolution.
+        largest_difference: of an output of floats, ties apart, in units of its resolution.
         largest_distance: of a code to the simulated number, ties apart, in units of the scale; ½ is perfect.
         different_codes: codes that are not the simulation's, ties apart: the ties.
         codes: that were compared.
-        output_resolution: the largest change of the (first) output by one code of the last layer's input.
+        output_resolution: the largest change of the first output of floats by one code of the last layer's input.
         integer_layers, float_layers: what ONNX Runtime computes in integers and what in float.
         file_bytes: its size.
         ideal_bytes: codes and zero points in their bits, scales and everything else in 32 bits.
@@ -62,8 +85,9 @@ class Verification(JsonModel):
 
     file: str
     images: int
-    top1_agreement: float
-    top1_agreement_ties_apart: float
+    outputs: tuple[OutputRecord, ...] = ()
+    top1_agreement: float | None
+    top1_agreement_ties_apart: float | None
     largest_difference: float
     largest_distance: float
     different_codes: int

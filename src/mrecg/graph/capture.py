@@ -15,11 +15,19 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from mrecg.errors import CaptureError
+from mrecg.graph.batch_norm import ignore_running_statistics
 from mrecg.graph.constant_folding import fold_computed_weights, fold_mutated_constants
 from mrecg.graph.functionalize import make_functional
+from mrecg.graph.inlining import inline_wrapped
+from mrecg.graph.outputs import plain_outputs
+from mrecg.graph.own_numbers import read_numbers
+from mrecg.graph.randomness import is_repeatable, refuse_random
 
 __all__ = ["capture_graph", "export_frozen"]
 
+_DROPOUTS = (torch.ops.aten.dropout.default, torch.ops.aten.dropout_.default)
+_READS = (torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.default)
+"""Operators that give a number that torch.export does not know."""
 _TORCH, _MODULES = Path(torch.__file__).parent, Path(nn.modules.__file__).parent
 
 
@@ -38,24 +46,48 @@ def capture_graph(model: nn.Module, example: Float[Tensor, "n ..."]) -> fx.Graph
             the message names the operator and the module at fault.
     """
     copied = _copy(model).eval().requires_grad_(False)
-    try:
-        with _quiet():
-            program = torch.export.export(
-                copied, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
-            )
-    except Exception as error:  # torch.export documents no narrower class
-        raise CaptureError(_explain(copied, error)) from error
+    copied.register_forward_hook(lambda module, inputs, returned: plain_outputs(returned))
+    program = _traced(copied, example)
     # Guards would refuse inputs that differ from the example in more than the batch's size, and are calls in the graph.
     graph_module = program.module(check_guards=False)
     if not isinstance(graph_module, fx.GraphModule):
         raise CaptureError(f"torch.export gave a {type(graph_module).__name__}, expected a graph.")
+    inline_wrapped(graph_module)
     _drop_inference_no_ops(graph_module.graph)
+    refuse_random(graph_module.graph)
+    ignore_running_statistics(graph_module.graph)
     fold_mutated_constants(graph_module)
     make_functional(graph_module.graph)
     _allow_any_layout(graph_module.graph)
     fold_computed_weights(graph_module)
     graph_module.recompile()
     return graph_module
+
+
+def _traced(model: nn.Module, example: Tensor) -> ExportedProgram:
+    """Export a model; where it reads numbers off tensors of its own, with the numbers that it reads."""
+    failure: Exception | None = None
+    try:
+        program = _export(model, example)
+        if not any(node.target in _READS for node in program.graph.nodes):
+            return program
+    except CaptureError:
+        raise
+    except Exception as error:  # torch.export documents no narrower class
+        failure = error
+    try:
+        with read_numbers(model, (example,)):
+            return _export(model, example)
+    except Exception as error:
+        cause = failure or error
+        raise CaptureError(_explain(model, cause)) from cause
+
+
+def _export(model: nn.Module, example: Tensor) -> ExportedProgram:
+    with _quiet():
+        return torch.export.export(
+            model, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
+        )
 
 
 def export_frozen(frozen: fx.GraphModule, example: Float[Tensor, "n ..."]) -> ExportedProgram:
@@ -65,10 +97,7 @@ def export_frozen(frozen: fx.GraphModule, example: Float[Tensor, "n ..."]) -> Ex
         frozen: from `insert.freeze`.
         example: at least two inputs, on the device of the graph.
     """
-    with _quiet():
-        program = torch.export.export(
-            frozen, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
-        )
+    program = _export(frozen, example)
     _drop_inference_no_ops(program.graph)
     for node in program.graph.nodes:
         for key in ("stack_trace", "torch_fn", "custom"):  # of mrecg's own files and of the tracer
@@ -135,16 +164,16 @@ def _explain(model: nn.Module, error: Exception) -> str:
 
 
 def _may_hold_a_forward(file: Path) -> bool:
-    """Return whether a frame in `file` may be a module's own forward, and not torch passing the module around."""
+    """Return whether a frame in `file` may be a module's own forward, and not torch or this room passing the module around."""
     if _MODULES in file.parents:
         return file.name != "module.py"
-    return _TORCH not in file.parents
+    return _TORCH not in file.parents and file.parent != Path(__file__).parent
 
 
 def _drop_inference_no_ops(graph: fx.Graph) -> None:
     """Remove dropout, which does nothing in evaluation mode, and metadata assertions, which would pin the graph to one device."""
     for node in list(graph.nodes):
-        if node.target in (torch.ops.aten.dropout.default, torch.ops.aten.dropout_.default):
+        if node.target in _DROPOUTS and is_repeatable(node.target, node.args, node.kwargs):
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
         elif node.target is torch.ops.aten._assert_tensor_metadata.default:

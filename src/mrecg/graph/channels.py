@@ -7,7 +7,7 @@ from torch import Tensor, fx
 
 from mrecg.graph.layers import CONVOLUTIONS_AND_PRODUCTS, traced_value
 
-__all__ = ["channel_axis", "channels_of"]
+__all__ = ["channel_axis", "channels_of", "class_axis_of"]
 
 _aten = torch.ops.aten
 _ON_THE_LAST_AXIS = frozenset({_aten.linear.default, _aten.layer_norm.default})
@@ -37,6 +37,19 @@ def channel_axis(node: fx.Node) -> int | None:
     axis = _axis_before(node)
     default = 1 if value.ndim == 4 else -1
     return default if axis is None else axis
+
+
+def class_axis_of(node: fx.Node) -> int | None:
+    """Return the axis along which an output may have a logit for each class, or `None`.
+
+    A table has them on axis 1. In a map, and in a row of tokens, the nearest layer decides; behind operators that reorder
+    axes none is known.
+    """
+    value = traced_value(node)
+    if not isinstance(value, Tensor) or value.ndim < 2 or not value.is_floating_point():
+        return None
+    axis = 1 if value.ndim == 2 else _axis_before(node)
+    return None if axis is None or value.shape[axis] == 1 else axis
 
 
 def _axis_before(node: fx.Node) -> int | None:

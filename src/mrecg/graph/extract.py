@@ -13,7 +13,7 @@ from mrecg.config.settings import FLOAT_BITS
 from mrecg.graph.channels import channel_axis, channels_of
 from mrecg.graph.clipping import FusedClip, find_fusable_clips
 from mrecg.graph.insert import PlacedQuantizer
-from mrecg.graph.layers import LAYER_OPERATORS, layer_name, traced_value
+from mrecg.graph.layers import LAYER_OPERATORS, layer_name, traced_value, weight_operand
 from mrecg.records.plan import Layer
 
 __all__ = ["Insertions", "Unit", "can_be_stored", "extract_unit", "holds_tensors"]
@@ -148,8 +148,7 @@ def _layers(
     found: dict[str, Layer] = {}
     for node in piece:
         if node.target in LAYER_OPERATORS:
-            name, weight = layer_name(node), node.args[1]
-            assert isinstance(weight, fx.Node)
+            name, weight = layer_name(node), weight_operand(node)
             found[name] = _describe(node, name, quantizers.get(str(weight.target)))
     return tuple(found.values())
 

@@ -1,7 +1,7 @@
 """Recognize the layers of a graph: operators with a parameter as weight."""
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 __all__ = [
     "CONVOLUTIONS_AND_PRODUCTS",
@@ -12,6 +12,8 @@ __all__ = [
     "layers_of",
     "module_path",
     "traced_value",
+    "weight_operand",
+    "weighted_operators",
 ]
 
 LAYER_OPERATORS = frozenset(
@@ -31,8 +33,33 @@ CONVOLUTIONS_AND_PRODUCTS = LAYER_OPERATORS | {
     torch.ops.aten.conv_transpose3d.input,
 }
 """Every operator with a weight, including those that are never quantized."""
+_PRODUCTS = frozenset(
+    {"torchvision::deform_conv2d"}
+    | {
+        f"aten::{name}"
+        for name in (
+            *(
+                "matmul",
+                "mm",
+                "bmm",
+                "addmm",
+                "baddbmm",
+                "einsum",
+                "tensordot",
+                "inner",
+                "bilinear",
+            ),
+            *("lstm", "gru", "rnn_tanh", "rnn_relu"),
+            *("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"),
+            *("_native_multi_head_attention", "_transformer_encoder_layer_fwd"),
+        )
+    }
+)
+"""Operators that multiply by what may be a parameter, and that never are layers."""
 TRANSPOSED_OPERATORS = frozenset({torch.ops.aten.conv_transpose2d.input})
 """Layers whose weight has its output channels on axis 1 instead of 0."""
+
+_REORDERINGS = frozenset({torch.ops.aten.reshape.default, torch.ops.aten.transpose.int})
 
 
 def data_nodes(graph: fx.Graph) -> frozenset[fx.Node]:
@@ -53,6 +80,16 @@ def layer_name(node: fx.Node) -> str:
     return str(weight.target).removesuffix(".weight")
 
 
+def weight_operand(layer: fx.Node) -> fx.Node:
+    """Return the parameter of a layer, or the quantizer behind it, which may be reordered before the layer reads it."""
+    weight = layer.args[1]
+    assert isinstance(weight, fx.Node)
+    source = weight
+    while source.target in _REORDERINGS and isinstance(source.args[0], fx.Node):
+        source = source.args[0]
+    return source if source.op == "call_module" else weight
+
+
 def layers_of(graph: fx.Graph) -> list[fx.Node]:
     """Return the convolutions and linear layers with a parameter as weight, in execution order.
 
@@ -65,8 +102,43 @@ def layers_of(graph: fx.Graph) -> list[fx.Node]:
         if node.target in LAYER_OPERATORS
         and node.args[0] in computed
         and node.args[1] not in computed
-        and node.args[1].op in ("get_attr", "call_module")
+        and weight_operand(node).op in ("get_attr", "call_module")
     ]
+
+
+def weighted_operators(graph: fx.Graph) -> dict[fx.Node, str]:
+    """Return every operator that multiplies data by constants, with the name of its weight's owner.
+
+    Layers are among them, and what is never quantized: recurrent layers, and products with a parameter or a fixed matrix.
+    """
+    computed, layers = data_nodes(graph), frozenset(layers_of(graph))
+    found: dict[fx.Node, str] = {}
+    for node in graph.nodes:
+        if node in layers:
+            found[node] = layer_name(node)
+        elif node.target in CONVOLUTIONS_AND_PRODUCTS or (
+            node in computed and _schema_name(node) in _PRODUCTS
+        ):
+            weight = next(filter(None, map(_matrix, _constants(node, computed))), None)
+            if weight is not None or node.target in CONVOLUTIONS_AND_PRODUCTS:
+                found[node] = module_path(node) or weight or "the model itself"
+    return found
+
+
+def _schema_name(node: fx.Node) -> str:
+    return node.target._schema.name if isinstance(node.target, torch._ops.OpOverload) else ""
+
+
+def _constants(node: fx.Node, computed: frozenset[fx.Node]) -> list[fx.Node]:
+    return [source for source in node.all_input_nodes if source not in computed]
+
+
+def _matrix(constant: fx.Node) -> str | None:
+    """Return the name of a constant that is more than a row of numbers."""
+    value = traced_value(constant)
+    if not isinstance(value, Tensor) or value.ndim < 2 or not value.is_floating_point():
+        return None
+    return str(constant.target if constant.op == "get_attr" else constant.name)
 
 
 def module_path(node: fx.Node) -> str:

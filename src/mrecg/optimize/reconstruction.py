@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from mrecg.cache.activation_cache import ActivationCache
 from mrecg.config.recipe import Recipe
+from mrecg.errors import RecipeError
 from mrecg.graph.units import Unit
 from mrecg.optimize.group import GroupResult, GroupValues, optimize_group
 from mrecg.planning.cost import remaining_steps
@@ -150,16 +151,24 @@ def calibrate_units(
         cache: activations of the images that tune.
         units: neighbors.
         recipe: how ranges are found.
+
+    Raises:
+        RecipeError: a tensor is NaN or infinite, which no code is.
     """
     batch, kept = recipe.reconstruct.batch_size, recipe.activation.ranges.sample
-    samples = {
-        name: sample for unit in units for name, sample in cache.run_float(unit, kept).items()
-    }
-    scalings = {
-        name: calibrate_activation(prepared.activations[name], sample, recipe.activation, batch)
-        for name, sample in samples.items()
-    }
-    return scalings, {name: sample.distribution() for name, sample in samples.items()}
+    scalings, distributions = {}, {}
+    for unit in units:
+        for name, sample in cache.run_float(unit, kept).items():
+            if not bool(sample.ends().isfinite().all()):
+                tensor = next(one.tensor for one in prepared.placed if one.name == name)
+                raise RecipeError(
+                    f"The tensor '{tensor}' is NaN or infinite for some calibration image, and no grid holds that: leave it "
+                    "in float, or use a finite number, such as -1e4 in a mask."
+                )
+            quantizer = prepared.activations[name]
+            scalings[name] = calibrate_activation(quantizer, sample, recipe.activation, batch)
+            distributions[name] = sample.distribution()
+    return scalings, distributions
 
 
 def _round_to_nearest(

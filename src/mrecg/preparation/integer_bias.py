@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, fx, nn
 
 from mrecg.graph.blocks import free_name
-from mrecg.graph.layers import LAYER_OPERATORS
+from mrecg.graph.layers import LAYER_OPERATORS, weight_operand
 from mrecg.quantizers.activation import ActivationQuantizer
 from mrecg.quantizers.grid import Scaling, accumulator_scale
 from mrecg.quantizers.weight import WeightQuantizer
@@ -44,10 +44,15 @@ class IntegerBias:
     quantizer: WeightQuantizer
 
     def widen(self, activation: Scaling, weight: Scaling) -> Scaling:
-        """Return the weight's scaling with larger scales where weights are so small that 32 bits cannot hold the bias."""
+        """Return the weight's scaling with larger scales where weights are so small that 32 bits cannot hold the bias.
+
+        One scale of the whole weight is widened as the worst channel needs it, which is what runtimes do.
+        """
         shortage = self.source.abs() / (LARGEST_BIAS * self._unit(activation, weight))
-        if weight.scale.numel() != self.source.numel() or not bool((shortage > 1).any()):
+        if not bool((shortage > 1).any()):
             return weight
+        if weight.scale.numel() == 1:
+            shortage = shortage.amax()
         factor = shortage.clamp(min=1).view_as(weight.scale)
         if self.quantizer.fixed_scale:  # a power of two stays one
             factor = torch.exp2(torch.log2(factor).ceil())
@@ -97,7 +102,8 @@ def _find(
     operands = [*layer.args[:3], None, None][:3]
     if not all(isinstance(operand, fx.Node) for operand in operands):
         return None
-    source, weight, bias = (operand for operand in operands if isinstance(operand, fx.Node))
+    source, _, bias = (operand for operand in operands if isinstance(operand, fx.Node))
+    weight = weight_operand(layer)
     weight_quantizer = weights.get(str(weight.target)) if weight.op == "call_module" else None
     activation = activations.get(str(source.target)) if source.op == "call_module" else None
     if weight_quantizer is None or activation is None or bias.op != "get_attr":
@@ -106,7 +112,7 @@ def _find(
         return None  # products of powers are no multiples of one number
     value = attrgetter(str(bias.target))(placed)
     if weight_quantizer.calibrated.scale.numel() not in (1, value.numel()):
-        return None  # a grouped transposed convolution has fewer scales than outputs
+        return None  # of a quantizer that knows another axis of the channels
     return IntegerBias(
         value, str(bias.target), str(source.target), str(weight.target), weight_quantizer
     )

@@ -14,9 +14,11 @@ _WRAPPERS: dict[type[nn.Module], str] = {
     torch._dynamo.OptimizedModule: "give the module as it was before torch.compile",
 }
 
+_STATISTICS = ("running_mean", "running_var")
+
 
 def check_model(model: object) -> None:
-    """Refuse what is no float32 network with finite weights on one device.
+    """Refuse what is no float32 network with finite weights on one device; buffers may be masks of infinite values.
 
     Raises:
         ModelError: naming the tensor at fault.
@@ -29,6 +31,11 @@ def check_model(model: object) -> None:
     for wrapper, advice in _WRAPPERS.items():
         if isinstance(model, wrapper):
             raise ModelError(f"The model is a {type(model).__name__}: {advice}.")
+    for name, part in model.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            raise ModelError(
+                f"The model's part '{name}' is a {type(part).__name__}: {_WRAPPERS[torch.jit.ScriptModule]}."
+            )
     tensors = {n: t for n, t in model.state_dict().items() if isinstance(t, Tensor)}
     for name, tensor in tensors.items():
         if nn.parameter.is_lazy(tensor):
@@ -42,11 +49,15 @@ def check_model(model: object) -> None:
         raise ModelError(
             f"The model's tensors are on {' and '.join(sorted(devices))}, expected one device; move the model to one."
         )
+    masks = {name for name, _ in model.named_buffers()}
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
             kind = str(tensor.dtype).removeprefix("torch.")
             raise ModelError(
                 f"The model's tensor '{name}' is {kind}, expected float32; call model.float()."
             )
-        if not bool(torch.isfinite(tensor).all()):
+        finite = tensor.isfinite()
+        if name in masks and not name.endswith(_STATISTICS):
+            finite |= tensor.isinf()
+        if not bool(finite.all()):
             raise ModelError(f"The model's tensor '{name}' holds NaN or infinite values.")

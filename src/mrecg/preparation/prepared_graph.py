@@ -1,5 +1,6 @@
 """A captured model with quantizers, cut into units."""
 
+from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -11,12 +12,13 @@ from jaxtyping import Float
 from torch import Tensor, fx, nn
 
 from mrecg.config.recipe import Recipe
-from mrecg.errors import RecipeError
+from mrecg.errors import CaptureError, MrecgError, RecipeError
 from mrecg.graph.capture import capture_graph
 from mrecg.graph.extract import Insertions
 from mrecg.graph.insert import PlacedQuantizer, Quantizer, freeze, insert_quantizers
-from mrecg.graph.layers import CONVOLUTIONS_AND_PRODUCTS, layer_name, layers_of, module_path
+from mrecg.graph.layers import layer_name, layers_of, weight_operand, weighted_operators
 from mrecg.graph.recipe_placement import RecipePlacement
+from mrecg.graph.transposed import put_output_channels_first
 from mrecg.graph.units import Chain, Unit, cut_units
 from mrecg.preparation.integer_bias import IntegerBias, insert_integer_biases
 from mrecg.preparation.ranges import make_activation_quantizer, make_weight_quantizer
@@ -47,7 +49,7 @@ class PreparedGraph:
         biases: those that integer hardware adds to a sum of codes, by the path that the graph reads.
         chain: its units, which share the graph's parameters.
         device: where these are.
-        left_in_float: convolutions and linear layers whose weight has no quantizer.
+        left_in_float: layers and other products with a parameter whose weight has no quantizer.
     """
 
     graph: fx.GraphModule
@@ -163,7 +165,9 @@ class PreparedGraph:
         biases = {path: self._round_bias(bias, state) for path, bias in self.biases.items()}
         finished = freeze(self.graph, self.placed, results, biases)
         # The layout that a file restores: with another one, the same numbers may add up to other last bits.
-        return set_memory_format(finished, torch.contiguous_format)
+        for tensor in (*finished.parameters(), *finished.buffers()):
+            tensor.data = tensor.data.contiguous()
+        return finished
 
     def _round_bias(self, bias: IntegerBias, state: QuantizerState) -> Tensor:
         return bias.round(state.activations[bias.activation], state.weights[bias.weight].scaling)
@@ -192,7 +196,11 @@ def prepare_graph(
     placement = quantizer or RecipePlacement(recipe.placement, recipe.weight, recipe.activation)
     # Convolutions are fastest channels last, above all depthwise ones.
     captured = set_memory_format(capture_graph(model, images[:2].to(device)), torch.channels_last)
-    graph, placed = insert_quantizers(captured, placement)
+    if quantizer is None:
+        graph, placed = insert_quantizers(captured, placement)
+    else:
+        graph, placed = _insert_anybodys(captured, quantizer)
+    placed = put_output_channels_first(graph, placed)
     _check_patterns(recipe.reconstruct.exclude, placed)
     weights = {
         one.name: make_weight_quantizer(one.request, attrgetter(one.tensor)(graph), recipe.weight)
@@ -225,22 +233,41 @@ def prepare_graph(
 
 
 def set_memory_format(module: fx.GraphModule, memory_format: torch.memory_format) -> fx.GraphModule:
-    """Convert the four-dimensional tensors of a module in place; return the module."""
-    for tensor in (*module.parameters(), *module.buffers()):
+    """Convert the weights of convolutions on images in place; return the module.
+
+    Other parameters with four axes keep their layout: a model may view them as something else.
+    """
+    for path in {weight_operand(layer).target for layer in layers_of(module.graph)}:
+        tensor = attrgetter(str(path))(module)
         if tensor.ndim == 4:
             tensor.data = tensor.data.contiguous(memory_format=memory_format)
     return module
 
 
 def _left_in_float(graph: fx.GraphModule, placed: Sequence[PlacedQuantizer]) -> tuple[str, ...]:
-    quantizable = frozenset(layers_of(graph.graph))
     quantized = {reader for one in placed if one.is_weight for reader in one.readers}
-    layers = dict.fromkeys(
-        layer_name(node) if node in quantizable else module_path(node) or "the model itself"
-        for node in graph.graph.nodes
-        if node.target in CONVOLUTIONS_AND_PRODUCTS
-    )
-    return tuple(name for name in layers if name not in quantized)
+    owners = dict.fromkeys(weighted_operators(graph.graph).values())
+    return tuple(name for name in owners if name not in quantized)
+
+
+def _insert_anybodys(
+    captured: fx.GraphModule, quantizer: Quantizer
+) -> tuple[fx.GraphModule, tuple[PlacedQuantizer, ...]]:
+    """Insert quantizers; what a vendor's quantizer raises is explained in one sentence."""
+    calls = Counter(layer_name(layer) for layer in layers_of(captured.graph))
+    try:
+        return insert_quantizers(captured, quantizer)
+    except MrecgError:
+        raise
+    except Exception as error:  # quantizers are anybody's code
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
+        shared = [name for name, count in calls.items() if count > 1]
+        advice = "use the recipe's placement"
+        if shared:
+            advice = f"{advice}, or give each call of {', '.join(shared)} a layer of its own"
+        raise CaptureError(
+            f"The quantizer {type(quantizer).__name__} cannot annotate the model: {type(error).__name__}: {reason}; {advice}."
+        ) from error
 
 
 def _check_patterns(patterns: Sequence[str], placed: Sequence[PlacedQuantizer]) -> None:

@@ -21,9 +21,13 @@ __all__ = [
     "accumulator_scale",
     "container_shift",
     "scaling_for_range",
+    "usable_scale",
 ]
 
-SMALLEST_SCALE = 1e-8
+SMALLEST_SCALE = 2.0**-60
+"""The product of two, the scale of an accumulator, is still a normal 32-bit float."""
+_SCALE_OF_ZEROS = 1e-8
+"""Where all values are zero, any scale is right."""
 
 
 class Scaling(NamedTuple):
@@ -157,8 +161,8 @@ def scaling_for_range(
     """Return the scaling that maps `[min(low, 0), max(high, 0)]` onto the grid; zero is a grid point.
 
     On a symmetric grid the scale is max|x| / ((highest code − lowest code) / 2), as in PyTorch's observers: at −2 … 1 an end
-    is 1.5 scales from zero, and rounding it costs half a scale, as for any other value. A range of width zero gets the
-    smallest scale, so that its codes are the zero point.
+    is 1.5 scales from zero, and rounding it costs half a scale, as for any other value. The codes of a range of width zero
+    are the zero point.
     """
     low, high = low.clamp(max=0), high.clamp(min=0)
     if grid.symmetric:
@@ -167,11 +171,16 @@ def scaling_for_range(
         else:
             # As many codes on either side are not there: each end has its own, and a grid from zero has no lower one.
             reach = torch.maximum(high / grid.high, low / grid.low if grid.low < 0 else low * 0)
-        scale = reach.clamp(min=SMALLEST_SCALE)
+        scale = usable_scale(reach)
         return Scaling(scale, torch.zeros_like(scale))
-    scale = ((high - low) / (grid.high - grid.low)).clamp(min=SMALLEST_SCALE)
+    scale = usable_scale((high - low) / (grid.high - grid.low))
     zero_point = torch.clamp(grid.low - torch.round(low / scale), grid.low, grid.high)
     return Scaling(scale, zero_point)
+
+
+def usable_scale(scale: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Return a scale that one can divide by: that of a range of width zero is replaced."""
+    return torch.where(scale > 0, scale.clamp(min=SMALLEST_SCALE), _SCALE_OF_ZEROS)
 
 
 def container_shift(low: int, high: int) -> int:

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from mrecg.config.settings import Ranges, TensorSettings
 from mrecg.quantizers.grid import (
-    SMALLEST_SCALE,
     Scaling,
     UniformGrid,
     scaling_for_range,
+    usable_scale,
 )
 
 __all__ = [
@@ -162,7 +162,7 @@ def mean_and_std(values: Float[Tensor, "c n"], multiple: float, ends: Range) -> 
 
 def mean_magnitude(values: Float[Tensor, "c n"], grid: UniformGrid) -> Scaling:
     """Return the scale `2 mean |x| / √(largest code)`, zero where the smallest value asks for it (Esser et al., ICLR 2020)."""
-    scale = (2 * values.abs().mean(dim=1) / grid.high**0.5).clamp(min=SMALLEST_SCALE)
+    scale = usable_scale(2 * values.abs().mean(dim=1) / grid.high**0.5)
     return Scaling(scale, _zero_point(values.amin(dim=1), scale, grid))
 
 

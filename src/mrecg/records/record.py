@@ -169,7 +169,7 @@ class Record(JsonModel):
     Attributes:
         units, groups, plan, quantizers, oscillation: see their classes.
         network: the optimization of the whole, if there was one.
-        left_in_float: layers without a quantized weight.
+        left_in_float: layers, recurrent ones included, and products with a parameter, without a quantized weight.
         images: how many calibrated.
         skipped_images: what could not be read, with the reasons.
         accuracy: of the float and the quantized network on the same images; empty where it was not measured.

@@ -10,9 +10,9 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, fx
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from mrecg.errors import RunError
+from mrecg.graph.outputs import flatten, map_only
 from mrecg.runs.stored_graph import StoredGraph, StoredTensor
 
 __all__ = ["CODE_DTYPES", "SizeBounds", "check_sizes", "check_values", "refuse"]
@@ -74,7 +74,7 @@ def check_values(graph: fx.Graph) -> None:
     bounds = SizeBounds()
     for node in graph.nodes:
         if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
-            args = tree_map_only(fx.Node, lambda one: one.meta.get("val"), (node.args, node.kwargs))
+            args = map_only(fx.Node, lambda one: one.meta.get("val"), (node.args, node.kwargs))
             bounds.check_arguments(node.target, args)
             bounds.check_result(node.target, node.meta.get("val"))
 
@@ -131,7 +131,7 @@ def _is_recurrent(func: torch._ops.OpOverload[..., Any]) -> bool:
 
 
 def _tensors(values: Any) -> list[Tensor]:
-    return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
+    return [value for value in flatten(values) if isinstance(value, Tensor)]
 
 
 def _refuse_large_value(operator: str, value: Tensor) -> None:

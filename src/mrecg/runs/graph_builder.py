@@ -1,6 +1,6 @@
 """From the nodes of a stored graph to those of torch.fx; nothing is executed."""
 
-from collections import OrderedDict
+from collections import OrderedDict, namedtuple
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -8,8 +8,9 @@ import torch
 from torch import fx
 
 import mrecg.quantizers  # noqa: F401 — registers the operators of quantized models
+from mrecg.graph.randomness import is_repeatable
 from mrecg.runs.bounds import refuse
-from mrecg.runs.operators import is_arithmetic, is_repeatable, named_operator, takes
+from mrecg.runs.operators import is_arithmetic, named_operator, takes
 from mrecg.runs.stored_graph import StoredGraph, StoredNode, is_name, is_path
 
 __all__ = ["DTYPES", "GraphBuilder"]
@@ -31,6 +32,8 @@ _CONSTANTS: dict[str, Mapping[str, Any]] = {
 }
 _MOST_TERMS = 32
 """Sizes and numbers that one number is computed from; forty squares would make a number that fills the memory."""
+_MOST_FIELDS = 256
+"""Of a named tuple, whose class is made by code of that length."""
 
 
 class GraphBuilder:
@@ -99,7 +102,7 @@ class GraphBuilder:
         if len(value) != 1:
             refuse(f"an argument has the keys {', '.join(value)[:100]!r}")
         ((kind, content),) = value.items()
-        if kind in ("tuple", "dict", "ordered_dict"):
+        if kind in ("tuple", "namedtuple", "dict", "ordered_dict"):
             return self._container(kind, content)
         known = {"node": self.made, "tensor": self.tensors, **_CONSTANTS}.get(kind, {})
         if not isinstance(content, str) or content not in known:
@@ -111,12 +114,36 @@ class GraphBuilder:
             refuse(f"a {kind} holds something else than a list")
         if kind == "tuple":
             return tuple(map(self._decode, content))
+        if kind == "namedtuple":
+            return (
+                self._named_tuple(*content)
+                if len(content) == 3
+                else refuse("a namedtuple holds no three things")
+            )
         if not all(isinstance(pair, list) and len(pair) == 2 for pair in content):
             refuse(f"a {kind} holds something else than pairs")
         pairs = [(self._decode(key), self._decode(one)) for key, one in content]
         if not all(_is_key(key) for key, _ in pairs):
             refuse(f"a {kind} has a key that is no string, number or tuple")
         return OrderedDict(pairs) if kind == "ordered_dict" else dict(pairs)
+
+    def _named_tuple(self, name: Any, fields: Any, values: Any) -> Any:
+        """Return a named tuple of a new class; Python makes its code of the names, so that they must be no more than names."""
+        if (
+            not isinstance(fields, list)
+            or not isinstance(values, list)
+            or len(fields) != len(values)
+        ):
+            refuse("a namedtuple has other fields than values")
+        names = [name, *fields]
+        if not all(isinstance(one, str) and is_name(one) for one in names) or any(
+            field.startswith("_") for field in fields
+        ):
+            refuse(f"a namedtuple has the names {str(names)[:100]}")
+        if len(set(fields)) < len(fields) or len(fields) > _MOST_FIELDS:
+            refuse(f"a namedtuple has the names {str(names)[:100]}")
+        made = namedtuple(name, fields)  # type: ignore[misc]
+        return made(*map(self._decode, values))
 
 
 def _is_key(value: Any) -> bool:

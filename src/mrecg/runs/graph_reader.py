@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
-from torch.utils._pytree import tree_structure
 
 from mrecg.errors import RunError
 from mrecg.graph.capture import export_frozen
+from mrecg.graph.outputs import structure_of
 from mrecg.runs.bounds import SizeBounds, refuse
 from mrecg.runs.graph_builder import DTYPES, GraphBuilder
 from mrecg.runs.stored_graph import StoredGraph, is_path
@@ -39,7 +39,7 @@ def rebuild(stored: StoredGraph, tensors: Mapping[str, Tensor]) -> ExportedProgr
         reason = next((line for line in str(error).splitlines() if line.strip()), "")
         refuse(f"its operators do not fit each other ({type(error).__name__}: {reason[:200]})")
     # fx returns dictionaries and lists of its own.
-    program.module_call_graph[0].signature.out_spec = tree_structure(builder.output)
+    program.module_call_graph[0].signature.out_spec = structure_of(builder.output)
     return program
 
 

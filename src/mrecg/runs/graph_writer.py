@@ -11,10 +11,10 @@ from torch.export.graph_signature import ConstantArgument, InputKind
 
 from mrecg.errors import RunError
 from mrecg.graph.layers import module_path
+from mrecg.graph.randomness import is_repeatable
 from mrecg.runs.bounds import check_sizes, check_values
 from mrecg.runs.graph_builder import GraphBuilder
-from mrecg.runs.inlining import inline_wrapped
-from mrecg.runs.operators import is_repeatable, operator_name
+from mrecg.runs.operators import operator_name
 from mrecg.runs.stored_graph import StoredGraph, StoredNode, StoredTensor, is_path
 
 __all__ = ["require_storable", "store_graph"]
@@ -32,7 +32,7 @@ def require_storable(module: fx.GraphModule) -> None:
     Raises:
         RunError: naming the operator at fault.
     """
-    for node in inline_wrapped(module).nodes:
+    for node in module.graph.nodes:
         if node.op == "call_function":
             _storable_operator(node)
 
@@ -56,7 +56,7 @@ def store_graph(program: ExportedProgram, grids: Mapping[str, tuple[int, int]]) 
             references[spec.arg.name] = {"tensor": name}
             kind = "constant" if name in program.constants else _KINDS[spec.kind]
             tensors[name] = _stored_tensor(name, values[name], kind, grids.get(name))
-    graph = inline_wrapped(program.graph_module)
+    graph = program.graph
     encode = _Encoder(references)
     images = next(
         node for node in graph.nodes if node.op == "placeholder" and node.target not in references
@@ -148,6 +148,10 @@ class _Encoder:
         for name, other in (("layout", torch.layout), ("memory_format", torch.memory_format)):
             if isinstance(value, other):
                 return {name: _name(value)}
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            return {
+                "namedtuple": [kind.__name__, list(value._fields), [self(one) for one in value]]
+            }
         if kind is tuple:
             return {"tuple": [self(one) for one in value]}
         if isinstance(value, list):

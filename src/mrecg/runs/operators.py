@@ -8,15 +8,16 @@ layers of networks, of these the ones that return tensors and write into none.
 
 import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch._ops import OpOverload, OpOverloadPacket
 
 from mrecg.errors import RunError
+from mrecg.graph.randomness import can_be_repeatable
 
-__all__ = ["is_arithmetic", "is_repeatable", "named_operator", "operator_name", "takes"]
+__all__ = ["is_arithmetic", "named_operator", "operator_name", "takes"]
 
 _NAMESPACES = ("aten", "quantized_decomposed", "torchvision")
 _ARITHMETIC: dict[str, Callable[..., Any]] = {
@@ -90,9 +91,6 @@ _KEPT = frozenset(_KEPT_NAMES.split())
 _TORCHVISION = {"deform_conv2d", "nms", "ps_roi_align", "ps_roi_pool", "roi_align", "roi_pool"}
 _UNCHECKED = re.compile("backward|embedding_bag")
 """Operators of the core set that trust the indices that they are given."""
-_RANDOM = torch.Tag.nondeterministic_seeded
-_SWITCHES = {"dropout_p", "train", "training"}
-"""The arguments that switch off what is random in an operator."""
 
 
 def operator_name(target: Any) -> str:
@@ -117,18 +115,6 @@ def named_operator(name: str) -> Callable[..., Any]:
     if found is None:
         raise RunError(f"its operator {name[:100]!r} is not one that a run may hold")
     return found
-
-
-def is_repeatable(
-    function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> bool:
-    """Return whether an operator gives equal results in every call: dropout in attention, for example, must be off."""
-    if not isinstance(function, OpOverload) or _RANDOM not in function.tags:
-        return True
-    positions = enumerate(function._schema.arguments)
-    given = {one.name: args[at] for at, one in positions if at < len(args)} | dict(kwargs)
-    # An absent argument has its default, which is off; None, which one operator accepts, is on.
-    return all(given.get(name, 0) == 0 for name in _SWITCHES)
 
 
 def is_arithmetic(function: Callable[..., Any]) -> bool:
@@ -168,7 +154,7 @@ def _is_a_function_of_tensors(overload: OpOverload[..., Any]) -> bool:
     returned = [str(value.type) for value in schema.returns]
     if schema.is_mutable or not returned or not all("Tensor" in kind for kind in returned):
         return False
-    if _RANDOM in overload.tags and not any(one.name in _SWITCHES for one in schema.arguments):
+    if not can_be_repeatable(overload):
         return False
     if overload.namespace != "aten":
         return overload.namespace != "torchvision" or name in _TORCHVISION

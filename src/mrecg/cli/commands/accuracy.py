@@ -1,5 +1,9 @@
 """The command for the accuracy of a saved run: evaluate."""
 
+from typing import Annotated
+
+import typer
+
 from mrecg.cli.consoles import console, error_console, say
 from mrecg.cli.option_groups import command
 from mrecg.cli.options import (
@@ -19,12 +23,22 @@ def evaluate(
     options: ImageOptions,
     output: ProgressOptions,
     evaluation_images: EvaluationImages = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PACKAGE:FUNCTION",
+            help="Measure this function of outputs and labels, or this torchmetrics class, instead of top-1 and top-5.",
+        ),
+    ] = None,
 ) -> None:
-    """Count what a saved quantized model classifies correctly, on the images that the run remembers.
+    """Count what a saved quantized model classifies correctly, or measure another metric.
 
     Example: mrecg evaluate runs/first
+
+    The images are those that the run remembers, or those of --data.
     """
     from mrecg import evaluation
+    from mrecg.cli.metric_choice import find_metric
     from mrecg.cli.preprocessing_choice import run_preprocessing
     from mrecg.cli.remembered import source_of
     from mrecg.cli.show import accuracy_text, show_skipped
@@ -33,6 +47,7 @@ def evaluate(
     from mrecg.distributed import local_device
     from mrecg.runs.folder import load
 
+    chosen = None if metric is None else find_metric(metric)
     with reporting(output) as reporter:
         with reporter.phase("load"):
             quantized = load(run)
@@ -43,10 +58,16 @@ def evaluate(
             count=evaluation_images,
             workers=worker_count(options.workers),
         )
+        network = quantized.model.to(local_device())
         counted = reporter.counted("quantized", batches, batches.count)
-        result = evaluation.evaluate(quantized.model.to(local_device()), counted)
+        if chosen is not None:
+            score = evaluation.evaluate(network, counted, chosen)
+        else:
+            result = evaluation.evaluate(network, counted)
         show_skipped(error_console, batches.skipped)
-    if output.as_json:
+    if chosen is not None:
+        console.print_json(data=score if isinstance(score, dict) else {str(metric): score})
+    elif output.as_json:
         names = ("count", "correct1", "correct5", "top1", "top5")
         console.print_json(data={name: getattr(result, name) for name in names})
     else:

@@ -1,9 +1,12 @@
 """Quantized models as files for ONNX Runtime and its like."""
 
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import (
     ClearMetadataAndDocStringPass,
@@ -20,8 +23,10 @@ from mrecg.export.onnx.integer import (
     move_quantizers_to_layers,
 )
 from mrecg.export.onnx.layouts import Layout, lay_out_weights, numbers, packed_types, weight_grids
-from mrecg.export.onnx.runtimes import Runtime, can_load, describe
+from mrecg.export.onnx.outputs import chosen_names, make_names_unique, name_outputs
+from mrecg.export.onnx.runtimes import Runtime, can_load, describe, open_file
 from mrecg.export.onnx.translation import translate
+from mrecg.export.programs import without_constants
 from mrecg.export.requirements import require_uniform
 from mrecg.runs.folder import QuantizedModel
 
@@ -39,22 +44,27 @@ def export_onnx(
     path: str | Path,
     layout: Layout = "int8",
     runtime: Runtime | None = "onnxruntime",
+    output_names: Sequence[str] | None = None,
 ) -> Path:
     """Write a quantized model as an ONNX file with QuantizeLinear and DequantizeLinear nodes.
 
     The batch is dynamic, batch norm is folded, nodes keep the names of the original modules. What the file computes is
-    what `quantized.model` computes, up to numbers between two codes to the last digit.
+    what `quantized.model` computes, up to numbers between two codes to the last digit. The file's outputs are the tensors
+    that the model returns, named after the keys of its dictionaries and the positions in its tuples: `logits`, `maps_1`,
+    `output_0`, and `output` for a single one.
 
     Args:
         quantized: from `mrecg.quantize` or `mrecg.load`.
         path: of the new file; an old one is replaced.
         layout: `int8` keeps weights of any width in 8-bit words and biases in 32-bit integers, which runtimes compute
             with as they are; `packed` stores weights in 4 or 2 bits (3 bits travel in 4), which runtimes unpack.
-        runtime: must be able to load the file; `None` asks nobody.
+        runtime: loads the file before it is there; with `None` only ONNX's own checker does.
+        output_names: other names of the outputs, in order.
 
     Raises:
-        ExportError: a package is missing, an operator has no counterpart in ONNX, the codes are logarithms, the runtime
-            cannot load the layout (nothing is written then), or the file cannot be written.
+        ExportError: a package is missing, an operator has no counterpart in ONNX, the codes are logarithms, names do not fit
+            the outputs, the runtime cannot load the layout or the file (nothing is written then), or the file cannot be
+            written.
     """
     require_uniform(quantized)
     target = Path(path)
@@ -71,19 +81,21 @@ def export_onnx(
     if runtime is not None:
         _check_loadable(narrow, runtime)
     opset = OPSET_OF_2_BITS if narrow & _TWO_BITS else OPSET
-    model = translate(quantized.program, opset)
+    names = chosen_names(quantized, output_names)
+    model = translate(without_constants(quantized.program), opset)
     graph = model.graph
     lay_out_weights(graph, grids, layout)
     move_quantizers_to_layers(graph)
     integer_biases(graph)
     divide_images_as_simulated(graph)
-    _write(model, opset, target)
+    name_outputs(graph, names)
+    _write(model, opset, target, runtime)
     return target
 
 
 def float_model(program: ExportedProgram, path: Path) -> None:
     """Write the same network without quantizers: what its speed is compared with."""
-    model = translate(program, OPSET)
+    model = translate(without_constants(program), OPSET)
     graph = model.graph
     for node in [node for node in graph if node.op_type == "DequantizeLinear"]:
         codes = constant(node.inputs[0])
@@ -93,7 +105,7 @@ def float_model(program: ExportedProgram, path: Path) -> None:
         else:
             real = add_constant(graph, f"{value.name}.float", _real(node), ir.DataType.FLOAT)
         ir.convenience.replace_all_uses_with(value, real, replace_graph_outputs=True)
-    _write(model, OPSET, path)
+    _write(model, OPSET, path, "onnxruntime")
 
 
 def _before_quantizer(dequantize: ir.Node) -> ir.Value:
@@ -128,9 +140,10 @@ _CLEANUP = ir.passes.Sequential(
 )
 
 
-def _write(model: ir.Model, opset: int, path: Path) -> None:
+def _write(model: ir.Model, opset: int, path: Path, runtime: Runtime | None) -> None:
     """Write a file without what the exporter noted for itself, which would be half of a small network's."""
     _CLEANUP(model)
+    make_names_unique(model.graph)
     for node in model.graph:
         for value in node.outputs:
             if not value.is_graph_output():
@@ -143,6 +156,25 @@ def _write(model: ir.Model, opset: int, path: Path) -> None:
     model.ir_version = _IR_VERSIONS[opset]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        ir.save(model, path)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".mrecg-") as scratch:
+            draft = Path(scratch) / path.name
+            ir.save(model, draft)
+            _require_loadable(draft, path, runtime)
+            draft.replace(path)
     except OSError as error:
         raise ExportError(f"The file {path} cannot be written: {error.strerror}.") from error
+
+
+def _require_loadable(draft: Path, path: Path, runtime: Runtime | None) -> None:
+    """Refuse a file that cannot be loaded, before it is there."""
+    try:
+        onnx.checker.check_model(draft)
+        if runtime is not None:
+            open_file(runtime, draft)
+    except OSError:
+        raise
+    except Exception as error:  # neither documents a narrower class
+        reason = str(error).strip().splitlines()[0].replace(str(draft), str(path))
+        raise ExportError(
+            f"The file {path} is not written, because it could not be loaded: {reason[:400]}"
+        ) from error

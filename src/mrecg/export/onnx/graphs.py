@@ -13,6 +13,7 @@ __all__ = [
     "container_bounds",
     "dequantizer_of",
     "only_reader",
+    "weight_dequantizer",
 ]
 
 
@@ -52,6 +53,16 @@ def dequantizer_of(value: ir.Value | None) -> ir.Node | None:
     """Return the DequantizeLinear that makes a value, or `None`."""
     producer = None if value is None else value.producer()
     return producer if producer is not None and producer.op_type == "DequantizeLinear" else None
+
+
+def weight_dequantizer(layer: ir.Node) -> ir.Node | None:
+    """Return the DequantizeLinear of a layer's weight, which may be reordered behind it, or `None`."""
+    value = layer.inputs[1]
+    while value is not None and (producer := value.producer()) is not None:
+        if producer.op_type not in ("Reshape", "Transpose"):
+            return dequantizer_of(value)
+        value = producer.inputs[0]
+    return None
 
 
 @dataclass(frozen=True)

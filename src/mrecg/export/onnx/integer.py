@@ -12,6 +12,7 @@ from mrecg.export.onnx.graphs import (
     constant,
     dequantizer_of,
     only_reader,
+    weight_dequantizer,
 )
 
 __all__ = ["divide_images_as_simulated", "integer_biases", "move_quantizers_to_layers"]
@@ -126,7 +127,7 @@ def integer_biases(graph: ir.Graph) -> list[str]:
             continue
         scale = _bias_scale(node, bias)
         codes = None if scale is None else np.rint(bias / scale)
-        if scale is None or codes is None or not _is_close(codes * scale, bias):
+        if scale is None or codes is None or not _is_exact(codes, scale, bias):
             left.append(str(node.name))
             continue
         _store_bias(graph, node, codes.astype(np.int32), scale)
@@ -134,14 +135,21 @@ def integer_biases(graph: ir.Graph) -> list[str]:
 
 
 def _has_packed_weight(layer: ir.Node) -> bool:
-    weight = dequantizer_of(layer.inputs[1])
+    weight = weight_dequantizer(layer)
     return weight is not None and weight.inputs[0].dtype not in _WORDS
 
 
 def _add_zero_bias(graph: ir.Graph, layer: ir.Node) -> None:
-    scale = constant(dequantizer_of(layer.inputs[1]).inputs[1])  # type: ignore[union-attr]
+    weight = weight_dequantizer(layer)
+    assert weight is not None
+    scale = constant(weight.inputs[1])
     assert scale is not None
-    zeros = np.zeros_like(scale)
+    channels = scale.size
+    if layer.op_type == "ConvTranspose":
+        assert layer.inputs[1] is not None
+        assert layer.inputs[1].shape is not None
+        channels = layer.inputs[1].shape[1] * layer.attributes["group"].as_int()
+    zeros = np.zeros(channels, scale.dtype)
     layer.resize_inputs(3)
     layer.replace_input_with(
         2, add_constant(graph, f"{layer.name}/no_bias", zeros, ir.DataType.FLOAT)
@@ -162,14 +170,17 @@ def _store_bias(graph: ir.Graph, node: ir.Node, codes: np.ndarray, scale: np.nda
     node.replace_input_with(2, dequantize.outputs[0])
 
 
-def _is_close(stored: np.ndarray, bias: np.ndarray) -> bool:
-    """Return whether the integers are the simulation's biases, as far as 32-bit floats can tell."""
-    return np.allclose(stored, bias, rtol=1e-6, atol=1e-8 * float(np.abs(bias).max(initial=0)))
+def _is_exact(codes: np.ndarray, scale: np.ndarray, bias: np.ndarray) -> bool:
+    """Return whether 32-bit integers hold the simulation's biases, as far as 32-bit floats can tell."""
+    if np.abs(codes).max(initial=0) > np.iinfo(np.int32).max:
+        return False
+    last_digits = 1e-8 * float(np.abs(bias).max(initial=0))
+    return np.allclose(codes * scale, bias, rtol=1e-6, atol=last_digits)
 
 
 def _bias_scale(layer: ir.Node, bias: np.ndarray) -> np.ndarray | None:
     """Return the real value of 1 in the stored bias; `None` where input or weight are float."""
-    source, weight = dequantizer_of(layer.inputs[0]), dequantizer_of(layer.inputs[1])
+    source, weight = dequantizer_of(layer.inputs[0]), weight_dequantizer(layer)
     if source is None or weight is None:
         return None
     if _has_packed_weight(layer):
@@ -178,6 +189,10 @@ def _bias_scale(layer: ir.Node, bias: np.ndarray) -> np.ndarray | None:
     source_scale, weight_scale = constant(source.inputs[1]), constant(weight.inputs[1])
     if source_scale is None or source_scale.ndim or weight_scale is None:
         return None
+    if weight_scale.size != bias.size:  # one scale of the whole weight, repeated along another axis
+        if (weight_scale != weight_scale.flat[0]).any():
+            return None
+        weight_scale = np.full(bias.shape, weight_scale.flat[0])
     scale: np.ndarray = np.float32(source_scale) * weight_scale.astype(np.float32)
     return scale
 

@@ -17,12 +17,21 @@ import torch
 from torch import Tensor, fx
 
 from mrecg.graph.layers import LAYER_OPERATORS, module_path
+from mrecg.graph.outputs import flatten
 
-__all__ = ["Replay", "Rounding", "expose_codes", "output_resolutions"]
+__all__ = [
+    "Replay",
+    "Rounding",
+    "computed",
+    "expose_codes",
+    "output_resolution",
+    "returned_nodes",
+]
 
 _QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
 _DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
 _DEQUANTIZE_WEIGHT = torch.ops.quantized_decomposed.dequantize_per_channel.default
+_REORDERINGS = (torch.ops.aten.reshape.default, torch.ops.aten.transpose.int)
 _EPSILON = torch.finfo(torch.float32).eps
 
 
@@ -79,11 +88,10 @@ class Replay(fx.Interpreter):
         self.roundings: dict[str, Rounding] = {}
         self._codes: Mapping[str, np.ndarray] = {}
 
-    def outputs(self, images: Tensor, codes: Mapping[str, np.ndarray]) -> tuple[Tensor, ...]:
+    def outputs(self, images: Tensor, codes: Mapping[str, np.ndarray]) -> list[Tensor]:
         """Return the model's outputs for `images`, given the codes by the node that dequantizes them."""
         self._codes = codes
-        result = self.run(images)
-        return tuple(result) if isinstance(result, tuple | list) else (result,)
+        return computed(self.module, self.run(images))  # type: ignore[arg-type]
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
@@ -111,13 +119,23 @@ def _layer_before(quantize: fx.Node) -> str:
     return module_path(node) or node.name
 
 
-def output_resolutions(model: fx.GraphModule) -> list[float]:
-    """Return, for each output, its largest change by one code of its last layers' inputs.
+def returned_nodes(model: fx.GraphModule) -> list[object]:
+    """Return what a model returns, flat: nodes, and constants such as `None`."""
+    return flatten(model.graph.output_node().args[0])
+
+
+def computed(model: fx.GraphModule, returned: Any) -> list[Tensor]:
+    """Return the tensors that a model computed; numbers become tensors, constants are left out."""
+    leaves = zip(returned_nodes(model), flatten(returned), strict=True)
+    return [torch.as_tensor(leaf) for node, leaf in leaves if isinstance(node, fx.Node)]
+
+
+def output_resolution(model: fx.GraphModule, output: fx.Node) -> float:
+    """Return the largest change of an output by one code of its last layers' inputs.
 
     An output that no code reaches has the resolution of the float type at 1.
     """
-    outputs = next(node for node in model.graph.nodes if node.op == "output").all_input_nodes
-    return [max(_resolutions_before(model, node), default=0.0) or _EPSILON for node in outputs]
+    return max(_resolutions_before(model, output), default=0.0) or _EPSILON
 
 
 def _resolutions_before(model: fx.GraphModule, output: fx.Node) -> Iterator[float]:
@@ -129,6 +147,8 @@ def _resolutions_before(model: fx.GraphModule, output: fx.Node) -> Iterator[floa
         if node.target is _DEQUANTIZE:
             yield float(node.args[1])  # type: ignore[arg-type]
             continue
+        while isinstance(weight, fx.Node) and weight.target in _REORDERINGS:
+            weight = weight.args[0]
         if _is(weight, _DEQUANTIZE_WEIGHT) and _is(source, _DEQUANTIZE):
             yield float(source.args[1]) * _largest_weight(model, weight)  # type: ignore[union-attr, arg-type]
             continue

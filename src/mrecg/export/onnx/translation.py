@@ -38,9 +38,10 @@ def translate(program: ExportedProgram, opset: int) -> ir.Model:
     }
     if any(_is_attention_of_another_rank(node) for node in program.graph.nodes):
         table[_attention_operator] = _attention
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's exporter warns about its own internals
@@ -55,7 +56,8 @@ def translate(program: ExportedProgram, opset: int) -> ir.Model:
     except torch.onnx.OnnxExporterError as error:
         raise ExportError(f"The model cannot be written as ONNX: {_reason(error)}.") from error
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
     assert exported is not None
     _fold_casts(exported.model)
     _name_nodes(exported.model)

@@ -12,29 +12,31 @@ from jaxtyping import Float
 from torch import Tensor, fx
 
 from mrecg.errors import DataError, ExportError, VerificationError, expect
-from mrecg.export.findings import RuntimeRecord, Verification
+from mrecg.export.comparison import Comparison
+from mrecg.export.findings import OutputRecord, RuntimeRecord, Verification
 from mrecg.export.onnx.files import float_model
 from mrecg.export.onnx.layouts import weight_grids
 from mrecg.export.onnx.runtimes import (
-    Run,
     Runtime,
     describe,
     installed_runtimes,
     interleaved_seconds,
     open_file,
 )
-from mrecg.export.onnx.tracing import Replay, Rounding, expose_codes, output_resolutions
+from mrecg.export.onnx.simulation import IMAGES_AT_ONCE, Output, Simulation, of_another
+from mrecg.export.onnx.tracing import Replay, Rounding, expose_codes
 from mrecg.export.requirements import require_uniform
 from mrecg.preparation.calibration import check_images
 from mrecg.runs.folder import QuantizedModel
 
 __all__ = ["ideal_bytes", "verify_onnx"]
 
-IMAGES_AT_ONCE = 100
 LARGEST_DISTANCE = 0.51
 """In units of the scale: a code further than this from the simulated number is a mistake, whatever the order of additions."""
 LARGEST_DIFFERENCE = 0.01
 """In units of the output's resolution: the same for outputs, as long as floats resolve it."""
+LEAST_AGREEMENT = 99.0
+"""Percent of the integers and booleans of an output; a float between two of them may go either way."""
 LAST_DIGITS = 8
 """Of the largest output: sums of 32-bit floats resolve no less."""
 LAYERS_AND_PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -86,24 +88,30 @@ def _verify(
     model = quantized.model
     assert isinstance(model, fx.GraphModule)
     run = open_file("onnxruntime", file, optimized=folder / "optimized.onnx")
-    found = _replay(model, file, images, folder)
+    simulation = Simulation.of(model, file, images)
+    found = _replay(simulation, images, folder)
     _refuse_distant_codes(file, found.roundings)
-    resolutions = output_resolutions(model)
-    differences = _close_outputs(file, found.same_codes, found.traced, resolutions)
+    ours = simulation.compare(run, images)
+    outputs = tuple(
+        _close_output(file, *three)
+        for three in zip(simulation.outputs, found.ties_apart, ours, strict=True)
+    )
     integer, in_float = _layers(file, folder / "optimized.onnx")
-    reference = found.simulated, resolutions[0]
-    runtimes = _check_runtimes(quantized, file, images, reference, repeats, folder)
-    ours = _in_batches(run, images)
+    runtimes = _check_runtimes(quantized, simulation, images, repeats, folder)
+    pairs = zip(simulation.outputs, outputs, strict=True)
+    classes = next((one for output, one in pairs if output.has_classes), None)
+    floats = [one for one in outputs if one.difference is not None]
     return Verification(
         file=file.name,
         images=len(images),
-        top1_agreement=_agreement(ours, found.simulated),
-        top1_agreement_ties_apart=_agreement(found.traced[0], found.same_codes[0]),
-        largest_difference=max(differences),
+        outputs=outputs,
+        top1_agreement=classes and classes.agreement,
+        top1_agreement_ties_apart=classes and classes.agreement_ties_apart,
+        largest_difference=max((one.difference or 0.0 for one in floats), default=0.0),
         largest_distance=max((one.distance for one in found.roundings), default=0.0),
         different_codes=sum(one.different for one in found.roundings),
         codes=sum(one.codes for one in found.roundings),
-        output_resolution=resolutions[0],
+        output_resolution=next((one.resolution or 0.0 for one in floats), 0.0),
         integer_layers=integer,
         float_layers=in_float,
         file_bytes=file.stat().st_size,
@@ -126,50 +134,39 @@ def _check_images(quantized: QuantizedModel, images: Tensor) -> None:
 
 @dataclass(frozen=True)
 class _Replayed:
-    """Outputs for all images, and how the file rounded.
+    """How a file rounded, and its outputs compared with the simulation's on the file's codes.
 
     Attributes:
-        simulated: the first output of the simulation.
-        same_codes: all outputs of the simulation on the file's codes.
-        traced: all outputs of the file.
+        ties_apart: by output.
         roundings: by quantizer, in graph order.
     """
 
-    simulated: np.ndarray
-    same_codes: list[np.ndarray]
-    traced: list[np.ndarray]
+    ties_apart: list[Comparison]
     roundings: list[Rounding]
 
 
-def _replay(model: fx.GraphModule, file: Path, images: Tensor, folder: Path) -> _Replayed:
-    """Run the file, the simulation, and the simulation on the file's codes.
+def _replay(simulation: Simulation, images: Tensor, folder: Path) -> _Replayed:
+    """Run the file, and the simulation on the file's codes.
 
     Raises:
         VerificationError: the file is of another network.
     """
+    file, found = simulation.file, simulation.comparisons()
     exposed = expose_codes(file, folder / "exposed.onnx")
     run = open_file("onnxruntime", folder / "exposed.onnx")
     names = [value.name for value in onnx.load(folder / "exposed.onnx").graph.output]
-    replay = Replay(model)
-    parts: list[list[np.ndarray]] = []
+    replay = Replay(simulation.model)
     with torch.inference_mode():
         for batch in images.split(IMAGES_AT_ONCE):
             try:
                 given = run(batch.numpy())
                 values = dict(zip(names, given, strict=True))
                 codes = {node: values[name] for node, name in exposed.items()}
-                same = [output.numpy() for output in replay.outputs(batch, codes)]
+                same = replay.outputs(batch, codes)
             except Exception as error:  # of the runtime, or of codes that do not fit
-                reason = str(error).strip().splitlines()[0][:200]
-                raise VerificationError(
-                    f"The file {file} is of another network than the run: {reason}; export it from this run."
-                ) from error
-            alone = model(batch)
-            alone = alone[0] if isinstance(alone, tuple | list) else alone
-            parts.append([alone.numpy(), *same, *given[: len(same)]])
-    simulated, *rest = (np.concatenate(part) for part in zip(*parts, strict=True))
-    count = len(rest) // 2
-    return _Replayed(simulated, rest[:count], rest[count:], list(replay.roundings.values()))
+                raise of_another(file, str(error).strip().splitlines()[0][:200]) from error
+            simulation.add(found, same, given[: len(same)])
+    return _Replayed(found, list(replay.roundings.values()))
 
 
 def _refuse_distant_codes(file: Path, roundings: Sequence[Rounding]) -> None:
@@ -182,36 +179,50 @@ def _refuse_distant_codes(file: Path, roundings: Sequence[Rounding]) -> None:
             )
 
 
-def _close_outputs(
-    file: Path,
-    simulated: Sequence[np.ndarray],
-    ours: Sequence[np.ndarray],
-    resolutions: Sequence[float],
-) -> list[float]:
-    """Return the largest difference of each output, in units of its resolution, and refuse a large one."""
-    found = []
-    for index, (expected, got, resolution) in enumerate(
-        zip(simulated, ours, resolutions, strict=True)
-    ):
-        difference = float(np.abs(expected - got).max()) / resolution
-        resolved = LAST_DIGITS * float(np.spacing(np.abs(expected).max())) / resolution
-        allowed = max(LARGEST_DIFFERENCE, resolved)
-        if not difference <= allowed:
-            which = "its output" if len(resolutions) == 1 else f"its output {index}"
-            raise VerificationError(
-                f"The file {file} parts from the simulation at {which}: given the same inputs to the last layers, a "
-                f"number differs by {difference:.2g} times the output's resolution, expected at most {allowed:.2g}; export the "
-                "run again, and report it if that does not help."
+def _close_output(
+    file: Path, output: Output, ties_apart: Comparison, ours: Comparison
+) -> OutputRecord:
+    """Return what is found about one output, and refuse one that differs."""
+    agreement, apart = ours.agreement, ties_apart.agreement
+    record = OutputRecord(name=output.name, agreement=agreement, agreement_ties_apart=apart)
+    if not output.is_of_floats:
+        if apart is not None and apart < LEAST_AGREEMENT:
+            raise _parts_at(
+                file,
+                output,
+                f"only {apart:.1f} % of the values are the same, expected {LEAST_AGREEMENT:g} %",
             )
-        found.append(difference)
-    return found
+        return record
+    difference = ties_apart.difference / output.resolution
+    resolved = LAST_DIGITS * float(np.spacing(np.float32(ties_apart.largest))) / output.resolution
+    allowed = max(LARGEST_DIFFERENCE, resolved)
+    if not difference <= allowed:
+        raise _parts_at(
+            file,
+            output,
+            f"a number differs by {difference:.2g} times the output's resolution, expected at most {allowed:.2g}",
+        )
+    return record.model_copy(
+        update={
+            "resolution": output.resolution,
+            "difference": difference,
+            "relative_error": ours.relative_error,
+        }
+    )
+
+
+def _parts_at(file: Path, output: Output, reason: str) -> VerificationError:
+    which = "its output" if output.name == "output" else f"its output '{output.name}'"
+    return VerificationError(
+        f"The file {file} parts from the simulation at {which}: given the same inputs to the last layers, "
+        f"{reason}; export the run again, and report it if that does not help."
+    )
 
 
 def _check_runtimes(
     quantized: QuantizedModel,
-    file: Path,
+    simulation: Simulation,
     images: Tensor,
-    reference: tuple[np.ndarray, float],
     repeats: int,
     folder: Path,
 ) -> tuple[RuntimeRecord, ...]:
@@ -220,34 +231,29 @@ def _check_runtimes(
     if float_file is not None:
         float_model(quantized.program, float_file)
     return tuple(
-        _check_runtime(runtime, file, float_file, images, reference, repeats)
+        _check_runtime(runtime, simulation, float_file, images, repeats)
         for runtime in installed_runtimes()
     )
 
 
 def _check_runtime(
     runtime: Runtime,
-    file: Path,
+    simulation: Simulation,
     float_file: Path | None,
     images: Tensor,
-    reference: tuple[np.ndarray, float],
     repeats: int,
 ) -> RuntimeRecord:
-    """Measure agreement and speed on one runtime; where it cannot load the file, the result says so.
-
-    Args:
-        reference: the simulation's first output and its resolution.
-    """
+    """Measure agreement and speed on one runtime; where it cannot load the file, the result says so."""
     try:
-        run = open_file(runtime, file)
+        run = open_file(runtime, simulation.file)
     except ExportError as error:
         return RuntimeRecord(name=describe(runtime), problem=str(error))
-    ours = _in_batches(run, images)
-    simulated, resolution = reference
+    found = list(zip(simulation.outputs, simulation.compare(run, images), strict=True))
+    steps = [one.difference / output.resolution for output, one in found if output.is_of_floats]
     record = RuntimeRecord(
         name=describe(runtime),
-        top1_agreement=_agreement(ours, simulated),
-        largest_difference=float(np.abs(ours - simulated).max()) / resolution,
+        top1_agreement=next((o.agreement for output, o in found if output.has_classes), None),
+        largest_difference=max(steps, default=None),
     )
     if float_file is None:
         return record
@@ -259,15 +265,6 @@ def _check_runtime(
     return record.model_copy(
         update=times | {"float_seconds": of_float, "float_spread": float_spread}
     )
-
-
-def _in_batches(run: Run, images: Tensor) -> np.ndarray:
-    return np.concatenate([run(batch.numpy())[0] for batch in images.split(IMAGES_AT_ONCE)])
-
-
-def _agreement(a: np.ndarray, b: np.ndarray) -> float:
-    """Return in how many percent of the rows the largest entry is at the same place."""
-    return 100 * float((a.argmax(-1) == b.argmax(-1)).mean())
 
 
 def _layers(file: Path, optimized: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:

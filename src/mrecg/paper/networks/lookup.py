@@ -20,7 +20,7 @@ from mrecg.errors import ModelError
 from mrecg.paper.networks.checkpoints import load_weights
 from mrecg.paper.networks.registry import build
 
-__all__ = ["has_own_factory", "make_network"]
+__all__ = ["has_own_factory", "import_own", "make_network"]
 
 
 def make_network(
@@ -71,13 +71,17 @@ def _torchvision(name: str, inner: str, arguments: dict[str, Any]) -> nn.Module:
     return _built(name, lambda: models.get_model(inner, weights=None, **arguments))
 
 
-def _own(name: str, inner: str, arguments: dict[str, Any]) -> nn.Module:
-    if (
-        "" not in sys.path
-    ):  # the console script's first entry is its own folder, not the working directory
+def import_own(module: str) -> ModuleType:
+    """Import a module of the caller's, which may be in the working directory."""
+    # The console script's first entry is its own folder.
+    if "" not in sys.path:
         sys.path.insert(0, "")
+    return importlib.import_module(module)
+
+
+def _own(name: str, inner: str, arguments: dict[str, Any]) -> nn.Module:
     module = name.partition(":")[0]
-    return _built(name, lambda: getattr(importlib.import_module(module), inner)(**arguments))
+    return _built(name, lambda: getattr(import_own(module), inner)(**arguments))
 
 
 _LIBRARIES = {"timm": _timm, "torchvision": _torchvision}
