@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from mrecg.config.targets import ACADEMIC
 
@@ -33,7 +33,11 @@ def _check_bits(bits: int) -> int:
     return bits
 
 
-Bits = Annotated[int, AfterValidator(_check_bits)]
+def _read_float(bits: object) -> object:
+    return FLOAT_BITS if bits == "float" else bits
+
+
+Bits = Annotated[int, BeforeValidator(_read_float), AfterValidator(_check_bits)]
 
 
 class Settings(BaseModel):
@@ -110,9 +114,13 @@ class ActivationSettings(TensorSettings):
 
 
 class LayerOverride(Settings):
-    """Widths for the layers whose name matches a shell pattern, or that are in the module of that name.
+    """Widths for what a shell pattern names; `None` leaves a width as it is, and `float` leaves out the quantizer.
 
-    `None` leaves a width as it is.
+    Attributes:
+        layers: pattern of layers or modules, such as `head.*`, of operators as the record writes them, such as
+            `neck:cat_2`, or of a kind of operators, such as `aten.cat`. A module stands for all that is in it.
+        weight_bits: of the layers.
+        activation_bits: of what the layers and operators read.
     """
 
     layers: str
@@ -126,8 +134,9 @@ class Placement(Settings):
     Attributes:
         backend: `academic`, the papers' simulation, or a target of `mrecg.config.targets` that the settings must suit.
         tensors: what `layers` (convolutions and linear layers) read, as in the papers; the `operands` of additions,
-            products, pooling and resizing too; `fused-operands`, the same but for an addend that a layer adds up in
-            its accumulator; or `all`: operands, and what all of these return.
+            products, concatenations, pooling and resizing too where these run in integers, and the results of convolutions
+            that nothing else would round, at 8 bits or more; `fused-operands`, operands but for an addend that a layer adds
+            up in its accumulator; or `all`: operands, and what layers and these operators return.
         first_last: `qdrop` (first and last layer at `first_last_bits`, the first layer's output already at
             the low width), `brecq` (the input of the second layer too) or `same` (no exception). The two
             conventions differ by points: never mix them in a table.
