@@ -17,6 +17,7 @@ from mrecg.export.onnx.graphs import add_constant, constant
 from mrecg.export.onnx.integer import (
     divide_images_as_simulated,
     integer_biases,
+    keep_softmax_in_float,
     move_quantizers_to_layers,
 )
 from mrecg.export.onnx.layouts import Layout, lay_out_weights, numbers, packed_types, weight_grids
@@ -27,11 +28,13 @@ from mrecg.runs.folder import QuantizedModel
 
 __all__ = ["export_onnx", "float_model"]
 
-OPSET = 21
-"""The first that knows 4-bit integers."""
+OPSET = 20
+"""From 21 on, ONNX Runtime 1.32 cannot load signed codes whose float reader is behind pooling or a transposition: it moves
+the quantizer there and forgets the type of the zero point."""
+OPSET_OF_4_BITS = 21
 OPSET_OF_2_BITS = 25
 _TWO_BITS = {ir.DataType.INT2, ir.DataType.UINT2}
-_IR_VERSIONS = {OPSET: 10, OPSET_OF_2_BITS: 13}
+_IR_VERSIONS = {OPSET: 9, OPSET_OF_4_BITS: 10, OPSET_OF_2_BITS: 13}
 
 
 def export_onnx(
@@ -70,11 +73,12 @@ def export_onnx(
     narrow = packed_types(grids) if layout == "packed" else set()
     if runtime is not None:
         _check_loadable(narrow, runtime)
-    opset = OPSET_OF_2_BITS if narrow & _TWO_BITS else OPSET
+    opset = OPSET_OF_2_BITS if narrow & _TWO_BITS else OPSET_OF_4_BITS if narrow else OPSET
     model = translate(quantized.program, opset)
     graph = model.graph
     lay_out_weights(graph, grids, layout)
     move_quantizers_to_layers(graph)
+    keep_softmax_in_float(graph)
     integer_biases(graph)
     divide_images_as_simulated(graph)
     _write(model, opset, target)
