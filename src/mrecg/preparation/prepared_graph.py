@@ -17,6 +17,7 @@ from mrecg.graph.extract import Insertions
 from mrecg.graph.insert import PlacedQuantizer, Quantizer, freeze, insert_quantizers
 from mrecg.graph.layers import CONVOLUTIONS_AND_PRODUCTS, layer_name, layers_of, module_path
 from mrecg.graph.recipe_placement import RecipePlacement
+from mrecg.graph.returned import return_floats
 from mrecg.graph.units import Chain, Unit, cut_units
 from mrecg.preparation.integer_bias import IntegerBias, insert_integer_biases
 from mrecg.preparation.ranges import make_activation_quantizer, make_weight_quantizer
@@ -172,6 +173,8 @@ def prepare_graph(
     # Convolutions are fastest channels last, above all depthwise ones.
     captured = set_memory_format(capture_graph(model, images[:2].to(device)), torch.channels_last)
     graph, placed = insert_quantizers(captured, placement)
+    if quantizer is None:  # a vendor's own knows what its hardware returns
+        return_floats(graph, {one.name for one in placed if not one.is_weight})
     _check_patterns(recipe.reconstruct.exclude, placed)
     weights = {
         one.name: make_weight_quantizer(one.request, attrgetter(one.tensor)(graph), recipe.weight)
