@@ -11,6 +11,7 @@ from mrecg.records.plan import Plan
 from mrecg.records.record import Record
 
 if TYPE_CHECKING:
+    from mrecg.conversion.onnx_modules import from_onnx
     from mrecg.evaluation import Evaluation, evaluate
     from mrecg.export.onnx.files import export_onnx
     from mrecg.export.onnx.verification import verify_onnx
@@ -32,6 +33,7 @@ __all__ = [
     "evaluate",
     "export_onnx",
     "export_program",
+    "from_onnx",
     "load",
     "prepare",
     "preset",
@@ -48,6 +50,7 @@ _NEEDS_TORCH = {
     "export_onnx": "mrecg.export.onnx.files",
     "export_program": "mrecg.export.pt2",
     "verify_onnx": "mrecg.export.onnx.verification",
+    "from_onnx": "mrecg.conversion.onnx_modules",
     "Estimate": "mrecg.pipeline",
     "PreparedModel": "mrecg.pipeline",
     "Progress": "mrecg.pipeline",

@@ -16,7 +16,11 @@ PLACEMENTS = ["academic", "onnxruntime", "tensorrt", "xnnpack", "snpe"]
 
 
 def quantized(
-    model: nn.Module, placement: str, bits: str = "w8a8", x: Tensor | None = None, **settings: object
+    model: nn.Module,
+    placement: str,
+    bits: str = "w8a8",
+    x: Tensor | None = None,
+    **settings: object,
 ) -> QuantizedModel:
     """Round to nearest."""
     recipe = mrecg.preset(f"{bits}-rtn")
@@ -32,9 +36,7 @@ def relative_error(made: Tensor, wanted: Tensor) -> float:
 
 def read_bits(run: QuantizedModel, layer: str) -> int:
     """The width of what a layer reads."""
-    (found,) = (
-        q for q in run.record.quantizers if q.kind == "activation" and layer in q.readers
-    )
+    (found,) = (q for q in run.record.quantizers if q.kind == "activation" and layer in q.readers)
     return (found.high - found.low).bit_length()
 
 
@@ -209,7 +211,9 @@ def test_float_leaves_out_what_an_operator_reads() -> None:
     for bits in ("float", 32):
         run = quantized(Branches(), "tensorrt", **override("join", activation_bits=bits))
         assert widths(run) == {"x": 8, "join:cat": 8}  # what the layers read
-    run = quantized(Branches(), "xnnpack", **override("c", activation_bits="float", weight_bits="float"))
+    run = quantized(
+        Branches(), "xnnpack", **override("c", activation_bits="float", weight_bits="float")
+    )
     assert "c:conv2d_2" not in widths(run)
     assert run.record.left_in_float == ("c",)
 
@@ -217,7 +221,11 @@ def test_float_leaves_out_what_an_operator_reads() -> None:
 @pytest.mark.parametrize(
     ("pattern", "bits", "message"),
     [
-        ("neck", {"activation_bits": 8}, "'neck' matches no layer, module or operator.*layers: a, b, c"),
+        (
+            "neck",
+            {"activation_bits": 8},
+            "'neck' matches no layer, module or operator.*layers: a, b, c",
+        ),
         ("join", {"weight_bits": 8}, "'join' sets weight_bits, but names nothing with a weight"),
         ("join", {"activation_bits": "double"}, "activation_bits"),
     ],

@@ -113,7 +113,7 @@ class NetworkOptions(RecipeOptions, ImageOptions):
     network: Annotated[
         str | None,
         typer.Option(
-            help="One of mrecg's own, timm:NAME, torchvision:NAME or package.module:factory for yours."
+            help="One of mrecg's own, timm:NAME, torchvision:NAME, onnx:FILE or package.module:factory for yours."
         ),
     ] = None
     weights: Annotated[

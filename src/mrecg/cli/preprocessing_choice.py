@@ -1,6 +1,7 @@
 """The preprocessing of images, from what options, network, configuration file and record say."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from mrecg.cli.options import ImageOptions, NetworkOptions
 from mrecg.data import Preprocessing, own_preprocessing
@@ -27,8 +28,7 @@ def network_preprocessing(
         own = own_preprocessing(options.data)
         if own is not None:
             return own
-    known = NETWORKS.get(network)
-    usual = Preprocessing() if known is None else known.preprocessing
+    usual = _usual(network)
     if options.channels is not None and options.channels != usual.channels:
         usual = replace(_unknown(options.channels), crop=usual.crop, resize=usual.resize)
     if options.size is not None:
@@ -64,6 +64,19 @@ def check_resizable(data: str, options: ImageOptions) -> None:
         raise DataError(
             f"The images of '{data}' come as {own.channels}×{own.crop}×{own.crop}; leave out --size and --channels."
         )
+
+
+def _usual(network: str) -> Preprocessing:
+    """Return the preprocessing of a network that is known, or of images as an ONNX file wants them."""
+    source, _, file = network.partition(":")
+    if source == "onnx":
+        from mrecg.conversion.onnx_files import image_shape
+
+        channels, side = image_shape(Path(file))
+        usual = _unknown(1 if channels == 1 else 3)
+        return usual if side is None else usual.resized(side)
+    known = NETWORKS.get(network)
+    return Preprocessing() if known is None else known.preprocessing
 
 
 def _unknown(channels: int) -> Preprocessing:

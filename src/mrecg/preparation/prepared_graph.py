@@ -15,7 +15,7 @@ from mrecg.errors import RecipeError
 from mrecg.graph.capture import capture_graph
 from mrecg.graph.extract import Insertions
 from mrecg.graph.insert import PlacedQuantizer, Quantizer, freeze, insert_quantizers
-from mrecg.graph.layers import CONVOLUTIONS_AND_PRODUCTS, layer_name, layers_of, module_path
+from mrecg.graph.layers import CONVOLUTIONS_AND_PRODUCTS, data_nodes, layer_name, module_path
 from mrecg.graph.recipe_placement import RecipePlacement
 from mrecg.graph.returned import return_floats
 from mrecg.graph.units import Chain, Unit, cut_units
@@ -215,10 +215,10 @@ def set_memory_format(module: fx.GraphModule, memory_format: torch.memory_format
 
 
 def _left_in_float(graph: fx.GraphModule, placed: Sequence[PlacedQuantizer]) -> tuple[str, ...]:
-    quantizable = frozenset(layers_of(graph.graph))
+    computed = data_nodes(graph.graph)
     quantized = {reader for one in placed if one.is_weight for reader in one.readers}
     layers = dict.fromkeys(
-        layer_name(node) if node in quantizable else module_path(node) or "the model itself"
+        module_path(node) or "the model itself" if node.args[1] in computed else layer_name(node)
         for node in graph.graph.nodes
         if node.target in CONVOLUTIONS_AND_PRODUCTS
     )
