@@ -12,10 +12,19 @@ import numpy as np
 import onnx
 import onnxruntime
 from onnx import helper, numpy_helper
+from torch import nn
 
 from mrecg.errors import ModelError
 
-__all__ = ["DOMAIN", "LINEAR", "fold_sizes", "input_shapes", "write_linear_layers"]
+__all__ = [
+    "DOMAIN",
+    "LINEAR",
+    "avoid_names_of_modules",
+    "fixed_batch",
+    "fold_sizes",
+    "input_shapes",
+    "write_linear_layers",
+]
 
 DOMAIN = "mrecg"
 LINEAR = "Linear"
@@ -73,6 +82,9 @@ def fold_sizes(
         ModelError: ONNX Runtime cannot load it, the batch is mixed with other sizes, or an operator gives results of no
             fixed shape.
     """
+    fixed = fixed_batch(model)
+    if fixed:
+        model = _with_open_batch(_folded(model, shapes, fixed, path), fixed)
     one, other = (_folded(model, shapes, batch, path) for batch in _BATCHES)
     ours, theirs = _constants(one), _constants(other)
     if [n.op_type for n in one.graph.node] != [n.op_type for n in other.graph.node]:
@@ -95,6 +107,13 @@ def fold_sizes(
                 "post-processing."
             )
     return one
+
+
+def fixed_batch(model: onnx.ModelProto) -> int:
+    """Return the batch that a file fixes for its first input; 0 where it fixes none."""
+    weights = {one.name for one in model.graph.initializer}
+    first = next(one for one in model.graph.input if one.name not in weights)
+    return int(first.type.tensor_type.shape.dim[0].dim_value)
 
 
 def write_linear_layers(model: onnx.ModelProto) -> None:
@@ -133,6 +152,18 @@ def write_linear_layers(model: onnx.ModelProto) -> None:
     for node in dropped:
         graph.node.remove(node)
     model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+
+
+def avoid_names_of_modules(model: onnx.ModelProto) -> None:
+    """Rename weights that are called like an attribute that every module has, such as `to`."""
+    taken = {one.name for one in model.graph.initializer if hasattr(nn.Module(), one.name)}
+    for tensor in model.graph.initializer:
+        if tensor.name in taken:
+            tensor.name = f"{tensor.name}_weight"
+    for node in model.graph.node:
+        for place, name in enumerate(node.input):
+            if name in taken:
+                node.input[place] = f"{name}_weight"
 
 
 def _product(
@@ -190,6 +221,19 @@ def _folded(
                 f"ONNX Runtime cannot load {path} for a batch of {batch}: {reason.rstrip('.')}; export the network with a "
                 "dynamic batch."
             ) from error
+
+
+def _with_open_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
+    """Return a folded model whose reshapes to a first axis of `batch` keep the first axis that they are given."""
+    constants = _constants(model)
+    for node in model.graph.node:
+        target = constants.get(node.input[1]) if node.op_type == "Reshape" else None
+        if target is None or target.ndim != 1 or len(target) < 2 or target[0] != batch:
+            continue
+        kept = target.copy()
+        kept[0] = 0
+        node.input[1] = _add(model.graph, f"{node.input[1]}_any_batch", kept)
+    return model
 
 
 def _with_dynamic_batch(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray | None:

@@ -17,6 +17,8 @@ from mrecg.conversion.onnx_files import read_onnx
 from mrecg.conversion.onnx_folding import (
     DOMAIN,
     LINEAR,
+    avoid_names_of_modules,
+    fixed_batch,
     fold_sizes,
     input_shapes,
     write_linear_layers,
@@ -63,6 +65,7 @@ def from_onnx(
     shapes = input_shapes(model, file, shape or {})
     folded = fold_sizes(model, shapes, file)
     write_linear_layers(folded)
+    avoid_names_of_modules(folded)
     module = _convert(folded, file)
     _compare(module, model, shapes, file)
     return module
@@ -146,7 +149,8 @@ def _compare(
     except Exception as error:  # code that was made from a file
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise ModelError(
-            f"The network in {file} cannot run as a PyTorch module: {reason.rstrip('.')}."
+            f"The network in {file} cannot run on a batch of {_COMPARED}: {reason.rstrip('.')}; export it with a dynamic "
+            "batch on axis 0."
         ) from error
     values = list(made) if isinstance(made, tuple | list) else [made]
     for output, ours, theirs, others in zip(
@@ -177,12 +181,11 @@ def _run_file(model: onnx.ModelProto, given: Mapping[str, Tensor], level: Any) -
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    fixed = {one.shape[0] for one in session.get_inputs()} == {1}
-    images = {name: value.numpy() for name, value in given.items()}
+    fixed, images = fixed_batch(model), {name: value.numpy() for name, value in given.items()}
     if not fixed:
         return list(session.run(None, images))
     parts = [
-        session.run(None, {name: value[index : index + 1] for name, value in images.items()})
+        session.run(None, {name: value[[index] * fixed] for name, value in images.items()})
         for index in range(_COMPARED)
     ]
-    return [np.concatenate(part) for part in zip(*parts, strict=True)]
+    return [np.concatenate([one[:1] for one in part]) for part in zip(*parts, strict=True)]

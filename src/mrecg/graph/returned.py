@@ -1,4 +1,4 @@
-"""What leaves the network leaves it as it was computed, even where a layer reads it quantized."""
+"""Results of a network, which leave it as they were computed even where a layer reads them quantized."""
 
 from collections.abc import Container
 

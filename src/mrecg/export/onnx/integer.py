@@ -240,6 +240,6 @@ def _reads_codes(node: ir.Node) -> bool:
     value = node.inputs[0]
     while value is not None and (producer := value.producer()) is not None:
         if producer.op_type not in MOVING:
-            return producer.op_type == "DequantizeLinear"
+            return bool(producer.op_type == "DequantizeLinear")
         value = producer.inputs[0]
     return False
