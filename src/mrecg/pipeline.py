@@ -17,6 +17,7 @@ from mrecg.graph.insert import Quantizer
 from mrecg.optimize.all_groups import Reconstructed, optimize_groups
 from mrecg.optimize.augmentation import Augment, check_augment
 from mrecg.optimize.network import optimize_network
+from mrecg.optimize.network_objective import find_answers
 from mrecg.optimize.progress import PhaseClock, Progress, Report
 from mrecg.planning.estimate import Estimate, estimate_run
 from mrecg.planning.joint_plan import check_plan, make_plan, single_plan
@@ -134,9 +135,11 @@ class PreparedModel:
         Raises:
             DataError: there are too few images.
             PlanError: the plan, or the recipe's rule, does not fit the model.
+            RecipeError: `reconstruct.answer` does not fit its outputs.
         """
         check_image_count(len(self.images), self.recipe.reconstruct)
         distributed.share_of_images(self.images)
+        find_answers(self.graph.chain, self.recipe)
         if plan is not None:
             check_plan(plan, self.graph.chain.units)
         elif self.recipe.plan.join != "loss":

@@ -10,6 +10,7 @@ __all__ = [
     "FLOAT_BITS",
     "ActivationRanges",
     "ActivationSettings",
+    "Answer",
     "Bits",
     "LayerOverride",
     "NetworkStage",
@@ -216,6 +217,30 @@ class PlanRule(Settings):
         return self
 
 
+AnswerKind = Literal["auto", "logits", "values"]
+
+
+class Answer(Settings):
+    """One output of the network, as it is compared with the float network's.
+
+    Attributes:
+        kind: `logits`, compared by the divergence of the predictions that they mean, to which adding one number to all of
+            them is nothing; `values`, compared by their relative error; `auto` takes a table of images × numbers for
+            logits, unless none of its numbers is negative.
+        weight: of its distance in the sum over the outputs.
+    """
+
+    kind: AnswerKind = "auto"
+    weight: float = Field(default=1.0, ge=0)
+
+
+def _read_answers(given: object) -> object:
+    """Read the kind of an output as an answer of weight 1."""
+    if isinstance(given, list | tuple):
+        return [{"kind": one} if isinstance(one, str) else one for one in given]
+    return given
+
+
 class Reconstruction(Settings):
     """How the groups are optimized.
 
@@ -245,6 +270,8 @@ class Reconstruction(Settings):
             each epoch others or always the last.
         early_stop: whether a group stops when its roundings are decided and its loss is flat.
         exclude: shell patterns of the layers whose weights stay rounded to nearest.
+        answer: what the outputs are, where the network as a whole is optimized: the kind of all of them, or a list with an
+            `Answer` or its kind for each, in the order in which the network returns them.
     """
 
     steps: int = Field(default=500, ge=0)
@@ -265,6 +292,7 @@ class Reconstruction(Settings):
     batches: Literal["reshuffled", "fixed"] = "reshuffled"
     early_stop: bool = True
     exclude: tuple[str, ...] = ()
+    answer: Annotated[AnswerKind | tuple[Answer, ...], BeforeValidator(_read_answers)] = "auto"
 
     @property
     def cached_bytes_per_element(self) -> int:
