@@ -29,6 +29,9 @@ def export(
         Literal["int8", "packed"],
         typer.Option(help="int8 (fast everywhere) or packed (as small as the bits)."),
     ] = "int8",
+    dynamic_size: Annotated[
+        bool, typer.Option("--dynamic-size", help="Leave height and width of the images open.")
+    ] = False,
     images: VerifiedImages = 256,
     verified: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Run the file and compare.")
@@ -51,7 +54,7 @@ def export(
 
     # Read the images first: unreadable ones should not be noticed after the export.
     chosen = _test_images(quantized, images, options) if verified else None
-    export_onnx(quantized, output, layout, "onnxruntime" if verified else None)
+    export_onnx(quantized, output, layout, "onnxruntime" if verified else None, dynamic_size)
     if chosen is not None:
         _verify(run, quantized, output, chosen, as_json)
     else:

@@ -22,6 +22,7 @@ from mrecg.export.onnx.integer import (
 )
 from mrecg.export.onnx.layouts import Layout, lay_out_weights, numbers, packed_types, weight_grids
 from mrecg.export.onnx.runtimes import Runtime, can_load, describe
+from mrecg.export.onnx.sizes import check_other_sizes, open_sizes
 from mrecg.export.onnx.translation import translate
 from mrecg.export.requirements import require_uniform
 from mrecg.runs.folder import QuantizedModel
@@ -42,6 +43,7 @@ def export_onnx(
     path: str | Path,
     layout: Layout = "int8",
     runtime: Runtime | None = "onnxruntime",
+    dynamic_size: bool = False,
 ) -> Path:
     """Write a quantized model as an ONNX file with QuantizeLinear and DequantizeLinear nodes.
 
@@ -54,10 +56,13 @@ def export_onnx(
         layout: `int8` keeps weights of any width in 8-bit words and biases in 32-bit integers, which runtimes compute
             with as they are; `packed` stores weights in 4 or 2 bits (3 bits travel in 4), which runtimes unpack.
         runtime: must be able to load the file; `None` asks nobody.
+        dynamic_size: leave height and width of the images open, where the network is convolutions and the like throughout; the
+            file is tried at other sizes.
 
     Raises:
         ExportError: a package is missing, an operator has no counterpart in ONNX, the codes are logarithms, the runtime
-            cannot load the layout (nothing is written then), or the file cannot be written.
+            cannot load the layout (nothing is written then), the network takes one size only, or the file cannot be
+            written.
     """
     require_uniform(quantized)
     target = Path(path)
@@ -81,7 +86,15 @@ def export_onnx(
     keep_softmax_in_float(graph)
     integer_biases(graph)
     divide_images_as_simulated(graph)
+    if dynamic_size:
+        open_sizes(graph)
     _write(model, opset, target)
+    if dynamic_size:
+        try:
+            check_other_sizes(quantized, target)
+        except ExportError:
+            target.unlink()
+            raise
     return target
 
 
