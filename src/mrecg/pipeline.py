@@ -7,6 +7,7 @@ from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from mrecg import distributed
 from mrecg.cache.storage import Storage
@@ -42,7 +43,7 @@ _PROBED = 8
 @default_torch_modes()
 def quantize(
     model: nn.Module,
-    calibration: CalibrationImages | Tensor | Iterable[Any],
+    calibration: CalibrationImages | Tensor | Iterable[Any] | Dataset[Any],
     *,
     recipe: Recipe,
     plan: Plan | None = None,
@@ -55,7 +56,7 @@ def quantize(
 
     Args:
         model: takes one image tensor; it is not changed.
-        calibration: images as `mrecg.data.calibration_images` reads them, as a tensor, or an iterable of image
+        calibration: images as `mrecg.data.calibration_images` reads them, as a tensor, a Dataset, or an iterable of image
             tensors, batches or (images, labels).
         recipe: from `mrecg.preset` or `mrecg.read_recipe`.
         plan: replaces the recipe's plan.
@@ -80,7 +81,7 @@ def quantize(
 @default_torch_modes()
 def prepare(
     model: nn.Module,
-    calibration: CalibrationImages | Tensor | Iterable[Any],
+    calibration: CalibrationImages | Tensor | Iterable[Any] | Dataset[Any],
     *,
     recipe: Recipe,
     quantizer: Quantizer | None = None,

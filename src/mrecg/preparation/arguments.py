@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from mrecg.config.recipe import Recipe
 from mrecg.errors import DataError, RecipeError, StorageError, expect
 from mrecg.graph.insert import Quantizer
-from mrecg.preparation.calibration import CalibrationImages
+from mrecg.preparation.calibration import CalibrationImages, is_dataset
 from mrecg.preparation.models import check_model
 
 __all__ = ["check_arguments"]
@@ -21,7 +21,8 @@ def check_arguments(
     """
     check_model(model)
     advice = "give images as a tensor, or an iterable of image tensors, batches or (images, labels)"
-    expect(calibration, (CalibrationImages, Iterable), "The calibration set", advice, DataError)
+    if not is_dataset(calibration):
+        expect(calibration, (CalibrationImages, Iterable), "The calibration set", advice, DataError)
     advice = "make one with mrecg.preset('w4a4-qdrop-mrecg')"
     expect(recipe, Recipe, "The recipe", advice, RecipeError)
     if quantizer is not None:

@@ -1,5 +1,8 @@
 """Check that a model can be quantized."""
 
+import inspect
+from inspect import Parameter
+
 import torch
 from torch import Tensor, nn
 
@@ -13,13 +16,18 @@ _WRAPPERS: dict[type[nn.Module], str] = {
     torch.jit.ScriptModule: "torch.export cannot read it; give the module that it was made from",
     torch._dynamo.OptimizedModule: "give the module as it was before torch.compile",
 }
+_POSITIONS = (
+    Parameter.POSITIONAL_ONLY,
+    Parameter.POSITIONAL_OR_KEYWORD,
+    Parameter.KEYWORD_ONLY,
+)
 
 
 def check_model(model: object) -> None:
-    """Refuse what is no float32 network with finite weights on one device.
+    """Refuse what is no float32 network of one input with finite weights on one device.
 
     Raises:
-        ModelError: naming the tensor at fault.
+        ModelError: naming the tensor or the inputs at fault.
     """
     if not isinstance(model, nn.Module):
         kind = f"class {model.__name__}" if isinstance(model, type) else type(model).__name__
@@ -29,6 +37,7 @@ def check_model(model: object) -> None:
     for wrapper, advice in _WRAPPERS.items():
         if isinstance(model, wrapper):
             raise ModelError(f"The model is a {type(model).__name__}: {advice}.")
+    _check_inputs(model)
     tensors = {n: t for n, t in model.state_dict().items() if isinstance(t, Tensor)}
     for name, tensor in tensors.items():
         if nn.parameter.is_lazy(tensor):
@@ -50,3 +59,16 @@ def check_model(model: object) -> None:
             )
         if not bool(torch.isfinite(tensor).all()):
             raise ModelError(f"The model's tensor '{name}' holds NaN or infinite values.")
+
+
+def _check_inputs(model: nn.Module) -> None:
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):  # a forward that is not Python's
+        return
+    needed = [one.name for one in parameters if one.default is one.empty and one.kind in _POSITIONS]
+    if len(needed) > 1:
+        raise ModelError(
+            f"The model takes {len(needed)} inputs: {', '.join(needed)}, expected one; give a module that makes the others from "
+            "one tensor, such as of its channels, and calls this one."
+        )
