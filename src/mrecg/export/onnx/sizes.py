@@ -43,7 +43,11 @@ def open_sizes(graph: ir.Graph) -> None:
             continue
         factors = _factors(source.shape if source else None, result.shape)
         if factors is None:
-            raise _fixed(*image.shape[2:], f"'{node.name}' resizes to a size that is no multiple")
+            raise _fixed(
+                image.shape[2],
+                image.shape[3],
+                f"'{node.name}' resizes to a size that is no multiple",
+            )
         scales = np.array([1, 1, *factors], np.float32)
         node.resize_inputs(3)
         node.replace_input_with(1, None)
@@ -103,7 +107,7 @@ def _factors(before: ir.Shape | None, after: ir.Shape | None) -> tuple[int, int]
     sizes = [(before[axis], after[axis]) for axis in (2, 3)]
     if not all(isinstance(a, int) and isinstance(b, int) and b % a == 0 for a, b in sizes):
         return None
-    return sizes[0][1] // sizes[0][0], sizes[1][1] // sizes[1][0]  # type: ignore[operator, return-value]
+    return sizes[0][1] // sizes[0][0], sizes[1][1] // sizes[1][0]
 
 
 def _with_factors(model: fx.GraphModule) -> fx.GraphModule:
