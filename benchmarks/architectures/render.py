@@ -31,7 +31,9 @@ LIMITS = """
   pixels, or on the batch. Models that demand a certain size of image (`halonet26t` and `bat_resnext26ts` of timm ask
   that each feature map divide into windows) assert it while they are traced: give images of a size that does.
 - **The image size is fixed when a model is captured**, the batch is not: position embeddings, windows and masks are made
-  for one size, and the quantizers' ranges hold for it, too.
+  for one size, and the quantizers' ranges hold for it, too. A file can take any size (`export_onnx(dynamic_size=True)`) where the
+  network is convolutions and the like throughout.
+- **One input.** A model of several is refused with their names; wrap it in a module that makes the others from one tensor.
 - **Outputs may be nested** in tuples, named tuples, lists and dictionaries, next to numbers, strings and `None`. A dataclass
   becomes a named tuple, another mapping a dictionary; a saved run returns named tuples of a class of its own, a `.pt2` file
   plain ones. `verify` and `mrecg.fidelity` report each tensor by name. Where axes are reordered behind the last layer, no axis
@@ -52,7 +54,9 @@ LIMITS = """
   record lists them as `left_in_float`.
 - **Products of two tensors that depend on the image**, as in attention, stay in float, as do softmax, normalization over
   channels, GELU, SiLU and other functions without corners; layers before them have no quantizer at once behind and
-  stay in float in ONNX Runtime under the papers' placement, and in part under the integer one.
+  stay in float in ONNX Runtime under the papers' placement. Under the one for ONNX Runtime, convolutions before them have.
+- **The last layers return floats**, and what is computed of their results, such as boxes, stays in float: in ONNX Runtime these
+  convolutions run in float, too, under every placement but those that quantize results.
 - **A branch without quantizers in it is no unit.** Models without repeated modules, or whose blocks are long, give long
   units: the largest dense block of DenseNet-121 is one unit of 42 layers or so, which needs the memory of all its values.
 - **Values with several rows for an image** (all windows of all images as one batch) are not cut, because nothing can be

@@ -11,6 +11,7 @@ from mrecg.records.plan import Plan
 from mrecg.records.record import Record
 
 if TYPE_CHECKING:
+    from mrecg.conversion.onnx_modules import from_onnx
     from mrecg.evaluation import Evaluation, evaluate
     from mrecg.export.onnx.files import export_onnx
     from mrecg.export.onnx.verification import verify_onnx
@@ -37,6 +38,7 @@ __all__ = [
     "export_onnx",
     "export_program",
     "fidelity",
+    "from_onnx",
     "load",
     "prepare",
     "preset",
@@ -57,6 +59,7 @@ _NEEDS_TORCH = {
     "TensorBoard": "mrecg.monitoring",
     "Fidelity": "mrecg.metrics",
     "fidelity": "mrecg.metrics",
+    "from_onnx": "mrecg.conversion.onnx_modules",
     "Estimate": "mrecg.pipeline",
     "PreparedModel": "mrecg.pipeline",
     "Progress": "mrecg.pipeline",

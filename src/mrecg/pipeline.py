@@ -9,6 +9,7 @@ from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from mrecg import distributed
 from mrecg.cache.storage import Storage
@@ -22,6 +23,7 @@ from mrecg.optimize.all_groups import Reconstructed, optimize_groups
 from mrecg.optimize.augmentation import Augment, check_augment
 from mrecg.optimize.checkpoints import Checkpoints
 from mrecg.optimize.network import optimize_network
+from mrecg.optimize.network_objective import find_answers
 from mrecg.optimize.progress import PhaseClock, Progress, Report, phase
 from mrecg.planning.estimate import Estimate, estimate_run
 from mrecg.planning.joint_plan import check_plan, make_plan, single_plan
@@ -51,7 +53,7 @@ _PROBED = 8
 @default_torch_modes()
 def quantize(
     model: nn.Module,
-    calibration: CalibrationImages | Tensor | Iterable[Any],
+    calibration: CalibrationImages | Tensor | Iterable[Any] | Dataset[Any],
     *,
     recipe: Recipe | str = DEFAULT_PRESET,
     plan: Plan | None = None,
@@ -65,7 +67,7 @@ def quantize(
 
     Args:
         model: takes one image tensor; it is not changed.
-        calibration: images as `mrecg.data.calibration_images` reads them, as a tensor, or an iterable of image
+        calibration: images as `mrecg.data.calibration_images` reads them, as a tensor, a Dataset, or an iterable of image
             tensors, batches or (images, labels).
         recipe: from `mrecg.preset` or `mrecg.read_recipe`, or the name of a preset.
         plan: replaces the recipe's plan.
@@ -154,7 +156,7 @@ def read_choices(place: RunPlace) -> tuple[Recipe, Plan | None]:
 @default_torch_modes()
 def prepare(
     model: nn.Module,
-    calibration: CalibrationImages | Tensor | Iterable[Any],
+    calibration: CalibrationImages | Tensor | Iterable[Any] | Dataset[Any],
     *,
     recipe: Recipe | str = DEFAULT_PRESET,
     quantizer: Quantizer | None = None,
@@ -211,9 +213,11 @@ class PreparedModel:
         Raises:
             DataError: there are too few images.
             PlanError: the plan, or the recipe's rule, does not fit the model.
+            RecipeError: `reconstruct.answer` does not fit its outputs.
         """
         check_image_count(len(self.images), self.recipe.reconstruct)
         distributed.share_of_images(self.images)
+        find_answers(self.graph.chain, self.recipe)
         if plan is not None:
             check_plan(plan, self.graph.chain.units)
         elif self.recipe.plan.join != "loss":

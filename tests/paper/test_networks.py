@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mrecg.config.presets import preset
 from mrecg.errors import ModelError
-from mrecg.paper.networks import NETWORKS, build, has_own_factory, make_network
+from mrecg.paper.networks import NETWORKS, build, has_own_weights, make_network
 from mrecg.paper.networks.regnet import WIDTH_RULES
 from mrecg.pipeline import prepare
 
@@ -172,7 +172,7 @@ def test_other_libraries_by_name(name: str) -> None:
     model = make_network(name, num_classes=5)
     assert not model.training
     assert model(torch.randn(1, 3, 64, 64)).shape == (1, 5)
-    assert not has_own_factory(name)
+    assert not has_own_weights(name)
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,25 @@
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import mrecg
 import toys
 from mrecg.errors import DataError
 from quick import quick, run
+
+
+class ByPosition(Dataset[Tensor]):
+    """A Dataset that cannot be iterated over: it knows its length and takes any position."""
+
+    def __init__(self, images: Tensor) -> None:
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self._images[index % len(self)]
 
 
 @pytest.mark.parametrize(
@@ -18,7 +31,9 @@ from quick import quick, run
         lambda x: x.split(10),
         lambda x: list(x),
         lambda x: [(batch, torch.zeros(len(batch))) for batch in x.split(16)],
-        lambda x: torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x), batch_size=5),
+        lambda x: DataLoader(TensorDataset(x), batch_size=5),
+        lambda x: TensorDataset(x, torch.arange(len(x))),
+        lambda x: ByPosition(x),
     ],
 )
 def test_calibration_comes_in_many_forms(calibration: object) -> None:
@@ -64,7 +79,12 @@ def test_items_that_are_no_images() -> None:
     model = Sequences().eval()
     expected = run(model, recipe, x).model(x)
     pairs = TensorDataset(x, labels)
-    for items in (DataLoader(pairs, 8), [(one, int(label)) for one, label in pairs], list(pairs)):
+    for items in (
+        pairs,
+        DataLoader(pairs, 8),
+        [(one, int(label)) for one, label in pairs],
+        list(pairs),
+    ):
         assert torch.equal(mrecg.quantize(model, items, recipe=recipe).model(x), expected)
     vectors = torch.randn(32, 12)
     model = nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3)).eval()

@@ -85,10 +85,12 @@ class Inputs:
     def model(self, needs_weights: bool = True) -> "nn.Module":
         """Make the float network; warn where its weights are random and that matters."""
         from mrecg.distributed import local_device
-        from mrecg.paper.networks import has_own_factory, make_network
+        from mrecg.paper.networks import has_own_weights, make_network
 
-        model = make_network(self.network, self.weights, self.num_classes).to(local_device())
-        if needs_weights and self.weights is None and not has_own_factory(self.network):
+        image = (self.preprocessing.channels, self.preprocessing.crop, self.preprocessing.crop)
+        model = make_network(self.network, self.weights, self.num_classes, image)
+        model = model.to(local_device())
+        if needs_weights and self.weights is None and not has_own_weights(self.network):
             text = f"warning: {self.network} has random weights; give --weights"
             say(error_console, text, style="yellow")
         return model

@@ -182,7 +182,7 @@ class NetworkOptions(RecipeOptions, CalibrationOptions):
         str | None,
         typer.Option(
             metavar="NAME",
-            help="One of mrecg list networks, timm:NAME, torchvision:NAME, or "
+            help="One of mrecg list networks, timm:NAME, torchvision:NAME, onnx:FILE, or "
             "package.module:factory for yours.",
         ),
     ] = None

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 from mrecg.cli.options import CalibrationOptions, ImageOptions, NetworkOptions
 from mrecg.data import Preprocessing, own_preprocessing
@@ -35,8 +36,7 @@ def _cut_as_asked(
     network: str, experiment: Experiment | None, options: NetworkOptions
 ) -> Preprocessing:
     """Return the network's preprocessing with the channels and the sizes that options and file ask for."""
-    known = NETWORKS.get(network)
-    usual = Preprocessing() if known is None else known.preprocessing
+    usual = _usual(network)
     if options.channels is not None and options.channels != usual.channels:
         usual = replace(_unknown(options.channels), crop=usual.crop, resize=usual.resize)
     if options.size is not None:
@@ -103,6 +103,19 @@ def check_resizable(data: str, options: ImageOptions) -> None:
             f"The images of '{data}' come as {own.channels}×{own.crop}×{own.crop}, normalized; "
             "leave out --size, --channels, --mean and --std."
         )
+
+
+def _usual(network: str) -> Preprocessing:
+    """Return the preprocessing of a network that is known, or of images as an ONNX file wants them."""
+    source, _, file = network.partition(":")
+    if source == "onnx":
+        from mrecg.conversion.onnx_files import image_shape
+
+        channels, side = image_shape(Path(file))
+        usual = _unknown(1 if channels == 1 else 3)
+        return usual if side is None else usual.resized(side)
+    known = NETWORKS.get(network)
+    return Preprocessing() if known is None else known.preprocessing
 
 
 def _unknown(channels: int) -> Preprocessing:

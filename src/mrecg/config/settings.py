@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from mrecg.config.targets import ACADEMIC
 
@@ -10,6 +10,7 @@ __all__ = [
     "FLOAT_BITS",
     "ActivationRanges",
     "ActivationSettings",
+    "Answer",
     "Bits",
     "LayerOverride",
     "NetworkStage",
@@ -33,7 +34,11 @@ def _check_bits(bits: int) -> int:
     return bits
 
 
-Bits = Annotated[int, AfterValidator(_check_bits)]
+def _read_float(bits: object) -> object:
+    return FLOAT_BITS if bits == "float" else bits
+
+
+Bits = Annotated[int, BeforeValidator(_read_float), AfterValidator(_check_bits)]
 
 
 class Settings(BaseModel):
@@ -110,9 +115,13 @@ class ActivationSettings(TensorSettings):
 
 
 class LayerOverride(Settings):
-    """Widths for the layers whose name matches a shell pattern, or that are in the module of that name.
+    """Widths for what a shell pattern names; `None` leaves a width as it is, and `float` leaves out the quantizer.
 
-    `None` leaves a width as it is.
+    Attributes:
+        layers: pattern of layers or modules, such as `head.*`, of operators as the record writes them, such as
+            `neck:cat_2`, or of a kind of operators, such as `aten.cat`. A module stands for all that is in it.
+        weight_bits: of the layers.
+        activation_bits: of what the layers and operators read.
     """
 
     layers: str
@@ -126,8 +135,9 @@ class Placement(Settings):
     Attributes:
         backend: `academic`, the papers' simulation, or a target of `mrecg.config.targets` that the settings must suit.
         tensors: what `layers` (convolutions and linear layers) read, as in the papers; the `operands` of additions,
-            products, pooling and resizing too; `fused-operands`, the same but for an addend that a layer adds up in
-            its accumulator; or `all`: operands, and what all of these return.
+            products, concatenations, pooling and resizing too where these run in integers, and the results of convolutions
+            that nothing else would round, at 8 bits or more; `fused-operands`, operands but for an addend that a layer adds
+            up in its accumulator; or `all`: operands, and what layers and these operators return.
         first_last: `qdrop` (first and last layer at `first_last_bits`, the first layer's output already at
             the low width), `brecq` (the input of the second layer too) or `same` (no exception). The two
             conventions differ by points: never mix them in a table.
@@ -207,6 +217,30 @@ class PlanRule(Settings):
         return self
 
 
+AnswerKind = Literal["auto", "logits", "values"]
+
+
+class Answer(Settings):
+    """One output of the network, as it is compared with the float network's.
+
+    Attributes:
+        kind: `logits`, compared by the divergence of the predictions that they mean, to which adding one number to all of
+            them is nothing; `values`, compared by their relative error; `auto` takes a table of images × numbers for
+            logits, unless none of its numbers is negative.
+        weight: of its distance in the sum over the outputs.
+    """
+
+    kind: AnswerKind = "auto"
+    weight: float = Field(default=1.0, ge=0)
+
+
+def _read_answers(given: object) -> object:
+    """Read the kind of an output as an answer of weight 1."""
+    if isinstance(given, list | tuple):
+        return [{"kind": one} if isinstance(one, str) else one for one in given]
+    return given
+
+
 class Reconstruction(Settings):
     """How the groups are optimized.
 
@@ -236,6 +270,8 @@ class Reconstruction(Settings):
             each epoch others or always the last.
         early_stop: whether a group stops when its roundings are decided and its loss is flat.
         exclude: shell patterns of the layers whose weights stay rounded to nearest.
+        answer: what the outputs are, where the network as a whole is optimized: the kind of all of them, or a list with an
+            `Answer` or its kind for each, in the order in which the network returns them.
     """
 
     steps: int = Field(default=500, ge=0)
@@ -256,6 +292,7 @@ class Reconstruction(Settings):
     batches: Literal["reshuffled", "fixed"] = "reshuffled"
     early_stop: bool = True
     exclude: tuple[str, ...] = ()
+    answer: Annotated[AnswerKind | tuple[Answer, ...], BeforeValidator(_read_answers)] = "auto"
 
     @property
     def cached_bytes_per_element(self) -> int:

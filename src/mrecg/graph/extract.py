@@ -16,7 +16,7 @@ from mrecg.graph.insert import PlacedQuantizer
 from mrecg.graph.layers import LAYER_OPERATORS, layer_name, traced_value, weight_operand
 from mrecg.records.plan import Layer
 
-__all__ = ["Insertions", "Unit", "can_be_stored", "extract_unit", "holds_tensors"]
+__all__ = ["Insertions", "Unit", "can_be_stored", "extract_unit", "holds_tensors", "shape_of"]
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def extract_unit(
         outputs=tuple(node.name for node in made),
         channels={node.name: channels_of(node) for node in made},
         layers=_layers(piece, inserted.quantizers),
-        shape=_shape(made[-1]),
+        shape=shape_of(made[-1]),
         weights={quantizer.name: quantizer.tensor for quantizer in mine if quantizer.is_weight},
         activations=tuple(activations),
         observed=tuple(str(node.target) for node in reading),
@@ -137,7 +137,8 @@ def extract_unit(
     )
 
 
-def _shape(node: fx.Node) -> tuple[int, ...]:
+def shape_of(node: fx.Node) -> tuple[int, ...]:
+    """Return the shape of a node's value without the batch."""
     value = traced_value(node)
     return tuple(map(int, value.shape[1:])) if isinstance(value, Tensor) else ()
 

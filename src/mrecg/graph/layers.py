@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, fx
 
+from mrecg.graph.operators import MOVES, SOFTMAX, operator_of
+
 __all__ = [
     "CONVOLUTIONS_AND_PRODUCTS",
     "LAYER_OPERATORS",
@@ -94,6 +96,8 @@ def layers_of(graph: fx.Graph) -> list[fx.Node]:
     """Return the convolutions and linear layers with a parameter as weight, in execution order.
 
     A weight is a `get_attr` node in a captured graph, and a `call_module` node once a quantizer is inserted behind it.
+    Integrals are left out: the mean of a distribution over given bins, as detectors read boxes off a softmax, has no learned
+    weight, and what is in front of it is as much a last layer as any.
     """
     computed = data_nodes(graph)
     return [
@@ -103,6 +107,7 @@ def layers_of(graph: fx.Graph) -> list[fx.Node]:
         and node.args[0] in computed
         and node.args[1] not in computed
         and weight_operand(node).op in ("get_attr", "call_module")
+        and not _is_integral(node)
     ]
 
 
@@ -152,3 +157,16 @@ def traced_value(node: fx.Node) -> object:
     while "val" not in node.meta and node.all_input_nodes:
         node = node.all_input_nodes[0]
     return node.meta.get("val")
+
+
+def _is_integral(layer: fx.Node) -> bool:
+    """Return whether a layer weighs the results of a softmax with nothing added."""
+    if len(layer.args) > 2 and layer.args[2] is not None:
+        return False
+    source = layer.args[0]
+    # A module is a quantizer.
+    while isinstance(source, fx.Node) and (
+        operator_of(source) in MOVES or source.op == "call_module"
+    ):
+        (source, *_) = source.all_input_nodes
+    return isinstance(source, fx.Node) and operator_of(source) in SOFTMAX

@@ -1,6 +1,7 @@
 """Annotate a graph with the quantizers that a recipe asks for, as a PT2E `Quantizer`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import torch
@@ -15,10 +16,28 @@ from mrecg.graph.insert import (
     QuantizationSpec,
     Quantizer,
 )
-from mrecg.graph.layers import TRANSPOSED_OPERATORS, layer_name, layers_of
-from mrecg.graph.operands import cannot_be_negative, find_operands, find_results
+from mrecg.graph.layers import (
+    LAYER_OPERATORS,
+    TRANSPOSED_OPERATORS,
+    data_nodes,
+    layer_name,
+    layers_of,
+    module_path,
+)
+from mrecg.graph.operands import (
+    cannot_be_negative,
+    find_convolution_results,
+    find_operands,
+    find_results,
+    integer_operators,
+    nodes_before_layers,
+)
+from mrecg.graph.operators import operator_of
 
-__all__ = ["RecipePlacement"]
+__all__ = ["RESULT_BITS", "RecipePlacement", "find_last_layers"]
+
+RESULT_BITS = 8
+"""Least width of a result that is rounded only so that its layer runs in integers: no product gets cheaper by fewer."""
 
 
 class RecipePlacement(Quantizer):
@@ -43,23 +62,17 @@ class RecipePlacement(Quantizer):
         every reader must: the producer's output is annotated. With `shortcut=float` only the layers' edges are.
         """
         layers = layers_of(model.graph)
-        ancestors = _layer_ancestors(model.graph, layers)
-        weight_bits, input_bits = self._default_bits(layers, ancestors)
-        self._apply_overrides(layers, weight_bits, input_bits)
-        # A tensor has one grid: the reader with the most bits decides, for weights and for inputs of layers.
+        widths = self._default_widths(model.graph, layers)
+        self._apply_overrides(model.graph, widths)
+        # A weight has one grid: the layer with the most bits decides.
         shared: dict[str, int] = {}
-        for layer, width in weight_bits.items():
+        for layer, width in widths.weights.items():
             shared[layer_name(layer)] = max(width, shared.get(layer_name(layer), 0))
-        readers: dict[fx.Node, list[fx.Node]] = {}
-        for layer in layers:
-            readers.setdefault(layer.args[0], []).append(layer)  # type: ignore[arg-type]
-        tensor_bits = {
-            tensor: max(input_bits[layer] for layer in using) for tensor, using in readers.items()
-        }
+        tensor_bits = _widest(widths.inputs, _inputs_of(layers))
         for layer in layers:
             self._annotate_layer(layer, shared[layer_name(layer)], tensor_bits)
         if self.settings.shortcut == "quantized":
-            for tensor, width in (self._other_bits(model.graph) | tensor_bits).items():
+            for tensor, width in (self._other_bits(model.graph, widths) | tensor_bits).items():
                 annotation = tensor.meta.setdefault(
                     "quantization_annotation", QuantizationAnnotation(_annotated=True)
                 )
@@ -83,51 +96,72 @@ class RecipePlacement(Quantizer):
     def validate(self, model: fx.GraphModule) -> None:
         """Do nothing, as `Quantizer` asks for the method: every annotation is our own."""
 
-    def _other_bits(self, graph: fx.Graph) -> dict[fx.Node, int]:
+    def _other_bits(self, graph: fx.Graph, widths: "_Widths") -> dict[fx.Node, int]:
         """Return the widths of the tensors that are quantized although no layer reads them."""
-        if self.settings.tensors == "layers":
+        tensors = self.settings.tensors
+        if tensors == "layers":
             return {}
-        found = find_operands(graph, fuse_additions=self.settings.tensors == "fused-operands")
-        if self.settings.tensors == "all":
-            found += find_results(graph)
-        returned = graph.output_node().all_input_nodes
-        last = self.activation.bits
-        if self.settings.first_last != "same":
-            last = self.settings.first_last_bits
-        return {tensor: last if tensor in returned else self.activation.bits for tensor in found}
+        operands = find_operands(graph, fuse_additions=tensors == "fused-operands")
+        found = _widest(widths.inputs, operands)
+        if tensors == "all":
+            return _widest(widths.results, find_results(graph)) | found
+        if tensors == "operands":
+            quantized = frozenset([*found, *_inputs_of(layers_of(graph))])
+            rounded = find_convolution_results(graph, quantized)
+            wide = {layer: max(bits, RESULT_BITS) for layer, bits in widths.results.items()}
+            return _widest(wide, rounded) | found
+        return found
 
-    def _default_bits(
-        self, layers: list[fx.Node], ancestors: Mapping[fx.Node, frozenset[fx.Node]]
-    ) -> tuple[dict[fx.Node, int], dict[fx.Node, int]]:
-        weight = dict.fromkeys(layers, self.weight.bits)
-        inputs = dict.fromkeys(layers, self.activation.bits)
+    def _default_widths(self, graph: fx.Graph, layers: list[fx.Node]) -> "_Widths":
+        others = integer_operators(graph)
+        found = _Widths(
+            weights=dict.fromkeys(layers, self.weight.bits),
+            inputs=dict.fromkeys([*layers, *others], self.activation.bits),
+            results=dict.fromkeys([*layers, *others], self.activation.bits),
+        )
         if self.settings.first_last == "same":
-            return weight, inputs
+            return found
+        wide = self.settings.first_last_bits
+        ancestors = _layer_ancestors(graph, layers)
         first = {layer for layer in layers if not ancestors[layer]}
-        followed = frozenset().union(*ancestors.values()) if layers else frozenset()
+        last = find_last_layers(graph)
         for layer in layers:
-            if layer in first or layer not in followed:
-                weight[layer] = self.settings.first_last_bits
-                inputs[layer] = self.settings.first_last_bits
+            if layer in first or layer in last:
+                found.weights[layer] = found.inputs[layer] = wide
             elif self.settings.first_last == "brecq" and ancestors[layer] <= first:
-                inputs[layer] = self.settings.first_last_bits
-        return weight, inputs
+                found.inputs[layer] = wide
+        returned = graph.output_node().all_input_nodes
+        for tensor, makers in find_results(graph).items():
+            if tensor in returned:
+                found.results.update(dict.fromkeys(makers, wide))
+        return found
 
-    def _apply_overrides(
-        self, layers: list[fx.Node], weight: dict[fx.Node, int], inputs: dict[fx.Node, int]
-    ) -> None:
+    def _apply_overrides(self, graph: fx.Graph, widths: "_Widths") -> None:
+        operators = [node for node in data_nodes(graph) if node.op == "call_function"]
         for override in self.settings.overrides:
-            matching = [node for node in layers if _is_named(layer_name(node), override.layers)]
+            matching = [node for node in operators if override_matches(node, override.layers)]
+            layers = [node for node in matching if node in widths.weights]
             if not matching:
-                names = ", ".join(dict.fromkeys(layer_name(node) for node in layers))
+                names = ", ".join(dict.fromkeys(layer_name(node) for node in widths.weights))
                 raise RecipeError(
-                    f"The override '{override.layers}' matches no layer of the model; layers: {names}."
+                    f"The override '{override.layers}' matches no layer, module or operator of the model; layers: {names}."
                 )
-            for layer in matching:
-                if override.weight_bits is not None:
-                    weight[layer] = override.weight_bits
-                if override.activation_bits is not None:
-                    inputs[layer] = override.activation_bits
+            if override.weight_bits is not None:
+                if not layers:
+                    raise RecipeError(
+                        f"The override '{override.layers}' sets weight_bits, but names nothing with a weight to quantize; "
+                        "set activation_bits."
+                    )
+                widths.weights.update(dict.fromkeys(layers, override.weight_bits))
+            if override.activation_bits is not None:
+                read = [node for node in matching if node in widths.inputs]
+                widths.inputs.update(dict.fromkeys(read, override.activation_bits))
+                others = [node for node in read if node not in widths.weights]
+                widths.results.update(dict.fromkeys(others, override.activation_bits))
+        for layer in widths.weights:
+            # What is computed in float needs no grid behind it.
+            if FLOAT_BITS in (widths.weights[layer], widths.inputs[layer]):
+                widths.results[layer] = FLOAT_BITS
 
     def _weight_spec(self, layer: fx.Node, bits: int) -> QuantizationSpec | None:
         if bits == FLOAT_BITS:
@@ -165,9 +199,45 @@ class RecipePlacement(Quantizer):
         )
 
 
-def _is_named(layer: str, pattern: str) -> bool:
-    """Return whether a pattern is a layer's, or the name of a module that the layer is in."""
-    return fnmatchcase(layer, pattern) or layer.startswith(f"{pattern}.")
+@dataclass(frozen=True)
+class _Widths:
+    """Bits by the layer or operator that asks for them.
+
+    Attributes:
+        weights: of layers.
+        inputs: of what layers and operators read.
+        results: of what they make, where nothing that reads it asks for bits.
+    """
+
+    weights: dict[fx.Node, int]
+    inputs: dict[fx.Node, int]
+    results: dict[fx.Node, int]
+
+
+def _inputs_of(layers: Iterable[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
+    """Return the tensors that layers read, with these layers."""
+    readers: dict[fx.Node, list[fx.Node]] = {}
+    for layer in layers:
+        readers.setdefault(layer.args[0], []).append(layer)  # type: ignore[arg-type]
+    return readers
+
+
+def _widest(
+    bits: Mapping[fx.Node, int], asking: Mapping[fx.Node, Sequence[fx.Node]]
+) -> dict[fx.Node, int]:
+    """Return the bits of some tensors: a tensor has one grid, and who asks for the most bits decides."""
+    return {tensor: max(bits[node] for node in nodes) for tensor, nodes in asking.items()}
+
+
+def override_matches(node: fx.Node, pattern: str) -> bool:
+    """Return whether a pattern names an operator, its layer, its kind, or a module that it is in."""
+    path, packet = module_path(node), operator_of(node)
+    names = [path, f"{path}:{node.name}" if path else node.name]
+    if isinstance(packet, torch._ops.OpOverloadPacket):
+        names.append(str(packet))
+    if node.target in LAYER_OPERATORS:
+        names.append(layer_name(node))
+    return any(fnmatchcase(name, pattern) or name.startswith(f"{pattern}.") for name in names)
 
 
 def _code_range(bits: int, settings: TensorSettings) -> tuple[int, int]:
@@ -182,6 +252,22 @@ def _container(low: int, high: int) -> torch.dtype:
     if high - low > 255:
         return torch.int32
     return torch.int8 if low < 0 else torch.uint8
+
+
+def find_last_layers(graph: fx.Graph) -> frozenset[fx.Node]:
+    """Return the layers whose results leave the network: no layer reads them, or they are returned, too.
+
+    What is returned may have gone through operators of one tensor; an addition of two makes another tensor.
+    """
+    computed, layers = data_nodes(graph), frozenset(layers_of(graph))
+    before = nodes_before_layers(graph)
+    leaving: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        for user in node.users:
+            alone = len(computed.intersection(user.all_input_nodes)) == 1
+            if user.op == "output" or (user in leaving and user not in layers and alone):
+                leaving.add(node)
+    return frozenset(node for node in layers if node in leaving or node not in before)
 
 
 def _layer_ancestors(graph: fx.Graph, layers: list[fx.Node]) -> dict[fx.Node, frozenset[fx.Node]]:

@@ -5,7 +5,7 @@ follows from the tree of modules that `torch.export` recorded (`nn_module_stack`
 """
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -13,7 +13,14 @@ from torch import Tensor, fx, nn
 
 from mrecg.errors import CaptureError
 from mrecg.graph.blocks import BlockTree
-from mrecg.graph.extract import Insertions, Unit, can_be_stored, extract_unit, holds_tensors
+from mrecg.graph.extract import (
+    Insertions,
+    Unit,
+    can_be_stored,
+    extract_unit,
+    holds_tensors,
+    shape_of,
+)
 from mrecg.graph.layers import data_nodes, layer_name, layers_of, traced_value
 
 __all__ = ["Chain", "Unit", "cut_units"]
@@ -32,12 +39,14 @@ class Chain:
         outputs: names of the values that are compared: mostly what the model returns.
         fixed: names of the quantizers that belong to no unit because no layer is in front of them; where units are cut
             before quantizers there are none.
+        sizes: shapes of `outputs`, without the batch.
     """
 
     units: tuple[Unit, ...]
     input: str
     outputs: tuple[str, ...]
     fixed: frozenset[str] = frozenset()
+    sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @cached_property
     def channels(self) -> dict[str, int]:
@@ -98,7 +107,8 @@ def cut_units(
         units.append(extract_unit(placed, piece, label, inserted, owned, answers))
     source = next(node.name for node in placed.graph.nodes if node.op == "placeholder")
     fixed = _in_front(body, frozenset(layers), inserted.quantizers) if behind else frozenset()
-    return Chain(tuple(units), source, tuple(node.name for node in answers), fixed)
+    sizes = {node.name: shape_of(node) for node in answers}
+    return Chain(tuple(units), source, tuple(node.name for node in answers), fixed, sizes)
 
 
 def _in_front(

@@ -10,21 +10,50 @@ from torch.nn import functional
 from mrecg import distributed
 from mrecg.cache.activation_cache import run_float_units, run_quantized_units
 from mrecg.config.recipe import Recipe
-from mrecg.config.settings import Precision
+from mrecg.config.settings import Answer, Precision
+from mrecg.errors import RecipeError
+from mrecg.graph.units import Chain
 from mrecg.planning.cost import images_per_pass, images_per_training_pass
 from mrecg.preparation.prepared_graph import Binding, PreparedGraph
 from mrecg.quantizers.losses import SMALLEST_POWER, reconstruction_loss, signal_power
 from mrecg.torch_state import compute_precision
 
-__all__ = ["NetworkObjective"]
+__all__ = ["NetworkObjective", "find_answers"]
+
+
+def find_answers(chain: Chain, recipe: Recipe) -> dict[str, Answer]:
+    """Return what each compared output is, by its name in the graph.
+
+    Raises:
+        RecipeError: the recipe describes another number of outputs, or takes for logits what is no table.
+    """
+    given = recipe.reconstruct.answer
+    answers = (Answer(kind=given),) * len(chain.outputs) if isinstance(given, str) else given
+    if len(answers) != len(chain.outputs):
+        raise RecipeError(
+            f"The recipe describes {len(answers)} outputs in reconstruct.answer, expected {len(chain.outputs)}, as many as "
+            f"the network is compared by: {', '.join(chain.outputs)}."
+        )
+    found = dict(zip(chain.outputs, answers, strict=True))
+    for name, answer in found.items():
+        size = chain.sizes[name]
+        if answer.kind == "logits" and (len(size) != 1 or size[0] < 2):
+            raise RecipeError(
+                f"The output '{name}' has the shape {list(size)} for an image, expected one axis of classes for "
+                "reconstruct.answer = logits; set values."
+            )
+    return found
 
 
 class NetworkObjective:
     """Distance of the quantized network from the float one: of the outputs, and of the units on the way.
 
     The distance of an output is the Kullback-Leibler divergence of the predictions where it is logits, divided by a
-    temperature and multiplied by its square (Hinton et al., 2015), else the squared error relative to the power. On the way
-    it is the mean of the units' relative errors.
+    temperature and multiplied by its square (Hinton et al., 2015), else the squared error relative to the power
+    (`config.settings.Answer`). On the way it is the mean of the units' relative errors.
+
+    Raises:
+        RecipeError: the recipe describes another number of outputs, or takes for logits what is no table.
 
     Attributes:
         images_at_once: images that one forward and backward pass takes.
@@ -39,18 +68,21 @@ class NetworkObjective:
         self._temperature = stage.temperature if stage.learn == "codes" else 1.0
         self._feature_weight, self._precision = stage.feature_weight, recipe.reconstruct.precision
         self._measured_at_once = min(map(images_per_pass, self._chain.units))
-        self._power = self._measure_power(images)
+        self._answers = find_answers(self._chain, recipe)
+        self._power, negative = self._measure_outputs(images)
+        self._logits = {
+            name
+            for name, answer in self._answers.items()
+            if answer.kind == "logits" or (answer.kind == "auto" and name in negative)
+        }
 
     def __call__(
         self, images: Float[Tensor, "n ..."], bindings: Mapping[str, Binding]
     ) -> Float[Tensor, ""]:
         made, wanted = self._run_both(images, bindings, self._precision)
-        distances = [
-            self._divergence(name, made[name], wanted[name]) for name in self._chain.outputs
-        ]
-        distance = sum(distances)
+        distance = self._distance(made, wanted)
         if not self._feature_weight:
-            return distance  # type: ignore[return-value]
+            return distance
         errors = [self._relative_error(name, made[name], wanted[name]) for name in self._power]
         return distance + self._feature_weight * torch.stack(errors).mean()
 
@@ -64,8 +96,7 @@ class NetworkObjective:
         added = 0.0
         for part in self._portions(images):
             made, wanted = self._run_both(part, bindings, "float32")
-            for name in self._chain.outputs:
-                added += float(self._divergence(name, made[name], wanted[name])) * len(part)
+            added += float(self._distance(made, wanted)) * len(part)
         return distributed.average([added / len(images)])[0]
 
     def _run_both(
@@ -81,8 +112,16 @@ class NetworkObjective:
         # A convolution may have been computed in another precision.
         return {name: made[name].float() for name in compared}, self._run_float(source)
 
+    def _distance(self, made: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Tensor:
+        """Return the weighted sum over the outputs."""
+        distances = [
+            answer.weight * self._divergence(name, made[name], wanted[name])
+            for name, answer in self._answers.items()
+        ]
+        return torch.stack(distances).sum()
+
     def _divergence(self, name: str, made: Tensor, wanted: Tensor) -> Tensor:
-        if wanted.ndim != 2 or wanted.shape[1] == 1:
+        if name not in self._logits:
             return self._relative_error(name, made, wanted)
         temperature = self._temperature
         ours, theirs = ((logits / temperature).log_softmax(1) for logits in (made, wanted))
@@ -93,17 +132,29 @@ class NetworkObjective:
         return reconstruction_loss(made, wanted, self._chain.channels[name]) / self._power[name]
 
     @torch.no_grad()
-    def _measure_power(self, images: Float[Tensor, "n ..."]) -> dict[str, float]:
+    def _measure_outputs(self, images: Float[Tensor, "n ..."]) -> tuple[dict[str, float], set[str]]:
+        """Return the power of each unit's outputs, and the tables among the network's outputs that hold negative numbers."""
         powers = {name: 0.0 for unit in self._chain.units for name in unit.outputs}
+        negative = dict.fromkeys(self._answers, 0.0)
         for part in self._portions(images):
             made = self._run_float(part.to(self._device))
             for name in powers:
                 power = float(signal_power(made[name], self._chain.channels[name]))
                 powers[name] += power * len(part) / len(images)
-        shared = distributed.average(list(powers.values()))
-        return {
-            name: max(power, SMALLEST_POWER) for name, power in zip(powers, shared, strict=True)
-        }
+            for name in negative:
+                if (
+                    made[name].ndim == 2
+                    and made[name].shape[1] > 1
+                    and bool((made[name] < 0).any())
+                ):
+                    negative[name] = 1.0
+        shared = distributed.average([*powers.values(), *negative.values()])
+        found = dict(zip(powers, shared[: len(powers)], strict=True))
+        signs = dict(zip(negative, shared[len(powers) :], strict=True))
+        return (
+            {name: max(power, SMALLEST_POWER) for name, power in found.items()},
+            {name for name, share in signs.items() if share > 0},
+        )
 
     @torch.no_grad()
     def _run_float(self, images: Float[Tensor, "n ..."]) -> Mapping[str, Tensor]:

@@ -8,7 +8,7 @@ from mrecg.config.recipe import Recipe, read_recipe
 from mrecg.config.texts import bytes_of
 from mrecg.errors import DataError, RecipeError, StorageError, expect
 from mrecg.graph.insert import Quantizer
-from mrecg.preparation.calibration import CalibrationImages
+from mrecg.preparation.calibration import CalibrationImages, is_dataset
 from mrecg.preparation.models import check_model
 
 __all__ = ["check_arguments", "resolve_memory", "resolve_recipe"]
@@ -22,7 +22,8 @@ def check_arguments(model: object, calibration: object, quantizer: object) -> No
     """
     check_model(model)
     advice = "give images as a tensor, or an iterable of image tensors, batches or (images, labels)"
-    expect(calibration, (CalibrationImages, Iterable), "The calibration set", advice, DataError)
+    if not is_dataset(calibration):
+        expect(calibration, (CalibrationImages, Iterable), "The calibration set", advice, DataError)
     if quantizer is not None:
         expect(quantizer, Quantizer, "The quantizer", "give one of torchao's PT2E", RecipeError)
 

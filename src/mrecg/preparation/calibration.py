@@ -7,13 +7,19 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from mrecg.config.settings import Reconstruction
 from mrecg.errors import DataError
 from mrecg.records.record import ImageSource
 
-__all__ = ["CalibrationImages", "check_image_count", "check_images", "gather_images"]
+__all__ = [
+    "CalibrationImages",
+    "check_image_count",
+    "check_images",
+    "gather_images",
+    "is_dataset",
+]
 
 
 @dataclass(frozen=True)
@@ -37,14 +43,14 @@ class CalibrationImages:
 
 
 def gather_images(
-    calibration: CalibrationImages | Tensor | Iterable[Any],
+    calibration: CalibrationImages | Tensor | Iterable[Any] | Dataset[Any],
 ) -> Float[Tensor, "n ..."]:
     """Return all calibration images in one tensor.
 
     Args:
         calibration: from `mrecg.data.calibration_images`, a tensor of images, or an iterable of image tensors,
             batches, or pairs with labels. An item is one image where it comes with a single label, or has one or three
-            axes; of a DataLoader that makes batches it never is.
+            axes; of a DataLoader that makes batches it never is, and of a Dataset with a length it always is.
 
     Raises:
         DataError: fewer than two images, an item that is no tensor, other shapes or types than the first,
@@ -54,9 +60,14 @@ def gather_images(
         calibration = calibration.images
     if isinstance(calibration, Tensor):
         parts = [calibration]
+    elif is_dataset(calibration):
+        items = (calibration[index] for index in range(len(calibration)))  # type: ignore[index, arg-type]
+        parts = [_images_of(item, index, True) for index, item in enumerate(items)]
     else:
-        batches = isinstance(calibration, DataLoader) and calibration.batch_sampler is not None
-        parts = [_images_of(item, index, batches) for index, item in enumerate(calibration)]
+        single = None
+        if isinstance(calibration, DataLoader) and calibration.batch_sampler is not None:
+            single = False
+        parts = [_images_of(item, index, single) for index, item in enumerate(calibration)]  # type: ignore[arg-type]
     if sum(len(part) if part.ndim else 1 for part in parts) == 0:
         raise DataError("The calibration set is empty; give a few hundred images.")
     for index, part in enumerate(parts):
@@ -111,16 +122,23 @@ def check_images(images: Tensor, where: str) -> None:
         )
 
 
-def _images_of(item: Any, index: int, batches: bool) -> Tensor:
-    """Return the batch that an item is, or the only image that it holds as a batch."""
+def is_dataset(calibration: object) -> bool:
+    """Return whether images are taken by their position: a Dataset of torch with a length need not be iterable."""
+    by_position = isinstance(calibration, Dataset) and not isinstance(calibration, IterableDataset)
+    return by_position and hasattr(calibration, "__len__")
+
+
+def _images_of(item: Any, index: int, single: bool | None) -> Tensor:
+    """Return the batch that an item is, or the only image that it holds as a batch; `None` leaves it to the item."""
     image, *rest = item if isinstance(item, tuple | list) and item else (item,)
     if not isinstance(image, Tensor):
         raise DataError(
             f"Calibration item {index} is a {type(image).__name__}, "
             "expected a tensor or a pair of a tensor and labels."
         )
-    single = image.ndim in (1, 3) or (bool(rest) and _is_number(rest[0]))
-    return image.unsqueeze(0) if single and not batches else image
+    if single is None:
+        single = image.ndim in (1, 3) or (bool(rest) and _is_number(rest[0]))
+    return image.unsqueeze(0) if single else image
 
 
 def _is_number(label: object) -> bool:

@@ -1,5 +1,8 @@
 """Check that a model can be quantized."""
 
+import inspect
+from inspect import Parameter
+
 import torch
 from torch import Tensor, nn
 
@@ -13,15 +16,20 @@ _WRAPPERS: dict[type[nn.Module], str] = {
     torch.jit.ScriptModule: "torch.export cannot read it; give the module that it was made from",
     torch._dynamo.OptimizedModule: "give the module as it was before torch.compile",
 }
+_POSITIONS = (
+    Parameter.POSITIONAL_ONLY,
+    Parameter.POSITIONAL_OR_KEYWORD,
+    Parameter.KEYWORD_ONLY,
+)
 
 _STATISTICS = ("running_mean", "running_var")
 
 
 def check_model(model: object) -> None:
-    """Refuse what is no float32 network with finite weights on one device; buffers may be masks of infinite values.
+    """Refuse what is no float32 network of one input with finite weights on one device; buffers may be masks of infinite values.
 
     Raises:
-        ModelError: naming the tensor at fault.
+        ModelError: naming the tensor or the inputs at fault.
     """
     if not isinstance(model, nn.Module):
         kind = f"class {model.__name__}" if isinstance(model, type) else type(model).__name__
@@ -36,6 +44,7 @@ def check_model(model: object) -> None:
             raise ModelError(
                 f"The model's part '{name}' is a {type(part).__name__}: {_WRAPPERS[torch.jit.ScriptModule]}."
             )
+    _check_inputs(model)
     tensors = {n: t for n, t in model.state_dict().items() if isinstance(t, Tensor)}
     for name, tensor in tensors.items():
         if nn.parameter.is_lazy(tensor):
@@ -61,3 +70,16 @@ def check_model(model: object) -> None:
             finite |= tensor.isinf()
         if not bool(finite.all()):
             raise ModelError(f"The model's tensor '{name}' holds NaN or infinite values.")
+
+
+def _check_inputs(model: nn.Module) -> None:
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):  # a forward that is not Python's
+        return
+    needed = [one.name for one in parameters if one.default is one.empty and one.kind in _POSITIONS]
+    if len(needed) > 1:
+        raise ModelError(
+            f"The model takes {len(needed)} inputs: {', '.join(needed)}, expected one; give a module that makes the others from "
+            "one tensor, such as of its channels, and calls this one."
+        )

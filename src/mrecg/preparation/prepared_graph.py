@@ -18,6 +18,7 @@ from mrecg.graph.extract import Insertions
 from mrecg.graph.insert import PlacedQuantizer, Quantizer, freeze, insert_quantizers
 from mrecg.graph.layers import layer_name, layers_of, weight_operand, weighted_operators
 from mrecg.graph.recipe_placement import RecipePlacement
+from mrecg.graph.returned import return_floats
 from mrecg.graph.transposed import put_output_channels_first
 from mrecg.graph.units import Chain, Unit, cut_units
 from mrecg.preparation.integer_bias import IntegerBias, insert_integer_biases
@@ -198,7 +199,8 @@ def prepare_graph(
     captured = set_memory_format(capture_graph(model, images[:2].to(device)), torch.channels_last)
     if quantizer is None:
         graph, placed = insert_quantizers(captured, placement)
-    else:
+        return_floats(graph, {one.name for one in placed if not one.is_weight})
+    else:  # a vendor's own knows what its hardware returns
         graph, placed = _insert_anybodys(captured, quantizer)
     placed = put_output_channels_first(graph, placed)
     _check_patterns(recipe.reconstruct.exclude, placed)

@@ -36,6 +36,9 @@ def export(
         Literal["int8", "packed"],
         typer.Option(help="int8 (fast everywhere) or packed (as small as the bits)."),
     ] = "int8",
+    dynamic_size: Annotated[
+        bool, typer.Option("--dynamic-size", help="Leave height and width of the images open.")
+    ] = False,
     evaluation_images: ComparedImages = 256,
     verified: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Run the file and compare.")
@@ -58,7 +61,7 @@ def export(
             found: Verification | str = _write_program(run, output, reporter)
         else:
             count = evaluation_images if verified else None
-            found = _write_onnx(run, output, layout, count, options, reporter)
+            found = _write_onnx(run, output, layout, dynamic_size, count, options, reporter)
     if not isinstance(found, str):
         _show(found, output, shown.as_json)
     elif shown.as_json:
@@ -111,6 +114,7 @@ def _write_onnx(
     run: Path,
     output: Path,
     layout: Literal["int8", "packed"],
+    dynamic_size: bool,
     count: int | None,
     options: ImageOptions,
     reporter: "Reporter",
@@ -124,7 +128,8 @@ def _write_onnx(
     if count is not None:
         images, reason = _images_if_any(quantized, count, options, reporter)
     with reporter.phase("export"):
-        export_onnx(quantized, output, layout, None if count is None else "onnxruntime")
+        runtime: Literal["onnxruntime"] | None = None if count is None else "onnxruntime"
+        export_onnx(quantized, output, layout, runtime, dynamic_size=dynamic_size)
     return reason if images is None else _compare(run, quantized, output, images, reporter)
 
 

@@ -20,11 +20,13 @@ from mrecg.export.onnx.graphs import add_constant, constant
 from mrecg.export.onnx.integer import (
     divide_images_as_simulated,
     integer_biases,
+    keep_softmax_in_float,
     move_quantizers_to_layers,
 )
 from mrecg.export.onnx.layouts import Layout, lay_out_weights, numbers, packed_types, weight_grids
 from mrecg.export.onnx.outputs import chosen_names, make_names_unique, name_outputs
 from mrecg.export.onnx.runtimes import Runtime, can_load, describe, open_file
+from mrecg.export.onnx.sizes import check_other_sizes, open_sizes
 from mrecg.export.onnx.translation import translate
 from mrecg.export.programs import without_constants
 from mrecg.export.requirements import require_uniform
@@ -32,11 +34,13 @@ from mrecg.runs.folder import QuantizedModel
 
 __all__ = ["export_onnx", "float_model"]
 
-OPSET = 21
-"""The first that knows 4-bit integers."""
+OPSET = 20
+"""From 21 on, ONNX Runtime 1.32 cannot load signed codes whose float reader is behind pooling or a transposition: it moves
+the quantizer there and forgets the type of the zero point."""
+OPSET_OF_4_BITS = 21
 OPSET_OF_2_BITS = 25
 _TWO_BITS = {ir.DataType.INT2, ir.DataType.UINT2}
-_IR_VERSIONS = {OPSET: 10, OPSET_OF_2_BITS: 13}
+_IR_VERSIONS = {OPSET: 9, OPSET_OF_4_BITS: 10, OPSET_OF_2_BITS: 13}
 
 
 def export_onnx(
@@ -45,6 +49,7 @@ def export_onnx(
     layout: Layout = "int8",
     runtime: Runtime | None = "onnxruntime",
     output_names: Sequence[str] | None = None,
+    dynamic_size: bool = False,
 ) -> Path:
     """Write a quantized model as an ONNX file with QuantizeLinear and DequantizeLinear nodes.
 
@@ -60,10 +65,13 @@ def export_onnx(
             with as they are; `packed` stores weights in 4 or 2 bits (3 bits travel in 4), which runtimes unpack.
         runtime: loads the file before it is there; with `None` only ONNX's own checker does.
         output_names: other names of the outputs, in order.
+        dynamic_size: leave height and width of the images open, where the network is convolutions and the like throughout; the
+            file is tried at other sizes.
 
     Raises:
         ExportError: a package is missing, an operator has no counterpart in ONNX, the codes are logarithms, names do not fit
-            the outputs, the runtime cannot load the layout or the file (nothing is written then), or the file cannot be
+            the outputs, the runtime cannot load the layout or the file (nothing is written then), the network takes one size
+            only, or the file cannot be
             written.
     """
     require_uniform(quantized)
@@ -80,16 +88,25 @@ def export_onnx(
     narrow = packed_types(grids) if layout == "packed" else set()
     if runtime is not None:
         _check_loadable(narrow, runtime)
-    opset = OPSET_OF_2_BITS if narrow & _TWO_BITS else OPSET
+    opset = OPSET_OF_2_BITS if narrow & _TWO_BITS else OPSET_OF_4_BITS if narrow else OPSET
     names = chosen_names(quantized, output_names)
     model = translate(without_constants(quantized.program), opset)
     graph = model.graph
     lay_out_weights(graph, grids, layout)
     move_quantizers_to_layers(graph)
+    keep_softmax_in_float(graph)
     integer_biases(graph)
     divide_images_as_simulated(graph)
     name_outputs(graph, names)
+    if dynamic_size:
+        open_sizes(graph)
     _write(model, opset, target, runtime)
+    if dynamic_size:
+        try:
+            check_other_sizes(quantized, target)
+        except ExportError:
+            target.unlink()
+            raise
     return target
 
 

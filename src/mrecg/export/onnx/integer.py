@@ -15,14 +15,22 @@ from mrecg.export.onnx.graphs import (
     weight_dequantizer,
 )
 
-__all__ = ["divide_images_as_simulated", "integer_biases", "move_quantizers_to_layers"]
+__all__ = [
+    "divide_images_as_simulated",
+    "integer_biases",
+    "keep_softmax_in_float",
+    "move_quantizers_to_layers",
+]
 
 LAYERS_WITH_BIAS = ("Conv", "ConvTranspose", "Gemm")
 SOURCES = (*LAYERS_WITH_BIAS, "MatMul", "Add")
 """Operators that a runtime computes in integers when a quantizer follows at once."""
 BOUNDING = ("Relu", "Clip")
 _WORDS = (ir.DataType.INT8, ir.DataType.UINT8)
-MOVING = ("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze")
+MOVING = (
+    *("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"),
+    *("DepthToSpace", "SpaceToDepth"),
+)
 """Operators that pick or move elements without making new numbers."""
 
 
@@ -218,3 +226,35 @@ def divide_images_as_simulated(graph: ir.Graph) -> None:
         graph.insert_before(node, scaled)
         node.replace_input_with(0, scaled.outputs[0])
         node.replace_input_with(1, one)
+
+
+def keep_softmax_in_float(graph: ir.Graph) -> None:
+    """Write a softmax of codes as the exponential of its logarithm, which is the same number.
+
+    ONNX Runtime replaces a softmax between quantizers by one of integers, whose results are up to a code away.
+    """
+    for node in [node for node in graph if node.op_type == "Softmax"]:
+        if not _reads_codes(node):
+            continue
+        result = node.outputs[0]
+        logarithm = ir.node("LogSoftmax", [node.inputs[0]], dict(node.attributes), name=node.name)
+        exponential = ir.node("Exp", logarithm.outputs, name=f"{node.name}/exponential")
+        for one in (logarithm.outputs[0], exponential.outputs[0]):
+            one.type, one.shape = result.type, result.shape
+        logarithm.outputs[0].name = f"{result.name}_logarithm"
+        ir.convenience.replace_all_uses_with(
+            result, exponential.outputs[0], replace_graph_outputs=True
+        )
+        graph.insert_after(node, [logarithm, exponential])
+        graph.remove(node, safe=True)
+        exponential.outputs[0].name = result.name
+
+
+def _reads_codes(node: ir.Node) -> bool:
+    """Return whether a node reads a dequantizer, directly or through operators that move elements."""
+    value = node.inputs[0]
+    while value is not None and (producer := value.producer()) is not None:
+        if producer.op_type not in MOVING:
+            return bool(producer.op_type == "DequantizeLinear")
+        value = producer.inputs[0]
+    return False

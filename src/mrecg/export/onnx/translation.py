@@ -11,7 +11,7 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
-from onnxscript import opset21 as op
+from onnxscript import opset20 as op
 from onnxscript.optimizer import fold_constants
 from torch import fx
 from torch.export import ExportedProgram

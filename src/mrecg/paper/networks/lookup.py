@@ -1,8 +1,9 @@
-"""Networks by name: our own definitions, timm's, torchvision's, or the caller's factory.
+"""Networks by name: our own definitions, timm's, torchvision's, an ONNX file, or the caller's factory.
 
 resnet18                   one of `NETWORKS`
 timm:NAME                  one of timm's, without its weights
 torchvision:NAME           one of torchvision's classifiers, without its weights
+onnx:FILE                  the network of an ONNX file, with its weights
 package.module:factory     what the caller's function returns
 """
 
@@ -20,23 +21,29 @@ from mrecg.errors import ModelError
 from mrecg.paper.networks.checkpoints import load_weights
 from mrecg.paper.networks.registry import build
 
-__all__ = ["has_own_factory", "import_own", "make_network"]
+__all__ = ["has_own_weights", "import_own", "make_network"]
 
 
 def make_network(
-    name: str, weights: Path | None = None, num_classes: int | None = None
+    name: str,
+    weights: Path | None = None,
+    num_classes: int | None = None,
+    shape: tuple[int, ...] | None = None,
 ) -> nn.Module:
     """Make the network called `name`, in evaluation mode; nothing is downloaded.
 
     Args:
-        name: a key of `NETWORKS`, `timm:NAME`, `torchvision:NAME` or `package.module:factory`.
+        name: a key of `NETWORKS`, `timm:NAME`, `torchvision:NAME`, `onnx:FILE` or `package.module:factory`.
         weights: a checkpoint to load; without one the weights are random, or what the factory sets.
         num_classes: outputs of the classifier; a factory gets it as its argument of that name.
+        shape: of an image, for an ONNX file that leaves it open.
 
     Raises:
         ModelError: there is no such network, its package is missing, it cannot be built, or the checkpoint does not fit.
     """
     source, separator, inner = name.partition(":")
+    if source == _ONNX and separator:
+        return _from_file(inner, weights, shape)
     if not separator:
         model = build(name, num_classes)
     else:
@@ -47,8 +54,8 @@ def make_network(
     return model
 
 
-def has_own_factory(name: str) -> bool:
-    """Return whether `name` is the caller's own factory, which may set weights itself."""
+def has_own_weights(name: str) -> bool:
+    """Return whether `name` is an ONNX file or the caller's own factory, which may set weights itself."""
     source, separator, _ = name.partition(":")
     return bool(separator) and source not in _LIBRARIES
 
@@ -84,6 +91,15 @@ def _own(name: str, inner: str, arguments: dict[str, Any]) -> nn.Module:
     return _built(name, lambda: getattr(import_own(module), inner)(**arguments))
 
 
+def _from_file(file: str, weights: Path | None, shape: tuple[int, ...] | None) -> nn.Module:
+    if weights is not None:
+        raise ModelError(f"The file {file} has weights of its own; leave out the checkpoint.")
+    from mrecg.conversion.onnx_modules import from_onnx
+
+    return from_onnx(file, shape)
+
+
+_ONNX = "onnx"
 _LIBRARIES = {"timm": _timm, "torchvision": _torchvision}
 
 

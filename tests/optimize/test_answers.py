@@ -1,0 +1,80 @@
+"""What the outputs are decides how they are compared: logits by what they predict, values by their error."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import mrecg
+import toys
+from mrecg.errors import RecipeError
+from quick import quick
+
+
+class Regressor(nn.Module):
+    """Four coordinates in pixels of an image of 224, as a table or as a map of one pixel."""
+
+    def __init__(self, axes: int = 2) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Conv2d(2, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU())
+        self.head = nn.Conv2d(8, 4, 1)
+        self.axes = axes
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = 112 + 150 * self.head(self.body(x)).mean((2, 3), keepdim=True)
+        return y.flatten(1) if self.axes == 2 else y
+
+
+def offset(model: nn.Module, **settings: object) -> float:
+    """The mean error of quantized coordinates on other images."""
+    recipe = quick("w2a4-qdrop", network__steps=60, network__feature_weight=0.0, **settings)
+    quantized = mrecg.quantize(model.eval(), toys.images(64), recipe=recipe)
+    x = toys.images(64, seed=1)
+    return float((quantized.model(x) - model(x)).mean().detach().abs())
+
+
+def test_coordinates_in_a_table_are_values() -> None:
+    """As logits they might all be off by the same number: it changes no prediction."""
+    table = offset(Regressor())
+    assert table == pytest.approx(offset(Regressor(4)), rel=0.2, abs=0.1)
+    assert table == offset(Regressor(), reconstruct__answer="values")
+    assert table != offset(Regressor(), reconstruct__answer="logits")
+
+
+def distance(answer: object, name: str = "two-outputs") -> float:
+    recipe = quick("w2a4-qdrop", reconstruct__answer=answer)
+    found = mrecg.quantize(toys.make(name), toys.images(32), recipe=recipe).record.network
+    assert found is not None
+    return found.divergence_before
+
+
+def test_each_output_has_a_kind_and_a_weight() -> None:
+    both, neither = distance("logits"), distance([{"weight": 0.0}] * 2)
+    first = distance([{"kind": "logits"}, {"weight": 0.0}])
+    second = distance([{"weight": 0.0}, "logits"])
+    assert neither == 0
+    assert first + second == pytest.approx(both, rel=1e-5)
+    assert distance([{"kind": "logits", "weight": 3.0}, {"weight": 0.0}]) == pytest.approx(
+        3 * first, rel=1e-5
+    )
+    assert distance("auto") == both
+    assert distance("values") != both
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (["logits", "values", "values"], "describes 3 outputs in reconstruct.answer, expected 2"),
+        ("classes", "reconstruct.answer"),
+        ([{"weight": -1}, "auto"], "reconstruct.answer"),
+    ],
+)
+def test_a_wrong_answer_is_refused(answer: object, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        distance(answer)
+
+
+def test_only_a_table_is_logits() -> None:
+    recipe = quick("w4a4-qdrop", reconstruct__answer="logits")
+    with pytest.raises(RecipeError, match=r"shape \[4, 1, 1\] for an image.*set values"):
+        mrecg.prepare(Regressor(4).eval(), toys.images(16), recipe=recipe).check()
