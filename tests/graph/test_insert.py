@@ -141,3 +141,17 @@ def test_layers_that_share_a_weight_need_one_grid() -> None:
     bits = iter((4, 8))
     with pytest.raises(CaptureError, match=r"two grids of one weight, 'conv\.weight'"):
         _inserted(lambda layer: {1: _codes(MinMaxObserver, next(bits))}, Twice().eval())
+
+
+def test_a_quantizer_that_finds_nothing_is_refused() -> None:
+    """One of torchao's for another torch matches no pattern and says nothing."""
+    quantizer = _Annotating(lambda layer: {})
+    with pytest.raises(
+        mrecg.MrecgError, match="_Annotating annotates none of the model's 9 layers"
+    ):
+        mrecg.prepare(
+            toys.make("residual"),
+            toys.images(8),
+            recipe=mrecg.preset("w8a8-rtn"),
+            quantizer=quantizer,
+        )

@@ -255,10 +255,10 @@ def _left_in_float(graph: fx.GraphModule, placed: Sequence[PlacedQuantizer]) -> 
 def _insert_anybodys(
     captured: fx.GraphModule, quantizer: Quantizer
 ) -> tuple[fx.GraphModule, tuple[PlacedQuantizer, ...]]:
-    """Insert quantizers; what a vendor's quantizer raises is explained in one sentence."""
+    """Insert quantizers; what a vendor's quantizer raises, or that it finds nothing, is explained in one sentence."""
     calls = Counter(layer_name(layer) for layer in layers_of(captured.graph))
     try:
-        return insert_quantizers(captured, quantizer)
+        graph, placed = insert_quantizers(captured, quantizer)
     except MrecgError:
         raise
     except Exception as error:  # quantizers are anybody's code
@@ -270,6 +270,12 @@ def _insert_anybodys(
         raise CaptureError(
             f"The quantizer {type(quantizer).__name__} cannot annotate the model: {type(error).__name__}: {reason}; {advice}."
         ) from error
+    if not any(one.is_weight for one in placed):
+        raise CaptureError(
+            f"The quantizer {type(quantizer).__name__} annotates none of the model's {len(calls)} layers, which would all stay in "
+            f"float; set what it quantizes, or use a torchao made for torch {torch.__version__}."
+        )
+    return graph, placed
 
 
 def _check_patterns(patterns: Sequence[str], placed: Sequence[PlacedQuantizer]) -> None:

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import onnx
 import torch
 from jaxtyping import Float
 from torch import Tensor, fx
+from torch.export.passes import move_to_device_pass
 
 from mrecg.errors import DataError, ExportError, VerificationError, expect
 from mrecg.export.comparison import Comparison
@@ -68,7 +69,15 @@ def verify_onnx(
     require_uniform(quantized)
     _check_images(quantized, images)
     with tempfile.TemporaryDirectory() as scratch:
-        return _verify(quantized, file, images, repeats, Path(scratch))
+        return _verify(_on_the_cpu(quantized), file, images.cpu(), repeats, Path(scratch))
+
+
+def _on_the_cpu(quantized: QuantizedModel) -> QuantizedModel:
+    """Return the simulation where the runtimes compute, too."""
+    tensors = [*quantized.program.state_dict.values(), *quantized.program.constants.values()]
+    if all(one.device.type == "cpu" for one in tensors if isinstance(one, Tensor)):
+        return quantized
+    return replace(quantized, program=move_to_device_pass(quantized.program, "cpu"))
 
 
 def ideal_bytes(quantized: QuantizedModel) -> int:
