@@ -199,10 +199,11 @@ def prepare_graph(
     captured = set_memory_format(capture_graph(model, images[:2].to(device)), torch.channels_last)
     if quantizer is None:
         graph, placed = insert_quantizers(captured, placement)
-        return_floats(graph, {one.name for one in placed if not one.is_weight})
-    else:  # a vendor's own knows what its hardware returns
+    else:
         graph, placed = _insert_anybodys(captured, quantizer)
     placed = put_output_channels_first(graph, placed)
+    if quantizer is None:  # a vendor's own knows what its hardware returns
+        return_floats(graph, {one.name for one in placed if not one.is_weight})
     _check_patterns(recipe.reconstruct.exclude, placed)
     weights = {
         one.name: make_weight_quantizer(one.request, attrgetter(one.tensor)(graph), recipe.weight)
