@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from mrecg import distributed
 from mrecg.errors import DataError, ModelError, MrecgError, expect
-from mrecg.export.comparison import Comparison
+from mrecg.export.comparison import OutputComparison
 from mrecg.graph.channels import class_axis_of
 from mrecg.graph.outputs import computed_outputs, map_only, named_tensors
 from mrecg.preparation.calibration import check_images
@@ -77,7 +77,7 @@ def fidelity(float_model: nn.Module, model: QuantizedModel, images: Tensor) -> d
     if not len(images):
         raise DataError("There are no images to compare on.")
     nodes = computed_outputs(model.program)
-    found = {name: Comparison(class_axis_of(node)) for name, node in nodes.items()}
+    found = {name: OutputComparison(class_axis_of(node)) for name, node in nodes.items()}
     for index, part in enumerate(images.split(_IMAGES_AT_ONCE)):
         wanted, got = (
             named_tensors(answer(each, part, f"part {index}"))
@@ -139,7 +139,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def _compare(
-    found: Mapping[str, Comparison], wanted: Mapping[str, Tensor], got: Mapping[str, Tensor]
+    found: Mapping[str, OutputComparison], wanted: Mapping[str, Tensor], got: Mapping[str, Tensor]
 ) -> None:
     tensors = {
         name for name in found if name in got
@@ -158,7 +158,7 @@ def _compare(
             ) from error
 
 
-def _fidelity(node: fx.Node, found: Comparison) -> Fidelity:
+def _fidelity(node: fx.Node, found: OutputComparison) -> Fidelity:
     value = node.meta.get("val")
     if isinstance(value, Tensor) and not value.is_floating_point():
         return Fidelity(None, None, found.agreement)

@@ -1,6 +1,7 @@
 """The last lines of `mrecg quantize` name what did not go as planned, and a next command that runs."""
 
 import io
+import re
 import shlex
 from pathlib import Path
 
@@ -32,12 +33,15 @@ def test_five_lines_where_all_went_well() -> None:
 
 
 def test_the_size_is_that_of_codes_in_their_bits() -> None:
-    record = quantized().record
-    layers = [layer for unit in record.units for layer in unit.layers]
-    before, after = record.weight_bytes
-    assert before == 4 * sum(layer.parameters for layer in layers)
-    assert 8 * after == sum(layer.bits * layer.parameters for layer in layers)
-    assert after < before
+    run = quantized()
+    assert run.record.size is not None
+    assert run.record.size.quantized_bytes < run.record.size.float_bytes
+    assert re.fullmatch(
+        r"[\d.]+ \w+ → [\d.]+ \w+ of parameters, [\d.]+ times smaller",
+        ending(run.record, run.recipe)["size"],
+    )
+    unknown = run.record.model_copy(update={"size": None})
+    assert ending(unknown, run.recipe)["size"] == "not recorded"
 
 
 @pytest.mark.parametrize(

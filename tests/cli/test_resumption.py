@@ -55,7 +55,7 @@ def finish(folder: Path, *arguments: str) -> tuple[int, str]:
 @pytest.mark.skipif(os.name != "posix", reason="the signals are POSIX ones")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_command_that_a_signal_ends_is_resumed(number: signal.Signals, tmp_path: Path) -> None:
-    steps = ["--steps", "60"]
+    steps = ["--steps", "300"]
     with start(tmp_path, "quantize", *OPTIONS, *steps, "--output", "run") as process:
         place = tmp_path / "run" / UNFINISHED
         while process.poll() is None and len(list(place.glob("tune-*"))) < 3:
@@ -87,7 +87,6 @@ def test_a_command_that_a_signal_ends_is_resumed(number: signal.Signals, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--network", "resnet18_small"], "The run needs a folder; give --output DIR"),
         (["--resume", "nowhere"], "The folder nowhere holds no unfinished run"),
         (["--resume", "python"], "was not started by a command; go on in Python"),
         (["--network", "resnet18_small", "--output", "python"], "holds an unfinished run; go on"),

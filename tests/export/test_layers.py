@@ -11,7 +11,7 @@ from torch.nn import functional
 
 import mrecg
 import toys
-from mrecg.errors import ModelError, RecipeError
+from mrecg.errors import ModelError
 
 pytest.importorskip("onnx")
 IMAGES = toys.images(32)
@@ -279,6 +279,7 @@ def test_masks_of_infinite_values(tmp_path: Path) -> None:
         quantize(Norm(broken))
 
 
-def test_values_that_no_grid_holds_are_named() -> None:
-    with pytest.raises(RecipeError, match=r"tensor 'add\w*' is NaN or infinite .* such as -1e4"):
-        quantize(Masked(), "xnnpack")
+def test_a_mask_gets_no_grid() -> None:
+    """Minus infinity is no code: what adds a constant runs in float, whatever the target."""
+    model = Masked()
+    assert relative_error(model, quantize(model, "xnnpack")) < 0.03

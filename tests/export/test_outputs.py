@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import mrecg
 import toys
 from mrecg.errors import CaptureError, ExportError, VerificationError
-from mrecg.export.comparison import Comparison
+from mrecg.export.comparison import OutputComparison
 from mrecg.graph.outputs import flatten, named_leaves, plain_outputs
 
 onnx = pytest.importorskip("onnx")
@@ -110,7 +110,7 @@ def test_each_output_is_reported_for_what_it_is(tmp_path: Path) -> None:
 
 def test_what_a_comparison_finds() -> None:
     wanted, got = toys.normal(4, 3, 5, 5), toys.normal(4, 3, 5, 5, seed=1)
-    found = Comparison(class_axis=1)
+    found = OutputComparison(class_axis=1)
     for left, right in zip(wanted.split(3), got.split(3), strict=True):
         found.add(left, right)
     error = wanted.double() - got.double()
@@ -121,14 +121,14 @@ def test_what_a_comparison_finds() -> None:
     assert found.agreement == pytest.approx(
         100 * float((wanted.argmax(1) == got.argmax(1)).float().mean())
     )
-    assert Comparison().agreement is None
+    assert OutputComparison().agreement is None
     with pytest.raises(ValueError, match=r"\(4, 3\) values in place of \(4,\)"):
         found.add(torch.zeros(4), torch.zeros(4, 3))
 
 
 def test_infinite_values_are_equal_or_infinitely_apart() -> None:
     values = torch.tensor([[1.0, float("-inf"), float("nan")]])
-    found = Comparison()
+    found = OutputComparison()
     found.add(values, values.clone())
     assert (found.difference, found.relative_error, found.snr) == (0, 0, math.inf)
     found.add(values, torch.tensor([[1.0, 2.0, float("nan")]]))

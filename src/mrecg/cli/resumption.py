@@ -33,11 +33,12 @@ def required_folder(output: Path | None) -> Path:
     """Return the folder that a run is to be written to.
 
     Raises:
-        RunError: none was given.
+        typer.BadParameter: none was given.
     """
     if output is None:
-        raise RunError(
-            "The run needs a folder; give --output DIR, or --resume DIR to go on with an interrupted run."
+        raise typer.BadParameter(
+            "the run needs a folder, or --resume DIR to go on with an interrupted run.",
+            param_hint="--output",
         )
     return output
 

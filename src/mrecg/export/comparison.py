@@ -5,10 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["Comparison"]
+__all__ = ["OutputComparison"]
 
 
-class Comparison:
+class OutputComparison:
     """Collects how far one output of a program is from another's, over batches.
 
     Args:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from mrecg.errors import VerificationError
-from mrecg.export.comparison import Comparison
+from mrecg.export.comparison import OutputComparison
 from mrecg.export.onnx.runtimes import Run
 from mrecg.export.onnx.tracing import computed, output_resolution, returned_nodes
 from mrecg.graph.channels import class_axis_of
@@ -84,19 +84,19 @@ class Simulation:
             batches = images.split(IMAGES_AT_ONCE)
             return cls(model, file, outputs, tuple(computed(model, model(one)) for one in batches))
 
-    def compare(self, run: Run, images: Tensor) -> list[Comparison]:
+    def compare(self, run: Run, images: Tensor) -> list[OutputComparison]:
         """Compare the outputs of a runtime, ties included."""
         found = self.comparisons()
         for batch, wanted in zip(images.split(IMAGES_AT_ONCE), self.answers, strict=True):
             self.add(found, wanted, run(batch.numpy()))
         return found
 
-    def comparisons(self) -> list[Comparison]:
+    def comparisons(self) -> list[OutputComparison]:
         """Return a new comparison for each output."""
-        return [Comparison(output.class_axis) for output in self.outputs]
+        return [OutputComparison(output.class_axis) for output in self.outputs]
 
     def add(
-        self, found: Sequence[Comparison], wanted: Sequence[Tensor], got: Sequence[np.ndarray]
+        self, found: Sequence[OutputComparison], wanted: Sequence[Tensor], got: Sequence[np.ndarray]
     ) -> None:
         """Take the outputs for a batch into account.
 

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from mrecg.errors import ExportError
 from mrecg.export.onnx.graphs import add_constant
 from mrecg.export.onnx.runtimes import open_file
 from mrecg.graph.operators import operator_of
+from mrecg.graph.outputs import named_tensors
 from mrecg.runs.folder import QuantizedModel
 
 __all__ = ["check_other_sizes", "open_sizes"]
@@ -56,7 +57,8 @@ def open_sizes(graph: ir.Graph) -> None:
         )
     image.shape = ir.Shape([image.shape[0], image.shape[1], "height", "width"])
     for value in graph.outputs:
-        value.shape = None
+        if value.shape is not None:
+            value.shape = ir.Shape([value.shape[0], *(None for _ in value.shape[1:])])
 
 
 def check_other_sizes(quantized: QuantizedModel, file: Path) -> None:
@@ -78,8 +80,7 @@ def check_other_sizes(quantized: QuantizedModel, file: Path) -> None:
         except Exception as error:  # of the runtime, or of operators whose sizes do not fit
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
             raise _fixed(height, width, reason.rstrip(".")) from error
-        outputs = [wanted] if isinstance(wanted, Tensor) else list(wanted)
-        for ours, theirs in zip(made, outputs, strict=False):
+        for ours, theirs in zip(made, named_tensors(wanted).values(), strict=False):
             problem = _difference(ours, theirs.numpy())
             if problem is not None:
                 raise _fixed(height, width, f"at {height * tall}×{width * wide} {problem}")

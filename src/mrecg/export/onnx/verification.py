@@ -13,7 +13,7 @@ from torch import Tensor, fx
 from torch.export.passes import move_to_device_pass
 
 from mrecg.errors import DataError, ExportError, VerificationError, expect
-from mrecg.export.comparison import Comparison
+from mrecg.export.comparison import OutputComparison
 from mrecg.export.findings import OutputRecord, RuntimeRecord, Verification
 from mrecg.export.onnx.files import float_model
 from mrecg.export.onnx.layouts import weight_grids
@@ -150,7 +150,7 @@ class _Replayed:
         roundings: by quantizer, in graph order.
     """
 
-    ties_apart: list[Comparison]
+    ties_apart: list[OutputComparison]
     roundings: list[Rounding]
 
 
@@ -189,7 +189,7 @@ def _refuse_distant_codes(file: Path, roundings: Sequence[Rounding]) -> None:
 
 
 def _close_output(
-    file: Path, output: Output, ties_apart: Comparison, ours: Comparison
+    file: Path, output: Output, ties_apart: OutputComparison, ours: OutputComparison
 ) -> OutputRecord:
     """Return what is found about one output, and refuse one that differs."""
     agreement, apart = ours.agreement, ties_apart.agreement
