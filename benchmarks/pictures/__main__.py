@@ -34,12 +34,12 @@ def _photograph() -> Command:
     """Return the command that takes a picture of a run's page."""
 
     def configure(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("run", type=Path, help="folder of a run")
+        parser.add_argument("folder", type=Path, help="of a run")
         parser.add_argument("--docs", type=Path, default=DOCS, help="folder of the documents")
 
     def run(arguments: argparse.Namespace) -> None:
         photograph_page(
-            arguments.run / "report.html", arguments.docs / "pictures" / "page.png"
+            arguments.folder / "report.html", arguments.docs / "pictures" / "page.png"
         )
 
     return Command("photograph", configure, run)
