@@ -38,9 +38,7 @@ def _photograph() -> Command:
         parser.add_argument("--docs", type=Path, default=DOCS, help="folder of the documents")
 
     def run(arguments: argparse.Namespace) -> None:
-        photograph_page(
-            arguments.folder / "report.html", arguments.docs / "pictures" / "page.png"
-        )
+        photograph_page(arguments.folder / "report.html", arguments.docs / "pictures" / "page.png")
 
     return Command("photograph", configure, run)
 
