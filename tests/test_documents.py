@@ -17,7 +17,7 @@ REPOSITORY = "https://github.com/mrecg/mrecg"
 
 def test_readme_is_short_and_its_commands_exist() -> None:
     text = (ROOT / "README.md").read_text()
-    assert len(text.splitlines()) <= 150
+    assert len(text.splitlines()) <= 100
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"make (\w+)", text):
         assert f"\n{target}:" in makefile

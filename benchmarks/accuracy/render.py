@@ -63,8 +63,7 @@ On mbv2s at 2/2, where 500 steps leave most roundings undecided, runs differ by 
 """
 HEADER_LINES = 2
 """Of a table."""
-README_IMAGES = (256, 1024, 4096)
-README_STEPS = 500
+README_STEPS, README_IMAGES = 500, 256
 """The budget at which the authors' code was measured."""
 
 
@@ -210,27 +209,35 @@ def schedule_table(schedules: Mapping[str, list[Result]], authors: dict[str, Any
 def readme_table(
     ours: list[Result], learned: list[Result], authors: Mapping[str, Any]
 ) -> list[str]:
-    """Return a row for each network and width at which the authors' code was measured, theirs in brackets."""
-    cells = by_key([one for one in ours if one["steps"] == README_STEPS], "network", "bits")
-    defaults = by_key(learned, "network", "bits")
+    """Return a row for each network and width at which rounding to nearest fails: the authors' best figure, and ours.
+
+    Args:
+        ours: results of the groups at equal steps, for the networks and widths and for rounding to nearest.
+        learned: results with all stages.
+        authors: from `authors_results`.
+    """
+    theirs = authors[str(README_STEPS)]
+    same_steps = [one for one in ours if one["steps"] == README_STEPS]
     rows = []
-    for (network, bits), same in cells.items():
-        theirs = authors.get(network, {}).get(bits)
-        if theirs is None:
+    for (network, bits), cells in by_key(same_steps, "network", "bits").items():
+        known = theirs.get(network, {}).get(bits, {})
+        nearest = [one for one in cells if one["method"] == "rtn"]
+        reached = [one for one in learned if (one["network"], one["bits"]) == (network, bits)]
+        by_images = {images: same for (images,), same in by_key(reached, "images").items()}
+        if not (known and nearest and README_IMAGES in by_images):
             continue
-        row = [network, bits]
-        methods = by_key(same, "method")
-        for method in ("rtn", "brecq", "qdrop"):
-            known = f" ({theirs[method]:.2f})" if method in theirs else ""
-            found = methods.get((method,), [])
-            row.append(f"{_mean_top1(found)}{known}" if found else "")
-        by_images = by_key(defaults.get((network, bits), []), "images")
-        for images in README_IMAGES:
-            most = by_key(by_images.get((images,), []), "code_steps")
-            row.append(_mean_top1(next(iter(most.values()))) if most else "")
-        rows.append(row)
-    counts = " | ".join(f"MRECG and codes, {images:,} images" for images in README_IMAGES)
-    return table(f"network | bits | to nearest | BRECQ | QDrop | {counts}", rows)
+        most = max(by_images)
+        more = f"{_best_top1(by_images[most])} ({most:,})" if most > README_IMAGES else ""
+        rounded, original = _mean_top1(nearest), f"{authors['float'][network]:.2f}"
+        figures = (f"{max(known.values()):.2f}", _best_top1(by_images[README_IMAGES]), more)
+        rows.append((network, bits, original, rounded, *figures))
+    here = f"mrecg, {README_IMAGES} images | mrecg, more images (how many)"
+    return table(f"network | bits | float | to nearest | authors' code | {here}", rows)
+
+
+def _best_top1(cells: list[Result]) -> str:
+    """Return the mean over the cells with the most steps of the network as a whole."""
+    return _mean_top1(next(iter(by_key(cells, "code_steps").values())))
 
 
 def _mean_top1(cells: list[Result]) -> str:
@@ -293,5 +300,5 @@ def write_results(folder: Path, page: Path) -> int:
     ]
     page.write_text(folded("\n".join(sections)) + "\n", encoding="utf-8")
     readme = page.parent.parent / README.name
-    write_between_marks(readme, readme_table(ours, learned, authors[str(README_STEPS)]))
+    write_between_marks(readme, readme_table(ours, learned, authors))
     return len(results)

@@ -1,18 +1,22 @@
-"""Draw the pictures of docs/method.md from the code and from stored results.
+"""Draw the pictures of the documents from the code and from stored results; take one of a run's page.
 
 python -m benchmarks.pictures render
+python -m benchmarks.pictures photograph runs/first   # docs/pictures/page.png, in Chromium
 """
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.commands import Command, rendering, run_command
 from benchmarks.pictures.draw import draw_joining, draw_rounding
+from benchmarks.pictures.page import photograph_page
+from benchmarks.tables import DOCS
 
 
 def main(given: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    run_command(__doc__, (_render(),), given)
+    run_command(__doc__, (_render(), _photograph()), given)
 
 
 def _render() -> Command:
@@ -24,6 +28,19 @@ def _render() -> Command:
         return draw_joining(results, folder / "joining.svg")
 
     return rendering("pictures", write)
+
+
+def _photograph() -> Command:
+    """Return the command that takes a picture of a run's page."""
+
+    def configure(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("folder", type=Path, help="of a run")
+        parser.add_argument("--docs", type=Path, default=DOCS, help="folder of the documents")
+
+    def run(arguments: argparse.Namespace) -> None:
+        photograph_page(arguments.folder / "report.html", arguments.docs / "pictures" / "page.png")
+
+    return Command("photograph", configure, run)
 
 
 if __name__ == "__main__":

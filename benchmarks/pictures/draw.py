@@ -1,5 +1,6 @@
 """The pictures, as SVG whose text is text and whose colors can be read on light and on dark pages."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,11 +10,11 @@ import matplotlib as mpl
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from benchmarks.held_out.results import held_out_store
-from benchmarks.store import Result
 from mrecg.quantizers.adaround import rectified_sigmoid
+from mrecg.report.parts import Chart
+from mrecg.report.sections.loss import draw_losses
 
 __all__ = ["draw_joining", "draw_rounding"]
 
@@ -34,8 +35,12 @@ STYLE: dict[Any, Any] = {
     "ytick.color": GRAY,
 }
 BETAS = (20.0, 8.0, 2.0)
-CELL = {"network": "mobilenetv2_small", "bits": "w2a2", "steps": 125, "images": 256, "seed": 1005}
-"""The packaged network, the first seed."""
+COLORS = {"ink": GRAY, "muted": GRAY, "grid": "#7a7f8755", "series-1": BLUE, "series-2": ORANGE}
+"""Of the variables in charts of the report: they can be read on light and on dark pages."""
+CELL = {"network": "mobilenetv2_small", "bits": "w2a2", "steps": 125, "images": 256}
+"""The packaged network."""
+COMPARED = {"blocks": "single blocks", "gain": "joined"}
+"""What is compared, and how it is called."""
 
 
 @contextmanager
@@ -62,32 +67,20 @@ def draw_rounding(path: Path) -> None:
 
 
 def draw_joining(results: Path, path: Path) -> int:
-    """Draw the relative loss where groups end, for blocks and joined groups; return how many results it shows."""
-    found = {
-        one["variant"]: one for one in held_out_store(results).read() if CELL.items() <= one.items()
-    }
-    blocks, joined = found["blocks"], found["gain"]
-    ends = _ends(joined)
-    with picture(path, 8.0) as (axes,):
-        for run, color, label in ((blocks, ORANGE, "single blocks"), (joined, BLUE, "joined")):
-            losses = [run["losses"][unit] for unit in ends]
-            axes.plot(range(len(ends)), losses, color=color, label=label, marker="o", markersize=4)
-        axes.set(ylabel="relative loss", ylim=(0, None))
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-        axes.set_xticks(range(len(ends)), _labels(joined, ends), rotation=30, ha="right")
-        axes.legend()
-    return 2
-
-
-def _ends(run: Result) -> list[str]:
-    """Return the units where the groups of a run end."""
-    inside = {unit for group in run["joined"] for unit in group[:-1]}
-    return [unit for unit in run["losses"] if unit not in inside]
-
-
-def _labels(run: Result, ends: list[str]) -> list[str]:
-    """Return the units of the group that ends at each position; of a joined one the first and the last."""
-    first = {group[-1]: group[0] for group in run["joined"]}
-    return [
-        f"{first[unit]} … {unit.rpartition('.')[2]}" if unit in first else unit for unit in ends
+    """Draw what `mrecg compare` draws: the loss where groups end, with single blocks and joined; return how many results it shows."""
+    found = [one for one in held_out_store(results).read() if CELL.items() <= one.items()]
+    blocks, joined = ([one for one in found if one["variant"] == name] for name in COMPARED)
+    inside = {unit for run in joined for group in run["joined"] for unit in group[:-1]}
+    ends = [unit for unit in blocks[0]["losses"] if unit not in inside]
+    series = [
+        (label, [[run["losses"][unit] for unit in ends] for run in runs])
+        for label, runs in zip(COMPARED.values(), (blocks, joined), strict=True)
     ]
+    path.write_text(_alone(draw_losses("joining", ends, series)), encoding="utf-8")
+    return len(blocks) + len(joined)
+
+
+def _alone(chart: Chart) -> str:
+    """Return a chart of a page as a file: with colors in place of the variables of the page's style."""
+    svg = re.sub(r"var\(--([\w-]+)\)", lambda found: COLORS[found[1]], str(chart.svg))
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{svg}\n'
