@@ -1,5 +1,6 @@
 """PyTorch's own format: a `torch.export` program with PT2E's explicit quantize and dequantize operators."""
 
+import io
 from pathlib import Path
 
 import torch
@@ -7,6 +8,7 @@ import torch
 from mrecg.errors import ExportError
 from mrecg.export.requirements import require_uniform
 from mrecg.runs.folder import QuantizedModel
+from mrecg.writing import require_writable, write_file
 
 __all__ = ["export_program"]
 
@@ -22,10 +24,9 @@ def export_program(quantized: QuantizedModel, path: str | Path) -> Path:
     """
     require_uniform(quantized)
     target = Path(path)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        torch.export.save(quantized.program, target)
-    except (OSError, RuntimeError) as error:  # torch's zip writer raises RuntimeError
-        reason = str(error).strip().splitlines()[0]
-        raise ExportError(f"The file {target} cannot be written: {reason}.") from error
+    require_writable(target, ExportError)
+    # In memory first: where the disk is full, torch's zip writer ends the process.
+    with io.BytesIO() as contents:
+        torch.export.save(quantized.program, contents)
+        write_file(target, contents.getbuffer(), ExportError)
     return target

@@ -12,7 +12,7 @@ from onnx_ir.passes.common import (
 )
 from torch.export import ExportedProgram
 
-from mrecg.errors import ExportError
+from mrecg.errors import ExportError, reason_of
 from mrecg.export.onnx.graphs import add_constant, constant
 from mrecg.export.onnx.integer import (
     divide_images_as_simulated,
@@ -24,6 +24,7 @@ from mrecg.export.onnx.runtimes import Runtime, can_load, describe
 from mrecg.export.onnx.translation import translate
 from mrecg.export.requirements import require_uniform
 from mrecg.runs.folder import QuantizedModel
+from mrecg.writing import require_writable, write_file
 
 __all__ = ["export_onnx", "float_model"]
 
@@ -66,6 +67,7 @@ def export_onnx(
             raise ExportError(
                 f"There is no {what} {value!r}, expected {' or '.join(map(repr, known))}."
             )
+    require_writable(target, ExportError)
     grids = weight_grids(quantized.program)
     narrow = packed_types(grids) if layout == "packed" else set()
     if runtime is not None:
@@ -142,7 +144,7 @@ def _write(model: ir.Model, opset: int, path: Path) -> None:
     model.producer_name, model.producer_version = "mrecg", None
     model.ir_version = _IR_VERSIONS[opset]
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        ir.save(model, path)
-    except OSError as error:
-        raise ExportError(f"The file {path} cannot be written: {error.strerror}.") from error
+        contents = ir.to_proto(model).SerializeToString()
+    except Exception as error:  # protobuf's own; it has no larger files than 2 GiB
+        raise ExportError(f"The file {path} cannot be written: {reason_of(error)}.") from error
+    write_file(path, contents, ExportError)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, fx
 
-from mrecg.errors import DataError, ExportError, VerificationError, expect
+from mrecg.errors import DataError, ExportError, VerificationError, expect, reason_of
 from mrecg.export.findings import RuntimeRecord, Verification
 from mrecg.export.onnx.files import float_model
 from mrecg.export.onnx.layouts import weight_grids
@@ -26,6 +26,7 @@ from mrecg.export.onnx.runtimes import (
 from mrecg.export.onnx.tracing import Replay, Rounding, expose_codes, output_resolutions
 from mrecg.export.requirements import require_uniform
 from mrecg.preparation.calibration import check_images
+from mrecg.reading import require_regular
 from mrecg.runs.folder import QuantizedModel
 
 __all__ = ["ideal_bytes", "verify_onnx"]
@@ -65,6 +66,7 @@ def verify_onnx(
     file = Path(path)
     require_uniform(quantized)
     _check_images(quantized, images)
+    _require_file(file)
     with tempfile.TemporaryDirectory() as scratch:
         return _verify(quantized, file, images, repeats, Path(scratch))
 
@@ -112,6 +114,13 @@ def _verify(
     )
 
 
+def _require_file(file: Path) -> None:
+    try:
+        require_regular(file)
+    except (OSError, ValueError) as error:
+        raise ExportError(f"The file {file} cannot be read: {reason_of(error)}.") from error
+
+
 def _check_images(quantized: QuantizedModel, images: Tensor) -> None:
     where = "the images to verify with"
     expect(images, Tensor, "What is verified with", "give images as a tensor", DataError)
@@ -147,10 +156,10 @@ def _replay(model: fx.GraphModule, file: Path, images: Tensor, folder: Path) -> 
     Raises:
         VerificationError: the file is of another network.
     """
-    exposed = expose_codes(file, folder / "exposed.onnx")
+    exposed = _exposed(file, folder / "exposed.onnx")
     run = open_file("onnxruntime", folder / "exposed.onnx")
     names = [value.name for value in onnx.load(folder / "exposed.onnx").graph.output]
-    replay = Replay(model)
+    replay, codes_of = Replay(model), set(exposed.values())
     parts: list[list[np.ndarray]] = []
     with torch.inference_mode():
         for batch in images.split(IMAGES_AT_ONCE):
@@ -159,17 +168,36 @@ def _replay(model: fx.GraphModule, file: Path, images: Tensor, folder: Path) -> 
                 values = dict(zip(names, given, strict=True))
                 codes = {node: values[name] for node, name in exposed.items()}
                 same = [output.numpy() for output in replay.outputs(batch, codes)]
+                _require_same_shapes(same, [values[name] for name in names if name not in codes_of])
             except Exception as error:  # of the runtime, or of codes that do not fit
-                reason = str(error).strip().splitlines()[0][:200]
-                raise VerificationError(
-                    f"The file {file} is of another network than the run: {reason}; export it from this run."
-                ) from error
+                raise _of_another_network(file, error) from error
             alone = model(batch)
             alone = alone[0] if isinstance(alone, tuple | list) else alone
             parts.append([alone.numpy(), *same, *given[: len(same)]])
     simulated, *rest = (np.concatenate(part) for part in zip(*parts, strict=True))
     count = len(rest) // 2
     return _Replayed(simulated, rest[:count], rest[count:], list(replay.roundings.values()))
+
+
+def _exposed(file: Path, target: Path) -> dict[str, str]:
+    try:
+        return expose_codes(file, target)
+    except OSError as error:
+        raise ExportError(f"The file {target} cannot be written: {reason_of(error)}.") from error
+    except Exception as error:  # nodes that lack what those of a file of ours have
+        raise _of_another_network(file, error) from error
+
+
+def _require_same_shapes(expected: Sequence[np.ndarray], got: Sequence[np.ndarray]) -> None:
+    shapes, found = ([one.shape for one in values] for values in (expected, got))
+    if shapes != found:
+        raise ValueError(f"its outputs have the shapes {found}, expected {shapes}")
+
+
+def _of_another_network(file: Path, error: Exception) -> VerificationError:
+    return VerificationError(
+        f"The file {file} is of another network than the run: {reason_of(error)}; export it from this run."
+    )
 
 
 def _refuse_distant_codes(file: Path, roundings: Sequence[Rounding]) -> None:
