@@ -53,24 +53,25 @@ def replace_file(path: Path, contents: bytes | memoryview) -> None:
 
 
 def write_file(path: Path, contents: bytes | memoryview, error: type[MrecgError]) -> None:
-    """Write a file as `replace_file` does, and the folders above it; a failure becomes one sentence.
+    """Write a file as `replace_file` does; a failure becomes one sentence.
 
     Raises:
         error: it cannot be written, or something is there that is no file.
     """
     with _explained(path, error):
-        _make_room(path, error)
+        _refuse_no_file(path, error)
         replace_file(path, contents)
 
 
 def require_writable(path: Path, error: type[MrecgError]) -> None:
-    """Refuse a file that `write_file` could not write; ask before the work, not after.
+    """Make the folders above a file, and refuse one that `write_file` could not write; ask before the work, not after.
 
     Raises:
         error: naming it.
     """
     with _explained(path, error):
-        _make_room(path, error)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _refuse_no_file(path, error)
         draft = path.with_name(f".mrecg-{secrets.token_hex(8)}.draft")
         draft.touch(exist_ok=False)
         draft.unlink()
@@ -87,9 +88,8 @@ def require_new_file(path: Path) -> None:
     require_writable(path, RunError)
 
 
-def _make_room(path: Path, error: type[MrecgError]) -> None:
-    """Make the folders above a file; refuse to put it in the place of a folder, a pipe or a device."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _refuse_no_file(path: Path, error: type[MrecgError]) -> None:
+    """Refuse to put a file in the place of a folder, a pipe or a device."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:

@@ -6,7 +6,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from mrecg.data.preprocessing import UnreadableImage
 from mrecg.errors import reason_of
@@ -69,7 +69,7 @@ def open_image(source: Path | BytesIO) -> Image.Image:
     raise UnreadableImage(f"mode {mode}, expected gray, palette or RGB with 8 bits per channel")
 
 
-def _is_deep(image: Image.Image) -> bool:
+def _is_deep(image: ImageFile.ImageFile) -> bool:
     """Return whether Pillow would cut channels off to 8 bits; only what it tells its decoder says so."""
     for codec, _, _, arguments in image.tile:
         layout, *more = arguments if isinstance(arguments, tuple) else (arguments,)

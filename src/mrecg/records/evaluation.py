@@ -31,7 +31,7 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         if not 0 <= self.correct1 <= self.correct5 <= self.count or not self.count:
-            raise ValueError("an accuracy is no count of images")
+            raise ValueError("an accuracy is not a count of images")
 
     @property
     def top1(self) -> float:
