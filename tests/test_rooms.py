@@ -17,6 +17,7 @@ ROOMS = [
     "errors",
     "distributed",
     "torch_state",
+    "reading",
     "writing",
     "config",
     "records",

@@ -13,6 +13,7 @@ MrecgError
 └── StorageError       memory or disk that is not enough, or a budget that cannot be read
 """
 
+import reprlib
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -30,6 +31,8 @@ __all__ = [
     "VerificationError",
     "did_you_mean",
     "expect",
+    "quoted",
+    "reason_of",
 ]
 
 
@@ -100,6 +103,29 @@ def _named(kind: type) -> str:
     return f"{article} {kind.__name__}"
 
 
+_QUOTES = reprlib.Repr()
+_QUOTES.maxlevel, _QUOTES.maxstring, _QUOTES.maxlong, _QUOTES.maxother = 3, 80, 40, 80
+
+
+def quoted(value: object) -> str:
+    """Return a value as a message quotes it: as Python writes it, and shortened, since it may be a stranger's."""
+    try:
+        return _QUOTES.repr(value)
+    except (ValueError, RecursionError):  # Python writes no whole number of more than 4,300 digits
+        return f"a {type(value).__name__} that is too long to be shown"
+
+
+def reason_of(error: Exception) -> str:
+    """Return why something failed, as the end of a sentence: what the system says, in one line and without a stop."""
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    line = " ".join(str(reason).split()).rstrip(".")
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]} …"
+
+
+_LONGEST = 300
+"""Characters of a reason in a message."""
+
+
 def did_you_mean(name: str, known: Iterable[str], listed: Iterable[str] = ()) -> str:
     """Return the end of a message about an unknown name: a question with the closest known name, or the known ones if none is close.
 
@@ -109,7 +135,7 @@ def did_you_mean(name: str, known: Iterable[str], listed: Iterable[str] = ()) ->
         listed: names to list if none is close; all by default.
     """
     names = {one.lower(): one for one in known}
-    asked = name.lower()
+    asked = name.lower()[:_LONGEST]  # comparing takes the square of the length
     ends = [one for one in names if one.rpartition(".")[2] == asked]
     close = ends or get_close_matches(asked, sorted(names), n=1)
     if close:

@@ -3,10 +3,19 @@
 import contextlib
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["replace_file", "whole_file"]
+from mrecg.errors import MrecgError, RunError, reason_of
+
+__all__ = [
+    "replace_file",
+    "require_new_file",
+    "require_writable",
+    "whole_file",
+    "write_file",
+]
 
 
 @contextlib.contextmanager
@@ -19,19 +28,21 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         OSError: it cannot be written.
     """
-    draft = path.with_name(f".{path.name[:80]}.{secrets.token_hex(8)}.draft")
+    draft = path.with_name(f".mrecg-{secrets.token_hex(8)}.draft")
     try:
         yield draft
         with draft.open("rb+") as file:
             os.fsync(file.fileno())
         draft.replace(path)
     except BaseException:
-        draft.unlink(missing_ok=True)
+        # What cannot be removed either must not hide why.
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
 
 
-def replace_file(path: Path, contents: bytes) -> None:
+def replace_file(path: Path, contents: bytes | memoryview) -> None:
     """Write a file, in the place of an older one if there is one.
 
     Raises:
@@ -41,12 +52,67 @@ def replace_file(path: Path, contents: bytes) -> None:
         file.write(contents)
 
 
+def write_file(path: Path, contents: bytes | memoryview, error: type[MrecgError]) -> None:
+    """Write a file as `replace_file` does; a failure becomes one sentence.
+
+    Raises:
+        error: it cannot be written, or something is there that is no file.
+    """
+    with _explained(path, error):
+        _refuse_no_file(path, error)
+        replace_file(path, contents)
+
+
+def require_writable(path: Path, error: type[MrecgError]) -> None:
+    """Make the folders above a file, and refuse one that `write_file` could not write; ask before the work, not after.
+
+    Raises:
+        error: naming it.
+    """
+    with _explained(path, error):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _refuse_no_file(path, error)
+        draft = path.with_name(f".mrecg-{secrets.token_hex(8)}.draft")
+        draft.touch(exist_ok=False)
+        draft.unlink()
+
+
+def require_new_file(path: Path) -> None:
+    """Refuse a file that exists or that could not be written; ask before the work, not after.
+
+    Raises:
+        RunError: naming it.
+    """
+    if os.path.lexists(path):
+        raise RunError(f"The file {path} already exists; name another or remove it.")
+    require_writable(path, RunError)
+
+
+def _refuse_no_file(path: Path, error: type[MrecgError]) -> None:
+    """Refuse to put a file in the place of a folder, a pipe or a device."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+        raise error(f"The path {path} is no file, so no file can replace it; name another.")
+
+
+@contextlib.contextmanager
+def _explained(path: Path, error: type[MrecgError]) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as reason:  # a path with a null character is a ValueError
+        raise error(f"The file {path} cannot be written: {reason_of(reason)}.") from reason
+
+
 def _sync_folder(folder: Path) -> None:
-    """Put a new name on the disk, where the system can do so for a folder."""
+    """Put a new name on the disk, where the system can do so for a folder; the file is whole either way."""
     if os.name != "posix":
         return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -13,9 +13,12 @@ from collections.abc import Iterator, Sequence
 # Importing the commands registers them.
 from mrecg.cli.commands import accuracy, deployment, names, pages, paper, quantization  # noqa: F401
 from mrecg.cli.consoles import app, console, error_console, interrupted, say
-from mrecg.errors import MrecgError
+from mrecg.errors import MrecgError, quoted, reason_of
 
 __all__ = ["main"]
+
+_LONGEST = 2000
+"""Characters of a message: a name in it may be a stranger's."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -31,8 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except MrecgError as error:
         raise _failure(str(error)) from error
     except OSError as error:
-        where = f" at {error.filename}" if error.filename else ""
-        raise _failure(f"The system says{where}: {error.strerror or error}.") from error
+        where = f" at {quoted(error.filename)}" if error.filename else ""
+        raise _failure(f"The system says{where}: {reason_of(error)}.") from error
     except KeyboardInterrupt:
         raise interrupted() from None
 
@@ -71,5 +74,7 @@ def _processes() -> Iterator[None]:
 
 
 def _failure(message: str) -> SystemExit:
+    if len(message) > _LONGEST:
+        message = f"{message[:_LONGEST]} …"
     say(error_console, f"error: {message}", style="red")
     return SystemExit(1)

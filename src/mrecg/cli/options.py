@@ -50,6 +50,7 @@ Workers = Annotated[
     int | None,
     typer.Option(
         min=0,
+        max=256,
         metavar="N",
         help="Processes that decode images; by default one per core, four at most.",
     ),

@@ -1,35 +1,32 @@
 """The recipe that options and configuration files ask for."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mrecg.cli.options import NetworkOptions, RecipeOptions
 from mrecg.config.presets import DEFAULT_PRESET, preset, read_widths
 from mrecg.config.recipe import Recipe, read_recipe
-from mrecg.errors import RecipeError
+from mrecg.config.yaml_files import parse_value
+from mrecg.errors import RecipeError, quoted
 from mrecg.paper.mqbench import Experiment, is_mqbench, read_experiment
 
 __all__ = ["choose_recipe", "named_recipe", "read_overrides"]
 
 
 def read_overrides(overrides: Sequence[str] | None) -> dict[str, Any]:
-    """Read the settings in `KEY=VALUE` options, with values as YAML.
+    """Read the settings in `KEY=VALUE` options, with values written as in a recipe file.
 
     Raises:
-        RecipeError: an option has no value, or one that is not YAML.
+        RecipeError: an option has no value, or one that cannot be read.
     """
     changes: dict[str, Any] = {}
     for item in overrides or []:
         key, separator, value = item.partition("=")
         if not separator:
-            raise RecipeError(f"The setting '{item}' has no value, expected KEY=VALUE.")
-        try:
-            changes[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise RecipeError(f"The value of '{key}' cannot be read: {value}.") from error
+            raise RecipeError(f"The setting {quoted(item)} has no value, expected KEY=VALUE.")
+        changes[key] = parse_value(value, key)
     return changes
 
 
@@ -58,11 +55,13 @@ def named_recipe(source: str, options: RecipeOptions) -> tuple[Recipe, Experimen
     Raises:
         RecipeError: there is none, or it cannot be used.
     """
-    path = Path(source)
-    experiment = read_experiment(path) if path.is_file() and is_mqbench(path) else None
+    path, is_file = Path(source), False
+    with contextlib.suppress(OSError, ValueError):  # a name that no file can have
+        is_file = path.exists()
+    experiment = read_experiment(path) if is_file and is_mqbench(path) else None
     if experiment is not None:
         recipe = _scheduled(experiment.recipe, path, "paper", options)
-    elif path.is_file() or path.suffix in (".yaml", ".yml"):
+    elif is_file or path.suffix in (".yaml", ".yml"):
         recipe = _scheduled(read_recipe(path), path, None, options)
     else:
         recipe = _of_preset(source, options)

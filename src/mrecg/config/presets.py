@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from mrecg.config.recipe import Recipe, validated
-from mrecg.errors import RecipeError, did_you_mean, expect
+from mrecg.errors import RecipeError, did_you_mean, expect, quoted
 
 __all__ = [
     "DEFAULT_PRESET",
@@ -66,7 +66,7 @@ _JOINED: Mapping[Schedule, Mapping[str, Any]] = {
 }
 """Ours tries every neighbor, those of the largest difference first, and keeps what helps (docs/choices.md); the paper joins those
 whose squared difference is largest."""
-_PRESET = re.compile(rf"w(\d+)a(\d+)-({'|'.join(METHODS)})(-mrecg)?")
+_PRESET = re.compile(rf"w(\d{{1,3}})a(\d{{1,3}})-({'|'.join(METHODS)})(-mrecg)?")
 
 
 def preset_names() -> list[str]:
@@ -91,7 +91,7 @@ def preset(
     expect(name, str, "The preset", "name one such as 'w4a4-qdrop-mrecg'", RecipeError)
     match = _PRESET.fullmatch(name)
     if match is None:
-        raise RecipeError(f"There is no preset '{name}'{did_you_mean(name, preset_names())}")
+        raise RecipeError(f"There is no preset {quoted(name)}{did_you_mean(name, preset_names())}")
     weight_bits, activation_bits, method, joined = match.groups()
     settings = {
         "name": name,
@@ -110,9 +110,11 @@ def read_widths(bits: str) -> tuple[int, int]:
     Raises:
         RecipeError: it cannot be read.
     """
-    found = re.fullmatch(r"w(\d+)a(\d+)", bits)
+    found = re.fullmatch(r"w(\d{1,3})a(\d{1,3})", bits)
     if found is None:
-        raise RecipeError(f"The widths '{bits}' cannot be read, expected such as w4a4 or w2a8.")
+        raise RecipeError(
+            f"The widths {quoted(bits)} cannot be read, expected such as w4a4 or w2a8."
+        )
     return int(found[1]), int(found[2])
 
 
@@ -125,4 +127,6 @@ def check_schedule(name: str) -> Schedule:
     for known in SCHEDULES:
         if name == known:
             return known
-    raise RecipeError(f"There is no schedule '{name}'{did_you_mean(str(name), list(SCHEDULES))}")
+    raise RecipeError(
+        f"There is no schedule {quoted(name)}{did_you_mean(str(name), list(SCHEDULES))}"
+    )

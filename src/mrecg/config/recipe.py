@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -20,7 +20,7 @@ from mrecg.config.settings import (
 )
 from mrecg.config.targets import ACADEMIC, find_backend
 from mrecg.config.yaml_files import first_problem, flat, parse_mapping, read_mapping
-from mrecg.errors import RecipeError, did_you_mean, expect
+from mrecg.errors import RecipeError, did_you_mean, expect, quoted
 
 __all__ = ["Recipe", "parse_recipe", "read_recipe", "validated"]
 
@@ -36,7 +36,7 @@ class Recipe(Settings):
         seed: of everything random.
     """
 
-    name: str
+    name: Annotated[str, Field(max_length=255)]
     seed: int = Field(default=1005, ge=0, lt=2**32)
     weight: TensorSettings
     activation: ActivationSettings
@@ -121,7 +121,7 @@ class Recipe(Settings):
         expect(overrides, Mapping, "What replaces settings", advice, RecipeError)
         settings = self.model_dump(mode="json")
         for key, value in overrides.items():
-            expect(key, str, f"The key {key!r}", advice, RecipeError)
+            expect(key, str, f"The key {quoted(key)}", advice, RecipeError)
             _set(settings, key, value)
         return validated(settings, "The recipe")
 
@@ -165,7 +165,7 @@ def _unknown_key(key: str) -> str:
     keys = _keys(Recipe)
     section = key.rpartition(".")[0]
     siblings = [one for one in keys if section and one.startswith(f"{section}.")]
-    return f"A recipe has no key '{key}'{did_you_mean(key, keys, siblings or Recipe.model_fields)}"
+    return f"A recipe has no key {quoted(key)}{did_you_mean(key, keys, siblings or Recipe.model_fields)}"
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
@@ -193,8 +193,8 @@ def validated(settings: Mapping[str, Any], where: str) -> Recipe:
         if first["type"] == "extra_forbidden":
             raise RecipeError(f"{where}: {_unknown_key(key)}") from error
         if not key or isinstance(first["input"], dict):
-            place = f" in '{key}'" if key else ""
+            place = f" in {quoted(key)}" if key else ""
             raise RecipeError(f"{where} contradicts itself{place}: {reason}.") from error
         raise RecipeError(
-            f"{where} has a bad value for '{key}': {reason} (got {first['input']!r})."
+            f"{where} has a bad value for {quoted(key)}: {reason} (got {quoted(first['input'])})."
         ) from error

@@ -39,6 +39,10 @@ def _read_float(bits: object) -> object:
 
 
 Bits = Annotated[int, BeforeValidator(_read_float), AfterValidator(_check_bits)]
+_MOST, _LARGEST, _SMALLEST = 100_000_000, 1e6, 1e-6
+"""Far beyond what makes sense; without bounds, numbers that a file holds by mistake run out of floats, memory or days."""
+_Pattern = Annotated[str, Field(max_length=1000)]
+_Exponent = Annotated[float, Field(ge=_SMALLEST, le=_LARGEST)]
 
 
 class Settings(BaseModel):
@@ -59,9 +63,9 @@ class Ranges(Settings):
     """
 
     method: Literal["minmax", "percentile", "magnitude", "std", "lsq", "error"] = "error"
-    p: float = Field(default=2.4, gt=0)
+    p: float = Field(default=2.4, gt=0, le=_LARGEST)
     percentile: float = Field(default=99.9, gt=50, le=100)
-    std_multiple: float = Field(default=2.6, gt=0)
+    std_multiple: float = Field(default=2.6, gt=0, le=_LARGEST)
 
 
 class ActivationRanges(Ranges):
@@ -74,7 +78,7 @@ class ActivationRanges(Ranges):
     """
 
     running_mean: Annotated[float, Field(gt=0, lt=1)] | None = None
-    sample: int = Field(default=1024, ge=1)
+    sample: int = Field(default=1024, ge=1, le=_MOST)
 
     @model_validator(mode="after")
     def _averages_ranges(self) -> "ActivationRanges":
@@ -124,7 +128,7 @@ class LayerOverride(Settings):
         activation_bits: of what the layers and operators read.
     """
 
-    layers: str
+    layers: _Pattern
     weight_bits: Bits | None = None
     activation_bits: Bits | None = None
 
@@ -147,7 +151,7 @@ class Placement(Settings):
         overrides: ordered; a later one wins; one that matches no layer is an error.
     """
 
-    backend: str = ACADEMIC
+    backend: Annotated[str, Field(max_length=100)] = ACADEMIC
     tensors: Literal["layers", "fused-operands", "operands", "all"] = "layers"
     first_last: Literal["qdrop", "brecq", "same"] = "qdrop"
     first_last_bits: Bits = 8
@@ -193,13 +197,13 @@ class PlanRule(Settings):
     cut: Literal["before-quantizers", "behind-quantizers"] = "before-quantizers"
     join: Literal["none", "capacity", "loss", "stage", "scheme", "explicit"] = "none"
     difference: Literal["square", "log-ratio"] = "square"
-    count: Annotated[int, Field(ge=0)] | Literal["auto", "all"] = "auto"
-    largest_group: int = Field(default=3, ge=2)
+    count: Annotated[int, Field(ge=0, le=_MOST)] | Literal["auto", "all"] = "auto"
+    largest_group: int = Field(default=3, ge=2, le=_MOST)
     keep: Literal["better", "all"] = "better"
     joined_steps: Literal["per-unit", "per-group"] = "per-unit"
     joined_start: Literal["continued", "anew"] = "continued"
     loss_steps: float = Field(default=0.25, gt=0, le=1)
-    scheme: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    scheme: tuple[Annotated[int, Field(ge=1, le=_MOST)], ...] = ()
     groups: tuple[tuple[str, ...], ...] = ()
 
     @model_validator(mode="after")
@@ -274,24 +278,24 @@ class Reconstruction(Settings):
             `Answer` or its kind for each, in the order in which the network returns them.
     """
 
-    steps: int = Field(default=500, ge=0)
-    images: Annotated[int, Field(ge=2)] | None = None
-    batch_size: int = Field(default=32, ge=1)
-    rounding_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
-    activation_rate: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    steps: int = Field(default=500, ge=0, le=_MOST)
+    images: Annotated[int, Field(ge=2, le=_MOST)] | None = None
+    batch_size: int = Field(default=32, ge=1, le=_MOST)
+    rounding_rate: Annotated[float, Field(gt=0, le=_LARGEST)] | Literal["auto"] = "auto"
+    activation_rate: Annotated[float, Field(ge=0, le=_LARGEST)] | Literal["auto"] = "auto"
     activation_rate_unit: Literal["relative", "absolute"] = "relative"
-    weight_scale_rate: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
-    penalty: float = Field(default=0.01, ge=0)
+    weight_scale_rate: Annotated[float, Field(ge=0, le=_LARGEST)] | Literal["auto"] = "auto"
+    penalty: float = Field(default=0.01, ge=0, le=_LARGEST)
     warm_up: float = Field(default=0.2, ge=0, lt=1)
     penalty_at: Literal["start", "end"] = "start"
-    beta: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (20.0, 2.0)
+    beta: tuple[_Exponent, _Exponent] = (20.0, 2.0)
     keep_quantized_probability: float = Field(default=1.0, gt=0, le=1)
     precision: Precision = "float32"
     cuda_graphs: bool = False
     cache: Literal["float32", "float16"] = "float32"
     batches: Literal["reshuffled", "fixed"] = "reshuffled"
     early_stop: bool = True
-    exclude: tuple[str, ...] = ()
+    exclude: tuple[_Pattern, ...] = ()
     answer: Annotated[AnswerKind | tuple[Answer, ...], BeforeValidator(_read_answers)] = "auto"
 
     @property
@@ -317,10 +321,10 @@ class NetworkStage(Settings):
         feature_weight: of the units' mean relative error, next to the divergence of the outputs.
     """
 
-    steps: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    steps: Annotated[int, Field(ge=0, le=_MOST)] | Literal["auto"] = "auto"
     learn: Literal["scales", "codes"] = "codes"
-    code_rate: float = Field(default=0.02, gt=0)
-    scale_rate: float = Field(default=1e-3, gt=0)
+    code_rate: float = Field(default=0.02, gt=0, le=_LARGEST)
+    scale_rate: float = Field(default=1e-3, gt=0, le=_LARGEST)
     augment: tuple[Literal["mirror", "cutmix", "mixup"], ...] = ("cutmix",)
-    temperature: float = Field(default=4.0, gt=0)
-    feature_weight: float = Field(default=1.0, ge=0)
+    temperature: float = Field(default=4.0, ge=_SMALLEST, le=_LARGEST)
+    feature_weight: float = Field(default=1.0, ge=0, le=_LARGEST)

@@ -7,7 +7,7 @@ widest that the target's integers hold; a recipe may use fewer bits of them.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from mrecg.errors import RecipeError, did_you_mean
+from mrecg.errors import RecipeError, did_you_mean, quoted
 
 __all__ = ["ACADEMIC", "BACKENDS", "Backend", "find_backend"]
 
@@ -129,6 +129,6 @@ def find_backend(name: str) -> Backend:
     """
     if name not in BACKENDS:
         raise RecipeError(
-            f"There is no backend '{name}'{did_you_mean(name, [ACADEMIC, *BACKENDS])}"
+            f"There is no backend {quoted(name)}{did_you_mean(name, [ACADEMIC, *BACKENDS])}"
         )
     return BACKENDS[name]

@@ -2,7 +2,7 @@
 
 import re
 
-from mrecg.errors import StorageError
+from mrecg.errors import StorageError, quoted
 
 __all__ = ["bytes_of", "duration", "printable", "size"]
 
@@ -13,10 +13,12 @@ def bytes_of(text: str) -> int:
     Raises:
         StorageError: it cannot be read.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i)?B?", text.strip(), re.IGNORECASE)
+    found = re.fullmatch(
+        r"(\d{1,15}(?:\.\d{1,15})?)\s*([KMGT]?)(i)?B?", text.strip(), re.IGNORECASE
+    )
     if found is None:
         raise StorageError(
-            f"The memory budget '{text}' cannot be read, expected a size such as 4GiB."
+            f"The memory budget {quoted(text)} cannot be read, expected a size such as 4GiB."
         )
     number, prefix, binary = found.groups()
     return int(float(number) * (1024 if binary else 1000) ** " KMGT".index(prefix.upper() or " "))

@@ -6,12 +6,15 @@ from io import BytesIO
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from mrecg.data.preprocessing import UnreadableImage
+from mrecg.errors import reason_of
 
 __all__ = ["Samples", "open_image"]
 
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""Pillow knows more, and one of them, EPS, starts Ghostscript; a file's name says nothing about its format."""
 _MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA"})
 """Pillow's modes whose conversion to RGB or gray is exact; `I;16`, `F` and CMYK give wrong colors without a word."""
 
@@ -51,17 +54,25 @@ def open_image(source: Path | BytesIO) -> Image.Image:
             # Odd metadata does not change pixels; a decompression bomb fills the memory.
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(source) as image:
-                if image.mode in _MODES:
+            with Image.open(source, formats=_FORMATS) as image:
+                mode = f"{image.mode} with 16 bits" if _is_deep(image) else image.mode
+                if mode in _MODES:
                     decoded = image.copy()
                     decoded.info.pop(
                         "transparency", None
                     )  # converting would warn, and no color changes
                     return decoded
-                mode = image.mode
     except UnidentifiedImageError as error:
         raise UnreadableImage("not an image") from error
     except Exception as error:  # decoders raise anything on damaged bytes
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise UnreadableImage(reason.splitlines()[0].rstrip(".")) from error
+        raise UnreadableImage(reason_of(error)) from error
     raise UnreadableImage(f"mode {mode}, expected gray, palette or RGB with 8 bits per channel")
+
+
+def _is_deep(image: ImageFile.ImageFile) -> bool:
+    """Return whether Pillow would cut channels off to 8 bits; only what it tells its decoder says so."""
+    for codec, _, _, arguments in image.tile:
+        layout, *more = arguments if isinstance(arguments, tuple) else (arguments,)
+        if ";16" in str(layout) or (codec.startswith("ppm") and more and more[0] > 255):
+            return True
+    return False

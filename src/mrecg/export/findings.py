@@ -4,6 +4,7 @@ from pathlib import Path
 
 from mrecg.errors import RunError
 from mrecg.records.json_model import JsonModel
+from mrecg.writing import write_file
 
 __all__ = ["OutputRecord", "RuntimeRecord", "Verification", "save_verification"]
 
@@ -107,10 +108,5 @@ def save_verification(folder: Path, result: Verification) -> Path:
         RunError: the folder cannot be written.
     """
     path = folder / f"{result.file}.verification.json"
-    try:
-        path.unlink(missing_ok=True)  # what is written to a link may end up anywhere
-        with path.open("x", encoding="utf-8") as file:
-            file.write(result.to_json())
-    except OSError as error:
-        raise RunError(f"The file {path} cannot be written: {error.strerror}.") from error
+    write_file(path, result.to_json().encode(errors="replace"), RunError)
     return path

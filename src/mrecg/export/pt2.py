@@ -1,13 +1,15 @@
 """PyTorch's own format: a `torch.export` program with PT2E's explicit quantize and dequantize operators."""
 
+import io
 from pathlib import Path
 
 import torch
 
-from mrecg.errors import ExportError
+from mrecg.errors import ExportError, reason_of
 from mrecg.export.programs import with_plain_containers
 from mrecg.export.requirements import require_uniform
 from mrecg.runs.folder import QuantizedModel
+from mrecg.writing import require_writable, write_file
 
 __all__ = ["export_program"]
 
@@ -25,22 +27,17 @@ def export_program(quantized: QuantizedModel, path: str | Path) -> Path:
     """
     require_uniform(quantized)
     target = Path(path)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        torch.export.save(with_plain_containers(quantized.program), target)
-    except (OSError, RuntimeError) as error:  # torch's zip writer raises RuntimeError
-        raise ExportError(f"The file {target} cannot be written: {_reason(error)}.") from error
-    try:
-        torch.export.load(target)
-    except Exception as error:  # torch.export documents no narrower class
-        target.unlink()
-        raise ExportError(
-            f"torch cannot read the program that it wrote to {target}: {_reason(error)}; return only tensors, in tuples, lists "
-            "and dictionaries."
-        ) from error
+    require_writable(target, ExportError)
+    # In memory first: where the disk is full, torch's zip writer ends the process.
+    with io.BytesIO() as contents:
+        torch.export.save(with_plain_containers(quantized.program), contents)
+        contents.seek(0)
+        try:
+            torch.export.load(contents)
+        except Exception as error:  # torch.export documents no narrower class
+            raise ExportError(
+                f"torch cannot read the program that it writes for {target}: {reason_of(error)}; return only tensors, in tuples, "
+                "lists and dictionaries."
+            ) from error
+        write_file(target, contents.getbuffer(), ExportError)
     return target
-
-
-def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".")[:300] if lines else type(error).__name__

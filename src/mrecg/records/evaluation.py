@@ -29,6 +29,10 @@ class Evaluation:
     correct5: int
     hits: str = field(default="", compare=False)
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.correct1 <= self.correct5 <= self.count or not self.count:
+            raise ValueError("an accuracy is not a count of images")
+
     @property
     def top1(self) -> float:
         """Return the accuracy in percent."""

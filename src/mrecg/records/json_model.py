@@ -7,23 +7,11 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mrecg.config.yaml_files import first_problem
-from mrecg.errors import RunError, expect
+from mrecg.errors import RunError, expect, reason_of
+from mrecg.reading import read_regular
+from mrecg.writing import require_new_file, write_file
 
-__all__ = ["JsonModel", "require_new_file"]
-
-
-def require_new_file(path: Path) -> None:
-    """Refuse a file that exists or whose folder cannot be made; ask before the work, not after.
-
-    Raises:
-        RunError: naming it.
-    """
-    if path.exists() or path.is_symlink():
-        raise RunError(f"The file {path} already exists; name another or remove it.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"The file {path} cannot be written: {error.strerror}.") from error
+__all__ = ["JsonModel"]
 
 
 class JsonModel(BaseModel):
@@ -47,10 +35,7 @@ class JsonModel(BaseModel):
             RunError: it exists, or cannot be written.
         """
         require_new_file(Path(path))
-        try:
-            Path(path).write_text(self.to_json(), encoding="utf-8")
-        except OSError as error:
-            raise RunError(f"The file {path} cannot be written: {error.strerror}.") from error
+        write_file(Path(path), self.to_json().encode(errors="replace"), RunError)
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
@@ -61,9 +46,9 @@ class JsonModel(BaseModel):
         """
         expect(path, (str, Path), "What is read", "name a JSON file", RunError)
         try:
-            return cls.parse(Path(path).read_bytes(), path)
-        except OSError as error:
-            raise RunError(f"The file {path} cannot be read: {error.strerror}.") from error
+            return cls.parse(read_regular(Path(path)), path)
+        except (OSError, ValueError) as error:
+            raise RunError(f"The file {path} cannot be read: {reason_of(error)}.") from error
 
     @classmethod
     def parse(cls, text: bytes, path: str | Path) -> Self:

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_serializer
+from pydantic import Field, field_serializer, model_validator
 
 from mrecg.records.evaluation import Evaluation
 from mrecg.records.json_model import JsonModel
@@ -201,6 +201,14 @@ class Record(JsonModel):
     environment: Mapping[str, Any]
     command: tuple[str, ...] = ()
     files: Mapping[str, str] = {}
+
+    @model_validator(mode="after")
+    def _measured_before_and_after(self) -> Self:
+        if self.accuracy and set(self.accuracy) != {"float", "quantized"}:
+            raise ValueError(
+                "its accuracy is that of one network, expected 'float' and 'quantized'"
+            )
+        return self
 
     @field_serializer("accuracy")
     def _without_unknown_answers(

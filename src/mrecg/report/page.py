@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mrecg.errors import RunError
-from mrecg.records.json_model import require_new_file
 from mrecg.report.parts import Chapter, Section
 from mrecg.report.reported_run import ReportedRun
 from mrecg.report.sections.convergence import convergence_section
@@ -17,7 +16,7 @@ from mrecg.report.sections.numbers import numbers_section
 from mrecg.report.sections.origin import origin_section
 from mrecg.report.sections.verdict import verdict_section
 from mrecg.report.wording import counted
-from mrecg.writing import replace_file
+from mrecg.writing import require_new_file, write_file
 
 __all__ = ["Page", "make_page", "render", "run_chapter"]
 
@@ -49,11 +48,8 @@ class Page:
         Raises:
             RunError: it cannot be written.
         """
-        try:
-            # A name may hold half of a pair of surrogates, which no file can.
-            replace_file(path, self.html.encode(errors="replace"))
-        except OSError as error:
-            raise RunError(f"The file {path} cannot be written: {error.strerror}.") from error
+        # A name may hold half of a pair of surrogates, which no file can.
+        write_file(path, self.html.encode(errors="replace"), RunError)
 
     def __repr__(self) -> str:
         return f"Page({len(self.html):,} characters; write it with .write(path))"

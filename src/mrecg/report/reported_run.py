@@ -105,6 +105,3 @@ def _contradictions(record: Record) -> Iterator[str]:
     jumped = [jump.unit for jump in record.oscillation.jumps]
     if not set(joined + jumped) <= set(names) or not all(join.units for join in record.plan.joins):
         yield "a join or a jump is of units that it does not have"
-    for found in record.accuracy.values():
-        if not 0 <= found.correct1 <= found.correct5 <= found.count or not found.count:
-            yield "an accuracy is not a count of images"

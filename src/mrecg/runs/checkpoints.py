@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from mrecg import distributed
-from mrecg.errors import RunError
+from mrecg.errors import RunError, reason_of
 from mrecg.optimize.checkpoints import Checkpoints, GroupCheckpoint, NetworkCheckpoint
 from mrecg.quantizers.grid import Scaling
 from mrecg.quantizers.state import QuantizerState
@@ -168,7 +168,7 @@ class FolderCheckpoints(Checkpoints):
             replace_file(self._place / name, contents)
         except OSError as error:
             raise RunError(
-                f"The run folder {self._place.parent} cannot be written: {error.strerror}; what is finished stays, "
+                f"The run folder {self._place.parent} cannot be written: {reason_of(error)}; what is finished stays, "
                 "make room and resume."
             ) from error
 

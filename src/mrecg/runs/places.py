@@ -5,14 +5,14 @@ Until the run is finished, its folder holds `.unfinished` and nothing else; afte
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from mrecg import distributed
-from mrecg.errors import RunError
+from mrecg.errors import RunError, reason_of
 from mrecg.runs.checkpoints import FolderCheckpoints
 from mrecg.runs.files import RECORD, is_finished, read_file
 from mrecg.writing import replace_file
@@ -72,19 +72,26 @@ class RunPlace:
         try:
             for path in paths:
                 self._write(path, contents[path.name])
-        except RunError:
-            for path in paths:
-                path.unlink(missing_ok=True)
+        except BaseException:
+            _remove(paths)
             raise
-        for path in self.unfinished.iterdir():
-            if path.name != _LOCK:
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+        _remove([path for path in self.unfinished.iterdir() if path.name != _LOCK])
 
     def _write(self, path: Path, contents: bytes) -> None:
         try:
             replace_file(path, contents)
         except OSError as error:
-            raise RunError(f"The file {path} cannot be written: {error.strerror}.") from error
+            raise RunError(f"The file {path} cannot be written: {reason_of(error)}.") from error
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    """Remove files and folders, as far as the system lets us: what they belonged to is over."""
+    for path in paths:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -130,7 +137,7 @@ def _lock(place: RunPlace) -> FileLock:
         ) from error
     except OSError as error:
         raise RunError(
-            f"The run folder {place.folder} cannot be written: {error.strerror}."
+            f"The run folder {place.folder} cannot be written: {reason_of(error)}."
         ) from error
     return lock
 

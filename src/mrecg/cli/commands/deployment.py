@@ -9,6 +9,7 @@ from mrecg.cli.consoles import console, say
 from mrecg.cli.option_groups import command
 from mrecg.cli.options import ImageOptions, ProgressOptions, RunFolder, worker_count
 from mrecg.errors import DataError, ExportError
+from mrecg.writing import require_writable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,6 +57,7 @@ def export(
         raise ExportError(
             f"The file {output} ends in '{output.suffix}', expected .onnx or, for PyTorch, .pt2."
         )
+    require_writable(output, ExportError)
     with reporting(shown) as reporter:
         if output.suffix == ".pt2":
             found: Verification | str = _write_program(run, output, reporter)

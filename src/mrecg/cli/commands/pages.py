@@ -9,7 +9,7 @@ from mrecg.cli.consoles import console, say
 from mrecg.cli.option_groups import command
 from mrecg.cli.options import OutputOptions
 from mrecg.errors import RunError
-from mrecg.records.json_model import require_new_file
+from mrecg.writing import require_new_file
 
 __all__ = ["compare", "report"]
 

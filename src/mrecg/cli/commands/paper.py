@@ -19,7 +19,8 @@ from mrecg.cli.options import (
     worker_count,
 )
 from mrecg.cli.recipe_choice import named_recipe, read_overrides
-from mrecg.errors import MrecgError, RecipeError
+from mrecg.errors import MrecgError, RecipeError, RunError, quoted
+from mrecg.writing import write_file
 
 if TYPE_CHECKING:
     from mrecg.paper.reproduction import Budget, Cell, Outcome, Sources
@@ -184,7 +185,7 @@ def _reproduce(
     rows, budgets = reproduction.rows(outcomes), reproduction.budget_lines(cells, budget)
     if is_first() and any(outcome.record is not None for outcome in outcomes):
         table = reproduction.as_markdown(rows, budgets)
-        (output / "table.md").write_text(table, encoding="utf-8")
+        write_file(output / "table.md", table.encode(errors="replace"), RunError)
     if shown.as_json:
         console.print_json(json.dumps([row.as_dict() for row in rows]))
     else:
@@ -216,4 +217,4 @@ def _integers(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in _split(text))
     except ValueError:
-        raise RecipeError(f"Seeds are integers between commas, got '{text}'.") from None
+        raise RecipeError(f"Seeds are integers between commas, got {quoted(text)}.") from None

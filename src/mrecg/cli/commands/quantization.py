@@ -22,8 +22,8 @@ from mrecg.cli.resumption import (
 )
 from mrecg.config.recipe import Recipe
 from mrecg.paper.mqbench import read_experiment
-from mrecg.records.json_model import require_new_file
 from mrecg.records.plan import Plan
+from mrecg.writing import require_new_file
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,7 +15,7 @@ from onnx_ir.passes.common import (
 )
 from torch.export import ExportedProgram
 
-from mrecg.errors import ExportError
+from mrecg.errors import ExportError, reason_of
 from mrecg.export.onnx.graphs import add_constant, constant
 from mrecg.export.onnx.integer import (
     divide_images_as_simulated,
@@ -31,6 +31,7 @@ from mrecg.export.onnx.translation import translate
 from mrecg.export.programs import without_constants
 from mrecg.export.requirements import require_uniform
 from mrecg.runs.folder import QuantizedModel
+from mrecg.writing import require_writable, write_file
 
 __all__ = ["export_onnx", "float_model"]
 
@@ -84,6 +85,7 @@ def export_onnx(
             raise ExportError(
                 f"There is no {what} {value!r}, expected {' or '.join(map(repr, known))}."
             )
+    require_writable(target, ExportError)
     grids = weight_grids(quantized.program)
     narrow = packed_types(grids) if layout == "packed" else set()
     if runtime is not None:
@@ -172,26 +174,24 @@ def _write(model: ir.Model, opset: int, path: Path, runtime: Runtime | None) -> 
     model.producer_name, model.producer_version = "mrecg", None
     model.ir_version = _IR_VERSIONS[opset]
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".mrecg-") as scratch:
-            draft = Path(scratch) / path.name
-            ir.save(model, draft)
-            _require_loadable(draft, path, runtime)
-            draft.replace(path)
-    except OSError as error:
-        raise ExportError(f"The file {path} cannot be written: {error.strerror}.") from error
+        contents = ir.to_proto(model).SerializeToString()
+    except Exception as error:  # protobuf's own; it has no larger files than 2 GiB
+        raise ExportError(f"The file {path} cannot be written: {reason_of(error)}.") from error
+    _require_loadable(contents, path, runtime)
+    write_file(path, contents, ExportError)
 
 
-def _require_loadable(draft: Path, path: Path, runtime: Runtime | None) -> None:
+def _require_loadable(contents: bytes, path: Path, runtime: Runtime | None) -> None:
     """Refuse a file that cannot be loaded, before it is there."""
     try:
-        onnx.checker.check_model(draft)
+        onnx.checker.check_model(contents)
         if runtime is not None:
-            open_file(runtime, draft)
-    except OSError:
-        raise
+            with tempfile.TemporaryDirectory() as scratch:
+                draft = Path(scratch) / path.name
+                draft.write_bytes(contents)
+                open_file(runtime, draft)
     except Exception as error:  # neither documents a narrower class
-        reason = str(error).strip().splitlines()[0].replace(str(draft), str(path))
+        reason = reason_of(error)
         raise ExportError(
-            f"The file {path} is not written, because it could not be loaded: {reason[:400]}"
+            f"The file {path} is not written, because it could not be loaded: {reason}."
         ) from error

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, fx
 from torch.export.passes import move_to_device_pass
 
-from mrecg.errors import DataError, ExportError, VerificationError, expect
+from mrecg.errors import DataError, ExportError, VerificationError, expect, reason_of
 from mrecg.export.comparison import OutputComparison
 from mrecg.export.findings import OutputRecord, RuntimeRecord, Verification
 from mrecg.export.onnx.files import float_model
@@ -28,6 +28,7 @@ from mrecg.export.onnx.simulation import IMAGES_AT_ONCE, Output, Simulation, of_
 from mrecg.export.onnx.tracing import Replay, Rounding, expose_codes
 from mrecg.export.requirements import require_uniform
 from mrecg.preparation.calibration import check_images
+from mrecg.reading import require_regular
 from mrecg.runs.folder import QuantizedModel
 
 __all__ = ["ideal_bytes", "verify_onnx"]
@@ -68,6 +69,7 @@ def verify_onnx(
     file = Path(path)
     require_uniform(quantized)
     _check_images(quantized, images)
+    _require_file(file)
     with tempfile.TemporaryDirectory() as scratch:
         return _verify(_on_the_cpu(quantized), file, images.cpu(), repeats, Path(scratch))
 
@@ -129,6 +131,13 @@ def _verify(
     )
 
 
+def _require_file(file: Path) -> None:
+    try:
+        require_regular(file)
+    except (OSError, ValueError) as error:
+        raise ExportError(f"The file {file} cannot be read: {reason_of(error)}.") from error
+
+
 def _check_images(quantized: QuantizedModel, images: Tensor) -> None:
     where = "the images to verify with"
     expect(images, Tensor, "What is verified with", "give images as a tensor", DataError)
@@ -161,7 +170,7 @@ def _replay(simulation: Simulation, images: Tensor, folder: Path) -> _Replayed:
         VerificationError: the file is of another network.
     """
     file, found = simulation.file, simulation.comparisons()
-    exposed = expose_codes(file, folder / "exposed.onnx")
+    exposed = _exposed(file, folder / "exposed.onnx")
     run = open_file("onnxruntime", folder / "exposed.onnx")
     names = [value.name for value in onnx.load(folder / "exposed.onnx").graph.output]
     replay = Replay(simulation.model)
@@ -173,9 +182,18 @@ def _replay(simulation: Simulation, images: Tensor, folder: Path) -> _Replayed:
                 codes = {node: values[name] for node, name in exposed.items()}
                 same = replay.outputs(batch, codes)
             except Exception as error:  # of the runtime, or of codes that do not fit
-                raise of_another(file, str(error).strip().splitlines()[0][:200]) from error
+                raise of_another(file, reason_of(error)) from error
             simulation.add(found, same, given[: len(same)])
     return _Replayed(found, list(replay.roundings.values()))
+
+
+def _exposed(file: Path, target: Path) -> dict[str, str]:
+    try:
+        return expose_codes(file, target)
+    except OSError as error:
+        raise ExportError(f"The file {target} cannot be written: {reason_of(error)}.") from error
+    except Exception as error:  # nodes that lack what those of a file of ours have
+        raise of_another(file, reason_of(error)) from error
 
 
 def _refuse_distant_codes(file: Path, roundings: Sequence[Rounding]) -> None:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from mrecg.config.presets import preset
 from mrecg.config.targets import ACADEMIC, BACKENDS
 from mrecg.config.yaml_files import first_problem
-from mrecg.errors import RecipeError
+from mrecg.errors import RecipeError, quoted
 from mrecg.paper.mqbench.experiment import Experiment, Note
 from mrecg.paper.mqbench.keys import ADAROUND, LOGARITHMIC, QCONFIG
 from mrecg.paper.mqbench.readers import FLOAT_LAYERS, WIDTH, Reader
@@ -110,7 +110,7 @@ class Draft:
     def _explained(self, key: str, error: Exception) -> RecipeError:
         reason = str(error)
         end = "" if reason.endswith((".", "?")) else "."
-        return RecipeError(f"{self.where}: '{key}': {reason}{end}")
+        return RecipeError(f"{self.where}: {quoted(key)}: {reason}{end}")
 
     def require_mapped(self, missing: Sequence[str]) -> None:
         """Refuse a file of which nothing about quantization was understood, or which lacks what it must have.
@@ -126,7 +126,7 @@ class Draft:
         ]
         if not known:
             raise RecipeError(
-                f"{self.where} has no key about quantization that is known, got {', '.join(self.values)}."
+                f"{self.where} has no key about quantization that is known, got {quoted(list(self.values))}."
             )
         if missing:
             raise RecipeError(
@@ -160,7 +160,7 @@ class Draft:
         except ValidationError as error:
             key, reason = first_problem(error)
             raise RecipeError(
-                f"{self.where} has a bad value for '{key}': {reason} (got {error.errors()[0]['input']!r})."
+                f"{self.where} has a bad value for '{key}': {reason} (got {quoted(error.errors()[0]['input'])})."
             ) from error
 
     def _follow_units(self) -> None:

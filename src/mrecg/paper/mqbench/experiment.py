@@ -1,9 +1,9 @@
 """Experiments: the content of foreign configuration files, as a recipe, a network and its data."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from mrecg.config.recipe import Recipe
 
@@ -37,12 +37,12 @@ class Experiment(BaseModel):
 
     recipe: Recipe
     network: str | None = None
-    num_classes: int | None = None
+    num_classes: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     weights: Path | None = None
     data: Path | None = None
-    images: int
-    workers: int | None = None
-    crop: int = 224
-    resize: int = 256
+    images: Annotated[int, Field(ge=1, le=100_000_000)]
+    workers: Annotated[int, Field(ge=0, le=256)] | None = None
+    crop: Annotated[int, Field(ge=1, le=10_000)] = 224
+    resize: Annotated[int, Field(ge=1, le=10_000)] = 256
     mapped: tuple[Note, ...] = ()
     ignored: tuple[Note, ...] = ()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mrecg.config.yaml_files import flat, read_mapping
-from mrecg.errors import RecipeError
+from mrecg.errors import RecipeError, quoted
 from mrecg.paper.mqbench.draft import Dialect, Draft
 from mrecg.paper.mqbench.experiment import Experiment
 from mrecg.paper.mqbench.keys import IGNORED, IGNORED_SECTIONS, KEYS
@@ -93,7 +93,9 @@ def _with_root(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if root is None:
         return settings
     if not isinstance(root, str):
-        raise RecipeError(f"The configuration {path} has root = {root!r}, expected a file name.")
+        raise RecipeError(
+            f"The configuration {path} has root = {quoted(root)}, expected a file name."
+        )
     parent = (path.parent / root).resolve()
     if parent in (path.resolve(), *seen):
         raise RecipeError(f"The configuration {path} has itself as root, through {parent.name}.")

@@ -6,7 +6,7 @@ from typing import Any
 
 from mrecg.config.settings import FLOAT_BITS
 from mrecg.config.targets import ACADEMIC, find_backend
-from mrecg.errors import RecipeError
+from mrecg.errors import RecipeError, quoted
 from mrecg.paper.mqbench.readers import (
     COMMON_IGNORED,
     COMMON_KEYS,
@@ -126,12 +126,14 @@ def _scheme(value: Any) -> Mapping[str, Any]:
     try:
         groups = ast.literal_eval(value) if isinstance(value, str) else value
     except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
-        raise RecipeError(f"expected a list of integers and tuples, got {value[:80]!r}") from error
+        raise RecipeError(f"expected a list of integers and tuples, got {quoted(value)}") from error
     sizes = []
     for group in groups if isinstance(groups, list | tuple) else [groups]:
         members = group if isinstance(group, list | tuple) else [group]
         if not members or not all(type(member) is int for member in members):
-            raise RecipeError(f"expected a list of integers and tuples of them, got {group!r}")
+            raise RecipeError(
+                f"expected a list of integers and tuples of them, got {quoted(group)}"
+            )
         sizes.append(len(members))
     return {"plan.join": "scheme", "plan.scheme": sizes}
 
@@ -169,7 +171,7 @@ def no_tuning(value: Any) -> Mapping[str, Any]:
         RecipeError: it is something else.
     """
     if value is not None:
-        raise RecipeError(f"expected a section of keys, got {value!r}")
+        raise RecipeError(f"expected a section of keys, got {quoted(value)}")
     return NO_TUNING
 
 

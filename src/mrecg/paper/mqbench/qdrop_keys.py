@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from mrecg.errors import RecipeError
+from mrecg.errors import RecipeError, quoted
 from mrecg.paper.mqbench.keys import ADAROUND, no_tuning
 from mrecg.paper.mqbench.readers import (
     COMMON_IGNORED,
@@ -52,7 +52,7 @@ def _observers(kind: str) -> Mapping[str, Mapping[str, Any]]:
 
 def _channel_axis(value: Any) -> Mapping[str, Any]:
     if value not in (0, -1):
-        raise RecipeError(f"expected 0 (a range per output channel) or -1, got {value!r}")
+        raise RecipeError(f"expected 0 (a range per output channel) or -1, got {quoted(value)}")
     return {"placement.per_channel_weights": value == 0}
 
 

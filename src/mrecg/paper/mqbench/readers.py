@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mrecg.errors import RecipeError, did_you_mean
+from mrecg.errors import RecipeError, did_you_mean, quoted
 
 __all__ = [
     "COMMON_IGNORED",
@@ -29,8 +29,9 @@ def named(table: Mapping[str, Mapping[str, Any] | str], prefix: str = "") -> Rea
     """Make a reader of names that looks them up in `table`."""
 
     def look_up(value: Any) -> Mapping[str, Any] | str:
-        if value not in table:
-            raise RecipeError(f"there is no {value!r} here{did_you_mean(str(value), table)}")
+        if not isinstance(value, str) or value not in table:
+            asked = value if isinstance(value, str) else ""
+            raise RecipeError(f"there is no {quoted(value)} here{did_you_mean(asked, table)}")
         found = table[value]
         if isinstance(found, str):
             return found
@@ -49,7 +50,7 @@ def only(allowed: object, reason: str) -> Reader:
 
     def check(value: Any) -> Mapping[str, Any]:
         if value != allowed:
-            raise RecipeError(f"expected {allowed}, got {value}; {reason}")
+            raise RecipeError(f"expected {allowed}, got {quoted(value)}; {reason}")
         return {}
 
     return check
@@ -60,7 +61,7 @@ def positive(field: str) -> Reader:
 
     def check(value: Any) -> Mapping[str, Any]:
         if type(value) is not int or value < 1:
-            raise RecipeError(f"expected a whole number of at least 1, got {value!r}")
+            raise RecipeError(f"expected a whole number of at least 1, got {quoted(value)}")
         return {field: value}
 
     return check
@@ -72,12 +73,20 @@ def names(value: Any) -> list[str]:
     Raises:
         RecipeError: it is something else.
     """
-    found = [value] if isinstance(value, str) else list(value or ())
-    if not all(isinstance(name, str) for name in found):
-        raise RecipeError(f"expected names, got {value!r}")
+    found = [value] if isinstance(value, str) else [] if value is None else value
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise RecipeError(f"expected names, got {quoted(value)}")
     return found
 
 
+def _width(value: Any) -> Mapping[str, Any]:
+    """Read how wide a network is, as a multiple of the usual one."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _WIDEST:
+        raise RecipeError(f"expected a number above 0 and up to {_WIDEST:g}, got {quoted(value)}")
+    return {WIDTH: value}
+
+
+_WIDEST = 10.0
 _MODELS: Mapping[str, Mapping[str, Any] | str] = {
     **{f"resnet{depth}": {"network": f"resnet{depth}"} for depth in (18, 34, 50, 101, 152)},
     **{
@@ -94,7 +103,7 @@ COMMON_KEYS: Mapping[str, Reader] = {
     "model.type": named(_MODELS),
     "model.path": to("weights"),
     "model.kwargs.num_classes": to("num_classes"),
-    "model.kwargs.width_mult": to(WIDTH),
+    "model.kwargs.width_mult": _width,
     "data.path": to("data"),
     "data.num_workers": to("workers"),
     "data.input_size": to("crop"),

@@ -14,13 +14,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mrecg.errors import ModelError
+from mrecg.errors import ModelError, quoted, reason_of
 from mrecg.paper.networks.checkpoint_keys import KEY_RENAMINGS
+from mrecg.reading import require_regular
 
 __all__ = ["load_weights"]
 
 _WRAPPERS = ("model", "state_dict", "model_state", "net")
 """Names under which training scripts keep the state dict; `model_state` is pycls'."""
+_MOST_WRAPPERS = 8
 _MOST_NAMED = 3
 """How many of the network's tensors a message names, besides one that only the file has."""
 
@@ -55,7 +57,7 @@ def load_weights(model: nn.Module, path: Path, name: str | None = None) -> None:
 def _tensors(path: Path) -> dict[str, Tensor]:
     """Return the tensors in a file by name, without wrappers and the prefix of `DataParallel`."""
     content = _read(path)
-    while True:
+    for _ in range(_MOST_WRAPPERS):  # one may hold itself
         inner = [content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)]
         if not inner:
             break
@@ -70,18 +72,36 @@ def _tensors(path: Path) -> dict[str, Tensor]:
             f"The checkpoint {path} holds no tensors by name; expected a state dict, bare or under "
             f"one of: {', '.join(_WRAPPERS)}."
         )
+    for name, tensor in tensors.items():
+        if (kind := _without_values(tensor)) is not None:
+            raise ModelError(
+                f"The checkpoint {path} holds {quoted(name)} as a {kind} tensor, expected a dense one with values; "
+                "convert it before it is saved."
+            )
     return tensors
+
+
+def _without_values(tensor: Tensor) -> str | None:
+    """Return the kind of a tensor whose numbers cannot be copied as they are, `None` of any other."""
+    if tensor.layout != torch.strided:
+        return "sparse"
+    if tensor.is_meta:
+        return "meta"
+    if tensor.is_nested:
+        return "nested"
+    return "quantized" if tensor.is_quantized else None
 
 
 def _read(path: Path) -> Mapping[Any, Any]:
     """Return the dictionary in a file; anything else counts as an empty one."""
     try:
+        require_regular(path)
         if path.suffix == ".safetensors":
             return load_file(path)
         with warnings.catch_warnings(action="ignore"):  # torch warns about what it then refuses
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError) as error:
-        raise ModelError(f"The checkpoint {path} cannot be read: {error}.") from error
+        raise ModelError(f"The checkpoint {path} cannot be read: {reason_of(error)}.") from error
     except Exception as error:  # unpickling damaged bytes raises any exception
         code = re.search(r"GLOBAL (\S+)", str(error))
         if code is not None:
@@ -115,7 +135,7 @@ def _first_of(
     named = [key for key in differing if key in expected][:_MOST_NAMED]
     named += [key for key in differing if key not in expected][:1]
     return ", ".join(
-        f"'{key}' is {_described(found.get(key))} there and {_described(expected.get(key))} in the network"
+        f"{quoted(key)} is {_described(found.get(key))} there and {_described(expected.get(key))} in the network"
         for key in named
     )
 
