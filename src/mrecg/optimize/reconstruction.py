@@ -1,5 +1,6 @@
 """Reconstruct one group: from its ranges to the better of what was learned and rounding to nearest."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -7,6 +8,7 @@ from typing import NamedTuple
 from mrecg.cache.activation_cache import ActivationCache
 from mrecg.config.recipe import Recipe
 from mrecg.graph.units import Unit
+from mrecg.optimize.finite import require_finite_losses, require_finite_ranges
 from mrecg.optimize.group import GroupResult, GroupValues, optimize_group
 from mrecg.planning.cost import remaining_steps
 from mrecg.preparation.prepared_graph import PreparedGraph
@@ -66,7 +68,7 @@ class GroupReconstruction:
     ) -> GroupOutcome:
         """Optimize a group, and keep the better of the result and rounding to nearest.
 
-        The cache holds the result's activations afterwards.
+        A group whose loss becomes NaN or infinite keeps rounding to nearest. The cache holds the result's activations afterwards.
 
         Args:
             members: neighboring units.
@@ -74,11 +76,15 @@ class GroupReconstruction:
             ranges: calibrated scalings of its activation quantizers, from `calibrate_units`.
             seed: of batches and dropping.
             report: called with steps and losses.
+
+        Raises:
+            ModelError: even rounding to nearest gives no finite loss.
         """
         of_float, quantized = self.cache.inputs(members)
         nearest = _round_to_nearest(self.prepared, members, before, ranges)
         learns = self.recipe.reconstruct.steps > 0 and self._has_variables(members)
         nearest_losses = self.advance(members, nearest, keep=not learns)
+        require_finite_losses(members, nearest_losses)
         nearest_loss = self.cache.group_loss(members, nearest_losses)
         result = GroupResult(steps=0, first_loss=nearest_loss, last_loss=nearest_loss)
         steps, state, losses = self.steps(members), nearest, nearest_losses
@@ -98,8 +104,8 @@ class GroupReconstruction:
             elif start is not None:
                 state = start
             losses = self.advance(members, state, keep=True)
-            if not self.cache.group_loss(members, losses) <= nearest_loss:  # also where it is NaN
-                state, result = nearest, replace(result, accepted=False)
+            if result.diverged or not self._is_better(members, losses, nearest_loss):
+                state, result = nearest, _rolled_back(result, nearest_loss)
                 losses = self.advance(members, nearest, keep=True)
         if len(members) == 1:
             given = self._taken(members[0]) + steps
@@ -117,6 +123,12 @@ class GroupReconstruction:
             keep: whether the units after them will read the result.
         """
         return self.cache.run_quantized(members, self.prepared.bind(members, state), keep)
+
+    def _is_better(
+        self, members: Sequence[Unit], losses: Mapping[str, float], nearest_loss: float
+    ) -> bool:
+        finite = all(map(math.isfinite, losses.values()))
+        return finite and self.cache.group_loss(members, losses) <= nearest_loss
 
     def _taken(self, unit: Unit) -> int:
         return self.earlier.steps.get(unit.name, 0)
@@ -140,6 +152,13 @@ class GroupReconstruction:
         )
 
 
+def _rolled_back(result: GroupResult, nearest_loss: float) -> GroupResult:
+    """Return the figures of a group that keeps rounding to nearest, whose loss stands for losses that are no numbers."""
+    if result.diverged == 1:
+        result = replace(result, first_loss=nearest_loss, last_loss=nearest_loss)
+    return replace(result, accepted=False)
+
+
 def calibrate_units(
     prepared: PreparedGraph, cache: ActivationCache, units: Sequence[Unit], recipe: Recipe
 ) -> tuple[dict[str, Scaling], dict[str, Distribution]]:
@@ -150,6 +169,9 @@ def calibrate_units(
         cache: activations of the images that tune.
         units: neighbors.
         recipe: how ranges are found.
+
+    Raises:
+        ModelError: a range is not finite.
     """
     batch, kept = recipe.reconstruct.batch_size, recipe.activation.ranges.sample
     samples = {
@@ -159,6 +181,7 @@ def calibrate_units(
         name: calibrate_activation(prepared.activations[name], sample, recipe.activation, batch)
         for name, sample in samples.items()
     }
+    require_finite_ranges(prepared, scalings)
     return scalings, {name: sample.distribution() for name, sample in samples.items()}
 
 
