@@ -22,6 +22,7 @@ from mrecg.monitoring import watched
 from mrecg.optimize.all_groups import Reconstructed, optimize_groups
 from mrecg.optimize.augmentation import Augment, check_augment
 from mrecg.optimize.checkpoints import Checkpoints
+from mrecg.optimize.finite import require_finite_activations
 from mrecg.optimize.network import optimize_network
 from mrecg.optimize.network_objective import find_answers
 from mrecg.optimize.progress import PhaseClock, Progress, Report, phase
@@ -207,11 +208,13 @@ class PreparedModel:
     source: dict[str, Any]
     seconds: float
 
+    @default_torch_modes()
     def check(self, plan: Plan | None = None) -> None:
         """Refuse in no time what `quantize` would refuse; worth it before something long.
 
         Raises:
-            DataError: there are too few images.
+            DataError: there are too few images, or the float network gives NaN or infinite values for some of the first.
+            ModelError: it gives such values for all of them.
             PlanError: the plan, or the recipe's rule, does not fit the model.
             RecipeError: `reconstruct.answer` does not fit its outputs.
         """
@@ -222,6 +225,13 @@ class PreparedModel:
             check_plan(plan, self.graph.chain.units)
         elif self.recipe.plan.join != "loss":
             make_plan(self.graph.chain.units, self.recipe.plan)
+        self._require_finite(_PROBED)
+
+    def _require_finite(self, count: int | None = None) -> None:
+        """Refuse what the float network makes no numbers of: of the first images, or of all of this process."""
+        images = distributed.share_of_images(self.images)[:count]
+        numbers = range(len(self.images))[distributed.rank() :: distributed.count()]
+        require_finite_activations(self.graph, images, numbers)
 
     def check_storable(self) -> None:
         """Refuse a network that `QuantizedModel.save` could not write; it can be quantized all the same.
@@ -241,6 +251,8 @@ class PreparedModel:
         Raises:
             MrecgError: as `quantize`.
         """
+        if self.recipe.plan.join == "loss":
+            self._require_finite()
         with watched(progress) as report:
             return self._plan(report)[0]
 
@@ -296,6 +308,7 @@ class PreparedModel:
     ) -> QuantizedModel:
         clock = PhaseClock(capture=self.seconds)
         self.check(plan)
+        self._require_finite()
         state = QuantizerState()
         if plan is None:
             plan, state = self._plan(report, checkpoints)

@@ -24,6 +24,9 @@ class _Group:
         assert len(gradients) == len(self.parameters), "a gradient is missing that was there before"
         if not gradients:
             return
+        for one in gradients:
+            # A root is infinitely steep at 0: without this, one such slope makes its variable NaN for good.
+            one.nan_to_num_(0.0, 0.0, 0.0)
         # Private, but the schema has not changed since it appeared; a test holds it against `torch.optim.Adam`.
         torch._fused_adam_(
             self.parameters,
@@ -50,6 +53,8 @@ class Adam:
     `torch.optim.Adam` gathers parameters, gradients and moments anew in every step, which takes longer than the kernel
     where a step is a few milliseconds. Here the first step decides which tensors have a gradient: one that no output depends
     on has none in any step.
+
+    Elements of a gradient that are NaN or infinite count as 0.
 
     Args:
         groups: tensors of the same rate each.

@@ -257,4 +257,5 @@ def _group_record(outcome: GroupOutcome, seconds: float) -> GroupRecord:
         accepted=result.accepted,
         seconds=seconds,
         curve=result.curve,
+        diverged=result.diverged,
     )

@@ -1,5 +1,6 @@
 """Optimize one group: learn how its weights round and how large its scales are."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -62,6 +63,7 @@ class GroupResult:
         steps: that were taken.
         first_loss: reconstruction loss of the first step.
         last_loss: mean of the last two reports' steps, with soft rounding.
+        diverged: the first step whose loss was NaN or infinite, if there was one; the losses and the curve are of those before.
         undecided: roundings that were not decided before they were made hard.
         roundings: all roundings of the group.
         accepted: whether the result was better than rounding to nearest, and kept.
@@ -75,6 +77,7 @@ class GroupResult:
     roundings: int = 0
     accepted: bool = True
     curve: Curve = ()
+    diverged: int | None = None
 
 
 @dataclass(frozen=True)
@@ -212,11 +215,18 @@ def _run(
         loss = take(batch, schedule_at(settings, done - 1))
         losses[done - 1] = loss
         if done % interval == 0:
+            # Of all processes, so that they stop together.
+            (found,) = distributed.average([float(loss)])
+            if not math.isfinite(found):
+                break
             report(done, float(loss))
             flat = settings.early_stop and _is_flat(losses[:done], interval)
             if flat and _is_decided(roundings):
                 break
-    tail = losses[:done][-2 * interval :].mean()
+    finite = _count_finite(losses[:done])
+    if finite == 0:
+        return GroupResult(steps=done, first_loss=math.nan, last_loss=math.nan, diverged=1)
+    tail = losses[:finite][-2 * interval :].mean()
     first_loss, last_loss = distributed.average([float(losses[0]), float(tail)])
     return GroupResult(
         steps=done,
@@ -224,8 +234,18 @@ def _run(
         last_loss=last_loss,
         undecided=sum(one.count_undecided() for one in roundings),
         roundings=sum(one.alpha.numel() for one in roundings),
-        curve=_curve(losses[:done]),
+        curve=_curve(losses[:finite]),
+        diverged=None if finite == done else finite + 1,
     )
+
+
+def _count_finite(losses: Float[Tensor, " steps"]) -> int:
+    """Return how many steps were taken before the first whose loss is NaN or infinite in any process."""
+    wrong = ~losses.isfinite()
+    if not distributed.total([float(wrong.any())])[0]:
+        return len(losses)
+    # Every process counts the steps that are wrong up to each; where the sum is 0, none is.
+    return distributed.total(wrong.cumsum(0).tolist()).count(0.0)
 
 
 def _curve(losses: Float[Tensor, " steps"]) -> Curve:

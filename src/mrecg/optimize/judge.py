@@ -1,5 +1,6 @@
 """Measure groups on images that tune nothing."""
 
+import math
 from collections.abc import Sequence
 
 from jaxtyping import Float
@@ -36,7 +37,7 @@ class Judge:
             self._cache.run_float(unit, sample=None)
 
     def run_quantized(self, members: Sequence[Unit], state: QuantizerState, keep: bool) -> float:
-        """Return the relative loss at the end of a group under a state.
+        """Return the relative loss at the end of a group under a state; one that is NaN counts as infinite.
 
         Args:
             members: neighboring units.
@@ -45,7 +46,8 @@ class Judge:
         """
         losses = self._cache.run_quantized(members, self._prepared.bind(members, state), keep)
         power = self._cache.power[members[-1].name]
-        return self._cache.group_loss(members, losses) / max(power, SMALLEST_POWER)
+        loss = self._cache.group_loss(members, losses) / max(power, SMALLEST_POWER)
+        return math.inf if math.isnan(loss) else loss
 
     def drop(self, members: Sequence[Unit]) -> None:
         """Free what no unit after these reads."""

@@ -7,6 +7,7 @@ The groups fitted the calibration images closely, and this stage fits them, too,
 better: images that tuned nothing do (`judging`).
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -77,12 +78,12 @@ def optimize_network(
     units = prepared.chain.units
     views: Augment = augment or _views(recipe)
     before = objective.divergence(images.judging, prepared.bind(units, state))
-    curve = _run(
+    curve, diverged = _run(
         prepared, state, variables, objective, images.network, views, recipe, report, checkpoints
     )
     found = state | variables.current()
     after = objective.divergence(images.judging, prepared.bind(units, found))
-    accepted = after < before
+    accepted = diverged is None and after < before
     record = NetworkRecord(
         steps=recipe.network_steps,
         divergence_before=before,
@@ -90,6 +91,7 @@ def optimize_network(
         accepted=accepted,
         seconds=time.perf_counter() - started,
         curve=curve,
+        diverged=diverged,
     )
     return found if accepted else state, record
 
@@ -206,8 +208,12 @@ def _run(
     recipe: Recipe,
     report: Callable[[int, float], None],
     checkpoints: Checkpoints | None,
-) -> Curve:
-    """Take the steps; the variables hold the result. Return the loss of the reported steps, in this process."""
+) -> tuple[Curve, int | None]:
+    """Take the steps; the variables hold the result.
+
+    Returns:
+        The loss of the reported steps, in this process; and the step at which it was NaN or infinite, which ends the stage.
+    """
     settings, steps = recipe.reconstruct, recipe.network_steps
     fixed = {
         **prepared.bind(prepared.chain.units, state, without=variables.weights),
@@ -217,6 +223,7 @@ def _run(
     adam = Adam(*(tensors for tensors, _ in variables.rates))
     batches = shuffled_batches(len(images), settings, derive_seed(recipe.seed, "network"))
     start, curve = _restore(checkpoints, learned, adam)
+    total = torch.zeros((), device=learned[0].device)
     for step in range(steps):
         # Steps that were taken before the run was interrupted drew random numbers, too.
         batch = augment(images[next(batches)])
@@ -233,14 +240,17 @@ def _run(
             distributed.average_gradients(learned)
             decay = cosine_decay(step / steps)
             adam.step(*(rate * decay for _, rate in variables.rates))
+        total += loss
         if (step + 1) % report_interval(steps) == 0:
+            if not math.isfinite(distributed.average([float(total)])[0]):
+                return tuple(curve), step + 1
             curve.append((step + 1, float(loss)))
             report(*curve[-1])
             if checkpoints and step + 1 < steps:
                 values = tuple(one.detach() for one in learned)
                 found = NetworkCheckpoint(step + 1, values, adam.moments(), tuple(curve))
                 checkpoints.keep_network(found)
-    return tuple(curve)
+    return tuple(curve), None
 
 
 @torch.no_grad()

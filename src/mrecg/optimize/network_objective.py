@@ -1,5 +1,6 @@
 """Distance of the quantized network from the float one, in its outputs and on the way to them."""
 
+import math
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -88,7 +89,7 @@ class NetworkObjective:
 
     @torch.no_grad()
     def divergence(self, images: Float[Tensor, "n ..."], bindings: Mapping[str, Binding]) -> float:
-        """Return the distance of the outputs alone, on images of all processes.
+        """Return the distance of the outputs alone, on images of all processes; one that is NaN counts as infinite.
 
         Its temperature is the objective's: divided by 4, logits of a few dozen images tell which of two states is nearer, where
         undivided ones depend on the few images that lie between two classes.
@@ -97,7 +98,8 @@ class NetworkObjective:
         for part in self._portions(images):
             made, wanted = self._run_both(part, bindings, "float32")
             added += float(self._distance(made, wanted)) * len(part)
-        return distributed.average([added / len(images)])[0]
+        (found,) = distributed.average([added / len(images)])
+        return math.inf if math.isnan(found) else found
 
     def _run_both(
         self,

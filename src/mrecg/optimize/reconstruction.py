@@ -1,5 +1,6 @@
 """Reconstruct one group: from its ranges to the better of what was learned and rounding to nearest."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -8,6 +9,7 @@ from mrecg.cache.activation_cache import ActivationCache
 from mrecg.config.recipe import Recipe
 from mrecg.errors import RecipeError
 from mrecg.graph.units import Unit
+from mrecg.optimize.finite import require_finite_losses, require_finite_ranges
 from mrecg.optimize.group import GroupResult, GroupValues, optimize_group
 from mrecg.planning.cost import remaining_steps
 from mrecg.preparation.prepared_graph import PreparedGraph
@@ -67,7 +69,7 @@ class GroupReconstruction:
     ) -> GroupOutcome:
         """Optimize a group, and keep the better of the result and rounding to nearest.
 
-        The cache holds the result's activations afterwards.
+        A group whose loss becomes NaN or infinite keeps rounding to nearest. The cache holds the result's activations afterwards.
 
         Args:
             members: neighboring units.
@@ -75,11 +77,15 @@ class GroupReconstruction:
             ranges: calibrated scalings of its activation quantizers, from `calibrate_units`.
             seed: of batches and dropping.
             report: called with steps and losses.
+
+        Raises:
+            ModelError: even rounding to nearest gives no finite loss.
         """
         of_float, quantized = self.cache.inputs(members)
         nearest = _round_to_nearest(self.prepared, members, before, ranges)
         learns = self.recipe.reconstruct.steps > 0 and self._has_variables(members)
         nearest_losses = self.advance(members, nearest, keep=not learns)
+        require_finite_losses(members, nearest_losses)
         nearest_loss = self.cache.group_loss(members, nearest_losses)
         result = GroupResult(steps=0, first_loss=nearest_loss, last_loss=nearest_loss)
         steps, state, losses = self.steps(members), nearest, nearest_losses
@@ -99,8 +105,8 @@ class GroupReconstruction:
             elif start is not None:
                 state = start
             losses = self.advance(members, state, keep=True)
-            if not self.cache.group_loss(members, losses) <= nearest_loss:  # also where it is NaN
-                state, result = nearest, replace(result, accepted=False)
+            if result.diverged or not self._is_better(members, losses, nearest_loss):
+                state, result = nearest, _rolled_back(result, nearest_loss)
                 losses = self.advance(members, nearest, keep=True)
         if len(members) == 1:
             given = self._taken(members[0]) + steps
@@ -118,6 +124,12 @@ class GroupReconstruction:
             keep: whether the units after them will read the result.
         """
         return self.cache.run_quantized(members, self.prepared.bind(members, state), keep)
+
+    def _is_better(
+        self, members: Sequence[Unit], losses: Mapping[str, float], nearest_loss: float
+    ) -> bool:
+        finite = all(map(math.isfinite, losses.values()))
+        return finite and self.cache.group_loss(members, losses) <= nearest_loss
 
     def _taken(self, unit: Unit) -> int:
         return self.earlier.steps.get(unit.name, 0)
@@ -141,6 +153,13 @@ class GroupReconstruction:
         )
 
 
+def _rolled_back(result: GroupResult, nearest_loss: float) -> GroupResult:
+    """Return the figures of a group that keeps rounding to nearest, whose loss stands for losses that are no numbers."""
+    if result.diverged == 1:
+        result = replace(result, first_loss=nearest_loss, last_loss=nearest_loss)
+    return replace(result, accepted=False)
+
+
 def calibrate_units(
     prepared: PreparedGraph, cache: ActivationCache, units: Sequence[Unit], recipe: Recipe
 ) -> tuple[dict[str, Scaling], dict[str, Distribution]]:
@@ -154,6 +173,7 @@ def calibrate_units(
 
     Raises:
         RecipeError: a tensor is NaN or infinite, which no code is.
+        ModelError: a range is not finite.
     """
     batch, kept = recipe.reconstruct.batch_size, recipe.activation.ranges.sample
     scalings, distributions = {}, {}
@@ -168,6 +188,7 @@ def calibrate_units(
             quantizer = prepared.activations[name]
             scalings[name] = calibrate_activation(quantizer, sample, recipe.activation, batch)
             distributions[name] = sample.distribution()
+    require_finite_ranges(prepared, scalings)
     return scalings, distributions
 
 

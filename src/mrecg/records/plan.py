@@ -63,7 +63,11 @@ class Join(JsonModel):
     @property
     def gain(self) -> float:
         """Return the fraction of the loss that joining took away; negative where it added some."""
-        return 1 - self.joint_loss / self.separate_loss if self.separate_loss > 0 else 0.0
+        if (
+            self.separate_loss == self.joint_loss or not self.separate_loss > 0
+        ):  # both infinite, too
+            return 0.0
+        return 1 - self.joint_loss / self.separate_loss
 
 
 class Plan(JsonModel):

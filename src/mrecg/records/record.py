@@ -60,6 +60,8 @@ class GroupRecord(JsonModel):
         accepted: the hard result had a smaller loss than rounding to nearest; else the group was rolled back.
         seconds: wall time.
         curve: the loss with soft rounding, in at most 40 parts; empty where it was not recorded.
+        diverged: the first step whose loss was NaN or infinite, if there was one: then the group was rolled back, and the
+            losses and the curve are of the steps before; where it was the first step, the losses are those of rounding to nearest.
     """
 
     units: tuple[str, ...]
@@ -70,6 +72,7 @@ class GroupRecord(JsonModel):
     accepted: bool
     seconds: float
     curve: Curve = ()
+    diverged: int | None = None
 
 
 class NetworkRecord(JsonModel):
@@ -82,6 +85,7 @@ class NetworkRecord(JsonModel):
         accepted: the divergence fell; else the network was left as it was.
         seconds: wall time.
         curve: what is minimized, at some steps; empty where it was not recorded.
+        diverged: the step at which the loss was seen to be NaN or infinite, if it was: then the network was left as it was.
     """
 
     steps: int
@@ -90,6 +94,7 @@ class NetworkRecord(JsonModel):
     accepted: bool
     seconds: float
     curve: Curve = ()
+    diverged: int | None = None
 
 
 class ValuesRecord(JsonModel):
