@@ -34,6 +34,10 @@ GENERATING_STEPS = 150
 GENERATING_RATE = 0.1
 
 
+_Ran = tuple[Curve, int | None]
+"""Losses of the stage, and the step at which one was no number."""
+
+
 class _AveragingAdam(Adam):
     """Adam that keeps a running average of what it learns."""
 
@@ -84,8 +88,8 @@ class _Dropping(ActivationQuantizer):
         return self._quantizer.learn(scaling, RandomMask(KEPT, self._seed), relative)
 
 
-def _averaging_run(run: Callable[..., Curve]) -> Callable[..., Curve]:
-    def averaged(*arguments: Any) -> Curve:
+def _averaging_run(run: Callable[..., _Ran]) -> Callable[..., _Ran]:
+    def averaged(*arguments: Any) -> _Ran:
         made: list[_AveragingAdam] = []
 
         def make(*groups: Sequence[Tensor]) -> _AveragingAdam:
@@ -93,9 +97,9 @@ def _averaging_run(run: Callable[..., Curve]) -> Callable[..., Curve]:
             return made[-1]
 
         with mock.patch.object(network, "Adam", make):
-            curve = run(*arguments)
+            ran = run(*arguments)
         made[0].take_averages()
-        return curve
+        return ran
 
     return averaged
 
