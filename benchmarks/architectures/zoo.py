@@ -5,6 +5,7 @@ factories return what comes before it.
 """
 
 import importlib
+import itertools
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -53,7 +54,7 @@ class UNet(nn.Module):
         widths = (width, 2 * width, 4 * width)
         self.stem = layer(inputs, width, 3, padding=1)
         self.encoders = nn.ModuleList([Residual(each, axes) for each in widths])
-        pairs = list(zip(widths, widths[1:], strict=False))
+        pairs = list(itertools.pairwise(widths))
         self.downs = nn.ModuleList([layer(small, large, 2, 2) for small, large in pairs])
         self.ups = nn.ModuleList([up(large, small, 2, 2) for small, large in pairs[::-1]])
         self.joins = nn.ModuleList(
