@@ -4,7 +4,7 @@
     python -m benchmarks.architectures measure timm:resnet10t resnet18 torchvision:alexnet@96
     python -m benchmarks.architectures render                         # docs/limits.md
 
-The number behind @ is the side of the images, 64 if absent. Weights are random and images are noise: whether a model
+The number behind @ is the side of the images, 64 if absent; 1x4000 or 3x32x128 is a whole shape. Weights are random and images are noise: whether a model
 passes does not depend on what it has learned, and the outputs must still agree. Each model is reconstructed by a few
 steps of QDrop under the placement for ONNX Runtime, exported in the layout int8, and compared with the simulation, ties
 apart.
@@ -21,11 +21,22 @@ from benchmarks.commands import Command, rendering, run_command
 from benchmarks.provenance import ONNX_PACKAGES, commit, versions
 
 DEFAULT_SIDE = 64
-PACKAGES = ("torch", "torchao", "timm", "torchvision", *ONNX_PACKAGES)
+PACKAGES = (
+    "torch",
+    "torchao",
+    "timm",
+    "torchvision",
+    "segmentation-models-pytorch",
+    "facenet-pytorch",
+    "onnx2fx",
+    *ONNX_PACKAGES,
+)
 
 
 def _configure(measuring: argparse.ArgumentParser) -> None:
-    measuring.add_argument("models", nargs="*", default=networks(), help="NAME or NAME@SIDE")
+    measuring.add_argument(
+        "models", nargs="*", default=networks(), help="NAME, NAME@SIDE or NAME@1x48x40"
+    )
     measuring.add_argument("--preset", default="w4a8-qdrop")
     measuring.add_argument("--steps", type=int, default=2, help="of each unit")
     measuring.add_argument("--images", type=int, default=8)
@@ -37,10 +48,10 @@ def _measure(arguments: argparse.Namespace) -> None:
     settings = {"reconstruct.steps": arguments.steps, "reconstruct.batch_size": 4}
     recipe = mrecg.preset(arguments.preset, settings).for_backend("onnxruntime")
     for model in arguments.models:
-        name, _, side = model.partition("@")
+        name, _, size = model.partition("@")
         if {"network": name} in store:
             continue
-        shape = (arguments.images, 3, *[int(side or DEFAULT_SIDE)] * 2)
+        shape = (arguments.images, *_shape(size))
         found = examine_alone(name, shape, recipe, arguments.limit)
         result = {
             "network": name,
@@ -53,6 +64,12 @@ def _measure(arguments: argparse.Namespace) -> None:
         }
         store.add(result)
         print(f"{name}: {found.problem or 'verified'}", flush=True)
+
+
+def _shape(size: str) -> tuple[int, ...]:
+    """Return the shape of an image, from its side or from all of its sides."""
+    sides = tuple(int(one) for one in size.split("x")) if size else (DEFAULT_SIDE,)
+    return sides if len(sides) > 1 else (3, *sides, *sides)
 
 
 def main(given: Sequence[str] | None = None) -> None:

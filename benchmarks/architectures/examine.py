@@ -17,9 +17,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 import mrecg
 from benchmarks.architectures.torchvision_import import import_torchvision
+from benchmarks.architectures.zoo import make_from_zoo
 from mrecg.paper.networks import make_network
 
 __all__ = ["Findings", "examine", "examine_alone"]
@@ -33,7 +35,7 @@ class Findings:
     """Record how far one model came.
 
     Attributes:
-        captured, reconstructed, exported, verified: whether the stage was passed.
+        captured, reconstructed, loaded, exported, verified: whether the stage was passed.
         units: it was cut into.
         layers: of them, convolutions and linear layers.
         left_in_float: layers without a quantized weight.
@@ -47,6 +49,7 @@ class Findings:
     layers: int = 0
     left_in_float: Sequence[str] = ()
     reconstructed: bool = False
+    loaded: bool = False
     exported: bool = False
     verified: bool = False
     problem: str | None = None
@@ -109,6 +112,11 @@ def _take_through(
     found.left_in_float = record.left_in_float
     report(found)
     with tempfile.TemporaryDirectory() as scratch:
+        loaded = found.timed(
+            "save and load", lambda: mrecg.load(quantized.save(Path(scratch) / "run"))
+        )
+        _require_equal(quantized, loaded, images)
+        found.loaded = True
         path = Path(scratch) / "model.onnx"
         found.timed("export", lambda: mrecg.export_onnx(quantized, path))
         found.exported = True
@@ -118,6 +126,17 @@ def _take_through(
         )
     found.verification = verification.model_dump(mode="json")
     found.verified = True
+
+
+def _require_equal(
+    quantized: mrecg.QuantizedModel, loaded: mrecg.QuantizedModel, images: Tensor
+) -> None:
+    """Refuse a loaded model whose outputs differ by a bit."""
+    with torch.no_grad():
+        wanted, found = (tree_leaves(one.model(images)) for one in (quantized, loaded))
+    for one, other in zip(wanted, found, strict=True):
+        if not (torch.equal(one, other) if isinstance(one, Tensor) else one == other):
+            raise ValueError("the loaded run computes something else than the one that was saved")
 
 
 def settle(model: nn.Module, images: Tensor) -> None:
@@ -174,9 +193,10 @@ def _examine_named(
 
 
 def _network(name: str) -> nn.Module:
-    if name.startswith(("timm:", "torchvision:")):  # timm imports torchvision
+    source, _, inner = name.partition(":")
+    if source in ("timm", "torchvision", "zoo"):  # timm and others import torchvision
         import_torchvision()
-    return make_network(name)
+    return make_from_zoo(inner) if source == "zoo" else make_network(name)
 
 
 def _end(code: int) -> str:

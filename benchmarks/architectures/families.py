@@ -35,12 +35,33 @@ FAMILIES = {
         "timm:levit_128s@224 timm:poolformer_s12 timm:test_maxvit@160 timm:test_coatnet@160 timm:botnet26t_256@256 "
         "timm:tiny_vit_5m_224@224"
     ),
+    "segmentation": (
+        "zoo:lraspp zoo:deeplabv3 zoo:fcn zoo:smp_unet zoo:smp_fpn zoo:smp_linknet zoo:unet"
+    ),
+    "detection": (
+        "zoo:retinanet@128 zoo:fcos@128 zoo:faster_rcnn_rpn@128 zoo:ssdlite@128 zoo:yolo zoo:centernet"
+    ),
+    "super-resolution": "zoo:espcn@32 zoo:fsrcnn@32 zoo:edsr@32 zoo:dense_super_resolution@32",
+    "pose": "zoo:pose_heatmaps zoo:pose_coordinates zoo:hourglass",
+    "text": (
+        "zoo:text@3x32x128 zoo:text_lstm@3x32x128 zoo:text_gru@3x32x128 zoo:text_attention@3x32x128"
+    ),
+    "audio": (
+        "zoo:audio_classifier@1x4000 zoo:audio_unet@1x1024 zoo:audio_gated@1x1024 "
+        "zoo:keyword_spotter@1x48x40"
+    ),
+    "MTCNN": "zoo:pnet zoo:rnet@24 zoo:onet@48",
+    "two inputs": "zoo:stereo@6x64x64 zoo:fusion@6x64x64 zoo:change@6x64x64",
+    "from ONNX": (
+        "zoo:onnx_unet zoo:onnx_lraspp zoo:onnx_yolo zoo:onnx_espcn@32 zoo:onnx_text@3x32x128 "
+        "zoo:onnx_retinanet@128 zoo:onnx_audio@1x4000"
+    ),
 }
 """Architectures by what makes them different."""
 
 
 def networks() -> list[str]:
-    """Return all of them, as NAME or NAME@SIDE."""
+    """Return all of them, as NAME, NAME@SIDE or NAME@CHANNELSxHEIGHTxWIDTH."""
     return [name for names in FAMILIES.values() for name in names.split()]
 
 

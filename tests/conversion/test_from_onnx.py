@@ -94,6 +94,15 @@ GRAPHS: dict[str, list[onnx.NodeProto]] = {
         node("Concat", "g e", "h", axis=1),
         node("Conv", "h w2", "y", pads=[1, 1, 1, 1]),
     ],
+    "resized to a size of sizes": [
+        *STEM,
+        node("Shape", "b", "size"),
+        constant(np.array([1, 1, 2, 2]), "factors"),
+        node("Mul", "size factors", "target"),  # the batch is in it
+        helper.make_node("Resize", ["b", "", "", "target"], ["c"], mode="linear",
+                         coordinate_transformation_mode="half_pixel"),
+        node("Conv", "c w2", "y", pads=[1, 1, 1, 1]),
+    ],
     "hard swish, written out": [
         *STEM[:1],
         constant(np.float32(3), "three"), constant(np.float32(0), "low"), constant(np.float32(6), "six"),

@@ -57,6 +57,31 @@ def test_a_file_takes_any_size(name: str, tmp_path: Path) -> None:
     assert (torch.from_numpy(made) - wanted).norm() < 0.05 * wanted.norm()
 
 
+class Detector(nn.Module):
+    """Scores and boxes, as P-Net of MTCNN returns them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.scores, self.boxes = (
+            nn.Conv2d(*pair, 3) for pair in ((2, 4), (4, 2), (4, 4))
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        level = functional.relu(self.body(x))
+        return self.boxes(level), self.scores(level).softmax(1)
+
+
+def test_a_file_of_several_outputs_takes_any_size(tmp_path: Path) -> None:
+    model = Detector()
+    path = mrecg.export_onnx(quantized(model), tmp_path / "model.onnx", dynamic_size=True)
+    x = toys.normal(3, 2, 24, 16)
+    with torch.no_grad():
+        expected = model(x)
+    for made, wanted in zip(open_file("onnxruntime", path)(x.numpy()), expected, strict=True):
+        assert made.shape == wanted.shape
+        assert (torch.from_numpy(made) - wanted).norm() < 0.05 * wanted.norm()
+
+
 FIXED: dict[str, Callable[..., Tensor]] = {
     "positions": lambda self, y, x: y + self.position,
     "flattened": lambda self, y, x: self.flat(y.flatten(1)),

@@ -93,6 +93,8 @@ def fold_sizes(
         if np.array_equal(ours[name], theirs[name]):
             continue
         readers = [node.op_type for node in one.graph.node if name in node.input]
+        if set(readers) == {"Resize"} and _differ_in_batch(ours[name], theirs[name]):
+            continue  # a module resizes height and width, whatever the batch
         shape = _with_dynamic_batch(ours[name], theirs[name])
         if set(readers) != {"Reshape"} or shape is None:
             raise ModelError(
@@ -250,6 +252,15 @@ def _with_dynamic_batch(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray | No
         return shape
     shape[place] = 0
     return shape if place == 0 and tuple(ours[:1]) == _BATCHES[:1] else None
+
+
+def _differ_in_batch(ours: np.ndarray, theirs: np.ndarray) -> bool:
+    """Return whether two sizes are equal but for the batch on their first axis."""
+    return (
+        ours.shape == theirs.shape
+        and np.array_equal(ours[1:], theirs[1:])
+        and (ours[0], theirs[0]) == _BATCHES
+    )
 
 
 def _constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:

@@ -56,9 +56,10 @@ def open_sizes(graph: ir.Graph) -> None:
             2, add_constant(graph, f"{node.name}/scales", scales, ir.DataType.FLOAT)
         )
     image.shape = ir.Shape([image.shape[0], image.shape[1], "height", "width"])
+    # An output must have a shape; which of its sizes follow the image's is not known.
     for value in graph.outputs:
         if value.shape is not None:
-            value.shape = ir.Shape([value.shape[0], *(None for _ in value.shape[1:])])
+            value.shape = ir.Shape([value.shape[0], *[None] * (len(value.shape) - 1)])
 
 
 def check_other_sizes(quantized: QuantizedModel, file: Path) -> None:

@@ -1,0 +1,164 @@
+"""The page `docs/detector.md` and its picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from benchmarks.store import Result, Store
+from benchmarks.tables import table, with_lead
+
+__all__ = ["PICTURE", "detector_store", "draw_faces", "matched", "write_detector"]
+
+PICTURE = "astronaut.png"
+"""NASA's, in the public domain."""
+COLORS = ("#ffffff", "#3b7dd8", "#d9731a")
+LEAST_OVERLAP = 0.5
+"""Intersection over union of a box and the same face's."""
+HEADER = """# A detector from end to end
+
+Written by `python -m benchmarks.detector render` from `benchmarks/results/detector.jsonl`, made by
+`python -m benchmarks.detector measure`. The detector is MTCNN with the weights that facenet-pytorch ships. It consists of three
+networks: P-Net looks at every place of an image at many sizes, R-Net at what P-Net proposes, O-Net at what is left. Each is
+quantized, exported and verified alone, and runs in ONNX Runtime; P-Net's file takes any size (`dynamic_size=True`).
+What is between the networks (cutting, resizing, suppression of overlaps) stays as the package has it. A network of your own
+goes the same way: [Quantize a detector](how-to/detectors.md).
+
+![Boxes of the float detector and of two quantized ones around a face](pictures/faces.jpg)
+
+*White: float. Blue: W8A8. Orange: W4A8, reconstructed. Photograph: NASA, public domain, as scikit-image ships it.*
+
+## Faces
+
+The float network's boxes are the truth. A face is found if a box overlaps it by at least half (intersection over union).
+"""
+PHOTOGRAPHS = """
+Calibration: the inputs that the float detector gives each network on {count} images or parts of images each: foolbox' 20
+images of ImageNet, six photographs of scikit-image, scikit-learn and matplotlib that are not compared on, and a sheet
+of the 100 small gray faces that scikit-image ships. Compared on: {photographs}, each also mirrored. These are few faces and no
+benchmark of face detection; they show that a cascade, in which every network's errors reach the next, survives.
+"""
+SPEED = """
+## Speed and layers
+
+One thread, no batches but the cascade's own, the float and the quantized file in turns on the same inputs: those that the float
+detector gives each network on the photographs. Median of {repeats} runs. Times depend on the machine, ratios less so.
+"""
+
+
+def detector_store(folder: Path) -> Store:
+    """Return the results of this benchmark."""
+    return Store("detector", ("detector", "method"), folder)
+
+
+def overlap(one: Sequence[float], other: Sequence[float]) -> float:
+    """Return the intersection over union of two boxes: left, top, right, bottom."""
+    a, b = np.asarray(one[:4]), np.asarray(other[:4])
+    sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
+    shared = float(np.prod(np.maximum(sides, 0)))
+    total = float(np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2])) - shared
+    return shared / total if total else 0.0
+
+
+def matched(wanted: Sequence[Sequence[float]], found: Sequence[Sequence[float]]) -> list[float]:
+    """Return the overlap of each wanted box that was found; a found box counts once, the best pairs first."""
+    pairs = sorted(
+        ((overlap(a, b), i, j) for i, a in enumerate(wanted) for j, b in enumerate(found)),
+        reverse=True,
+    )
+    used: set[tuple[str, int]] = set()
+    overlaps = []
+    for value, i, j in pairs:
+        if value >= LEAST_OVERLAP and not {("wanted", i), ("found", j)} & used:
+            used |= {("wanted", i), ("found", j)}
+            overlaps.append(value)
+    return overlaps
+
+
+def _faces_row(result: Result) -> list[object]:
+    overlaps: list[float] = []
+    wanted = found = 0
+    for name, boxes in result["float_boxes"].items():
+        overlaps += matched(boxes, result["boxes"][name])
+        wanted, found = wanted + len(boxes), found + len(result["boxes"][name])
+    shown = [f"{mean(overlaps):.3f}", f"{min(overlaps):.3f}"] if overlaps else ["", ""]
+    return [result["method"], f"{len(overlaps)} of {wanted}", found - len(overlaps), *shown]
+
+
+def _share(result: Result) -> tuple[int, int]:
+    stages = result["stages"].values()
+    integer = sum(len(one["integer_layers"]) for one in stages)
+    return integer, integer + sum(len(one["float_layers"]) for one in stages)
+
+
+def _speed_rows(result: Result) -> list[list[object]]:
+    rows: list[list[object]] = []
+    for name, seconds in result["seconds"].items():
+        if name == "all":
+            integer, layers = _share(result)
+        else:
+            integer = len(result["stages"][name]["integer_layers"])
+            layers = integer + len(result["stages"][name]["float_layers"])
+        times = [f"{1000 * seconds[kind]:.0f}" for kind in ("float", "quantized")]
+        rows.append(
+            [result["method"], name, f"{integer} of {layers}", *times, f"{seconds['ratio']:.2f}"]
+        )
+    return rows
+
+
+def _lead(results: list[Result]) -> str:
+    rows = {result["method"]: _faces_row(result) for result in results}
+    shown = [
+        f"{method} finds {row[1]} faces (mean overlap {row[3]})" for method, row in rows.items()
+    ]
+    fastest = max(results, key=lambda result: float(result["seconds"]["all"]["ratio"]))
+    integer, layers = _share(fastest)
+    ratio = fastest["seconds"]["all"]["ratio"]
+    return (
+        f"Of the float detector's faces, {', '.join(shown)}; {integer} of {layers} layers run in integers, "
+        f"at {ratio:.2f} times the speed of float for {fastest['method']}."
+    )
+
+
+def write_detector(folder: Path, page: Path) -> int:
+    """Write the page from the results in a folder, and return how many results it shows."""
+    results = detector_store(folder).read()
+    if not results:
+        raise SystemExit(f"There are no results in {folder}; run the benchmark first.")
+    results.sort(key=lambda result: str(result["method"]), reverse=True)
+    first = results[0]
+    names = [name for name in first["float_boxes"] if "mirrored" not in name]
+    count = max(one["images"] for one in first["stages"].values())
+    faces_columns = "method | found | other boxes | mean overlap | smallest overlap"
+    speed_columns = "method | network | in integers | float (ms) | quantized (ms) | times as fast"
+    floats = sorted({layer for one in first["stages"].values() for layer in one["float_layers"]})
+    commits = sorted({result["commit"] for result in results})
+    versions = ", ".join(f"{name} {version}" for name, version in first["environment"].items())
+    lines = [
+        with_lead(HEADER, _lead(results)),
+        *table(faces_columns, [_faces_row(result) for result in results]),
+        PHOTOGRAPHS.format(count=count, photographs=", ".join(names)),
+        SPEED.format(repeats=first["repeats"]),
+        *table(speed_columns, [row for result in results for row in _speed_rows(result)]),
+        f"\nIn float: {', '.join(floats)}." if floats else "",
+        f"\nCommits: {', '.join(commits)}. Versions: {versions}.",
+    ]
+    page.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return len(results)
+
+
+def draw_faces(folder: Path, photograph: Image.Image, picture: Path) -> None:
+    """Draw the boxes of float, W8A8 and W4A8 into a photograph."""
+    results = {result["method"]: result for result in detector_store(folder).read()}
+    drawn = photograph.copy()
+    pen = ImageDraw.Draw(drawn)
+    shown = [
+        results["w8a8-rtn"]["float_boxes"],
+        *(results[method]["boxes"] for method in ("w8a8-rtn", "w4a8-qdrop")),
+    ]
+    for boxes, color in zip(shown, COLORS, strict=True):
+        for box in boxes[PICTURE]:
+            pen.rectangle(box[:4], outline=color, width=2)
+    drawn.save(picture, quality=85)
