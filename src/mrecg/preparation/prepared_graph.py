@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, fx, nn
 
 from mrecg.config.recipe import Recipe
-from mrecg.errors import CaptureError, MrecgError, RecipeError
+from mrecg.errors import CaptureError, ModelError, MrecgError, RecipeError
 from mrecg.graph.capture import capture_graph
 from mrecg.graph.extract import Insertions
 from mrecg.graph.insert import PlacedQuantizer, Quantizer, freeze, insert_quantizers
@@ -23,6 +23,7 @@ from mrecg.graph.transposed import put_output_channels_first
 from mrecg.graph.units import Chain, Unit, cut_units
 from mrecg.preparation.integer_bias import IntegerBias, insert_integer_biases
 from mrecg.preparation.ranges import make_activation_quantizer, make_weight_quantizer
+from mrecg.preparation.roots import feeds_root
 from mrecg.preparation.value_records import describe_activation, describe_weight
 from mrecg.quantizers.activation import ActivationQuantizer, FakeQuantizer
 from mrecg.quantizers.activation_sample import Distribution
@@ -191,6 +192,7 @@ def prepare_graph(
     Raises:
         CaptureError: the model cannot be captured.
         RecipeError: an override or an excluded pattern matches no layer.
+        ModelError: the range of a weight is not finite.
     """
     parameter = next(model.parameters(), None)
     device = torch.device("cpu") if parameter is None else parameter.device
@@ -210,8 +212,12 @@ def prepare_graph(
         for one in placed
         if one.is_weight
     }
+    _require_finite_ranges(weights, placed)
+    markers = {str(node.target): node for node in graph.graph.nodes if node.op == "call_module"}
     activations = {
-        one.name: make_activation_quantizer(one.request, recipe.activation, device)
+        one.name: make_activation_quantizer(
+            one.request, recipe.activation, device, feeds_root(markers[one.name])
+        )
         for one in placed
         if not one.is_weight
     }
@@ -233,6 +239,17 @@ def prepare_graph(
         device=device,
         left_in_float=left_in_float,
     )
+
+
+def _require_finite_ranges(
+    weights: Mapping[str, WeightQuantizer], placed: Sequence[PlacedQuantizer]
+) -> None:
+    for one in placed:
+        if one.is_weight and not bool(weights[one.name].calibrated.scale.isfinite().all()):
+            raise ModelError(
+                f"The range of the weight '{one.tensor}' is not finite: its values, or their double, exceed float32; "
+                "check the weights and the batch norms that are folded into them."
+            )
 
 
 def set_memory_format(module: fx.GraphModule, memory_format: torch.memory_format) -> fx.GraphModule:

@@ -47,16 +47,19 @@ def make_weight_quantizer(
 
 
 def make_activation_quantizer(
-    request: QuantizerRequest, settings: ActivationSettings, device: torch.device
+    request: QuantizerRequest,
+    settings: ActivationSettings,
+    device: torch.device,
+    feeds_root: bool = False,
 ) -> ActivationQuantizer:
-    """Return the quantizer of an activation on a device."""
+    """Return the quantizer of an activation on a device; `feeds_root` as in `UniformQuantizer`."""
     grid = _grid(request, settings)
     if not isinstance(grid, UniformGrid):
         return LogarithmicQuantizer()
     prescribed = None
     if request.fixed is not None:
         prescribed = _prescribed(request.fixed, torch.zeros((), device=device))
-    return UniformQuantizer(grid, prescribed, settings.power_of_two)
+    return UniformQuantizer(grid, prescribed, settings.power_of_two, feeds_root)
 
 
 def calibrate_activation(

@@ -23,11 +23,14 @@ class UniformQuantizer(ActivationQuantizer):
     Attributes:
         grid, prescribed: see `ActivationQuantizer`.
         power_of_two: whether the scale is a power of two, also while it is learned.
+        feeds_root: what reads the result is undefined below zero; then no value from zero on becomes less by the last bit, which
+            costs a pass over memory while the scale is learned.
     """
 
     grid: UniformGrid
     prescribed: Scaling | None = None
     power_of_two: bool = False
+    feeds_root: bool = False
 
     def fix(self, scaling: Scaling) -> FakeQuantizer:
         return FixedScale(scaling, self.grid.limits(scaling))
@@ -98,9 +101,14 @@ class LearnedActivationScale(FakeQuantizer):
     def __call__(self, x: Float[Tensor, "*shape"], bounds: Bounds) -> Float[Tensor, "*shape"]:
         x = x.to(self.scaling.scale.dtype)
         keep = None if self.mask is None else self.mask.like(x)
-        return kernels.fake_quantize(
+        found = kernels.fake_quantize(
             x, self.factor, self.current().scale, self.unit, self.limits, bounds, keep
         )
+        if keep is None or not self.quantizer.feeds_root:
+            return found
+        # x + s (c − t) may miss the code 0 by the last bit of x; the gradient stays straight-through.
+        given = x.detach().clamp(*bounds) if bounds else x.detach()
+        return found + torch.where(given >= 0, -found.detach().clamp(max=0), 0)
 
     @torch.no_grad()
     def current(self) -> Scaling:

@@ -174,8 +174,13 @@ def power_of_two(
     lowest = (grid.low - scaling.zero_point) * scaling.scale
     scales = torch.stack([torch.exp2(exponent), torch.exp2(exponent + 1)], dim=1)  # c 2
     candidates = Scaling(scales, _zero_point(lowest[:, None], scales, grid))
-    points, counts = (values, None) if values.shape[1] <= _BINS else _condense(values)
-    best = _errors(points, counts, candidates, grid, p).argmin(dim=1, keepdim=True)
+    best = torch.empty_like(scales[:, :1], dtype=torch.int64)
+    size = max(1, _ELEMENTS_AT_ONCE // (2 * values.shape[1]))
+    for first in range(0, len(values), size):
+        rows = slice(first, first + size)
+        points, counts = _points(values[rows])
+        two = Scaling(*(each[rows] for each in candidates))
+        best[rows] = _errors(points, counts, two, grid, p).argmin(dim=1, keepdim=True)
     return Scaling(*(each.gather(1, best).squeeze(1) for each in candidates))
 
 
@@ -197,25 +202,21 @@ def error_search(
     Source: the observers of BRECQ, QDrop and MQBench (p = 2.4), there one candidate after another. Rows
     longer than a few thousand values are condensed to a histogram with exact bin means.
     """
-    points, counts = (values, None) if values.shape[1] <= _BINS else _condense(values)
     low, high = ends
     factors = torch.linspace(1.0, shrinkage[0], shrinkage[1], device=values.device)
-    best = torch.cat(
-        [
-            _least_error(rows, weights, row_low, row_high, factors, grid, p)
-            for rows, weights, row_low, row_high in _chunks(points, counts, low, high, len(factors))
-        ]
-    )
+    # Before the loop: small tensors that outlive a pass keep the memory of its large ones apart, which then grows.
+    best = torch.empty_like(low)
+    size = max(1, _ELEMENTS_AT_ONCE // (min(values.shape[1], _BINS) * len(factors)))
+    for first in range(0, len(values), size):
+        rows = slice(first, first + size)
+        points, counts = _points(values[rows])
+        best[rows] = _least_error(points, counts, low[rows], high[rows], factors, grid, p)
     return low * best, high * best
 
 
-def _chunks(
-    points: Tensor, counts: Tensor | None, low: Tensor, high: Tensor, candidates: int
-) -> list[tuple[Tensor, Tensor | None, Tensor, Tensor]]:
-    """Return rows in portions that keep the table of candidates within bounds."""
-    rows = max(1, _ELEMENTS_AT_ONCE // (points.shape[1] * candidates))
-    count_rows = [None] * -(-len(points) // rows) if counts is None else list(counts.split(rows))
-    return list(zip(points.split(rows), count_rows, low.split(rows), high.split(rows), strict=True))
+def _points(values: Float[Tensor, "c n"]) -> tuple[Tensor, Tensor | None]:
+    """Return the values of rows, or, where there are many, histograms with how many values each bin holds."""
+    return (values, None) if values.shape[1] <= _BINS else _condense(values)
 
 
 def _least_error(
