@@ -136,6 +136,17 @@ def test_a_network_is_quantized_and_exported_again(name: str, tmp_path: Path) ->
     assert mrecg.verify_onnx(quantized, file, x, repeats=0).largest_distance < 0.51
 
 
+@pytest.mark.parametrize("number", range(3))
+def test_names_that_the_exporter_gives_are_free(number: int, tmp_path: Path) -> None:
+    """torch's exporter numbers its own values, so a file of its making holds weights of such names."""
+    name = f"val_{number}"
+    nodes = [node("Conv", f"x {name}", "a"), node("HardSigmoid", "a", "b"), node("Mul", "a b", "y")]
+    path = write(tmp_path / "float.onnx", nodes, {name: WEIGHTS["w1"]})
+    model, x = mrecg.from_onnx(path), toys.images(16)
+    quantized = mrecg.quantize(model, x, recipe=mrecg.preset("w8a8-rtn"))
+    assert mrecg.export_onnx(quantized, tmp_path / "quantized.onnx").exists()
+
+
 def test_every_product_with_a_constant_matrix_is_a_layer(tmp_path: Path) -> None:
     model = mrecg.from_onnx(write(tmp_path / "x.onnx", GRAPHS["tokens"], WEIGHTS))
     chain = mrecg.prepare(model, toys.images(), recipe=mrecg.preset("w8a8-rtn")).graph.chain

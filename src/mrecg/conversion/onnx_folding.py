@@ -4,6 +4,7 @@ Files compute sizes from sizes. ONNX Runtime folds these for one size and one ba
 between the results is what depends on the batch, and only that is made dynamic again.
 """
 
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ LINEAR = "Linear"
 """An operator of our own: a product with a constant matrix, so that a converter makes a layer of it."""
 _BATCHES = (2, 3)
 _NOT_FOLDED = ["MatMulAddFusion"]  # it flattens tokens, and with them the batch
+_EXPORTERS_OWN = re.compile(r"val_\d+")
 _UNSHAPED = ("If", "Loop", "Scan", "NonMaxSuppression", "NonZero", "Unique")
 
 
@@ -157,8 +159,14 @@ def write_linear_layers(model: onnx.ModelProto) -> None:
 
 
 def avoid_names_of_modules(model: onnx.ModelProto) -> None:
-    """Rename weights that are called like an attribute that every module has, such as `to`."""
-    taken = {one.name for one in model.graph.initializer if hasattr(nn.Module(), one.name)}
+    """Rename weights that are called like an attribute that every module has, such as `to`, or as torch's exporter calls
+    values of its own: a file that is written later would hold two of that name.
+    """
+    taken = {
+        one.name
+        for one in model.graph.initializer
+        if hasattr(nn.Module(), one.name) or _EXPORTERS_OWN.fullmatch(one.name)
+    }
     for tensor in model.graph.initializer:
         if tensor.name in taken:
             tensor.name = f"{tensor.name}_weight"
