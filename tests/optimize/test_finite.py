@@ -99,7 +99,9 @@ def test_a_network_that_gives_no_numbers_is_refused_before_the_work(model: nn.Mo
 def test_an_image_that_gives_no_numbers_is_named() -> None:
     images = normal(40, 2, 8, 8).abs()
     images[29] = -images[29]
-    with pytest.raises(DataError, match=r"^Calibration image 29 gives NaN or infinite values in the"):
+    with pytest.raises(
+        DataError, match=r"^Calibration image 29 gives NaN or infinite values in the"
+    ):
         quantize(Root().eval(), images, recipe=recipe(), progress=False)
 
 

@@ -53,7 +53,11 @@ def _refuse(
     unit: Unit, results: Sequence[Tensor], powers: Sequence[Tensor], numbers: Sequence[int]
 ) -> None:
     wrong = next(
-        (one for one, power in zip(results, powers, strict=True) if not math.isfinite(float(power))),
+        (
+            one
+            for one, power in zip(results, powers, strict=True)
+            if not math.isfinite(float(power))
+        ),
         None,
     )
     if wrong is None:  # only their sum is infinite

@@ -63,7 +63,9 @@ class Join(JsonModel):
     @property
     def gain(self) -> float:
         """Return the fraction of the loss that joining took away; negative where it added some."""
-        if self.separate_loss == self.joint_loss or not self.separate_loss > 0:  # both infinite, too
+        if (
+            self.separate_loss == self.joint_loss or not self.separate_loss > 0
+        ):  # both infinite, too
             return 0.0
         return 1 - self.joint_loss / self.separate_loss
 
