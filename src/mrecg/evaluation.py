@@ -1,23 +1,104 @@
 """Measure accuracy, as counts of images."""
 
+import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
 
 from mrecg import distributed
-from mrecg.errors import DataError, ModelError, expect
+from mrecg.errors import DataError, ModelError, RunError, expect
 from mrecg.graph.outputs import named_tensors
 from mrecg.metrics import Metric, Score, answer, device_of, measure
 from mrecg.preparation.calibration import check_images
 from mrecg.records.evaluation import Evaluation, pack_hits
-from mrecg.runs.folder import QuantizedModel
+from mrecg.records.record import Record
+from mrecg.runs.folder import QuantizedModel, environment
 
-__all__ = ["Evaluation", "below_published", "evaluate", "with_accuracy"]
+__all__ = [
+    "Evaluation",
+    "Repetition",
+    "below_published",
+    "evaluate",
+    "recorded_accuracy",
+    "repeat",
+    "with_accuracy",
+]
 
 _TOLERANCE = 0.5
 """Points of top-1 that a float network may be below its published figure: another resizing already costs some tenths."""
+
+REPEATED_WITHIN = 0.1
+"""Points of top-1 and top-5 that may differ on another machine: other kernels round other last bits."""
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """A second evaluation of a run, against the first.
+
+    Attributes:
+        recorded, measured: the first and the second.
+        differences: what of the environment is not as it was; nothing on the same machine, where counts must be equal.
+    """
+
+    recorded: Evaluation
+    measured: Evaluation
+    differences: tuple[str, ...]
+
+    @property
+    def allowed(self) -> int:
+        """Return how many right answers more or less there may be: none on the same machine, else 0.1 % of the images, at least one."""
+        if not self.differences:
+            return 0
+        return max(1, math.floor(self.recorded.count * REPEATED_WITHIN / 100))
+
+    @property
+    def holds(self) -> bool:
+        """Return whether the record is confirmed."""
+        before, after = self.recorded, self.measured
+        return before.count == after.count and all(
+            abs(one) <= self.allowed
+            for one in (after.correct1 - before.correct1, after.correct5 - before.correct5)
+        )
+
+
+def repeat(quantized: QuantizedModel, loader: Iterable[tuple[Tensor, Tensor]]) -> Repetition:
+    """Evaluate a saved run again and compare with its record.
+
+    Args:
+        quantized: the run, on the device to evaluate on.
+        loader: the images of the record, as for `evaluate`.
+
+    Raises:
+        RunError: the record holds no accuracy.
+        DataError: as for `evaluate`.
+    """
+    recorded = recorded_accuracy(quantized.record)
+    model = quantized.model
+    first = next(iter([*model.parameters(), *model.buffers()]), torch.zeros(()))
+    now, before = environment(first.device), quantized.record.environment
+    # Kernels are loaded where something learns; nothing is learned here.
+    differences = tuple(
+        f"{name} {before.get(name, 'unknown')}, now {value}"
+        for name, value in now.items()
+        if name not in ("kernels", "mrecg") and before.get(name) != value
+    )
+    return Repetition(recorded, evaluate(model, loader), differences)
+
+
+def recorded_accuracy(record: Record) -> Evaluation:
+    """Return the accuracy of the quantized network that a record holds.
+
+    Raises:
+        RunError: it holds none.
+    """
+    if "quantized" not in record.accuracy:
+        raise RunError(
+            "The run's record holds no accuracy to compare with; measure it with mrecg evaluate."
+        )
+    return record.accuracy["quantized"]
 
 
 @overload

@@ -339,6 +339,7 @@ class PreparedModel:
             input_shape=tuple(self.images.shape[1:]),
             seconds=clock.laps,
             environment=environment(self.graph.device),
+            inputs=describe_inputs(self.graph.graph, self.images),
         )
         return QuantizedModel(program, record, self.recipe)
 

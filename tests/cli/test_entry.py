@@ -28,6 +28,7 @@ GROUPS = {
     "quantize": NetworkOptions,
     "plan": NetworkOptions,
     "evaluate": ImageOptions,
+    "verify-run": ImageOptions,
     "export": ImageOptions,
     "verify": ImageOptions,
     "recipe": RecipeOptions,
@@ -63,7 +64,7 @@ def test_help_names_all_commands_and_loads_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == "set()"
     commands = done.stdout.split("Commands")[1]
-    assert set(re.findall(r"^\W*(\w+)  ", commands, re.MULTILINE)) == set(GROUPS)
+    assert set(re.findall(r"^\W*([\w-]+)  ", commands, re.MULTILINE)) == set(GROUPS)
 
 
 def test_the_version_and_the_completion_load_no_torch() -> None:

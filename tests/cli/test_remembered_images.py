@@ -66,6 +66,30 @@ def test_what_a_run_remembers_is_used(
     assert json.loads(verified.stdout)["images"] == 6
 
 
+def test_a_run_is_verified_on_what_it_remembers(
+    run: Path, command: Callable[..., Finished]
+) -> None:
+    """Equal counts here; the record names everything that decides them."""
+    record = mrecg.load(run).record
+    assert {"network", "images"} == set(record.inputs)
+    assert {"mrecg", "torch", "numpy", "pillow", "device", "threads"} <= set(record.environment)
+    done = command("verify-run", str(run), "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["recorded"] == found["measured"]
+    assert (found["differences"], found["allowed"], found["holds"]) == ([], 0, True)
+    others = run.parent / "root/val"
+    folders = sorted(others.iterdir())
+    for place, folder in enumerate(folders):
+        folder.rename(others / f"moved-{place}")
+    for place, folder in enumerate(folders):
+        (others / f"moved-{place}").rename(folders[place - 1])
+    done = command("verify-run", str(run))
+    assert done.returncode == 1
+    assert "does not repeat: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_images_that_are_gone(run: Path, command: Callable[..., Finished]) -> None:
     """What only needs them to compare goes on; what needs them says so."""
     pytest.importorskip("onnx")

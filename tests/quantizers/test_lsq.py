@@ -1,5 +1,7 @@
 """Fake quantization with a learned scale and dropping, against formulas written out."""
 
+import math
+
 import pytest
 import torch
 
@@ -124,3 +126,20 @@ def test_a_power_of_two_stays_one_while_it_is_learned() -> None:
         assert learned(torch.tensor([expected]), None).item() == expected, value
         (gradient,) = torch.autograd.grad(learned(torch.tensor([100.0]), None).sum(), factor)
         assert gradient.item() == 7 * 0.25  # as if the scale were not rounded
+
+
+@pytest.mark.parametrize("bounds", [None, (0.0, math.inf)])
+def test_a_root_reads_nothing_below_zero(bounds: tuple[float, float] | None) -> None:
+    """x + s (c − t) was −1e-9 where c is 0, of which a root is NaN; values and slopes are the others' up to the last bit."""
+    x, scaling = normal(2, 3, 40, 50).abs(), Scaling(torch.tensor(0.0731), torch.tensor(0.0))
+    found = []
+    for feeds_root in (False, True):
+        given = x.clone().requires_grad_()
+        quantizer = UniformQuantizer(UniformGrid(0, 15, False), feeds_root=feeds_root)
+        out = quantizer.learn(scaling, RandomMask(0.5, 1))(given, bounds)
+        out.backward(normal(2, 3, 40, 50, seed=1))
+        found.append((out.detach(), given.grad))
+    assert float(found[0][0].min()) < 0
+    assert float(found[1][0].min()) == 0
+    torch.testing.assert_close(found[1][0], found[0][0])
+    assert torch.equal(found[1][1], found[0][1])

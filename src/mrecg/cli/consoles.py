@@ -15,6 +15,7 @@ _ORDER = (
     "quantize",
     "plan",
     "evaluate",
+    "verify-run",
     "report",
     "compare",
     "export",

@@ -49,7 +49,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     ungrouped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     ungrouped.__annotations__ = {one.name: one.annotation for one in parameters}
     short, text = _help_of(function)
-    name = function.__name__.strip("_")
+    name = function.__name__.strip("_").replace("_", "-")
     return app.command(name, help=text, short_help=short)(ungrouped)
 
 

@@ -183,7 +183,8 @@ class Record(JsonModel):
         preprocessing: how image files became such images, where mrecg read them.
         source: where the images came from; `None` where they were tensors, and in runs of earlier versions.
         seconds: wall time by phase.
-        environment: versions, device and threads.
+        environment: versions of mrecg and of the libraries that decide bits, device and threads; the seed is in the recipe.
+        inputs: hashes of the float network and of the calibration images; empty where they were not recorded.
         command: that made the run, on a command line; empty where Python made it.
         files: SHA-256 of the files of the run's folder; empty until it is saved.
     """
@@ -204,6 +205,7 @@ class Record(JsonModel):
     source: ImageSource | None = None
     seconds: Mapping[str, float]
     environment: Mapping[str, Any]
+    inputs: Mapping[str, str] = {}
     command: tuple[str, ...] = ()
     files: Mapping[str, str] = {}
 

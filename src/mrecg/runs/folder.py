@@ -182,8 +182,23 @@ class QuantizedModel:
             GRAPH: graph.to_json().encode(),
         }
         contents = files | {RECORD: with_hashes(self.record, files).to_json().encode()}
+        _require_readable(contents)
         require_small({name: text for name, text in contents.items() if name != TENSORS})
         return contents
+
+
+def _require_readable(contents: dict[str, bytes]) -> None:
+    """Refuse to write what `load` would not read; the tensors were made from the graph.
+
+    Raises:
+        RunError: naming the file.
+    """
+    Record.parse(contents[RECORD], RECORD)
+    check_sizes(StoredGraph.parse(contents[GRAPH], GRAPH))
+    try:
+        parse_recipe(contents[RECIPE], RECIPE)
+    except RecipeError as error:
+        raise RunError(f"The run cannot be saved: {error}") from error
 
 
 def load(folder: str | Path) -> QuantizedModel:
@@ -216,7 +231,7 @@ def load(folder: str | Path) -> QuantizedModel:
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Return versions and machine, for a record."""
-    packages = ("mrecg", "torch", "torchao")
+    packages = ("mrecg", "torch", "torchao", "numpy", "pillow")
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
         **{name: _version(name) for name in packages},

@@ -1,4 +1,4 @@
-"""The command for the accuracy of a saved run: evaluate."""
+"""Commands for the accuracy of a saved run: evaluate, verify-run."""
 
 from typing import Annotated
 
@@ -13,8 +13,9 @@ from mrecg.cli.options import (
     RunFolder,
     worker_count,
 )
+from mrecg.errors import RunError
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "verify_run"]
 
 
 @command
@@ -72,3 +73,54 @@ def evaluate(
         console.print_json(data={name: getattr(result, name) for name in names})
     else:
         say(console, accuracy_text("quantized", result))
+
+
+@command
+def verify_run(run: RunFolder, options: ImageOptions, output: ProgressOptions) -> None:
+    """Evaluate a saved run again, on the images that it remembers, and compare with its record.
+
+    Counts must be equal where machine and libraries are those of the record; elsewhere 0.1 % of the images may differ.
+
+    Example: mrecg verify-run runs/first
+    """
+    from mrecg import evaluation
+    from mrecg.cli.preprocessing_choice import run_preprocessing
+    from mrecg.cli.remembered import source_of
+    from mrecg.cli.show import accuracy_text, show_skipped
+    from mrecg.cli.watching import reporting
+    from mrecg.data import evaluation_batches
+    from mrecg.runs.folder import load
+
+    with reporting(output) as reporter:
+        with reporter.phase("load"):
+            quantized = load(run)
+        recorded = evaluation.recorded_accuracy(quantized.record)
+        source = source_of(quantized.record, options, reporter)
+        batches = evaluation_batches(
+            source,
+            preprocessing=run_preprocessing(quantized.record, source, options),
+            count=recorded.count,
+            workers=worker_count(options.workers),
+        )
+        counted = reporter.counted("quantized", batches, batches.count)
+        found = evaluation.repeat(quantized, counted)
+        show_skipped(error_console, batches.skipped)
+    if output.as_json:
+        names = ("count", "correct1", "correct5")
+        counts = {
+            kind: {name: getattr(one, name) for name in names}
+            for kind, one in (("recorded", found.recorded), ("measured", found.measured))
+        }
+        more = {"differences": found.differences, "allowed": found.allowed, "holds": found.holds}
+        console.print_json(data=counts | more)
+    else:
+        say(console, accuracy_text("recorded", found.recorded))
+        say(console, accuracy_text("measured", found.measured))
+        if found.differences:
+            say(console, f"the machine differs: {'; '.join(found.differences)}")
+    if not found.holds:
+        raise RunError(
+            f"The run {run} does not repeat: {found.measured.correct1} of {found.measured.count} images are right, the record "
+            f"says {found.recorded.correct1} of {found.recorded.count}, and {found.allowed} may differ; "
+            "check that the images are those of the run."
+        )
