@@ -40,7 +40,8 @@ class Residual(nn.Module):
         self.second = layer(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(functional.relu(self.norm(self.first(x))))
+        made: Tensor = self.second(functional.relu(self.norm(self.first(x))))
+        return x + made
 
 
 class UNet(nn.Module):
@@ -401,12 +402,10 @@ class Change(nn.Module):
 class HeadOf(nn.Module):
     """The network of one of torchvision's detectors: backbone, pyramid and heads, without anchors and their boxes."""
 
-    def __init__(self, detector: nn.Module) -> None:
+    def __init__(self, detector: Any) -> None:
         super().__init__()
-        self.backbone, self.head = (
-            detector.backbone,
-            getattr(detector, "head", None) or detector.rpn.head,
-        )
+        self.backbone: nn.Module = detector.backbone
+        self.head: nn.Module = getattr(detector, "head", None) or detector.rpn.head
 
     def forward(self, images: Tensor) -> Any:
         return self.head(list(self.backbone(images).values()))

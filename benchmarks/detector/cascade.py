@@ -90,7 +90,7 @@ class File(nn.Module):
 def _package() -> Any:
     """Import the package; its suppression is torchvision's compiled one, which another build of torch does not load."""
     import_torchvision()
-    detect = importlib.import_module("facenet_pytorch.models.utils.detect_face")
+    detect: Any = importlib.import_module("facenet_pytorch.models.utils.detect_face")
 
     def suppressed(boxes: Tensor, scores: Tensor, images: Tensor, threshold: float) -> Tensor:
         kept: Tensor = detect.batched_nms_numpy(boxes, scores, images, threshold, "Union")
