@@ -157,6 +157,7 @@ def test_accuracy_is_counted_in_float32(monkeypatch: pytest.MonkeyPatch) -> None
 RANDOM_STATES = """
 import random
 import numpy
+import rich.style  # draws a number when it is imported
 import torch
 import mrecg
 import toys

@@ -108,11 +108,11 @@ def _lead(results: list[Result]) -> str:
         for runtime in one["verification"]["runtimes"][:1]
         if one["network"] == "resnet18" and one["layout"] == "int8" and runtime["seconds"]
     ]
+    equal = f"Ties apart, every file gives the simulation's class for at least {agreement:.2f} % of the images"
+    if not fast:
+        return f"{equal}."
     ratio, one = min(fast, key=lambda found: found[0])
-    return (
-        f"Ties apart, every file gives the simulation's class for at least {agreement:.2f} % of the images; "
-        f"{one['network']} at {one['bits']} is {ratio:.1f} times as fast as float in ONNX Runtime (layout int8, one thread)."
-    )
+    return f"{equal}; {one['network']} at {one['bits']} is {ratio:.1f} times as fast as float in ONNX Runtime (layout int8, one thread)."
 
 
 def write_export(folder: Path, page: Path) -> int:

@@ -140,7 +140,7 @@ def _reserved(
     if folder is None:
         return nullcontext()
     expect(folder, (str, Path), "The run folder", advice, RunError)
-    return reserve(Path(folder), resume)
+    return reserve(Path(folder), resume, together=True)
 
 
 def read_choices(place: RunPlace) -> tuple[Recipe, Plan | None]:

@@ -39,5 +39,5 @@ def export_program(quantized: QuantizedModel, path: str | Path) -> Path:
                 f"torch cannot read the program that it writes for {target}: {reason_of(error)}; return only tensors, in tuples, "
                 "lists and dictionaries."
             ) from error
-        write_file(target, contents.getbuffer(), ExportError)
+        write_file(target, contents.getvalue(), ExportError)
     return target

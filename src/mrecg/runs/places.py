@@ -95,15 +95,16 @@ def _remove(paths: Iterable[Path]) -> None:
 
 
 @contextlib.contextmanager
-def reserve(folder: Path, resume: bool = False) -> Iterator[RunPlace]:
+def reserve(folder: Path, resume: bool = False, together: bool = False) -> Iterator[RunPlace]:
     """Keep a folder for one run, and other processes out of it, until the context ends.
 
     The folder may exist: empty, a mount point, a link to an empty folder. What keeps nothing for a resumption is removed at
-    the end, the folder included if it was made here. Of the processes that share a run, the first holds the lock.
+    the end, the folder included if it was made here.
 
     Args:
         folder: of the run.
         resume: whether it holds an unfinished run that goes on; else it must hold nothing.
+        together: whether all processes that share a run call this; then the first holds the lock, and the others wait for it.
 
     Raises:
         RunError: the folder holds something else, cannot be written, or another process writes there.
@@ -111,14 +112,15 @@ def reserve(folder: Path, resume: bool = False) -> Iterator[RunPlace]:
     check = check_unfinished if resume else check_free
     check(folder)
     place, made = RunPlace(folder), not folder.exists()
-    if not distributed.is_first():
+    if together and not distributed.is_first():
         distributed.wait()
         yield place
         return
     lock = _lock(place)
     try:
         check(folder)  # nobody finished it meanwhile
-        distributed.wait()
+        if together:
+            distributed.wait()
         yield place
     finally:
         lock.release()

@@ -136,7 +136,10 @@ def quantize(
     if resume is not None:
         repeat_command(context, resume)
         return
-    with reserve(required_folder(output), resume=is_repeated(context)) as place, resumable(place):
+    with (
+        reserve(required_folder(output), resume=is_repeated(context), together=True) as place,
+        resumable(place),
+    ):
         experiment = None if options.config is None else read_experiment(options.config)
         if experiment is not None and not shown.quiet:
             show_notes(error_console, experiment)
