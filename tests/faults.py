@@ -51,13 +51,14 @@ def failing_at(number: int, below: Path) -> Iterator[Callable[[], bool]]:
 
     def wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(target: Any, *arguments: Any, **named: Any) -> Any:
-            if is_ours(target) and tick():
+            reads = function is opens and not arguments[0] & (os.O_WRONLY | os.O_RDWR)
+            if is_ours(target) and not reads and tick():
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
             return function(target, *arguments, **named)
 
         return call
 
-    opened = io.open
+    opened, opens = io.open, os.open
 
     def opening(file: Any, mode: str = "r", *arguments: Any, **named: Any) -> Any:
         writes = set(mode) & set("wax+")

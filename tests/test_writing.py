@@ -60,7 +60,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """The hash of each file; but a file of torch's differs in its name from time to time."""
+    """The hash of each file."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in folder.rglob("*")
@@ -80,14 +80,16 @@ def test_a_disk_that_fails_at_any_operation_leaves_no_half_file(
     while True:
         folder = tmp_path / str(number)
         copy(run, folder / "run")
+        said = "No space left"
         with failing_at(number, folder) as failed:
             try:
                 WRITERS[name](folder)
             except MrecgError as error:
-                assert "\n" not in str(error)
-                assert "No space left" in str(error)
+                said = str(error)
+        assert "No space left" in said
+        assert "\n" not in said
         found = contents(folder)
-        assert found in (before, after), f"operation {number}"
+        assert found in (before, after), (number, found.items() ^ after.items())
         if not failed():
             break
         number += 1
@@ -101,32 +103,38 @@ def test_a_write_that_the_system_cuts_off(name: str, size: int, run: Path, tmp_p
     """The limit is the system's own: torch's zip writer, on a file, would end the process here."""
     copy(run, tmp_path / "run")
     before = contents(tmp_path)
+    said = ""
     with files_of_at_most(size):
         try:
             WRITERS[name](tmp_path)
         except MrecgError as error:
-            assert "File too large" in str(error)
-            assert contents(tmp_path) == before
-        else:
-            assert size == 3000  # a short file fits
-            assert all(path.stat().st_size <= size for path in tmp_path.rglob("*.json"))
+            said = str(error)
+    new = [tmp_path / one for one, _ in contents(tmp_path).items() - before.items()]
+    if said:
+        assert "File too large" in said
+        assert not new
+    else:
+        assert new
+        assert all(path.stat().st_size <= size for path in new)
 
 
-def test_a_disk_that_fails_during_a_run_costs_at_most_a_group(tmp_path: Path) -> None:
+@pytest.mark.parametrize("every", [9, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_disk_that_fails_during_a_run_costs_at_most_a_group(every: int, tmp_path: Path) -> None:
     recipe = quick("w2a4-brecq", network__steps=2, reconstruct__steps=2)
     arguments = toys.make("chain"), toys.images(16)
     mrecg.quantize(*arguments, recipe=recipe, folder=tmp_path / "whole")
     expected = (tmp_path / "whole" / "model.safetensors").read_bytes()
-    for number in range(0, 1000, 5):
+    for number in range(0, 1000, every):
         folder = tmp_path / str(number)
+        said = "No space left"
         with failing_at(number, folder) as failed:
             try:
                 mrecg.quantize(*arguments, recipe=recipe, folder=folder)
             except MrecgError as error:
-                assert "No space left" in str(error)
+                said = str(error)
+        assert "No space left" in said
         if not (folder / "record.json").exists():
-            resume = (folder / ".unfinished").exists()
-            if resume:
+            if (folder / ".unfinished" / "inputs.json").exists():
                 mrecg.resume(folder, *arguments)
             else:
                 mrecg.quantize(*arguments, recipe=recipe, folder=folder)
@@ -157,9 +165,7 @@ def test_a_planted_link_is_replaced_and_never_followed(
     assert not target.is_symlink()
 
 
-def test_an_export_checks_its_target_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_export_checks_its_target_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     onnx_files = pytest.importorskip("mrecg.export.onnx.files")
     monkeypatch.setattr(onnx_files, "translate", None)
     monkeypatch.setattr("torch.export.save", None)
@@ -172,7 +178,7 @@ def test_an_export_checks_its_target_first(
         Path("a\0b.onnx"),
     ):
         for export in (mrecg.export_onnx, export_program):
-            with pytest.raises(ExportError, match="cannot be written|is no file"):
+            with pytest.raises(ExportError, match=r"cannot be written|is no file"):
                 export(quantized(), path)
 
 

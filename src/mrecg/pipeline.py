@@ -354,7 +354,12 @@ class PreparedModel:
         """
         self.check_storable()
         text = "" if plan is None else plan.to_json()
-        found = place.checkpoints(
+        # Before what makes the run one that can be resumed: a resumption needs them.
+        if distributed.is_first() and not place.has_note(RECIPE):
+            if plan is not None:
+                place.note(_PLAN, text.encode())
+            place.note(RECIPE, self.recipe.to_yaml().encode())
+        return place.checkpoints(
             describe_inputs(
                 self.graph.graph,
                 self.images,
@@ -363,11 +368,6 @@ class PreparedModel:
                 processes=str(distributed.count()),
             )
         )
-        if distributed.is_first():
-            place.note(RECIPE, self.recipe.to_yaml().encode())
-            if plan is not None:
-                place.note(_PLAN, text.encode())
-        return found
 
     def _plan(
         self, report: Report, checkpoints: Checkpoints | None = None

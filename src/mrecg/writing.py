@@ -42,7 +42,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     _sync_folder(path.parent)
 
 
-def replace_file(path: Path, contents: bytes | memoryview) -> None:
+def replace_file(path: Path, contents: bytes) -> None:
     """Write a file, in the place of an older one if there is one.
 
     Raises:
@@ -52,7 +52,7 @@ def replace_file(path: Path, contents: bytes | memoryview) -> None:
         file.write(contents)
 
 
-def write_file(path: Path, contents: bytes | memoryview, error: type[MrecgError]) -> None:
+def write_file(path: Path, contents: bytes, error: type[MrecgError]) -> None:
     """Write a file as `replace_file` does; a failure becomes one sentence.
 
     Raises:

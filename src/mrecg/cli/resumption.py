@@ -103,7 +103,7 @@ def resumable(place: "RunPlace") -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        if not (place.unfinished / _COMMAND).exists():
+        if not (place.is_started and place.has_note(_COMMAND)):
             raise
         how = f"mrecg quantize --resume {shlex.quote(str(place.folder))}"
         say(error_console, f"interrupted: what is finished is kept; go on with {how}")

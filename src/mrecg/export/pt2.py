@@ -26,7 +26,7 @@ def export_program(quantized: QuantizedModel, path: str | Path) -> Path:
     target = Path(path)
     require_writable(target, ExportError)
     # In memory first: where the disk is full, torch's zip writer ends the process.
-    with io.BytesIO() as contents:
-        torch.export.save(quantized.program, contents)
-        write_file(target, contents.getbuffer(), ExportError)
+    contents = io.BytesIO()
+    torch.export.save(quantized.program, contents)
+    write_file(target, contents.getvalue(), ExportError)
     return target

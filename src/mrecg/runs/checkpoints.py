@@ -29,9 +29,11 @@ from mrecg.records.plan import Join
 from mrecg.records.record import GroupRecord, UnitRecord
 from mrecg.writing import replace_file
 
-__all__ = ["FolderCheckpoints", "describe_inputs"]
+__all__ = ["INPUTS", "FolderCheckpoints", "describe_inputs"]
 
-_INPUTS, _NETWORK = "inputs.json", "network"
+INPUTS = "inputs.json"
+"""Makes a run one that can be resumed."""
+_NETWORK = "network"
 _NOTES, _HASH = "notes", "sha256"
 
 
@@ -67,9 +69,9 @@ class FolderCheckpoints(Checkpoints):
 
     def __init__(self, place: Path, inputs: Mapping[str, str]) -> None:
         self._place = place
-        path = place / _INPUTS
+        path = place / INPUTS
         if not path.exists():
-            self._write(_INPUTS, json.dumps(dict(inputs), indent=2).encode())
+            self._write(INPUTS, json.dumps(dict(inputs), indent=2).encode())
         try:
             known = json.loads(path.read_bytes())
             differing = sorted(

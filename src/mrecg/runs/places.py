@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from mrecg import distributed
 from mrecg.errors import RunError, reason_of
-from mrecg.runs.checkpoints import FolderCheckpoints
+from mrecg.runs.checkpoints import INPUTS, FolderCheckpoints
 from mrecg.runs.files import RECORD, is_finished, read_file
 from mrecg.writing import replace_file
 
@@ -38,6 +38,11 @@ class RunPlace:
         """Return where an unfinished run keeps its files."""
         return self.folder / UNFINISHED
 
+    @property
+    def is_started(self) -> bool:
+        """Return whether it holds an unfinished run that can be resumed."""
+        return self.has_note(INPUTS)
+
     def checkpoints(self, inputs: Mapping[str, str]) -> FolderCheckpoints:
         """Return what keeps the progress of a run that was started with some inputs; see `describe_inputs`.
 
@@ -53,6 +58,10 @@ class RunPlace:
             RunError: it cannot be written.
         """
         self._write(self.unfinished / name, contents)
+
+    def has_note(self, name: str) -> bool:
+        """Return whether `note` kept such a file."""
+        return (self.unfinished / name).exists()
 
     def read_note(self, name: str) -> bytes:
         """Return the contents of a file that `note` kept.
@@ -75,6 +84,10 @@ class RunPlace:
         except BaseException:
             _remove(paths)
             raise
+        self.clear()
+
+    def clear(self) -> None:
+        """Remove what an unfinished run keeps."""
         _remove([path for path in self.unfinished.iterdir() if path.name != _LOCK])
 
     def _write(self, path: Path, contents: bytes) -> None:
@@ -118,6 +131,8 @@ def reserve(folder: Path, resume: bool = False) -> Iterator[RunPlace]:
     lock = _lock(place)
     try:
         check(folder)  # nobody finished it meanwhile
+        if not resume:
+            place.clear()  # of a run that stopped before it could be resumed
         distributed.wait()
         yield place
     finally:
@@ -144,7 +159,7 @@ def _lock(place: RunPlace) -> FileLock:
 
 def _tidy(place: RunPlace, made: bool) -> None:
     """Remove what is of no use: the place of an unfinished run that keeps nothing, and a folder made for nothing."""
-    if not _holds_unfinished(place.folder):
+    if not place.is_started:
         shutil.rmtree(place.unfinished, ignore_errors=True)
         if made and not is_finished(place.folder):
             with contextlib.suppress(OSError):
@@ -163,7 +178,7 @@ def check_free(folder: Path) -> None:
         )
     if (folder.exists() or folder.is_symlink()) and not folder.is_dir():
         raise RunError(f"The path {folder} is a file, expected a folder for the run.")
-    if _holds_unfinished(folder):
+    if RunPlace(folder).is_started:
         raise RunError(
             f"The folder {folder} holds an unfinished run; go on with --resume {folder}, or remove the folder."
         )
@@ -179,10 +194,5 @@ def check_unfinished(folder: Path) -> None:
     """
     if is_finished(folder):
         raise RunError(f"The run in {folder} is finished; there is nothing to resume.")
-    if not _holds_unfinished(folder):
+    if not RunPlace(folder).is_started:
         raise RunError(f"The folder {folder} holds no unfinished run; name one that does.")
-
-
-def _holds_unfinished(folder: Path) -> bool:
-    place = folder / UNFINISHED
-    return place.is_dir() and any(path.name != _LOCK for path in place.iterdir())

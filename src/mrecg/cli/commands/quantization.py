@@ -196,8 +196,8 @@ class _Job:
             before = None
             if batches is not None:
                 before = measure_float(model, inputs.network, batches, reporter)
-            checkpoints = prepared.checkpoints(self.place, self.plan)
             note_command(self.place, self.command)
+            checkpoints = prepared.checkpoints(self.place, self.plan)
             quantized = prepared.quantize(self.plan, progress=report, checkpoints=checkpoints)
             quantized = quantized.with_found(command=self.command)
         return self._measured_and_saved(quantized, before, batches, reporter)
