@@ -1,6 +1,6 @@
 """Thousands of damaged and invented inputs: each is read, or refused on purpose; the seeds make them repeatable.
 
-Continuous integration tries a few of each kind; `-m slow` tries 15,000.
+Continuous integration tries a few of each kind; `-m slow` tries 16,000.
 """
 
 import random
