@@ -118,12 +118,13 @@ def test_a_write_that_the_system_cuts_off(name: str, size: int, run: Path, tmp_p
         assert all(path.stat().st_size <= size for path in new)
 
 
-def test_a_disk_that_fails_during_a_run_costs_at_most_a_group(tmp_path: Path) -> None:
+@pytest.mark.parametrize("every", [9, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_disk_that_fails_during_a_run_costs_at_most_a_group(every: int, tmp_path: Path) -> None:
     recipe = quick("w2a4-brecq", network__steps=2, reconstruct__steps=2)
     arguments = toys.make("chain"), toys.images(16)
     mrecg.quantize(*arguments, recipe=recipe, folder=tmp_path / "whole")
     expected = (tmp_path / "whole" / "model.safetensors").read_bytes()
-    for number in range(0, 1000, 5):
+    for number in range(0, 1000, every):
         folder = tmp_path / str(number)
         said = "No space left"
         with failing_at(number, folder) as failed:

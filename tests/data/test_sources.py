@@ -4,6 +4,7 @@ import copy
 import gzip
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 import mrecg
 from mrecg.data import DEMO_FOLDER, Preprocessing, calibration_images, evaluation_batches
-from mrecg.data.fashion_mnist import load_split
+from mrecg.data.fashion_mnist import download, load_split
 from mrecg.data.folders import find_images
 from mrecg.errors import DataError, NoLabelsError
 from mrecg.paper.networks import build
@@ -176,3 +177,27 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
     picture(tmp_path / "flat" / "a.png", (8, 8))
     with pytest.raises(NoLabelsError, match="has no labels to evaluate against"):
         evaluation_batches(f"folder:{tmp_path / 'flat'}")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_download_is_there_as_a_whole_or_not_at_all(
+    fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(root: str, download: bool) -> None:
+        raw = Path(root) / "FashionMNIST" / "raw"
+        raw.mkdir(parents=True)
+        (raw / "a").write_bytes(b"x")
+        if fails:
+            raise RuntimeError("the line broke")
+
+    datasets = ModuleType("torchvision.datasets")
+    datasets.FashionMNIST = fetch  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torchvision", ModuleType("torchvision"))
+    monkeypatch.setitem(sys.modules, "torchvision.datasets", datasets)
+    if fails:
+        with pytest.raises(DataError, match="cannot be downloaded to .*: the line broke"):
+            download(tmp_path / "new")
+        assert not list((tmp_path / "new").iterdir())
+    else:
+        assert [one.name for one in download(tmp_path / "new").iterdir()] == ["a"]
+        assert [one.name for one in (tmp_path / "new").iterdir()] == ["FashionMNIST"]

@@ -1,6 +1,7 @@
 """Fashion-MNIST (Xiao et al., 2017): 60,000 + 10,000 gray images of 28×28 pixels in ten classes."""
 
 import gzip
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from mrecg.data.preprocessing import Preprocessing
-from mrecg.errors import DataError
+from mrecg.errors import DataError, reason_of
 
 __all__ = [
     "DEBIAN_FOLDER",
@@ -103,11 +104,14 @@ def read_split(split: Literal["train", "test"], folder: Path = DEBIAN_FOLDER) ->
 
 
 def download(folder: Path) -> Path:
-    """Fetch the four files through torchvision, and return the folder that holds them.
+    """Fetch the four files through torchvision, all or none, and return the folder that holds them.
 
     Raises:
         DataError: torchvision is not installed, or the download fails.
     """
+    target = folder_of_download(folder)
+    if target.is_dir():
+        return target
     try:
         from torchvision.datasets import FashionMNIST
     except (ImportError, RuntimeError) as error:
@@ -115,10 +119,16 @@ def download(folder: Path) -> Path:
             f"Downloading Fashion-MNIST needs torchvision, which cannot be imported: {error}."
         ) from error
     try:
-        FashionMNIST(str(folder), download=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        # torchvision takes any files of these names for whole ones.
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".mrecg-") as draft:
+            FashionMNIST(draft, download=True)
+            folder_of_download(Path(draft)).parent.replace(target.parent)
     except (OSError, RuntimeError) as error:
-        raise DataError(f"Fashion-MNIST cannot be downloaded to {folder}: {error}.") from error
-    return folder_of_download(folder)
+        raise DataError(
+            f"Fashion-MNIST cannot be downloaded to {folder}: {reason_of(error)}."
+        ) from error
+    return target
 
 
 def folder_of_download(folder: Path) -> Path:
