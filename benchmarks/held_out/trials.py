@@ -84,8 +84,11 @@ class _Dropping(ActivationQuantizer):
         return self._quantizer.learn(scaling, RandomMask(KEPT, self._seed), relative)
 
 
-def _averaging_run(run: Callable[..., Curve]) -> Callable[..., Curve]:
-    def averaged(*arguments: Any) -> Curve:
+_Found = tuple[Curve, int | None]
+
+
+def _averaging_run(run: Callable[..., _Found]) -> Callable[..., _Found]:
+    def averaged(*arguments: Any) -> _Found:
         made: list[_AveragingAdam] = []
 
         def make(*groups: Sequence[Tensor]) -> _AveragingAdam:
@@ -93,9 +96,9 @@ def _averaging_run(run: Callable[..., Curve]) -> Callable[..., Curve]:
             return made[-1]
 
         with mock.patch.object(network, "Adam", make):
-            curve = run(*arguments)
+            found = run(*arguments)
         made[0].take_averages()
-        return curve
+        return found
 
     return averaged
 

@@ -82,7 +82,7 @@ def test_a_run_is_verified_on_what_it_remembers(
     folders = sorted(others.iterdir())
     for place, folder in enumerate(folders):
         folder.rename(others / f"moved-{place}")
-    for place, folder in enumerate(folders):
+    for place in range(len(folders)):
         (others / f"moved-{place}").rename(folders[place - 1])
     done = command("verify-run", str(run))
     assert done.returncode == 1

@@ -196,7 +196,7 @@ def _require_readable(contents: dict[str, bytes]) -> None:
     Record.parse(contents[RECORD], RECORD)
     check_sizes(StoredGraph.parse(contents[GRAPH], GRAPH))
     try:
-        parse_recipe(contents[RECIPE], RECIPE)
+        parse_recipe(contents[RECIPE], Path(RECIPE))
     except RecipeError as error:
         raise RunError(f"The run cannot be saved: {error}") from error
 
