@@ -1,9 +1,9 @@
 """Grids and ranges, against brute force."""
 
+import subprocess
 import sys
-from typing import subprocess
+from typing import Literal
 
-import Literal
 import pytest
 import torch
 from torch.ao.quantization.observer import MinMaxObserver

@@ -43,7 +43,7 @@ class Estimate:
     Attributes:
         values: bytes of the activation cache at its largest.
         files: how many of them exceed the memory budget and go to files.
-        working: bytes of an optimization step at most; what CUDA graphs hold besides is not counted.
+        working: bytes of an optimization step at most, or of the samples that ranges are found from, if these are more; what CUDA graphs hold besides is not counted.
         weights: bytes of the weights in all their forms.
         seconds: of the reconstruction; extrapolated from one forward pass.
     """
@@ -104,6 +104,7 @@ def estimate_run(
         working=max(
             *(_working(members, batch, masked) for members in groups),
             whole if recipe.network_steps else 0,
+            *(_sampled(members, count, recipe.activation.ranges.sample) for members in groups),
         ),
         weights=4 * _HELD_PER_WEIGHT * _parameters(chain.units),
         seconds=3 * (count + judging * tries) * all_units
@@ -158,6 +159,17 @@ def _working(members: Sequence[Unit], batch: int, masked: bool) -> int:
     """Return the bytes of an optimization step: the group's activations, its variables, and random masks."""
     masks = 4 * RandomMask.pool_size(batch * max(map(largest_value, members))) if masked else 0
     return batch * saved_bytes(members) + 4 * _SAVED_PER_WEIGHT * _parameters(members) + masks
+
+
+def _sampled(members: Sequence[Unit], images: int, kept: int) -> int:
+    """Return the bytes of what a group's quantizers read, as their ranges are found from it: all samples, and two copies of one."""
+    sizes = dict.fromkeys((name for unit in members for name in unit.activations), 0)
+    for unit in members:
+        nodes = unit.float_graph.graph.output_node().args[0]
+        assert isinstance(nodes, tuple | list)
+        for name, node in zip(unit.observed, nodes[len(unit.outputs) :], strict=True):
+            sizes[name] += min(kept, _elements(traced_value(node)))
+    return 4 * images * (sum(sizes.values()) + 2 * max(sizes.values(), default=0))
 
 
 def _parameters(units: Sequence[Unit]) -> int:
