@@ -195,7 +195,7 @@ def test_a_download_is_there_as_a_whole_or_not_at_all(
     monkeypatch.setitem(sys.modules, "torchvision", ModuleType("torchvision"))
     monkeypatch.setitem(sys.modules, "torchvision.datasets", datasets)
     if fails:
-        with pytest.raises(DataError, match="cannot be downloaded to .*: the line broke"):
+        with pytest.raises(DataError, match=r"cannot be downloaded to .*: the line broke"):
             download(tmp_path / "new")
         assert not list((tmp_path / "new").iterdir())
     else:
