@@ -78,12 +78,8 @@ def test_a_run_is_verified_on_what_it_remembers(
     found = json.loads(done.stdout)
     assert found["recorded"] == found["measured"]
     assert (found["differences"], found["allowed"], found["holds"]) == ([], 0, True)
-    others = run.parent / "root/val"
-    folders = sorted(others.iterdir())
-    for place, folder in enumerate(folders):
-        folder.rename(others / f"moved-{place}")
-    for place in range(len(folders)):
-        (others / f"moved-{place}").rename(folders[place - 1])
+    for folder in (run.parent / "root/val").iterdir():
+        next(folder.iterdir()).unlink()
     done = command("verify-run", str(run))
     assert done.returncode == 1
     assert "does not repeat: " in done.stderr

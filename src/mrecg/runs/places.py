@@ -144,7 +144,7 @@ def reserve(folder: Path, resume: bool = False, together: bool = False) -> Itera
 
 def _lock(place: RunPlace) -> FileLock:
     """Take the lock; the system frees it when the process ends, however that is."""
-    lock = FileLock(place.unfinished / _LOCK, blocking=False)
+    lock = FileLock(place.unfinished / _LOCK, timeout=0)
     try:
         place.unfinished.mkdir(parents=True, exist_ok=True)
         lock.acquire()
