@@ -57,6 +57,7 @@ bench: .venv/ready
 	$(BIN)/pip install --quiet --no-deps --constraint constraints.txt timm torchvision # never another torch
 	$(BIN)/python -m benchmarks.architectures measure
 	$(BIN)/python -m benchmarks.architectures render
+	for name in measure speed render draw; do $(BIN)/python -m benchmarks.detector $$name || exit 1; done
 	$(BIN)/python -m benchmarks.export measure
 	$(BIN)/python -m benchmarks.export measure --speed
 	$(BIN)/python -m benchmarks.export render

@@ -3,6 +3,7 @@
     pip install --no-deps --constraint constraints.txt torchvision facenet-pytorch insightface ultralytics
     pip install --editable ".[benchmarks,onnx]"
     python -m benchmarks.detector measure --methods w8a8-rtn w4a8-rtn w4a8-qdrop
+    python -m benchmarks.detector speed           # of a larger one: the network of RetinaNet
     python -m benchmarks.detector render          # docs/detector.md
     python -m benchmarks.detector draw            # docs/pictures/faces.jpg
 
@@ -22,6 +23,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 import mrecg
+from benchmarks.architectures.examine import settle
+from benchmarks.architectures.torchvision_import import import_torchvision
+from benchmarks.architectures.zoo import make_from_zoo
 from benchmarks.commands import Command, rendering, run_command
 from benchmarks.detector.cascade import (
     STAGES,
@@ -32,9 +36,16 @@ from benchmarks.detector.cascade import (
     float_stages,
     held_out_photographs,
 )
-from benchmarks.detector.render import PICTURE, detector_store, draw_faces, write_detector
+from benchmarks.detector.render import (
+    PICTURE,
+    detector_store,
+    draw_faces,
+    speed_store,
+    write_detector,
+)
 from benchmarks.provenance import ONNX_PACKAGES, commit, versions
 from benchmarks.store import Result
+from benchmarks.tables import DOCS
 
 LOWER_THRESHOLDS = (0.6, 0.3, 0.7)
 """While calibration images are collected: O-Net sees more than what R-Net is sure of."""
@@ -161,6 +172,36 @@ def _measure(arguments: argparse.Namespace) -> None:
             print(f"{method}: measured", flush=True)
 
 
+def _configure_speed(speed: argparse.ArgumentParser) -> None:
+    speed.add_argument("--side", type=int, default=256)
+    speed.add_argument("--repeats", type=int, default=9)
+
+
+def _speed(arguments: argparse.Namespace) -> None:
+    """Time the network of a larger detector; its weights are random, which its speed does not depend on."""
+    import_torchvision()
+    torch.manual_seed(SEED)
+    network, images = make_from_zoo("retinanet"), torch.randn(4, 3, *[arguments.side] * 2)
+    settle(network, images)
+    recipe = mrecg.preset("w8a8-rtn").for_backend("onnxruntime")
+    quantized = mrecg.quantize(network, images, recipe=recipe)
+    with tempfile.TemporaryDirectory() as folder:
+        path = mrecg.export_onnx(quantized, Path(folder) / "retinanet.onnx")
+        verified = mrecg.verify_onnx(quantized, path, images, repeats=arguments.repeats)
+    speed_store(arguments.results).add(
+        {
+            "network": "RetinaNet on ResNet-18",
+            "side": arguments.side,
+            "repeats": arguments.repeats,
+            "verification": verified.model_dump(mode="json"),
+            "commit": commit(),
+            "recipe": recipe.model_dump(mode="json"),
+            "environment": versions(PACKAGES),
+        }
+    )
+    print(f"RetinaNet: {verified.runtimes[0].speed:.2f} times as fast as float")
+
+
 def _draw(arguments: argparse.Namespace) -> None:
     photographs = held_out_photographs()
     image: Image.Image = photographs[PICTURE]
@@ -169,8 +210,6 @@ def _draw(arguments: argparse.Namespace) -> None:
 
 
 def _configure_drawing(drawing: argparse.ArgumentParser) -> None:
-    from benchmarks.tables import DOCS
-
     drawing.add_argument("--picture", type=Path, default=DOCS / "pictures" / "faces.jpg")
 
 
@@ -179,6 +218,7 @@ def main(given: Sequence[str] | None = None) -> None:
     commands = (
         Command("measure", _configure, _measure),
         rendering("detector.md", write_detector),
+        Command("speed", _configure_speed, _speed),
         Command("draw", _configure_drawing, _draw),
     )
     run_command(__doc__, commands, given, threads=1)

@@ -28,8 +28,8 @@ def test_a_model_is_taken_as_far_as_it_goes(timm: ModuleType) -> None:
     rows = coverage_table(
         [{"network": n, **rest, **vars(f)} for n, f in (("a", found), ("b", failed))]
     )
-    assert "| toy | a | 8 | ✓ | 8 | 18 | 0 | ✓ | ✓ | ✓ |" in rows[2]
-    assert "| toy | b | 8 | ✗ | 0 | 0 | 0 | ✗ | ✗ | ✗ |" in rows[3]
+    assert "| toy | a | 2×8×8 | ✓ | 8 | 18 | 0 | ✓ | ✓ | ✓ | ✓ |" in rows[2]
+    assert "| toy | b | 2×8×8 | ✗ | 0 | 0 | 0 | ✗ | ✗ | ✗ | ✗ |" in rows[3]
 
 
 ENDINGS = """

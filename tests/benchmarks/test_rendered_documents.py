@@ -6,6 +6,7 @@ from pathlib import Path
 
 import benchmarks.accuracy.__main__ as accuracy
 import benchmarks.architectures.__main__ as architectures
+import benchmarks.detector.__main__ as detector
 import benchmarks.export.__main__ as export
 import benchmarks.held_out.__main__ as held_out
 import benchmarks.natural_images.__main__ as natural_images
@@ -17,6 +18,7 @@ PAGES = {
     "results.md": accuracy,
     "choices.md": held_out,
     "limits.md": architectures,
+    "detector.md": detector,
     "export.md": export,
     "efficientnet-lite0.md": natural_images,
     "performance.md": performance,
@@ -47,6 +49,7 @@ def test_documents_are_what_the_scripts_write(tmp_path: Path) -> None:
 
 def test_pictures_are_what_the_script_draws(tmp_path: Path) -> None:
     pictures.main(["render", "--docs", str(tmp_path)])
+    # Boxes are drawn into a photograph that another package ships.
     stored = {path.name: path.read_bytes() for path in (DOCS / "pictures").glob("*.svg")}
     drawn = {path.name: path.read_bytes() for path in (tmp_path / "pictures").iterdir()}
     assert drawn == stored
