@@ -5,6 +5,7 @@ has a process of its own: a crash of a runtime, too little memory or the time li
 was found about it.
 """
 
+import contextlib
 import multiprocessing
 import signal
 import tempfile
@@ -111,13 +112,11 @@ def _take_through(
     found.layers = len({layer.name for unit in record.units for layer in unit.layers})
     found.left_in_float = record.left_in_float
     report(found)
-    with tempfile.TemporaryDirectory() as scratch:
-        loaded = found.timed(
-            "save and load", lambda: mrecg.load(quantized.save(Path(scratch) / "run"))
-        )
+    with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
+        loaded = found.timed("save and load", lambda: mrecg.load(quantized.save("run")))
         _require_equal(quantized, loaded, images)
         found.loaded = True
-        path = Path(scratch) / "model.onnx"
+        path = Path("model.onnx")  # messages name it
         found.timed("export", lambda: mrecg.export_onnx(quantized, path))
         found.exported = True
         report(found)

@@ -15,6 +15,8 @@ __all__ = ["PICTURE", "detector_store", "draw_faces", "matched", "speed_store", 
 PICTURE = "astronaut.png"
 """NASA's, in the public domain."""
 COLORS = ("#ffffff", "#3b7dd8", "#d9731a")
+CERTAIN = 0.9
+"""Score of a face that the float detector is sure of."""
 LEAST_OVERLAP = 0.5
 """Intersection over union of a box and the same face's."""
 HEADER = """# A detector from end to end
@@ -28,10 +30,11 @@ goes the same way: [Quantize a detector](how-to/detectors.md).
 
 ## Faces
 
-The float network's boxes are the truth. A face is found if a box overlaps it by at least half (intersection over union).
+The float detector's boxes are the truth; *certain* are those with a score of 0.9 or more, and among the others are things that
+are no faces. A face is found if a box overlaps it by at least half (intersection over union).
 """
 PHOTOGRAPHS = """
-Calibration: the inputs that the float detector gives each network on {count} images or parts of images each: foolbox' 20
+Calibration: the inputs that the float detector gives each network on {count} images or parts of images each: foolbox's 20
 images of ImageNet, six photographs of scikit-image, scikit-learn and matplotlib that are not compared on, and a sheet
 of the 100 small gray faces that scikit-image ships. Compared on: {photographs}, each also mirrored. These are few faces and no
 benchmark of face detection; they show that a cascade, in which every network's errors reach the next, survives.
@@ -87,12 +90,16 @@ def matched(wanted: Sequence[Sequence[float]], found: Sequence[Sequence[float]])
 
 def _faces_row(result: Result) -> list[object]:
     overlaps: list[float] = []
-    wanted = found = 0
+    wanted = found = certain = certain_found = 0
     for name, boxes in result["float_boxes"].items():
+        sure = [box for box in boxes if box[4] >= CERTAIN]
+        certain += len(sure)
+        certain_found += len(matched(sure, result["boxes"][name]))
         overlaps += matched(boxes, result["boxes"][name])
         wanted, found = wanted + len(boxes), found + len(result["boxes"][name])
     shown = [f"{mean(overlaps):.3f}", f"{min(overlaps):.3f}"] if overlaps else ["", ""]
-    return [result["method"], f"{len(overlaps)} of {wanted}", found - len(overlaps), *shown]
+    counts = [f"{certain_found} of {certain}", f"{len(overlaps)} of {wanted}"]
+    return [result["method"], *counts, found - len(overlaps), *shown]
 
 
 def _share(result: Result) -> tuple[int, int]:
@@ -136,14 +143,12 @@ def _larger_rows(results: list[Result]) -> list[list[object]]:
 
 def _lead(results: list[Result]) -> str:
     rows = {result["method"]: _faces_row(result) for result in results}
-    shown = [
-        f"{method} finds {row[1]} faces (mean overlap {row[3]})" for method, row in rows.items()
-    ]
+    shown = [f"{method} finds {row[1]} (mean overlap {row[4]})" for method, row in rows.items()]
     fastest = max(results, key=lambda result: float(result["seconds"]["all"]["ratio"]))
     integer, layers = _share(fastest)
     ratio = fastest["seconds"]["all"]["ratio"]
     return (
-        f"Of the float detector's faces, {', '.join(shown)}; {integer} of {layers} layers run in integers, "
+        f"Of the faces that the float detector is sure of, {', '.join(shown)}; {integer} of {layers} layers run in integers, "
         f"at {ratio:.2f} times the speed of float for {fastest['method']}."
     )
 
@@ -157,7 +162,9 @@ def write_detector(folder: Path, page: Path) -> int:
     first = results[0]
     names = [name for name in first["float_boxes"] if "mirrored" not in name]
     count = max(one["images"] for one in first["stages"].values())
-    faces_columns = "method | found | other boxes | mean overlap | smallest overlap"
+    faces_columns = (
+        "method | found of the certain | of all | other boxes | mean overlap | smallest overlap"
+    )
     speed_columns = "method | network | in integers | float (ms) | quantized (ms) | times as fast"
     floats = sorted({layer for one in first["stages"].values() for layer in one["float_layers"]})
     commits = sorted({result["commit"] for result in results})
