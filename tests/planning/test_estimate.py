@@ -100,10 +100,20 @@ def test_an_estimate_for_other_images_and_another_plan() -> None:
     prepared = prepare(mrecg.preset("w4a4-brecq", QUICK), 16)
     given, more = prepared.estimate(), prepared.estimate(images=160)
     assert more.values == 10 * given.values
-    assert more.working == given.working
+    assert given.working < more.working < 10 * given.working  # the samples of more images
     joined = Plan(groups=(("stem",), ("stage.one", "stage.two", "stage.three"), ("fc",)))
     assert prepared.estimate(joined).working > given.working
     assert prepare(prepared.recipe, 16, memory=1000).estimate().files == given.values - 1000
+
+
+def test_the_estimate_counts_the_samples_of_ranges() -> None:
+    """16,384 values of each tensor and image at most: here fewer, all of them, in two copies of the largest tensor besides."""
+    recipe = mrecg.preset("w4a4-brecq", QUICK | {"network.steps": 0})
+    whole = prepare(recipe, 16).estimate(images=4096).working
+    few = recipe.override({"activation.ranges.sample": 16})
+    sampled = prepare(few, 16).estimate(images=4096).working
+    assert sampled < whole / 4
+    assert whole % (4 * 4096) == 0  # bytes of a float, of every image
 
 
 def test_the_estimate_counts_the_masks_of_qdrop() -> None:
