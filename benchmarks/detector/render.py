@@ -14,6 +14,8 @@ __all__ = ["PICTURE", "detector_store", "draw_faces", "matched", "speed_store", 
 
 PICTURE = "astronaut.png"
 """NASA's, in the public domain."""
+PART, ENLARGED = (130, 20, 190, 190), 3
+"""What is drawn: left, top, width and height, and how many times as large."""
 COLORS = ("#ffffff", "#3b7dd8", "#d9731a")
 CERTAIN = 0.9
 """Score of a face that the float detector is sure of."""
@@ -199,7 +201,9 @@ def write_detector(folder: Path, page: Path) -> int:
 def draw_faces(folder: Path, photograph: Image.Image, picture: Path) -> None:
     """Draw the boxes of float, W8A8 and W4A8 into a photograph."""
     results = {result["method"]: result for result in detector_store(folder).read()}
-    drawn = photograph.copy()
+    left, top, width, height = PART
+    size = (width * ENLARGED, height * ENLARGED)
+    drawn = photograph.resize(size, box=(left, top, left + width, top + height))
     pen = ImageDraw.Draw(drawn)
     shown = [
         results["w8a8-rtn"]["float_boxes"],
@@ -207,5 +211,6 @@ def draw_faces(folder: Path, photograph: Image.Image, picture: Path) -> None:
     ]
     for boxes, color in zip(shown, COLORS, strict=True):
         for box in boxes[PICTURE]:
-            pen.rectangle(box[:4], outline=color, width=2)
+            sides = np.reshape(box[:4], (2, 2)) - (left, top)
+            pen.rectangle((sides * ENLARGED).flatten().tolist(), outline=color, width=2)
     drawn.save(picture, quality=85)
