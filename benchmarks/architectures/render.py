@@ -63,8 +63,8 @@ LIMITS = """
 - **The last layers return floats**, and what is computed of their results, such as boxes, stays in float: in ONNX Runtime these
   convolutions run in float, too, under every placement but those that quantize results.
 - **One-dimensional transposed convolutions** stay in float. A file that holds one in front of a quantizer (`zoo:audio_unet`) is
-  refused by `verify`: with ONNX Runtime's optimizations a code is nearly one scale from the simulated number; without them the
-  file computes what was simulated. The cause is not known.
+  refused by `verify`: with ONNX Runtime's optimizations a code is nearly one scale from the simulated number; without them a
+  reduced example, tried by hand, computes what was simulated. The cause is not known.
 - **A branch without quantizers in it is no unit.** Models without repeated modules, or whose blocks are long, give long
   units: the largest dense block of DenseNet-121 is one unit of 42 layers or so, which needs the memory of all its values.
 - **Values with several rows for an image** (all windows of all images as one batch) are not cut, because nothing can be
