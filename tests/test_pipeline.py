@@ -11,7 +11,8 @@ import mrecg
 import toys
 from mrecg.config.presets import METHODS
 from mrecg.errors import PlanError, RunError
-from mrecg.pipeline import Estimate, Progress
+from mrecg.optimize.progress import Progress
+from mrecg.planning.estimate import Estimate
 from mrecg.records.plan import Plan
 from quick import quick, run
 

@@ -33,6 +33,7 @@ ROOMS = [
     "export",
     "conversion",
     "pipeline",
+    "quantization",
     "metrics",
     "evaluation",
     "data",

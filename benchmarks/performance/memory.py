@@ -16,7 +16,8 @@ from benchmarks.performance.random_network import random_network
 from benchmarks.performance.results import performance_store
 from benchmarks.provenance import commit
 from mrecg.config.texts import bytes_of
-from mrecg.pipeline import Estimate, Progress
+from mrecg.optimize.progress import Progress
+from mrecg.planning.estimate import Estimate
 from mrecg.runs.folder import environment
 
 __all__ = ["configure", "peak_resident", "run"]

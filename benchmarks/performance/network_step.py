@@ -19,7 +19,8 @@ import mrecg
 from benchmarks.performance.random_network import random_network
 from benchmarks.performance.results import performance_store
 from benchmarks.provenance import commit
-from mrecg.pipeline import Estimate, Progress
+from mrecg.optimize.progress import Progress
+from mrecg.planning.estimate import Estimate
 
 __all__ = ["configure", "measure", "run"]
 

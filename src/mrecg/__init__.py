@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from mrecg.export.pt2 import export_program
     from mrecg.metrics import Fidelity, fidelity
     from mrecg.monitoring import TensorBoard
-    from mrecg.pipeline import Estimate, PreparedModel, Progress, prepare, quantize, resume
+    from mrecg.optimize.progress import Progress
+    from mrecg.pipeline import PreparedModel, prepare
+    from mrecg.planning.estimate import Estimate
+    from mrecg.quantization import quantize, resume
     from mrecg.runs.folder import QuantizedModel, load
 
 __all__ = [
@@ -60,12 +63,12 @@ _NEEDS_TORCH = {
     "Fidelity": "mrecg.metrics",
     "fidelity": "mrecg.metrics",
     "from_onnx": "mrecg.conversion.onnx_modules",
-    "Estimate": "mrecg.pipeline",
+    "Estimate": "mrecg.planning.estimate",
     "PreparedModel": "mrecg.pipeline",
-    "Progress": "mrecg.pipeline",
+    "Progress": "mrecg.optimize.progress",
     "prepare": "mrecg.pipeline",
-    "quantize": "mrecg.pipeline",
-    "resume": "mrecg.pipeline",
+    "quantize": "mrecg.quantization",
+    "resume": "mrecg.quantization",
     "QuantizedModel": "mrecg.runs.folder",
     "load": "mrecg.runs.folder",
 }

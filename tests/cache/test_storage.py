@@ -11,7 +11,8 @@ import toys
 from mrecg.cache import storage
 from mrecg.cache.storage import Storage
 from mrecg.errors import StorageError
-from mrecg.pipeline import Estimate, Progress
+from mrecg.optimize.progress import Progress
+from mrecg.planning.estimate import Estimate
 from toys import normal
 
 CPU = torch.device("cpu")

@@ -43,7 +43,8 @@ from mrecg.paper.reproduction import (
     rows,
     texts,
 )
-from mrecg.pipeline import Estimate, prepare
+from mrecg.pipeline import prepare
+from mrecg.planning.estimate import Estimate
 from pictures import imagenet
 
 QUICK = {

@@ -10,8 +10,9 @@ import mrecg
 import toys
 from mrecg.cache.storage import CachedActivation, Storage
 from mrecg.errors import DataError, PlanError
-from mrecg.pipeline import Estimate, Progress
+from mrecg.optimize.progress import Progress
 from mrecg.planning import estimate
+from mrecg.planning.estimate import Estimate
 from mrecg.preparation.prepared_graph import PreparedGraph
 from mrecg.records.plan import Plan
 

@@ -99,6 +99,61 @@ def test_a_folder_is_one_runs(tmp_path: Path) -> None:
         check_free(tmp_path / "run")
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_link_in_the_place_of_our_folder_is_refused(resume: bool, tmp_path: Path) -> None:
+    """What it leads to would be emptied."""
+    (tmp_path / "theirs").mkdir()
+    for name in ("precious.txt", "inputs.json"):
+        (tmp_path / "theirs" / name).write_text("{}")
+        (tmp_path / "run").mkdir(exist_ok=True)
+        if not (tmp_path / "run" / UNFINISHED).is_symlink():
+            (tmp_path / "run" / UNFINISHED).symlink_to(tmp_path / "theirs")
+        with pytest.raises(mrecg.MrecgError, match=r"is no folder of mrecg's; name another"):
+            reserve(tmp_path / "run", resume).__enter__()
+    assert names(tmp_path / "theirs") == {"precious.txt", "inputs.json"}
+
+
+SAVING = """
+    import sys, torch
+    sys.path[:0] = {path!r}
+    torch.set_num_threads(1)
+    import mrecg, toys
+    from mrecg.runs import places
+    from quick import quick
+    write = places.replace_file
+    def slowly(path, contents):
+        write(path, contents)
+        print("wrote", path.name, flush=True)
+        sys.stdin.readline()
+    places.replace_file = slowly
+    made = mrecg.quantize(toys.make("residual"), toys.images(32), recipe=quick("w4a4-rtn"))
+    made.save({folder!r})
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the signal is a POSIX one")
+def test_a_folder_that_was_being_saved_into_can_be_used_again(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    code = textwrap.dedent(SAVING.format(path=sys.path, folder=str(run)))
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdout.readline()
+        child.stdin.write("\n")
+        child.stdin.flush()
+        child.stdout.readline()
+        child.send_signal(signal.SIGKILL)
+    assert names(run) > {UNFINISHED}
+    quantize(run)
+    assert names(run) == FILES
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "recipe.yaml").write_text("theirs")
+    with pytest.raises(mrecg.MrecgError, match="is not empty"):
+        quantize(tmp_path / "other")
+
+
 def test_nothing_is_left_where_nothing_was_done(tmp_path: Path) -> None:
     with pytest.raises(mrecg.MrecgError), reserve(tmp_path / "run"):
         mrecg.quantize(torch.nn.Flatten(), toys.images(8), recipe=quick("w4a4-rtn"))

@@ -12,9 +12,10 @@ from torch.nn import functional
 
 from mrecg.config.presets import preset
 from mrecg.data import calibration_images, evaluation_batches
-from mrecg.optimize.progress import phase
+from mrecg.optimize.progress import Progress, phase
 from mrecg.paper.networks import build, load_weights
-from mrecg.pipeline import Estimate, Progress, quantize
+from mrecg.planning.estimate import Estimate
+from mrecg.quantization import quantize
 from mrecg.records.evaluation import Evaluation
 from mrecg.records.record import Record
 from mrecg.runs.folder import QuantizedModel

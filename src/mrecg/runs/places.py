@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from mrecg import distributed
 from mrecg.errors import RunError, reason_of
 from mrecg.runs.checkpoints import INPUTS, FolderCheckpoints
-from mrecg.runs.files import RECORD, is_finished, read_file
+from mrecg.runs.files import GRAPH, RECIPE, RECORD, REPORT, TENSORS, is_finished, read_file
 from mrecg.writing import replace_file
 
 __all__ = ["RunPlace", "check_free", "check_unfinished", "reserve"]
@@ -133,7 +133,9 @@ def reserve(folder: Path, resume: bool = False, together: bool = False) -> Itera
     try:
         check(folder)  # nobody finished it meanwhile
         if not resume:
-            place.clear()  # of a run that stopped before it could be resumed
+            # Of a run that stopped before it could be resumed, or while its files were written.
+            place.clear()
+            _remove(_left_over(folder) - {place.unfinished})
         if together:
             distributed.wait()
         yield place
@@ -180,11 +182,12 @@ def check_free(folder: Path) -> None:
         )
     if (folder.exists() or folder.is_symlink()) and not folder.is_dir():
         raise RunError(f"The path {folder} is a file, expected a folder for the run.")
+    _refuse_link(folder)
     if RunPlace(folder).is_started:
         raise RunError(
             f"The folder {folder} holds an unfinished run; go on with --resume {folder}, or remove the folder."
         )
-    if folder.is_dir() and any(path.name != UNFINISHED for path in folder.iterdir()):
+    if folder.is_dir() and set(folder.iterdir()) - _left_over(folder):
         raise RunError(f"The folder {folder} is not empty; name another for the run.")
 
 
@@ -196,5 +199,24 @@ def check_unfinished(folder: Path) -> None:
     """
     if is_finished(folder):
         raise RunError(f"The run in {folder} is finished; there is nothing to resume.")
+    _refuse_link(folder)
     if not RunPlace(folder).is_started:
         raise RunError(f"The folder {folder} holds no unfinished run; name one that does.")
+
+
+def _refuse_link(folder: Path) -> None:
+    """Refuse a link in the place of our own folder: its files are removed in the end."""
+    place = folder / UNFINISHED
+    if place.is_symlink() or (place.exists() and not place.is_dir()):
+        raise RunError(
+            f"The path {place} is no folder of mrecg's; name another folder for the run."
+        )
+
+
+def _left_over(folder: Path) -> set[Path]:
+    """Return what a process leaves that is killed while it writes the finished run: our own folder, and files beside it."""
+    place = folder / UNFINISHED
+    if not place.exists():
+        return set()
+    names = (RECIPE, TENSORS, GRAPH, REPORT)
+    return {place, *(folder / name for name in names), *folder.glob(".mrecg-*.draft")}

@@ -14,7 +14,8 @@ from mrecg.paper.networks import build
 from mrecg.paper.published import find_checkpoint
 from mrecg.paper.reproduction.cell_runs import Budget, Sources, finished_run
 from mrecg.paper.reproduction.table_axes import Cell
-from mrecg.pipeline import Estimate, PreparedModel, prepare
+from mrecg.pipeline import PreparedModel, prepare
+from mrecg.planning.estimate import Estimate
 
 __all__ = ["Expectation", "estimate_cells"]
 

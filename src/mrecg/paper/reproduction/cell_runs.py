@@ -20,11 +20,12 @@ from mrecg.data.loading import MOST_SKIPPED
 from mrecg.distributed import local_device
 from mrecg.errors import MrecgError, RunError
 from mrecg.evaluation import Evaluation, evaluate, with_accuracy
-from mrecg.optimize.progress import phase
+from mrecg.optimize.progress import Progress, phase
 from mrecg.paper.networks import NETWORKS, make_network
 from mrecg.paper.published import PAPER_NETWORKS, find_checkpoint
 from mrecg.paper.reproduction.table_axes import Cell
-from mrecg.pipeline import Estimate, Progress, quantize
+from mrecg.planning.estimate import Estimate
+from mrecg.quantization import quantize
 from mrecg.records.record import Record
 from mrecg.runs.files import is_finished, recipe_of, record_of
 
