@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from mrecg import distributed
-from mrecg.errors import DataError, ModelError, MrecgError, expect
+from mrecg.errors import DataError, ModelError, MrecgError, expect, reason_of
 from mrecg.export.comparison import OutputComparison
 from mrecg.graph.channels import class_axis_of
 from mrecg.graph.outputs import computed_outputs, map_only, named_tensors
@@ -128,7 +128,7 @@ def answer(model: nn.Module, images: Tensor, where: str) -> Any:
             return model(images.to(device))
     except Exception as error:  # it is the caller's model: anything may come out of it
         raise DataError(
-            f"The model cannot take the images of {where}, of shape {tuple(images.shape)}: {_reason(error)}"
+            f"The model cannot take the images of {where}, of shape {tuple(images.shape)}: {reason_of(error)}"
         ) from error
 
 
@@ -243,7 +243,7 @@ def _run(call: Callable[[], Any], where: str) -> Any:
         raise
     except Exception as error:  # metrics are anybody's code
         raise DataError(
-            f"The metric fails for {where}: {type(error).__name__}: {_reason(error)}; it is given what the model returns, on "
+            f"The metric fails for {where}: {type(error).__name__}: {reason_of(error)}; it is given what the model returns, on "
             "the CPU, and the targets as the loader gives them."
         ) from error
 
@@ -259,7 +259,3 @@ def _number(value: Any, where: str) -> float | list[float]:
             f"The metric gives a {type(value).__name__} {where}, expected a number or a dictionary of numbers."
         )
     return float(value)
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

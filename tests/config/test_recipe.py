@@ -1,5 +1,7 @@
 """Recipes: presets, overrides, YAML, and a sentence for every mistake."""
 
+import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ from pydantic import ValidationError
 import mrecg
 from mrecg.config.presets import METHODS, preset_names
 from mrecg.config.recipe import read_recipe
-from mrecg.config.yaml_files import REASONS
+from mrecg.config.yaml_files import REASONS, flat
 from mrecg.errors import RecipeError, RunError
 
 
@@ -181,3 +183,19 @@ def test_a_file_that_does_not_fit_is_explained(text: str, reason: str, tmp_path:
 def test_every_type_that_a_value_may_have_is_named(key: str, value: object, words: str) -> None:
     with pytest.raises(RecipeError, match=f"'{key}': {words} .got {value!r}"):
         mrecg.preset("w2a4-brecq", {key: value})
+
+
+def test_settings_that_messages_name_exist() -> None:
+    """An advice that names a setting is followed."""
+    keys = set(dict(flat(mrecg.preset("w4a4-brecq").model_dump())))
+    known = keys | {key.rpartition(".")[0] for key in keys}
+    named = re.compile(r"\b(?:weight|activation|placement|plan|reconstruct|network)\.[a-z_.]*[a-z]")
+    found: dict[str, str] = {}
+    for path in Path(mrecg.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Raise):
+                texts = [one.value for one in ast.walk(node) if isinstance(one, ast.Constant)]
+                text = " ".join(one for one in texts if isinstance(one, str))
+                found |= dict.fromkeys(named.findall(text), path.name)
+    assert "placement.overrides" in found
+    assert not {name: file for name, file in found.items() if name not in known}

@@ -23,7 +23,7 @@ from mrecg.conversion.onnx_folding import (
     input_shapes,
     write_linear_layers,
 )
-from mrecg.errors import ModelError, expect
+from mrecg.errors import ModelError, expect, reason_of
 
 __all__ = ["from_onnx"]
 
@@ -76,9 +76,8 @@ def _convert(folded: onnx.ModelProto, file: Path) -> fx.GraphModule:
     try:
         module: fx.GraphModule = onnx2fx.convert(folded)
     except Exception as error:  # a converter of others, on a file of others
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise ModelError(
-            f"The network in {file} cannot be a PyTorch module: {reason.rstrip('.')}."
+            f"The network in {file} cannot be a PyTorch module: {reason_of(error)}."
         ) from error
     _write_numbers(module)
     return module.eval()
@@ -147,9 +146,8 @@ def _compare(
         with torch.no_grad():
             made = module(*given.values())
     except Exception as error:  # code that was made from a file
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise ModelError(
-            f"The network in {file} cannot run on a batch of {_COMPARED}: {reason.rstrip('.')}; export it with a dynamic "
+            f"The network in {file} cannot run on a batch of {_COMPARED}: {reason_of(error)}; export it with a dynamic "
             "batch on axis 0."
         ) from error
     values = list(made) if isinstance(made, tuple | list) else [made]

@@ -95,7 +95,7 @@ def require_finite_losses(units: Sequence[Unit], losses: Mapping[str, float]) ->
         if found is not None:
             raise ModelError(
                 f"The loss of the unit {_named(unit)} is {found}, even rounded to nearest; leave its layers in float "
-                "(weight.overrides), or give them more bits."
+                "or give them more bits, by placement.overrides."
             )
 
 

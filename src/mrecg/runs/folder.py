@@ -23,7 +23,7 @@ from torch import fx, nn
 from torch.export import ExportedProgram
 
 from mrecg.config.recipe import Recipe, parse_recipe
-from mrecg.errors import RecipeError, RunError, expect
+from mrecg.errors import RecipeError, RunError, expect, reason_of
 from mrecg.quantizers import kernels
 from mrecg.records.record import Record
 from mrecg.runs.bounds import check_sizes
@@ -167,8 +167,9 @@ class QuantizedModel:
         try:
             return {REPORT: self._page(name).html.encode(errors="replace")}
         except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            warnings.warn(f"The run is saved without its {REPORT}: {reason}", stacklevel=3)
+            warnings.warn(
+                f"The run is saved without its {REPORT}: {reason_of(error)}", stacklevel=3
+            )
             return {}
 
     def _contents(self) -> dict[str, bytes]:

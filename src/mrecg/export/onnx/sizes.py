@@ -9,7 +9,7 @@ import onnx_ir as ir
 import torch
 from torch import fx
 
-from mrecg.errors import ExportError
+from mrecg.errors import ExportError, reason_of
 from mrecg.export.onnx.graphs import add_constant
 from mrecg.export.onnx.runtimes import open_file
 from mrecg.graph.operators import operator_of
@@ -79,8 +79,7 @@ def check_other_sizes(quantized: QuantizedModel, file: Path) -> None:
                 wanted = model(images)
             made = open_file("onnxruntime", file)(images.numpy())
         except Exception as error:  # of the runtime, or of operators whose sizes do not fit
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-            raise _fixed(height, width, reason.rstrip(".")) from error
+            raise _fixed(height, width, reason_of(error)) from error
         for ours, theirs in zip(made, named_tensors(wanted).values(), strict=False):
             problem = _difference(ours, theirs.numpy())
             if problem is not None:
