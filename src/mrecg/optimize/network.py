@@ -44,6 +44,8 @@ LARGEST_NETWORK_ACTIVATION_RATE = 1e-3
 NETWORK_WEIGHT_SCALE_REACH = 3.0
 """Rate × steps of the weight scales, in code units."""
 LARGEST_NETWORK_WEIGHT_SCALE_RATE = 3e-2
+SMALLEST_JUDGED = 256
+"""Images, or views of them, that decide whether the stage is kept."""
 
 
 @torch.enable_grad()
@@ -76,13 +78,14 @@ def optimize_network(
         return state, None
     objective = NetworkObjective(prepared, images.network, recipe)
     units = prepared.chain.units
-    views: Augment = augment or _views(recipe)
-    before = objective.divergence(images.judging, prepared.bind(units, state))
+    views: Augment = augment or make_augment(*_views(recipe, "views"))
+    judging = _judged(images.judging, recipe, augment)
+    before = objective.divergence(judging, prepared.bind(units, state))
     curve, diverged = _run(
         prepared, state, variables, objective, images.network, views, recipe, report, checkpoints
     )
     found = state | variables.current()
-    after = objective.divergence(images.judging, prepared.bind(units, found))
+    after = objective.divergence(judging, prepared.bind(units, found))
     accepted = diverged is None and after < before
     record = NetworkRecord(
         steps=recipe.network_steps,
@@ -192,10 +195,25 @@ def _learn_codes(
     return weights, [(latents, stage.code_rate), ([*scales, *factors], stage.scale_rate)]
 
 
-def _views(recipe: Recipe) -> Augment:
-    """Return the recipe's views; where only scales are learned, images stay as they are."""
+def _views(recipe: Recipe, purpose: str) -> tuple[Sequence[str], int]:
+    """Return names and seed of the recipe's views; where only scales are learned, images stay as they are."""
     names = recipe.network.augment if recipe.network.learn == "codes" else ()
-    return make_augment(names, derive_seed(recipe.seed, "views", distributed.rank()))
+    return names, derive_seed(recipe.seed, purpose, distributed.rank())
+
+
+def _judged(
+    images: Float[Tensor, "j ..."], recipe: Recipe, augment: Augment | None
+) -> Float[Tensor, "k ..."]:
+    """Return images that tuned nothing and, where they are few, views of them, like those that the stage learns from.
+
+    A few dozen images alone can call a stage worse that brings a network much nearer to float.
+    """
+    names, seed = _views(recipe, "judged views")
+    if augment is None and not names:
+        return images
+    views = augment or make_augment(names, seed)
+    repeats = math.ceil(SMALLEST_JUDGED / len(images)) - 1
+    return torch.cat([images, *(views(images) for _ in range(repeats))])
 
 
 def _run(

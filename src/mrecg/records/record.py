@@ -80,8 +80,8 @@ class NetworkRecord(JsonModel):
 
     Attributes:
         steps: optimization steps.
-        divergence_before, divergence_after: of the answer from the float network's, on images that tuned nothing:
-            at the recipe's temperature where codes were learned, Kullback-Leibler of the predictions for logits, else the relative squared error.
+        divergence_before, divergence_after: of the answer from the float network's, on images that tuned nothing and, if
+            they are few, on views of them: at the recipe's temperature where codes were learned, Kullback-Leibler of the predictions for logits, else the relative squared error.
         accepted: the divergence fell; else the network was left as it was.
         seconds: wall time.
         curve: what is minimized, at some steps; empty where it was not recorded.
