@@ -17,6 +17,7 @@ ROOMS = [
     "errors",
     "distributed",
     "torch_state",
+    "shortage",
     "reading",
     "writing",
     "config",
