@@ -29,13 +29,11 @@ def _cells(name: str) -> _Cells:
         for one in faults.OPERATIONS:
             yield {"operation": one}, lambda one=one: faults.inject(one)
     elif name == "inputs":
-        for block in range(inputs.BLOCKS):
-            for kind in inputs.KINDS:
-                first = block * inputs.BLOCK
-                yield (
-                    {"kind": kind, "first": first},
-                    lambda kind=kind, first=first: inputs.read_block(kind, first),
-                )
+        for kind, first in inputs.blocks():
+            yield (
+                {"kind": kind, "first": first},
+                lambda kind=kind, first=first: inputs.read_block(kind, first),
+            )
     elif name == "growth":
         yield {"runs": growth.RUNS}, growth.resident_after_each
     else:

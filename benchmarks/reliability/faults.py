@@ -77,7 +77,7 @@ def _interrupted(run: Callable[[Path, Report], object]) -> Callable[[Path], obje
 
 
 def _run(folder: Path, report: Report) -> None:
-    go_on(folder / "run", RECIPE, report, toy="chain")
+    go_on(folder / "run", RECIPE, report)
 
 
 def _save(folder: Path, report: Report) -> None:

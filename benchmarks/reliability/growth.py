@@ -19,7 +19,7 @@ def resident_after_each(runs: int = RUNS) -> dict[str, Any]:
     """Quantize again and again; return the resident memory after each run."""
     chosen, found = recipe(steps=20, network_steps=20), []
     for _ in range(runs):
-        mrecg.quantize(toys.make("residual"), toys.images(32), recipe=chosen, progress=False)
+        mrecg.quantize(toys.make("chain"), toys.images(16), recipe=chosen, progress=False)
         gc.collect()
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         found.append(pages * PAGE / 2**20)

@@ -12,12 +12,19 @@ from typing import Any
 from benchmarks.reliability.short_run import in_child
 from mutations import KINDS, refusal
 
-__all__ = ["BLOCK", "BLOCKS", "KINDS", "read_block"]
+__all__ = ["BLOCK", "KINDS", "blocks", "read_block"]
 
-BLOCK, BLOCKS = 250, 4
-"""Inputs of a result, and results of each kind."""
+BLOCK = 250
+"""Inputs of a result."""
+SLOW = ("run", "onnx network", "onnx export")
+"""Kinds that take a tenth of a second to read."""
 LONGEST = 30
 """Seconds after which reading an input counts as a hang."""
+
+
+def blocks() -> list[tuple[str, int]]:
+    """Return kinds and first seeds of all results: 10,500 inputs."""
+    return [(kind, BLOCK * number) for kind in KINDS for number in range(2 if kind in SLOW else 4)]
 
 
 def read_block(kind: str, first: int, count: int = BLOCK) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from benchmarks.reliability.short_run import (
 
 __all__ = ["KILLS", "kill"]
 
-KILLS = 60
+KILLS = 50
 RECIPE = recipe(steps=20, network_steps=40)
 
 

@@ -29,11 +29,11 @@ def recipe(steps: int, network_steps: int, method: str = "qdrop-mrecg") -> Recip
     )
 
 
-def go_on(folder: Path, chosen: Recipe, report: Report, toy: str = "residual") -> None:
+def go_on(folder: Path, chosen: Recipe, report: Report) -> None:
     """Do what a user does: start the run, or go on with it, or nothing where it is finished."""
     if is_finished(folder):
         return
-    model, images = toys.make(toy), toys.images(16)
+    model, images = toys.make("chain"), toys.images(16)
     if RunPlace(folder).is_started:
         mrecg.resume(folder, model, images, progress=report)
     else:

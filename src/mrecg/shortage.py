@@ -1,13 +1,16 @@
-"""Memory that runs out: the work is tried again in a smaller way, and each such change is told once."""
+"""Memory that is not enough: images that cannot fit are refused, other work is tried again in a smaller way."""
 
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import TypeVar
 
+from mrecg.config.texts import size
 from mrecg.errors import StorageError, reason_of
 
-__all__ = ["Parts", "Shortages", "is_shortage"]
+__all__ = ["Parts", "Shortages", "is_shortage", "require_memory"]
 
 _Way = TypeVar("_Way")
 _Result = TypeVar("_Result")
@@ -19,6 +22,34 @@ def is_shortage(error: BaseException) -> bool:
     return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(
         error
     )
+
+
+def require_memory(images: int, shape: Sequence[int]) -> None:
+    """Refuse images that this machine's memory cannot hold, before it is asked for.
+
+    Args:
+        images: how many, as float32.
+        shape: of each.
+
+    Raises:
+        StorageError: with the size that is needed.
+    """
+    needed, free = 4 * images * math.prod(shape), _free_memory()
+    if free is not None and needed > free:
+        raise StorageError(
+            f"{images} images of {'×'.join(map(str, shape))} take {size(needed)} of memory, and {size(free)} are free; "
+            "give fewer or smaller ones."
+        )
+
+
+def _free_memory() -> int | None:
+    """Return the bytes of memory that are free or can be freed, `None` where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return 1024 * int(found[0]) if found else None
 
 
 class Shortages:
