@@ -12,6 +12,7 @@ from mrecg.graph.units import Unit
 from mrecg.planning.cost import images_per_pass
 from mrecg.preparation.prepared_graph import PreparedGraph
 from mrecg.quantizers.grid import Scaling
+from mrecg.shortage import Parts, Shortages
 from mrecg.torch_state import compute_precision
 
 __all__ = ["require_finite_activations", "require_finite_losses", "require_finite_ranges"]
@@ -19,7 +20,10 @@ __all__ = ["require_finite_activations", "require_finite_losses", "require_finit
 
 @torch.no_grad()
 def require_finite_activations(
-    prepared: PreparedGraph, images: Float[Tensor, "n ..."], numbers: Sequence[int]
+    prepared: PreparedGraph,
+    images: Float[Tensor, "n ..."],
+    numbers: Sequence[int],
+    shortages: Shortages | None = None,
 ) -> None:
     """Run the float network once; refuse activations that are no numbers before hours of work build on them.
 
@@ -27,6 +31,7 @@ def require_finite_activations(
         prepared: the network.
         images: for calibration.
         numbers: what the message calls each of them.
+        shortages: are told where memory is not enough for as many images as planned.
 
     Raises:
         DataError: some images give such values, others do not; names the first image, unit and layers.
@@ -35,8 +40,9 @@ def require_finite_activations(
     chain = prepared.chain
     size = min(map(images_per_pass, chain.units))
     memory_format = torch.channels_last if images.ndim == 4 else torch.preserve_format
-    for first in range(0, len(images), size):
-        part = images[first : first + size].to(prepared.device, memory_format=memory_format)
+
+    def forward(first: int, last: int) -> None:
+        part = images[first:last].to(prepared.device, memory_format=memory_format)
         values = {chain.input: part}
         for position, unit in enumerate(chain.units):
             with compute_precision("float32", prepared.device):
@@ -44,9 +50,13 @@ def require_finite_activations(
             # One number for the host to wait for: an infinite or NaN square tells of any.
             powers = [one.square().mean() for one in results]
             if powers and not math.isfinite(float(torch.stack(powers).sum())):
-                _refuse(unit, results, powers, numbers[first : first + size])
+                _refuse(unit, results, powers, numbers[first:last])
             values |= dict(zip(unit.outputs, results, strict=False))
             values = {n: v for n, v in values.items() if chain.last_reader.get(n, -1) > position}
+
+    parts = Parts(shortages or Shortages(), "passes through the network")
+    for _ in parts.over(len(images), size, forward):
+        pass
 
 
 def _refuse(

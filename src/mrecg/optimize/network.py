@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -29,11 +30,12 @@ from mrecg.optimize.schedule import (
     shuffled_batches,
 )
 from mrecg.preparation.judging import SplitImages
-from mrecg.preparation.prepared_graph import PreparedGraph
+from mrecg.preparation.prepared_graph import Binding, PreparedGraph
 from mrecg.quantizers.activation import FakeQuantizer
 from mrecg.quantizers.latent import LatentCodes, LearnedWeight, ScaledCodes
 from mrecg.quantizers.state import QuantizerState
 from mrecg.records.record import Curve, NetworkRecord
+from mrecg.shortage import Parts, Shortages
 from mrecg.torch_state import matmul_precision
 
 __all__ = ["optimize_network"]
@@ -57,6 +59,7 @@ def optimize_network(
     report: Callable[[int, float], None],
     augment: Augment | None = None,
     checkpoints: Checkpoints | None = None,
+    shortages: Shortages | None = None,
 ) -> tuple[QuantizerState, NetworkRecord | None]:
     """Optimize codes and scales of a reconstructed network.
 
@@ -68,6 +71,7 @@ def optimize_network(
         report: called now and then with the step and its loss.
         augment: replaces the recipe's views of the images while codes are learned.
         checkpoints: keeps where the optimization is, now and then, and says where it was.
+        shortages: are told where memory is not enough for as many images as planned.
 
     Returns:
         The state that is closer to the float network, and the figures, or `None` where there is nothing to learn.
@@ -76,13 +80,24 @@ def optimize_network(
     variables = _start(prepared, state, recipe)
     if variables is None:
         return state, None
-    objective = NetworkObjective(prepared, images.network, recipe)
+    shortages = shortages or Shortages()
+    objective = NetworkObjective(prepared, images.network, recipe, shortages)
+    parts = Parts(shortages, "steps of the network")
     units = prepared.chain.units
     views: Augment = augment or make_augment(*_views(recipe, "views"))
     judging = _judged(images.judging, recipe, augment)
     before = objective.divergence(judging, prepared.bind(units, state))
     curve, diverged = _run(
-        prepared, state, variables, objective, images.network, views, recipe, report, checkpoints
+        prepared,
+        state,
+        variables,
+        objective,
+        parts,
+        images.network,
+        views,
+        recipe,
+        report,
+        checkpoints,
     )
     found = state | variables.current()
     after = objective.divergence(judging, prepared.bind(units, found))
@@ -221,6 +236,7 @@ def _run(
     state: QuantizerState,
     variables: _Variables,
     objective: NetworkObjective,
+    parts: Parts,
     images: Float[Tensor, "n ..."],
     augment: Augment,
     recipe: Recipe,
@@ -247,14 +263,9 @@ def _run(
         batch = augment(images[next(batches)])
         if step < start:
             continue
-        loss = torch.zeros((), device=learned[0].device)
         with matmul_precision(settings.precision, prepared.device):
-            for part in batch.split(objective.images_at_once):
-                # Each part has a graph of its own.
-                weights = {name: one.weight() for name, one in variables.weights.items()}
-                distance = objective(part, {**fixed, **weights}) * (len(part) / len(batch))
-                torch.autograd.backward(distance, inputs=learned)
-                loss += distance.detach()
+            take = partial(_accumulate, batch, objective, variables, fixed, learned)
+            _, loss = parts.run(min(objective.images_at_once, len(batch)), take)
             distributed.average_gradients(learned)
             decay = cosine_decay(step / steps)
             adam.step(*(rate * decay for _, rate in variables.rates))
@@ -269,6 +280,27 @@ def _run(
                 found = NetworkCheckpoint(step + 1, values, adam.moments(), tuple(curve))
                 checkpoints.keep_network(found)
     return tuple(curve), None
+
+
+def _accumulate(
+    batch: Tensor,
+    objective: NetworkObjective,
+    variables: _Variables,
+    fixed: Mapping[str, Binding],
+    learned: Sequence[Tensor],
+    at_once: int,
+) -> Tensor:
+    """Compute the gradients of a batch in parts; return its loss."""
+    for one in learned:
+        one.grad = None  # of a try that memory was not enough for
+    loss = torch.zeros((), device=learned[0].device)
+    for part in batch.split(at_once):
+        # Each part has a graph of its own.
+        weights = {name: one.weight() for name, one in variables.weights.items()}
+        distance = objective(part, {**fixed, **weights}) * (len(part) / len(batch))
+        torch.autograd.backward(distance, inputs=learned)
+        loss += distance.detach()
+    return loss
 
 
 @torch.no_grad()

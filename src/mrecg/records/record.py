@@ -186,6 +186,7 @@ class Record(JsonModel):
         environment: versions of mrecg and of the libraries that decide bits, device and threads; the seed is in the recipe.
         inputs: hashes of the float network and of the calibration images; empty where they were not recorded.
         command: that made the run, on a command line; empty where Python made it.
+        shortages: what was done in a smaller way because memory ran out.
         files: SHA-256 of the files of the run's folder; empty until it is saved.
     """
 
@@ -207,6 +208,7 @@ class Record(JsonModel):
     environment: Mapping[str, Any]
     inputs: Mapping[str, str] = {}
     command: tuple[str, ...] = ()
+    shortages: tuple[str, ...] = ()
     files: Mapping[str, str] = {}
 
     @model_validator(mode="after")

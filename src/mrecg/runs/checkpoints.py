@@ -29,7 +29,7 @@ from mrecg.records.plan import Join
 from mrecg.records.record import GroupRecord, UnitRecord
 from mrecg.writing import replace_file
 
-__all__ = ["INPUTS", "FolderCheckpoints", "describe_inputs"]
+__all__ = ["INPUTS", "FolderCheckpoints", "describe_inputs", "hash_of_images"]
 
 INPUTS = "inputs.json"
 """Makes a run one that can be resumed."""
@@ -50,10 +50,15 @@ def describe_inputs(model: nn.Module, images: Tensor, **others: str) -> dict[str
         network.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         network.update(_bytes(tensor))
     found = {"network": network.hexdigest()}
-    found["images"] = hashlib.blake2b(_bytes(images), digest_size=16).hexdigest()
+    found["images"] = hash_of_images(images)
     for name, text in others.items():
         found[name] = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
     return found
+
+
+def hash_of_images(images: Tensor) -> str:
+    """Return the hash under which a record keeps the images that calibrated."""
+    return hashlib.blake2b(_bytes(images), digest_size=16).hexdigest()
 
 
 class FolderCheckpoints(Checkpoints):
