@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mrecg.planning.estimate import Estimate
     from mrecg.quantization import quantize, resume
     from mrecg.runs.folder import QuantizedModel, load
+    from mrecg.runs.trainable import TrainableModel, from_trained
 
 __all__ = [
     "Estimate",
@@ -36,12 +37,14 @@ __all__ = [
     "Recipe",
     "Record",
     "TensorBoard",
+    "TrainableModel",
     "Verification",
     "evaluate",
     "export_onnx",
     "export_program",
     "fidelity",
     "from_onnx",
+    "from_trained",
     "load",
     "prepare",
     "preset",
@@ -71,6 +74,8 @@ _NEEDS_TORCH = {
     "resume": "mrecg.quantization",
     "QuantizedModel": "mrecg.runs.folder",
     "load": "mrecg.runs.folder",
+    "TrainableModel": "mrecg.runs.trainable",
+    "from_trained": "mrecg.runs.trainable",
 }
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "NetworkRecord",
     "QuantizerRecord",
     "Record",
+    "TrainingRecord",
     "UnitRecord",
     "ValuesRecord",
 ]
@@ -95,6 +96,20 @@ class NetworkRecord(JsonModel):
     seconds: float
     curve: Curve = ()
     diverged: int | None = None
+
+
+class TrainingRecord(JsonModel):
+    """Training after the run (quantization-aware training): how far it went from the run's result.
+
+    Attributes:
+        codes: of all weights.
+        changed: how many of them are others than before.
+        scales: smallest and largest factor by which a scale grew.
+    """
+
+    codes: int
+    changed: int
+    scales: tuple[float, float]
 
 
 class ValuesRecord(JsonModel):
@@ -174,6 +189,7 @@ class Record(JsonModel):
     Attributes:
         units, groups, plan, quantizers, oscillation: see their classes.
         network: the optimization of the whole, if there was one.
+        training: what training changed after the run; then units, groups and losses are those before it. `None` where there was none.
         left_in_float: layers, recurrent ones included, and products with a parameter, without a quantized weight.
         images: how many calibrated.
         skipped_images: what could not be read, with the reasons.
@@ -196,6 +212,7 @@ class Record(JsonModel):
     quantizers: tuple[QuantizerRecord, ...]
     oscillation: Oscillation
     network: NetworkRecord | None = None
+    training: TrainingRecord | None = None
     left_in_float: tuple[str, ...]
     images: int
     skipped_images: tuple[str, ...] = ()

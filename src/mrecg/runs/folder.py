@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from mrecg.report.comparison import Comparison
     from mrecg.report.page import Page
     from mrecg.report.reported_run import ReportedRun
+    from mrecg.runs.trainable import TrainableModel
 
 __all__ = ["QuantizedModel", "environment", "load"]
 
@@ -79,6 +80,17 @@ class QuantizedModel:
     def with_found(self, **found: Any) -> "QuantizedModel":
         """Return the same model with more in its record."""
         return replace(self, record=self.record.model_copy(update=found))
+
+    def trainable(self) -> "TrainableModel":
+        """Return the model as a module with parameters that any PyTorch loop trains; `mrecg.from_trained` takes it back.
+
+        Raises:
+            ModelError: the model has logarithmic codes.
+            RunError: it holds something that a run cannot store.
+        """
+        from mrecg.runs.trainable import make_trainable
+
+        return make_trainable(self)
 
     @property
     def units(self) -> Any:

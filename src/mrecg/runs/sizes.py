@@ -6,7 +6,7 @@ from torch import Tensor
 
 from mrecg.records.record import ModelSize, QuantizerRecord
 
-__all__ = ["code_grids", "model_size"]
+__all__ = ["code_grids", "model_size", "weight_path"]
 
 _FLOAT_BITS = 32
 
@@ -19,7 +19,7 @@ def code_grids(
     for quantizer in quantizers:
         if quantizer.kind == "weight":
             for buffer in ("codes", "zero_point"):
-                name = _prefix(quantizer) + buffer
+                name = f"{weight_path(quantizer)}.{buffer}"
                 if name in tensors:
                     found[name] = (quantizer.low, quantizer.high)
     return found
@@ -33,7 +33,7 @@ def model_size(quantizers: Sequence[QuantizerRecord], tensors: Mapping[str, Tens
         tensors: its parameters and buffers by name.
     """
     grids = code_grids(quantizers, tensors)
-    owned = tuple(_prefix(one) for one in quantizers if one.kind == "weight")
+    owned = tuple(f"{weight_path(one)}." for one in quantizers if one.kind == "weight")
     quantized = in_float = 0
     for name, tensor in tensors.items():
         low, high = grids.get(name, (0, 2**_FLOAT_BITS - 1))
@@ -43,7 +43,7 @@ def model_size(quantizers: Sequence[QuantizerRecord], tensors: Mapping[str, Tens
     return ModelSize(float_bytes=in_float, quantized_bytes=quantized)
 
 
-def _prefix(quantizer: QuantizerRecord) -> str:
-    """Return how the names of the tensors of a quantized weight start."""
+def weight_path(quantizer: QuantizerRecord) -> str:
+    """Return the path of the module that holds the codes of a weight."""
     owner, _, attribute = quantizer.tensor.rpartition(".")
-    return f"{owner}." * bool(owner) + f"quantized_{attribute}."
+    return f"{owner}." * bool(owner) + f"quantized_{attribute}"
