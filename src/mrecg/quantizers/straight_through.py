@@ -26,16 +26,16 @@ class TrainableScale(nn.Module):
             all channels start with the same scale, and `None` where the scale stays.
     """
 
-    start: Float[Tensor, " channels"]
+    start: Float[Tensor, "..."]
 
-    def __init__(self, start: Float[Tensor, " channels"], learns: bool) -> None:
+    def __init__(self, start: Float[Tensor, "..."], learns: bool) -> None:
         super().__init__()
         self.register_buffer("start", start.clone())
-        one = bool((start == start[0]).all())
-        factor = nn.Parameter(torch.ones_like(start[:1] if one else start)) if learns else None
-        self.register_parameter("factor", factor)
+        is_one = bool((start == start.flatten()[0]).all())
+        ones = torch.ones_like(start[:1] if start.ndim and is_one else start)
+        self.register_parameter("factor", nn.Parameter(ones) if learns else None)
 
-    def forward(self) -> Float[Tensor, " channels"]:
+    def forward(self) -> Float[Tensor, "..."]:
         """Return the scale as it is now."""
         if self.factor is None:
             return self.start
@@ -138,7 +138,7 @@ class _FakeQuantize(torch.autograd.Function):
 
 def round_bias(
     bias: Float[Tensor, " channels"],
-    activation_scale: Float[Tensor, "1"],
+    activation_scale: Float[Tensor, ""],
     weight_scale: Float[Tensor, " channels"],
     low: int,
     high: int,

@@ -160,7 +160,7 @@ def _replace_activations(
     for node in network.graph.find_nodes(op="call_function", target=_QUANTIZE):
         x, scale, zero_point, low, high, _ = node.args
         key = (scale, zero_point, low, high)
-        start = torch.tensor([scale])
+        start = torch.tensor(scale)
         of_images = x.op == "placeholder" and high - low >= _IMAGE_LEVELS
         if key not in paths:
             paths[key] = free_name(network, names.get((scale, low, high), node.name))
@@ -338,7 +338,7 @@ def _summarize(network: fx.GraphModule, origin: Origin) -> TrainingRecord:
         changed += int((weight.current().codes != weight.first).sum())
     for one in network.modules():
         if isinstance(one, TrainableScale) and one.factor is not None:
-            factors.append(one() / one.start)
+            factors.append((one() / one.start).flatten())
     low, high = torch.cat(factors).aminmax() if factors else (torch.ones(1), torch.ones(1))
     return TrainingRecord(codes=codes, changed=changed, scales=(float(low), float(high)))
 

@@ -29,15 +29,28 @@ def verdict_section(run: ReportedRun, key: str) -> Section:
             "The accuracy of this run was not recorded. Behind the last unit, the quantized network differs from the float "
             f"network by {percent(last.relative_loss)} of the signal's power."
         )
+        answer += _training(run)
         return Section("Did it work?", answer, _figures(run, None), tables=(_table(run),))
     difference = AccuracyDifference.between(before, after)
     chart = draw_differences(f"{key}-difference", [("quantized", difference)], "float")
     return Section(
         "Did it work?",
-        describe_difference(before, after, difference),
+        describe_difference(before, after, difference) + _training(run),
         _figures(run, difference),
         (chart,),
         (_table(run),),
+    )
+
+
+def _training(run: ReportedRun) -> str:
+    """Return a sentence about training after the run, where there was some."""
+    training = run.record.training
+    if training is None:
+        return ""
+    changed = percent(training.changed / training.codes)
+    return (
+        f" The model was trained further after its reconstruction, which changed {changed} of the codes; units, groups "
+        "and losses below are those before."
     )
 
 
