@@ -1,0 +1,32 @@
+"""The table of docs/how-to/training.md."""
+
+from pathlib import Path
+
+from benchmarks.store import Store
+from benchmarks.tables import table, write_between_marks
+
+__all__ = ["training_store", "write_page"]
+
+
+def training_store(folder: Path) -> Store:
+    """Return the results."""
+    return Store("training", ("network", "preset", "images", "rate"), folder)
+
+
+def write_page(results: Path, page: Path) -> int:
+    """Write the table between the marks of the page; return how many results it shows."""
+    found = training_store(results).read()
+    rows = [
+        (
+            f"{one['network']}, {one['preset']}, {one['images']} images",
+            f"{one['float']:.2f}",
+            f"{one['before']:.2f}",
+            f"{one['after']:.2f}",
+            f"{100 * one['changed']:.0f} %",
+            f"{one['seconds']['epoch'] / 60:.0f}",
+        )
+        for one in found
+    ]
+    heads = "run | float | quantized | after an epoch | codes changed | minutes of training"
+    write_between_marks(page, [*table(heads, rows), ""] if rows else [])
+    return len(rows)
