@@ -40,6 +40,7 @@ ROOMS = [
     "data",
     "paper",
     "demo",
+    "sweep",
     "cli",
     "__main__",
 ]

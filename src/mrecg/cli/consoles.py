@@ -22,6 +22,7 @@ _ORDER = (
     "verify",
     "recipe",
     "list",
+    "sweep",
     "reproduce",
 )
 """Commands in the order in which a newcomer needs them."""

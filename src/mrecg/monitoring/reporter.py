@@ -11,7 +11,15 @@ from mrecg.config.texts import duration, size
 from mrecg.optimize.progress import Progress, phase
 from mrecg.planning.estimate import Estimate
 
-__all__ = ["Reporter", "SilentReporter", "estimate_text", "finding", "line_of", "phase_name"]
+__all__ = [
+    "OneOfSeveral",
+    "Reporter",
+    "SilentReporter",
+    "estimate_text",
+    "finding",
+    "line_of",
+    "phase_name",
+]
 
 _SHOWN = {"tune": "optimize"}
 """Phases with another name for readers; the one in events is part of the seeds."""
@@ -77,6 +85,21 @@ class SilentReporter(Reporter):
 
     def note(self, text: str) -> None:
         """Ignore the text."""
+
+
+class OneOfSeveral(SilentReporter):
+    """Show one of several runs with another reporter, under its name."""
+
+    def __init__(self, reporter: Reporter, name: str) -> None:
+        self._reporter, self._name = reporter, name
+
+    def named(self, name: str, event: Progress | Estimate) -> None:
+        """Show the event under the name of the run."""
+        self._reporter.named(self._name, event)
+
+    def note(self, text: str) -> None:
+        """Show the line."""
+        self._reporter.note(text)
 
 
 def phase_name(name: str, event: Progress) -> str:

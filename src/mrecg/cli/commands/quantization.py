@@ -7,20 +7,18 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import typer
 
 from mrecg.cli.consoles import console, error_console
-from mrecg.cli.float_accuracy import measure_float
 from mrecg.cli.inputs import Inputs
+from mrecg.cli.jobs import QuantizeJob
 from mrecg.cli.option_groups import command
 from mrecg.cli.options import Memory, NetworkOptions, ProgressOptions
 from mrecg.cli.recipe_choice import choose_recipe
 from mrecg.cli.resumption import (
     given_command,
     is_repeated,
-    note_command,
     repeat_command,
     required_folder,
     resumable,
 )
-from mrecg.config.recipe import Recipe
 from mrecg.paper.mqbench import read_experiment
 from mrecg.records.plan import Plan
 from mrecg.writing import require_new_file
@@ -28,11 +26,7 @@ from mrecg.writing import require_new_file
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mrecg.data import CalibrationImages, EvaluationBatches
-    from mrecg.monitoring import Reporter
-    from mrecg.records.evaluation import Evaluation
-    from mrecg.runs.folder import QuantizedModel
-    from mrecg.runs.places import RunPlace
+    from mrecg.data import CalibrationImages
 
 __all__ = ["demo", "plan", "quantize"]
 
@@ -148,7 +142,7 @@ def quantize(
         inputs = Inputs.resolve(options, experiment, validation)
         inputs.named_data()
         with reporting(shown) as reporter:
-            job = _Job(
+            job = QuantizeJob(
                 inputs,
                 recipe,
                 followed,
@@ -165,69 +159,6 @@ def quantize(
     if shown.verbose:
         show_record(console, record)
     show_ending(console, record, recipe, place.folder)
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One run of `mrecg quantize`, from its resolved options."""
-
-    inputs: Inputs
-    recipe: Recipe
-    plan: Plan | None
-    evaluation_images: int | None
-    memory: int | None
-    place: "RunPlace"
-    tensorboard: Path | None
-    command: tuple[str, ...]
-
-    def run(self, reporter: "Reporter") -> "QuantizedModel":
-        """Read everything and refuse what can be refused; measure, quantize, measure and save."""
-        from mrecg.cli.watching import both_reports
-        from mrecg.pipeline import prepare
-
-        inputs = self.inputs
-        model = inputs.model()
-        with reporter.phase("images"):
-            calibration = inputs.calibration(self.recipe.seed)
-        batches = inputs.evaluation(self.evaluation_images)
-        with both_reports(reporter, self.tensorboard) as report:
-            with reporter.phase("capture"):
-                prepared = prepare(model, calibration, recipe=self.recipe, memory=self.memory)
-            # In seconds; the evaluation may take minutes.
-            prepared.check(self.plan)
-            prepared.check_storable()
-            before = None
-            if batches is not None:
-                before = measure_float(model, inputs.network, batches, reporter)
-            note_command(self.place, self.command)
-            checkpoints = prepared.checkpoints(self.place, self.plan)
-            quantized = prepared.quantize(self.plan, progress=report, checkpoints=checkpoints)
-            quantized = quantized.with_found(command=self.command)
-        return self._measured_and_saved(quantized, before, batches, reporter)
-
-    def _measured_and_saved(
-        self,
-        quantized: "QuantizedModel",
-        before: "Evaluation | None",
-        batches: "EvaluationBatches | None",
-        reporter: "Reporter",
-    ) -> "QuantizedModel":
-        """Measure the quantized model where the float one was measured, and save it.
-
-        The result of hours is saved even if the evaluation fails.
-        """
-        from mrecg.distributed import is_first
-        from mrecg.evaluation import with_accuracy
-
-        try:
-            if batches is not None and before is not None:
-                counted = reporter.counted("quantized", batches, batches.count)
-                quantized = with_accuracy(quantized, before, counted, batches.skipped)
-        finally:
-            if is_first():
-                with reporter.phase("save"):
-                    quantized.finish(self.place)
-        return quantized
 
 
 @command

@@ -8,6 +8,7 @@ from mrecg.cli.show.paper import (
     show_notes,
     show_outcome,
     show_rows,
+    show_table,
     show_total,
 )
 from mrecg.cli.show.results import (
@@ -32,6 +33,7 @@ __all__ = [
     "show_record",
     "show_rows",
     "show_skipped",
+    "show_table",
     "show_total",
     "show_verification",
 ]

@@ -17,6 +17,7 @@ __all__ = [
     "show_notes",
     "show_outcome",
     "show_rows",
+    "show_table",
     "show_total",
 ]
 
@@ -55,6 +56,17 @@ def show_rows(console: Console, rows: Sequence[Row], budgets: Sequence[str]) -> 
     console.print(table)
     for budget in budgets:
         say(console, budget)
+
+
+def show_table(console: Console, lines: Sequence[Sequence[str]]) -> None:
+    """Show a table whose first line are its heads."""
+    heads, *others = lines
+    table = Table()
+    for head in heads:
+        table.add_column(head, overflow="fold")
+    for line in others:
+        table.add_row(*map(escape, line))
+    console.print(table)
 
 
 def estimates_as_json(estimates: Sequence[Expectation]) -> list[dict[str, Any]]:
