@@ -54,6 +54,23 @@ with session():
 """Several commands in the same processes: starting them takes longer than the commands."""
 
 
+KILLED = """
+import json, os, signal, sys, threading, time
+from pathlib import Path
+
+def kill():
+    while not list(Path(sys.argv[2]).glob(".unfinished/tune-0001.safetensors")):
+        time.sleep(0.001)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if os.environ["RANK"] == "0":  # the one that writes
+    threading.Thread(target=kill, daemon=True).start()
+from mrecg.cli import main
+main(json.loads(sys.argv[1]))
+"""
+"""A command whose first process is lost as soon as two groups are kept."""
+
+
 def quantize(processes: int, preset: str, *settings: str) -> tuple[str, ...]:
     """Return the arguments of a run in the folder `{preset}-{processes}`."""
     arguments = ["--network", "mine:net", "--data", "demo", "--images", "64", "--preset", preset]
@@ -65,15 +82,17 @@ NEAREST = "w4a4-rtn"
 BRECQ = "w2a4-brecq"
 JOINED = "w2a2-qdrop-mrecg"
 EVALUATE = ("evaluate", f"{NEAREST}-2", "--data", "demo", "--json")
+LOST = f"{BRECQ}-lost"
 COMMANDS = [
     quantize(2, NEAREST),
     EVALUATE,
     quantize(2, BRECQ, *LEARNED),
     quantize(2, JOINED, *SHORT),
+    ("quantize", "--resume", LOST),
 ]
 
 
-def torchrun(folder: Path, *arguments: str) -> None:
+def torchrun(folder: Path, *arguments: str, fails: bool = False) -> None:
     """Run a program in two processes, with the network's file at hand."""
     (folder / "mine.py").write_text(NETWORK)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -87,7 +106,7 @@ def torchrun(folder: Path, *arguments: str) -> None:
         env=os.environ
         | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))},
     )
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode != 0) == fails, done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +114,9 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which two processes executed `COMMANDS`, each process with files of what it wrote."""
     folder = tmp_path_factory.mktemp("shared")
     (folder / "several.py").write_text(SEVERAL)
+    (folder / "killed.py").write_text(KILLED)
+    lost = [*quantize(2, BRECQ, *LEARNED)[:-1], LOST]
+    torchrun(folder, "killed.py", json.dumps(lost), LOST, fails=True)
     torchrun(folder, "several.py", json.dumps(COMMANDS))
     return folder
 
@@ -136,6 +158,15 @@ def test_ranges_and_roundings_to_nearest_are_equal_bit_for_bit(folder: Path) -> 
     losses = [unit.loss for unit in shared.record.units]
     assert losses == pytest.approx([unit.loss for unit in single.record.units], rel=1e-4)
     assert json.loads(written(folder, EVALUATE, "out")) == json.loads(alone(*EVALUATE))
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_run_whose_first_process_was_killed_goes_on_to_the_same_bits() -> None:
+    resumed, whole = mrecg.load(LOST), mrecg.load(f"{BRECQ}-2")
+    tensors, expected = resumed.program.state_dict, whole.program.state_dict
+    assert all(torch.equal(tensors[name], expected[name]) for name in expected)
+    losses = [[group.last_loss for group in one.record.groups] for one in (resumed, whole)]
+    assert losses[0] == losses[1]
 
 
 @pytest.mark.usefixtures("folder")

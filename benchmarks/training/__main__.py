@@ -25,6 +25,7 @@ from benchmarks.training.render import training_store, write_page
 from mrecg.data.fashion_mnist import DEBIAN_FOLDER, load_split
 from mrecg.runs.files import is_finished
 from mrecg.runs.folder import QuantizedModel
+from mrecg.runs.places import RunPlace
 
 BATCH = 128
 EPOCH_SEED = 1
@@ -93,6 +94,8 @@ def _run(cell: dict[str, Any], arguments: argparse.Namespace, images: Tensor) ->
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(IMAGE_SEED))
     model = float_network(arguments.network, arguments.reference)
     chosen = images[order[: arguments.images]]
+    if RunPlace(folder).is_started:
+        return mrecg.resume(folder, model, chosen)
     return mrecg.quantize(model, chosen, recipe=arguments.preset, folder=folder)
 
 

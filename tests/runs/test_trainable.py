@@ -14,7 +14,6 @@ from mrecg.errors import ModelError, RunError
 from mrecg.quantizers.straight_through import fake_quantize
 from mrecg.records.evaluation import Evaluation
 from mrecg.runs.folder import QuantizedModel
-from mrecg.runs.trainable import TrainableModel
 
 
 @functools.cache

@@ -92,5 +92,5 @@ def _text(value: Any) -> str:
 
 def _part(axis: str, text: str) -> str:
     """Return a part of a folder's name; numbers need the axis to mean something."""
-    text = re.sub(r"[^\w.,+]+", "_", text.rpartition("/")[2]).strip("_")
+    text = re.sub(r"[^\w.,+-]+", "_", text.rpartition("/")[2]).strip("_")
     return text if re.match("[a-z]", text) else f"{axis.rpartition('.')[2]}{text}"

@@ -1,12 +1,14 @@
 """Commands for the paper: its configuration files as recipes, and its table."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mrecg.cli.cluster import ClusterOptions, chosen, finished, print_array
 from mrecg.cli.consoles import console, error_console, interrupted
 from mrecg.cli.float_accuracy import warn_below_published
 from mrecg.cli.option_groups import command
@@ -19,7 +21,9 @@ from mrecg.cli.options import (
     worker_count,
 )
 from mrecg.cli.recipe_choice import named_recipe, read_overrides
+from mrecg.cli.resumption import given_command
 from mrecg.errors import MrecgError, RecipeError, RunError, quoted
+from mrecg.sweep.engines import Work
 from mrecg.writing import write_file
 
 if TYPE_CHECKING:
@@ -56,7 +60,9 @@ def recipe(
 
 @command
 def reproduce(
+    context: typer.Context,
     shown: ProgressOptions,
+    where: ClusterOptions,
     output: Annotated[
         Path,
         typer.Option(metavar="DIR", help="A folder for one run per cell; runs in it are kept."),
@@ -132,9 +138,15 @@ def reproduce(
         evaluation_images=evaluation_images,
         size=size,
     )
-    run = _estimate if dry_run else _reproduce
+    found, budget = cells(axes), Budget(images, changes)
+    if where.slurm:
+        print_array(given_command(context), len(found), where)
+        return
+    if dry_run:
+        _estimate(chosen(found, where), sources, budget, output, shown)
+        return
     try:
-        run(cells(axes), sources, Budget(images, changes), output, shown)
+        _reproduce(chosen(found, where), sources, budget, output, shown, where)
     except KeyboardInterrupt:
         left = "finished cells and groups are kept; give the command again to go on"
         raise interrupted(left) from None
@@ -172,6 +184,7 @@ def _reproduce(
     budget: "Budget",
     output: Path,
     shown: ProgressOptions,
+    where: ClusterOptions,
 ) -> None:
     """Run the cells and print the table; fail if one of them failed."""
     from mrecg.cli.show import show_outcome, show_rows
@@ -180,16 +193,22 @@ def _reproduce(
     from mrecg.paper import reproduction
 
     outcomes: list[Outcome] = []
+    budgets = reproduction.budget_lines(cells, budget)
     with reporting(shown) as reporter:
-        for outcome in reproduction.reproduce(cells, sources, budget, output, reporter.named):
+        if where.ray is None:
+            found = reproduction.reproduce(cells, sources, budget, output, reporter.named)
+        else:
+            found = _on_cluster(cells, sources, budget, output, where)
+        for outcome in found:
             if not outcome.reason or outcome.reason not in {one.reason for one in outcomes}:
                 show_outcome(error_console, outcome)  # what several cells lack is said once
             outcomes.append(outcome)
-            _warn_once(outcomes)
-    rows, budgets = reproduction.rows(outcomes), reproduction.budget_lines(cells, budget)
-    if is_first() and any(outcome.record is not None for outcome in outcomes):
-        table = reproduction.as_markdown(rows, budgets)
-        write_file(output / "table.md", table.encode(errors="replace"), RunError)
+            outcomes.sort(key=lambda one: cells.index(one.cell))
+            _warn_once(outcomes, outcome)
+            if is_first() and outcome.record is not None and where.cell is None:
+                table = reproduction.as_markdown(reproduction.rows(outcomes), budgets)
+                write_file(output / "table.md", table.encode(errors="replace"), RunError)
+    rows = reproduction.rows(outcomes)
     if shown.as_json:
         console.print_json(json.dumps([row.as_dict() for row in rows]))
     else:
@@ -203,10 +222,26 @@ def _reproduce(
         )
 
 
-def _warn_once(outcomes: Sequence["Outcome"]) -> None:
+def _on_cluster(
+    cells: Sequence["Cell"],
+    sources: "Sources",
+    budget: "Budget",
+    output: Path,
+    where: ClusterOptions,
+) -> Iterator["Outcome"]:
+    """Yield what becomes of the cells on a cluster; each reads its network and its images itself."""
+    from mrecg.paper.reproduction import Outcome, run_alone
+
+    known = {cell.name: cell for cell in cells}
+    work = [Work(cell.name, partial(run_alone, cell, sources, budget, output)) for cell in cells]
+    for one in finished(work, where):
+        yield one.result or Outcome(known[one.name], "failed", None, one.reason)
+
+
+def _warn_once(outcomes: Sequence["Outcome"], last: "Outcome") -> None:
     """Warn of a float network that is worse than published, when its first cell is finished."""
-    *before, last = outcomes
-    if last.record is None or any(o.cell.network == last.cell.network for o in before):
+    others = (one for one in outcomes if one is not last)
+    if last.record is None or any(one.cell.network == last.cell.network for one in others):
         return
     measured = last.record.accuracy.get("float")
     if measured is not None:

@@ -1,7 +1,14 @@
 """The paper's table, cell by cell, next to the published figures."""
 
 from mrecg.paper.reproduction.cell_estimates import Expectation, estimate_cells
-from mrecg.paper.reproduction.cell_runs import Budget, CellReport, Outcome, Sources, reproduce
+from mrecg.paper.reproduction.cell_runs import (
+    Budget,
+    CellReport,
+    Outcome,
+    Sources,
+    reproduce,
+    run_alone,
+)
 from mrecg.paper.reproduction.table import (
     Result,
     Row,
@@ -32,5 +39,6 @@ __all__ = [
     "estimate_cells",
     "reproduce",
     "rows",
+    "run_alone",
     "texts",
 ]

@@ -31,7 +31,7 @@ from mrecg.records.record import Record
 from mrecg.runs.files import is_finished, recipe_of, record_of
 from mrecg.runs.places import RunPlace, reserve
 
-__all__ = ["Budget", "CellReport", "Outcome", "Sources", "finished_run", "reproduce"]
+__all__ = ["Budget", "CellReport", "Outcome", "Sources", "finished_run", "reproduce", "run_alone"]
 
 _BATCH = 50
 
@@ -132,6 +132,11 @@ def reproduce(
         except (MrecgError, RuntimeError, MemoryError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             yield Outcome(cell, "failed", None, reason)
+
+
+def run_alone(cell: Cell, sources: Sources, budget: Budget, output: Path) -> Outcome:
+    """Return what becomes of a single cell, in a process of its own."""
+    return next(reproduce([cell], sources, budget, output))
 
 
 def finished_run(cell: Cell, sources: Sources, budget: Budget, folder: Path) -> Record | None:
