@@ -131,9 +131,9 @@ def _train(
         decay.step()
         step += 1
     spent += time.perf_counter() - started
-    states = {"module": module, "optimizer": optimizer, "decay": decay}
+    states: dict[str, Any] = {"module": module, "optimizer": optimizer, "decay": decay}
     torch.save(
-        {name: one.state_dict() for name, one in states.items()}  # type: ignore[attr-defined]
+        {name: one.state_dict() for name, one in states.items()}
         | {"step": step, "seconds": spent},
         kept,
     )

@@ -27,6 +27,7 @@ class TrainableScale(nn.Module):
     """
 
     start: Float[Tensor, "..."]
+    factor: nn.Parameter | None
 
     def __init__(self, start: Float[Tensor, "..."], learns: bool) -> None:
         super().__init__()
