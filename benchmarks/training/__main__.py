@@ -119,7 +119,7 @@ def _train(
         found = torch.load(kept, weights_only=True)
         step, spent = found["step"], found["seconds"]
         for name, one in (("module", module), ("optimizer", optimizer), ("decay", decay)):
-            one.load_state_dict(found[name])  # type: ignore[attr-defined]
+            one.load_state_dict(found[name])
     started = time.perf_counter()
     for batch in batches[step:]:
         if time.perf_counter() - started > 60 * minutes:
@@ -133,8 +133,7 @@ def _train(
     spent += time.perf_counter() - started
     states: dict[str, Any] = {"module": module, "optimizer": optimizer, "decay": decay}
     torch.save(
-        {name: one.state_dict() for name, one in states.items()}
-        | {"step": step, "seconds": spent},
+        {name: one.state_dict() for name, one in states.items()} | {"step": step, "seconds": spent},
         kept,
     )
     print(f"step {step} of {len(batches)}, {spent:.0f} seconds")

@@ -34,6 +34,7 @@ GROUPS = {
     "recipe": RecipeOptions,
     "list": None,
     "reproduce": None,
+    "sweep": None,
     "report": None,
     "compare": None,
 }

@@ -30,7 +30,18 @@ def test_the_table_is_the_serial_one(
     torch.save(build("resnet18").state_dict(), tmp_path / "models" / "resnet18_imagenet.pth.tar")
     arguments = (
         *("reproduce", "--networks", "resnet18", "--methods", "rtn", "--bits", "w4a4"),
-        *("--set", "weight.ranges.method=minmax", "--seeds", "1,2", "--images", "8", "--size", "32", "--evaluation-images", "8"),
+        *(
+            "--set",
+            "weight.ranges.method=minmax",
+            "--seeds",
+            "1,2",
+            "--images",
+            "8",
+            "--size",
+            "32",
+            "--evaluation-images",
+            "8",
+        ),
         *("--data", "imagenet:imagenet", "--checkpoints", "models", "--workers", "0"),
     )
     script = mrecg_command(*arguments, "--output", "serial", "--slurm")

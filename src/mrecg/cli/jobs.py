@@ -1,4 +1,4 @@
-"""What `mrecg quantize` does, and every cell of `mrecg sweep`."""
+"""The job of `mrecg quantize`, and of every cell of `mrecg sweep`."""
 
 from dataclasses import dataclass
 from pathlib import Path

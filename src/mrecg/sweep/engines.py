@@ -29,7 +29,7 @@ class Work(NamedTuple, Generic[_Result]):
 
 
 class Finished(NamedTuple, Generic[_Result]):
-    """What became of one piece of work.
+    """Outcome of one piece of work.
 
     Attributes:
         name: of the cell.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mrecg.cli.cluster import ClusterOptions, chosen, finished, print_array
-from mrecg.cli.consoles import console, error_console, say
+from mrecg.cli.consoles import console, error_console, interrupted, say
 from mrecg.cli.option_groups import command
 from mrecg.cli.options import ProgressOptions
 from mrecg.cli.resumption import given_command
@@ -61,7 +61,11 @@ def sweep(
         for run in runs:
             table.keep_finished(run)
     else:
-        _run(chosen(runs, where), table, where, shown)
+        try:
+            _run(chosen(runs, where), table, where, shown)
+        except KeyboardInterrupt:
+            left = "finished cells and groups are kept; give the command again to go on"
+            raise interrupted(left) from None
     if where.cell is None:
         table.show(shown)
     table.refuse_failed()
