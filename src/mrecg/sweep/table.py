@@ -3,18 +3,20 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mrecg.config.texts import duration, size
 from mrecg.records.record import Record
 from mrecg.sweep.grid import GridCell
 
 __all__ = ["as_markdown_table", "table_lines", "table_rows"]
 
-_FOUND = ("float top-1", "top-1", "last loss", "bytes", "seconds")
+_FOUND = ("float", "top-1", "loss", "size", "time")
 
 
 def table_rows(
     cells: Sequence[GridCell], records: Mapping[str, Record], failed: Mapping[str, str]
 ) -> list[dict[str, Any]]:
-    """Return for each cell its place, its status and what its run found, for a script.
+    """Return for each cell its place, its status and what its run found, for a script: top-1 in percent, the loss of the last unit
+    as a fraction of the signal's power, bytes of the parameters, seconds.
 
     Args:
         cells: of the grid.
@@ -37,11 +39,11 @@ def table_rows(
 def _findings(record: Record) -> dict[str, Any]:
     accuracy = record.accuracy
     return {
-        "float top-1": accuracy["float"].top1 if accuracy else None,
+        "float": accuracy["float"].top1 if accuracy else None,
         "top-1": accuracy["quantized"].top1 if accuracy else None,
-        "last loss": record.units[-1].relative_loss,
-        "bytes": record.size.quantized_bytes if record.size else None,
-        "seconds": sum(record.seconds.values()),
+        "loss": record.units[-1].relative_loss,
+        "size": record.size.quantized_bytes if record.size else None,
+        "time": sum(record.seconds.values()),
     }
 
 
@@ -55,11 +57,14 @@ def table_lines(cells: Sequence[GridCell], rows: Sequence[Mapping[str, Any]]) ->
 def _text(name: str, value: Any) -> str:
     if value is None:
         return ""
-    if name.endswith("top-1"):
-        return f"{value:.2f}"
-    if name == "last loss":
-        return f"{100 * value:.3g} %"
-    return f"{value:.0f}" if name == "seconds" else str(value)
+    as_text = {
+        "float": "{:.2f}".format,
+        "top-1": "{:.2f}".format,
+        "loss": lambda part: f"{100 * part:.3g} %",
+        "size": size,
+        "time": duration,
+    }
+    return str(as_text[name](value)) if name in _FOUND else str(value)
 
 
 def as_markdown_table(lines: Sequence[Sequence[str]]) -> str:
