@@ -38,26 +38,30 @@ def _configure(measuring: argparse.ArgumentParser) -> None:
     measuring.add_argument("--network", default="mbv2s")
     measuring.add_argument("--preset", default="w2a2-qdrop-mrecg")
     measuring.add_argument("--images", type=int, default=256, help="that calibrate")
+    measuring.add_argument("--steps", type=int, help="per group; else those of the preset")
+    measuring.add_argument("--train-images", type=int, default=60_000)
+    measuring.add_argument("--test-images", type=int, default=10_000)
     measuring.add_argument("--rate", type=float, default=1e-3)
-    measuring.add_argument("--minutes", type=float, default=4, help="of training in this call")
+    measuring.add_argument(
+        "--minutes", type=float, default=4, help="of this call, until it stops training"
+    )
 
 
 def _measure(arguments: argparse.Namespace) -> None:
-    cell = {
-        "network": arguments.network,
-        "preset": arguments.preset,
-        "images": arguments.images,
-        "rate": arguments.rate,
-    }
+    started = time.perf_counter()
+    names = ("network", "preset", "steps", "images", "train_images", "test_images", "rate")
+    cell = {name: getattr(arguments, name) for name in names}
     store = training_store(arguments.results)
     if cell in store:
         return
     images, labels = load_split("train", arguments.data)
-    test = load_split("test", arguments.data)
+    test = [one[: arguments.test_images] for one in load_split("test", arguments.data)]
     batches = list(zip(test[0].split(250), test[1].split(250), strict=True))
     quantized = _run(cell, arguments, images)
     work = arguments.work / "-".join(map(str, cell.values()))
-    trained = _train(quantized, images, labels, arguments.rate, work, arguments.minutes)
+    count, until = arguments.train_images, started + 60 * arguments.minutes
+    chosen = images[-count:], labels[-count:]
+    trained = _train(quantized, *chosen, arguments.rate, work, until)
     if trained is None:
         print("unfinished; call again to go on")
         return
@@ -66,7 +70,7 @@ def _measure(arguments: argparse.Namespace) -> None:
     after = mrecg.evaluate(module, batches)
     found = mrecg.from_trained(module, accuracy=after, float_accuracy=before)
     assert found.record.training is not None
-    path = work.with_suffix(".onnx")
+    path = Path(f"{work}.onnx")
     path.unlink(missing_ok=True)
     mrecg.export_onnx(found, path)
     verified = mrecg.verify_onnx(found, path, test[0][:256], repeats=0)
@@ -77,7 +81,6 @@ def _measure(arguments: argparse.Namespace) -> None:
         "after": after.top1,
         "verified": verified.top1_agreement_ties_apart,
         "changed": found.record.training.changed / found.record.training.codes,
-        "trained_on": len(images),
         "seconds": {"reconstruction": sum(quantized.record.seconds.values()), "epoch": seconds},
         "commit": commit(),
         "recipe": quantized.recipe.model_dump(mode="json"),
@@ -88,7 +91,8 @@ def _measure(arguments: argparse.Namespace) -> None:
 
 def _run(cell: dict[str, Any], arguments: argparse.Namespace, images: Tensor) -> QuantizedModel:
     """Return the finished run, or make it."""
-    folder = arguments.work / f"{cell['network']}-{cell['preset']}-{cell['images']}"
+    name = "-".join(str(cell[key]) for key in ("network", "preset", "steps", "images"))
+    folder = arguments.work / name
     if is_finished(folder):
         return mrecg.load(folder)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(IMAGE_SEED))
@@ -96,7 +100,9 @@ def _run(cell: dict[str, Any], arguments: argparse.Namespace, images: Tensor) ->
     chosen = images[order[: arguments.images]]
     if RunPlace(folder).is_started:
         return mrecg.resume(folder, model, chosen)
-    return mrecg.quantize(model, chosen, recipe=arguments.preset, folder=folder)
+    steps = {} if arguments.steps is None else {"reconstruct.steps": arguments.steps}
+    recipe = mrecg.preset(arguments.preset, steps)
+    return mrecg.quantize(model, chosen, recipe=recipe, folder=folder)
 
 
 def _train(
@@ -105,16 +111,16 @@ def _train(
     labels: Tensor,
     rate: float,
     work: Path,
-    minutes: float,
+    until: float,
 ) -> tuple[nn.Module, float] | None:
-    """Train an epoch with Adam, the rate falling by a cosine; `None` where the time is over before it."""
+    """Train an epoch with Adam, the rate falling by a cosine; `None` where it is `until` before the end."""
     module = quantized.trainable()
     optimizer = torch.optim.Adam(module.parameters(), lr=rate)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(EPOCH_SEED))
     batches = order.split(BATCH)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(batches))
     step, spent = 0, 0.0
-    kept = work.with_suffix(".pt")
+    kept = Path(f"{work}.pt")
     if kept.exists():
         found = torch.load(kept, weights_only=True)
         step, spent = found["step"], found["seconds"]
@@ -122,7 +128,7 @@ def _train(
             one.load_state_dict(found[name])
     started = time.perf_counter()
     for batch in batches[step:]:
-        if time.perf_counter() - started > 60 * minutes:
+        if time.perf_counter() > until:
             break
         loss = cross_entropy(module(images[batch]), labels[batch])
         optimizer.zero_grad()

@@ -44,8 +44,8 @@ def train(module: nn.Module, wanted: Tensor, steps: int, rate: float = 0.005) ->
 ANY = torch.arange(16) % 5
 
 
-@pytest.mark.parametrize("toy", toys.TOYS)
-def test_every_graph_starts_and_comes_back_to_the_bit(toy: str) -> None:
+@pytest.mark.parametrize("toy", ["residual", "shared", "two-outputs", "vit"])
+def test_graphs_start_and_come_back_to_the_bit(toy: str) -> None:
     quantized, x = quantized_toy(toy), toys.images(20, seed=2)
     before = first_of(quantized.model(x))
     module = quantized.trainable()
