@@ -12,6 +12,7 @@ import benchmarks.held_out.__main__ as held_out
 import benchmarks.natural_images.__main__ as natural_images
 import benchmarks.performance.__main__ as performance
 import benchmarks.pictures.__main__ as pictures
+import benchmarks.training.__main__ as training
 from benchmarks.tables import DOCS, README
 
 PAGES = {
@@ -22,6 +23,7 @@ PAGES = {
     "export.md": export,
     "efficientnet-lite0.md": natural_images,
     "performance.md": performance,
+    "how-to/training.md": training,
 }
 
 
@@ -38,9 +40,10 @@ def test_documents_name_benchmarks_that_exist() -> None:
 
 def test_documents_are_what_the_scripts_write(tmp_path: Path) -> None:
     docs = tmp_path / "docs"
-    docs.mkdir()
+    (docs / "how-to").mkdir(parents=True)
     shutil.copy(README, tmp_path)
-    shutil.copy(DOCS / "efficientnet-lite0.md", docs)
+    for page in ("efficientnet-lite0.md", "how-to/training.md"):
+        shutil.copy(DOCS / page, docs / page)
     for page, benchmark in PAGES.items():
         benchmark.main(["render", "--docs", str(docs)])
         assert (docs / page).read_text() == (DOCS / page).read_text(), page
