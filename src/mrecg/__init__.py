@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from mrecg.planning.estimate import Estimate
     from mrecg.quantization import quantize, resume
     from mrecg.runs.folder import QuantizedModel, load
-    from mrecg.runs.trainable import TrainableModel, from_trained
+    from mrecg.runs.trainable import TrainableModel
+    from mrecg.runs.trained import from_trained
 
 __all__ = [
     "Estimate",
@@ -75,7 +76,7 @@ _NEEDS_TORCH = {
     "QuantizedModel": "mrecg.runs.folder",
     "load": "mrecg.runs.folder",
     "TrainableModel": "mrecg.runs.trainable",
-    "from_trained": "mrecg.runs.trainable",
+    "from_trained": "mrecg.runs.trained",
 }
 
 

@@ -17,6 +17,8 @@ def origin_section(run: ReportedRun) -> Section:
         f"The recipe is {run.recipe.name} with seed {run.recipe.seed}, calibrated on {counted(record.images, 'image')} of "
         f"{shape}. The same recipe, images and versions give the same numbers."
     )
+    if record.training is not None:
+        answer += " Training that followed is not repeated by them."
     rows = [(key, str(value)) for key, value in record.environment.items()]
     rows += [(f"preprocessing: {key}", str(value)) for key, value in record.preprocessing.items()]
     rows += [(f"time: {phase}", seconds_as_text(time)) for phase, time in record.seconds.items()]
