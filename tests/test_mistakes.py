@@ -47,7 +47,7 @@ class TwoImages(nn.Module):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (TwoImages, "takes 2 inputs: image, flow, expected one; give a module that makes"),
+        (TwoImages, "takes 2 inputs: image, flow, and the calibration set gives one; in Python"),
         (lambda: toys.Chain, "is the class Chain, expected an instance"),
         (lambda: "resnet18", "is the str, expected an instance"),
         (lambda: torch.jit.trace(chain(), IMAGES), r"give the module that it was made from"),

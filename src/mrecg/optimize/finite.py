@@ -4,12 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from mrecg.errors import DataError, ModelError
+from mrecg.graph.inputs import Inputs
 from mrecg.graph.units import Unit
-from mrecg.planning.cost import images_per_pass
+from mrecg.planning.cost import fastest_layout, images_per_pass
 from mrecg.preparation.prepared_graph import PreparedGraph
 from mrecg.quantizers.grid import Scaling
 from mrecg.torch_state import compute_precision
@@ -19,13 +19,13 @@ __all__ = ["require_finite_activations", "require_finite_losses", "require_finit
 
 @torch.no_grad()
 def require_finite_activations(
-    prepared: PreparedGraph, images: Float[Tensor, "n ..."], numbers: Sequence[int]
+    prepared: PreparedGraph, images: Inputs, numbers: Sequence[int]
 ) -> None:
     """Run the float network once; refuse activations that are no numbers before hours of work build on them.
 
     Args:
         prepared: the network.
-        images: for calibration.
+        images: the inputs for calibration.
         numbers: what the message calls each of them.
 
     Raises:
@@ -34,10 +34,8 @@ def require_finite_activations(
     """
     chain = prepared.chain
     size = min(map(images_per_pass, chain.units))
-    memory_format = torch.channels_last if images.ndim == 4 else torch.preserve_format
     for first in range(0, len(images), size):
-        part = images[first : first + size].to(prepared.device, memory_format=memory_format)
-        values = {chain.input: part}
+        values = fastest_layout(chain, images[first : first + size], prepared.device)
         for position, unit in enumerate(chain.units):
             with compute_precision("float32", prepared.device):
                 results = unit.float_graph(*[values[name] for name in unit.inputs])

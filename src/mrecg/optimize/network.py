@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from mrecg import distributed
 from mrecg.config.recipe import Recipe
+from mrecg.graph.inputs import Inputs
 from mrecg.optimize.adam import Adam
 from mrecg.optimize.augmentation import Augment, make_augment
 from mrecg.optimize.checkpoints import Checkpoints, NetworkCheckpoint
@@ -203,7 +203,7 @@ def _run(
     state: QuantizerState,
     variables: _Variables,
     objective: NetworkObjective,
-    images: Float[Tensor, "n ..."],
+    images: Inputs,
     augment: Augment,
     recipe: Recipe,
     report: Callable[[int, float], None],

@@ -13,6 +13,7 @@ from mrecg.cache.activation_cache import run_float_units, run_quantized_units
 from mrecg.config.recipe import Recipe
 from mrecg.config.settings import Answer, Precision
 from mrecg.errors import RecipeError
+from mrecg.graph.inputs import Inputs
 from mrecg.graph.units import Chain
 from mrecg.planning.cost import images_per_pass, images_per_training_pass
 from mrecg.preparation.prepared_graph import Binding, PreparedGraph
@@ -60,9 +61,7 @@ class NetworkObjective:
         images_at_once: images that one forward and backward pass takes.
     """
 
-    def __init__(
-        self, prepared: PreparedGraph, images: Float[Tensor, "n ..."], recipe: Recipe
-    ) -> None:
+    def __init__(self, prepared: PreparedGraph, images: Inputs, recipe: Recipe) -> None:
         self._chain, self._device = prepared.chain, prepared.device
         self.images_at_once = images_per_training_pass(self._chain.units)
         stage = recipe.network
@@ -77,9 +76,7 @@ class NetworkObjective:
             if answer.kind == "logits" or (answer.kind == "auto" and name in negative)
         }
 
-    def __call__(
-        self, images: Float[Tensor, "n ..."], bindings: Mapping[str, Binding]
-    ) -> Float[Tensor, ""]:
+    def __call__(self, images: Inputs, bindings: Mapping[str, Binding]) -> Float[Tensor, ""]:
         made, wanted = self._run_both(images, bindings, self._precision)
         distance = self._distance(made, wanted)
         if not self._feature_weight:
@@ -88,7 +85,7 @@ class NetworkObjective:
         return distance + self._feature_weight * torch.stack(errors).mean()
 
     @torch.no_grad()
-    def divergence(self, images: Float[Tensor, "n ..."], bindings: Mapping[str, Binding]) -> float:
+    def divergence(self, images: Inputs, bindings: Mapping[str, Binding]) -> float:
         """Return the distance of the outputs alone, on images of all processes; one that is NaN counts as infinite.
 
         Its temperature is the objective's: divided by 4, logits of a few dozen images tell which of two states is nearer, where
@@ -103,13 +100,14 @@ class NetworkObjective:
 
     def _run_both(
         self,
-        images: Float[Tensor, "n ..."],
+        images: Inputs,
         bindings: Mapping[str, Binding],
         precision: Precision,
     ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
         source = images.to(self._device)
         with compute_precision(precision, self._device):
-            made = run_quantized_units(self._chain.units, {self._chain.input: source}, bindings)
+            given = self._chain.named(source)
+            made = run_quantized_units(self._chain.units, given, bindings)
         compared = {*self._chain.outputs, *self._power}
         # A convolution may have been computed in another precision.
         return {name: made[name].float() for name in compared}, self._run_float(source)
@@ -134,7 +132,7 @@ class NetworkObjective:
         return reconstruction_loss(made, wanted, self._chain.channels[name]) / self._power[name]
 
     @torch.no_grad()
-    def _measure_outputs(self, images: Float[Tensor, "n ..."]) -> tuple[dict[str, float], set[str]]:
+    def _measure_outputs(self, images: Inputs) -> tuple[dict[str, float], set[str]]:
         """Return the power of each unit's outputs, and the tables among the network's outputs that hold negative numbers."""
         powers = {name: 0.0 for unit in self._chain.units for name in unit.outputs}
         negative = dict.fromkeys(self._answers, 0.0)
@@ -159,9 +157,9 @@ class NetworkObjective:
         )
 
     @torch.no_grad()
-    def _run_float(self, images: Float[Tensor, "n ..."]) -> Mapping[str, Tensor]:
+    def _run_float(self, images: Inputs) -> Mapping[str, Tensor]:
         with compute_precision("float32", self._device):
-            return run_float_units(self._chain.units, {self._chain.input: images})
+            return run_float_units(self._chain.units, self._chain.named(images))
 
-    def _portions(self, images: Float[Tensor, "n ..."]) -> Iterator[Tensor]:
+    def _portions(self, images: Inputs) -> Iterator[Inputs]:
         yield from images.split(self._measured_at_once)

@@ -179,7 +179,8 @@ class Record(JsonModel):
         skipped_images: what could not be read, with the reasons.
         accuracy: of the float and the quantized network on the same images; empty where it was not measured.
         size: of the parameters; `None` where it was not recorded.
-        input_shape: of one image.
+        input_shape: of one image; empty where the network takes several inputs by name.
+        input_shapes: of each input without the batch, by name, where there are several.
         preprocessing: how image files became such images, where mrecg read them.
         source: where the images came from; `None` where they were tensors, and in runs of earlier versions.
         seconds: wall time by phase.
@@ -200,7 +201,8 @@ class Record(JsonModel):
     skipped_images: tuple[str, ...] = ()
     accuracy: Mapping[Literal["float", "quantized"], Evaluation] = {}
     size: ModelSize | None = None
-    input_shape: Annotated[tuple[int, ...], Field(min_length=1)]
+    input_shape: tuple[int, ...] = ()
+    input_shapes: Mapping[str, tuple[int, ...]] = {}
     preprocessing: Mapping[str, Any] = {}
     source: ImageSource | None = None
     seconds: Mapping[str, float]
@@ -208,6 +210,12 @@ class Record(JsonModel):
     inputs: Mapping[str, str] = {}
     command: tuple[str, ...] = ()
     files: Mapping[str, str] = {}
+
+    @model_validator(mode="after")
+    def _takes_something(self) -> Self:
+        if bool(self.input_shape) == bool(self.input_shapes):
+            raise ValueError("it needs either the shape of one input or those of several")
+        return self
 
     @model_validator(mode="after")
     def _measured_before_and_after(self) -> Self:

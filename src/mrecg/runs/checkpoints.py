@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from mrecg import distributed
 from mrecg.errors import RunError, reason_of
+from mrecg.graph.inputs import Inputs, NamedInputs
 from mrecg.optimize.checkpoints import Checkpoints, GroupCheckpoint, NetworkCheckpoint
 from mrecg.quantizers.grid import Scaling
 from mrecg.quantizers.state import QuantizerState
@@ -37,12 +38,12 @@ _NETWORK = "network"
 _NOTES, _HASH = "notes", "sha256"
 
 
-def describe_inputs(model: nn.Module, images: Tensor, **others: str) -> dict[str, str]:
+def describe_inputs(model: nn.Module, images: Inputs, **others: str) -> dict[str, str]:
     """Return hashes of all that decides the bits of a result, by what it is.
 
     Args:
         model: the float network.
-        images: that calibrate.
+        images: the inputs for those that calibrate.
         others: text that decides, too, such as the recipe.
     """
     network = hashlib.blake2b(digest_size=16)
@@ -50,7 +51,13 @@ def describe_inputs(model: nn.Module, images: Tensor, **others: str) -> dict[str
         network.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         network.update(_bytes(tensor))
     found = {"network": network.hexdigest()}
-    found["images"] = hashlib.blake2b(_bytes(images), digest_size=16).hexdigest()
+    given = hashlib.blake2b(digest_size=16)
+    for name, tensor in (
+        images.tensors if isinstance(images, NamedInputs) else {"": images}
+    ).items():
+        given.update(name.encode())
+        given.update(_bytes(tensor))
+    found["images"] = given.hexdigest()
     for name, text in others.items():
         found[name] = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
     return found
