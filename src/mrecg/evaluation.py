@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mrecg import distributed
 from mrecg.errors import DataError, ModelError, RunError, expect
-from mrecg.graph.inputs import Inputs, as_inputs
+from mrecg.graph.inputs import ModelInputs, NamedInputs, as_inputs
 from mrecg.graph.outputs import named_tensors
 from mrecg.metrics import Metric, Score, answer, device_of, measure
 from mrecg.preparation.calibration import check_images
@@ -211,14 +211,14 @@ def below_published(measured: Evaluation, published: float | None) -> str | None
     )
 
 
-def _images_and_labels(batch: object, index: int) -> tuple[Inputs, Tensor]:
+def _images_and_labels(batch: object, index: int) -> tuple[ModelInputs, Tensor]:
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         raise DataError(
             f"Batch {index} is a {type(batch).__name__}, expected a pair of images and labels."
         )
     images, labels = as_inputs(batch[0], f"batch {index}"), batch[1]
     advice = "convert it with torch.from_numpy, say"
-    expect(images, Inputs, f"The image part of batch {index}", advice, DataError)
+    expect(images, (Tensor, NamedInputs), f"The image part of batch {index}", advice, DataError)
     check_images(images, f"batch {index}")
     expect(
         labels,
@@ -230,7 +230,7 @@ def _images_and_labels(batch: object, index: int) -> tuple[Inputs, Tensor]:
     return images, labels
 
 
-def _logits(model: nn.Module, images: Inputs, index: int) -> Tensor:
+def _logits(model: nn.Module, images: ModelInputs, index: int) -> Tensor:
     result = answer(model, images, f"batch {index}")
     tables = (one for one in named_tensors(result).values() if one.ndim == 2)
     logits = next(filter(Tensor.is_floating_point, tables), None)

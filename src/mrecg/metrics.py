@@ -13,7 +13,7 @@ from mrecg import distributed
 from mrecg.errors import DataError, ModelError, MrecgError, expect, reason_of
 from mrecg.export.comparison import OutputComparison
 from mrecg.graph.channels import class_axis_of
-from mrecg.graph.inputs import Inputs, as_inputs, call, shapes
+from mrecg.graph.inputs import ModelInputs, NamedInputs, as_inputs, call, shapes
 from mrecg.graph.outputs import computed_outputs, map_only, named_tensors
 from mrecg.preparation.calibration import check_images
 from mrecg.preparation.models import fit_inputs
@@ -77,9 +77,9 @@ def fidelity(
     advice = "give what mrecg.quantize or mrecg.load returned"
     expect(model, QuantizedModel, "The quantized model", advice, ModelError)
     where = "the images of the comparison"
-    inputs: Inputs = as_inputs(images, where)
+    inputs: ModelInputs = as_inputs(images, where)
     advice = "give images as a tensor"
-    expect(inputs, Inputs, "What fidelity is measured on", advice, DataError)
+    expect(inputs, (Tensor, NamedInputs), "What fidelity is measured on", advice, DataError)
     check_images(inputs, where)
     if not len(inputs):
         raise DataError("There are no images to compare on.")
@@ -111,7 +111,9 @@ def measure(model: nn.Module, loader: Iterable[Any], metric: Metric) -> Score:
                 )
             images, targets = as_inputs(batch[0], f"batch {index}"), batch[1]
             advice = "convert it with torch.from_numpy, say"
-            expect(images, Inputs, f"The image part of batch {index}", advice, DataError)
+            expect(
+                images, (Tensor, NamedInputs), f"The image part of batch {index}", advice, DataError
+            )
             check_images(images, f"batch {index}")
             outputs = map_only(Tensor, Tensor.cpu, answer(model, images, f"batch {index}"))
             meter.add(outputs, targets, len(images), index)
@@ -122,7 +124,7 @@ def measure(model: nn.Module, loader: Iterable[Any], metric: Metric) -> Score:
     return meter.result(images_seen)
 
 
-def answer(model: nn.Module, images: Inputs, where: str) -> Any:
+def answer(model: nn.Module, images: ModelInputs, where: str) -> Any:
     """Return what a model in evaluation mode returns for some images.
 
     Raises:
@@ -141,7 +143,7 @@ def answer(model: nn.Module, images: Inputs, where: str) -> Any:
         ) from error
 
 
-def _shape(images: Inputs) -> tuple[int, ...] | dict[str, tuple[int, ...]]:
+def _shape(images: ModelInputs) -> tuple[int, ...] | dict[str, tuple[int, ...]]:
     return tuple(images.shape) if isinstance(images, Tensor) else shapes(images)
 
 

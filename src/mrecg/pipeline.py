@@ -13,7 +13,7 @@ from mrecg.cache.storage import Storage
 from mrecg.config.presets import DEFAULT_PRESET
 from mrecg.config.recipe import Recipe
 from mrecg.graph.capture import export_frozen
-from mrecg.graph.inputs import Inputs, NamedInputs, shapes
+from mrecg.graph.inputs import ModelInputs, NamedInputs, shapes
 from mrecg.graph.insert import Quantizer
 from mrecg.monitoring import watched
 from mrecg.optimize.all_groups import Reconstructed, optimize_groups
@@ -98,7 +98,7 @@ class PreparedModel:
     """
 
     graph: PreparedGraph
-    images: Inputs
+    images: ModelInputs
     recipe: Recipe
     memory: int | None
     source: dict[str, Any]
@@ -356,7 +356,7 @@ class PreparedModel:
         return estimate_run(self.graph, probe, counts, recipe, plan, self.memory, taken)
 
 
-def _input_shapes(images: Inputs) -> dict[str, Any]:
+def _input_shapes(images: ModelInputs) -> dict[str, Any]:
     """Return the fields of the record about what the network takes."""
     if isinstance(images, NamedInputs):
         return {"input_shapes": shapes(images)}

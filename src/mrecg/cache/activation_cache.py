@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mrecg import distributed
 from mrecg.cache.storage import CachedActivation, Storage
-from mrecg.graph.inputs import Inputs
+from mrecg.graph.inputs import ModelInputs
 from mrecg.graph.units import Chain, Unit
 from mrecg.planning.cost import images_per_pass
 from mrecg.preparation.prepared_graph import Binding
@@ -69,7 +69,7 @@ class ActivationCache:
     def __init__(
         self,
         chain: Chain,
-        images: Inputs,
+        images: ModelInputs,
         device: torch.device,
         storage: Storage | None = None,
     ) -> None:

@@ -17,8 +17,8 @@ from mrecg.errors import CaptureError
 from mrecg.graph.batch_norm import ignore_running_statistics
 from mrecg.graph.constant_folding import fold_computed_weights, fold_mutated_constants
 from mrecg.graph.functionalize import make_functional
-from mrecg.graph.inputs import Inputs, NamedInputs, by_position, tensors_of
 from mrecg.graph.inlining import inline_wrapped
+from mrecg.graph.inputs import ModelInputs, NamedInputs, by_position, tensors_of
 from mrecg.graph.outputs import plain_outputs
 from mrecg.graph.own_numbers import read_numbers
 from mrecg.graph.randomness import is_repeatable, refuse_random
@@ -31,7 +31,7 @@ _READS = (torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.defaul
 _TORCH, _MODULES = Path(torch.__file__).parent, Path(nn.modules.__file__).parent
 
 
-def capture_graph(model: nn.Module, example: Inputs) -> fx.GraphModule:
+def capture_graph(model: nn.Module, example: ModelInputs) -> fx.GraphModule:
     """Export `model` in evaluation mode, with a dynamic batch and without in-place operators.
 
     Args:
@@ -67,7 +67,7 @@ def capture_graph(model: nn.Module, example: Inputs) -> fx.GraphModule:
     return graph_module
 
 
-def _traced(model: nn.Module, example: Inputs) -> ExportedProgram:
+def _traced(model: nn.Module, example: ModelInputs) -> ExportedProgram:
     """Export a model; where it reads numbers off tensors of its own, with the numbers that it reads."""
     failure: Exception | None = None
     try:
@@ -86,7 +86,7 @@ def _traced(model: nn.Module, example: Inputs) -> ExportedProgram:
         raise CaptureError(_explain(model, cause)) from cause
 
 
-def _export(model: nn.Module, example: Inputs) -> ExportedProgram:
+def _export(model: nn.Module, example: ModelInputs) -> ExportedProgram:
     given = tensors_of(example)
     with _quiet():
         return torch.export.export(
@@ -94,7 +94,7 @@ def _export(model: nn.Module, example: Inputs) -> ExportedProgram:
         )
 
 
-def export_frozen(frozen: fx.GraphModule, example: Inputs) -> ExportedProgram:
+def export_frozen(frozen: fx.GraphModule, example: ModelInputs) -> ExportedProgram:
     """Export the finished graph as a program whose operators still name the modules that they come from.
 
     Args:

@@ -1,4 +1,4 @@
-"""Inputs of a network: one tensor, or several by the names of its forward's arguments, with the batch on axis 0 of each.
+"""ModelInputs of a network: one tensor, or several by the names of its forward's arguments, with the batch on axis 0 of each.
 
 Both are given to a network, cut into batches and moved between devices in the same words, so that code which does no more
 need not know which of the two it has.
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mrecg.errors import DataError
 
 __all__ = [
-    "Inputs",
+    "ModelInputs",
     "NamedInputs",
     "are_images",
     "argument_names",
@@ -46,11 +46,11 @@ class NamedInputs:
 
     def __getitem__(self, chosen: slice | Tensor) -> "NamedInputs":
         """Return some of the images."""
-        return each(self, lambda one: one[chosen])
+        return NamedInputs({name: one[chosen] for name, one in self.tensors.items()})
 
     def to(self, device: torch.device) -> "NamedInputs":
         """Return the same on a device."""
-        return each(self, lambda one: one.to(device))
+        return NamedInputs({name: one.to(device) for name, one in self.tensors.items()})
 
     def cpu(self) -> "NamedInputs":
         """Return the same on the host."""
@@ -69,7 +69,7 @@ class NamedInputs:
         return NamedInputs({name: self.tensors[name] for name in names})
 
 
-Inputs = Tensor | NamedInputs
+ModelInputs = Tensor | NamedInputs
 """What a network is given."""
 
 
@@ -104,12 +104,12 @@ def as_inputs(value: Any, where: str) -> Any:
     return NamedInputs(dict(value))
 
 
-def tensors_of(inputs: Inputs) -> tuple[Tensor, ...]:
+def tensors_of(inputs: ModelInputs) -> tuple[Tensor, ...]:
     """Return the tensors in the order of the arguments."""
     return (inputs,) if isinstance(inputs, Tensor) else tuple(inputs.tensors.values())
 
 
-def each(inputs: Any, function: Callable[[Tensor], Tensor]) -> Any:
+def each(inputs: ModelInputs, function: Callable[[Tensor], Tensor]) -> ModelInputs:
     """Return inputs of the same kind, with every tensor replaced by what a function makes of it."""
     if isinstance(inputs, Tensor):
         return function(inputs)
@@ -121,14 +121,14 @@ def shapes(inputs: NamedInputs) -> dict[str, tuple[int, ...]]:
     return {name: tuple(one.shape[1:]) for name, one in inputs.tensors.items()}
 
 
-def are_images(inputs: Inputs) -> bool:
+def are_images(inputs: ModelInputs) -> bool:
     """Return whether all inputs are images of one height and width, which have a left and a right in common."""
     tensors = tensors_of(inputs)
     sizes = {tuple(one.shape[2:]) for one in tensors}
     return len(sizes) == 1 and all(one.ndim == 4 and one.is_floating_point() for one in tensors)
 
 
-def call(model: nn.Module, inputs: Inputs) -> Any:
+def call(model: nn.Module, inputs: ModelInputs) -> Any:
     """Return what a model makes of its inputs: named ones are arguments, or one dictionary if it takes a single argument."""
     if isinstance(inputs, Tensor):
         return model(inputs)
@@ -171,9 +171,12 @@ def unfitting_names(model: nn.Module, names: Sequence[str]) -> tuple[list[str], 
 
 
 def _takes_mapping(model: nn.Module, names: Sequence[str]) -> bool:
-    """Return whether a model takes a dictionary of these names: its only argument has none of them."""
+    """Return whether a model takes a dictionary of these names: its only argument is said to be no tensor and has none of them."""
     needed, optional = argument_names(model)
-    return len(needed) == 1 and not set(names) & {*needed, *optional}
+    if len(needed) != 1 or len(names) < 2 or set(names) & {*needed, *optional}:
+        return False
+    annotation = inspect.signature(model.forward).parameters[needed[0]].annotation
+    return annotation not in (Tensor, "Tensor", "torch.Tensor")
 
 
 def _pass(

@@ -21,7 +21,7 @@ from mrecg.graph.extract import (
     holds_tensors,
     shape_of,
 )
-from mrecg.graph.inputs import Inputs, tensors_of
+from mrecg.graph.inputs import ModelInputs, tensors_of
 from mrecg.graph.layers import data_nodes, layer_name, layers_of, traced_value
 
 __all__ = ["Chain", "Unit", "cut_units"]
@@ -49,7 +49,7 @@ class Chain:
     fixed: frozenset[str] = frozenset()
     sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
-    def named(self, inputs: Inputs) -> dict[str, Tensor]:
+    def named(self, inputs: ModelInputs) -> dict[str, Tensor]:
         """Return the model's inputs by their names in the graph."""
         return dict(zip(self.inputs, tensors_of(inputs), strict=True))
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mrecg.errors import DataError, expect
-from mrecg.graph.inputs import Inputs, NamedInputs, are_images, each, tensors_of
+from mrecg.graph.inputs import ModelInputs, NamedInputs, are_images, each, tensors_of
 from mrecg.preparation.judging import mirror
 
 __all__ = [
@@ -26,12 +26,12 @@ Augment = Callable[[Any], Any]
 """Takes a batch of images, returns another of the same shape and type; of several inputs, a dictionary by name."""
 
 
-def mirror_randomly(images: Inputs, generator: torch.Generator) -> Inputs:
+def mirror_randomly(images: ModelInputs, generator: torch.Generator) -> ModelInputs:
     """Mirror half of all batches."""
     return mirror(images) if torch.rand((), generator=generator) < 0.5 else images
 
 
-def mix_patches(images: Inputs, generator: torch.Generator) -> Inputs:
+def mix_patches(images: ModelInputs, generator: torch.Generator) -> ModelInputs:
     """Paste a rectangle of another image into each (CutMix: Yun et al., ICCV 2019); inputs that are no images stay.
 
     The rectangle's area is uniform between nothing and everything; it is at the same place in the whole batch, and in all
@@ -54,7 +54,7 @@ def mix_patches(images: Inputs, generator: torch.Generator) -> Inputs:
     return each(images, paste)
 
 
-def mix_pixels(images: Inputs, generator: torch.Generator) -> Inputs:
+def mix_pixels(images: ModelInputs, generator: torch.Generator) -> ModelInputs:
     """Blend each image with another, by a uniform share, the same in all inputs (MixUp: Zhang et al., ICLR 2018)."""
     if isinstance(images, NamedInputs) and not are_images(images):
         return images
@@ -79,25 +79,21 @@ def check_augment(augment: object) -> Augment:
     advice = "give a function that takes a batch of images and returns one of the same shape"
     expect(augment, Callable, "The augmentation", advice, DataError)  # type: ignore[arg-type]
 
-    def checked(images: Inputs) -> Inputs:
+    def checked(images: ModelInputs) -> ModelInputs:
         if isinstance(images, Tensor):
-            made = augment(images)  # type: ignore[operator]
-            _check_view(made, images)
-            return made
+            return _checked_view(augment(images), images)  # type: ignore[operator]
         made = augment(dict(images.tensors))  # type: ignore[operator]
         if not isinstance(made, Mapping) or set(made) != set(images.tensors):
             kind = ", ".join(map(str, made)) if isinstance(made, Mapping) else type(made).__name__
             raise DataError(
                 f"The augmentation returned {kind}, expected a dictionary of {', '.join(images.tensors)}."
             )
-        for name, one in images.tensors.items():
-            _check_view(made[name], one)
-        return NamedInputs({name: made[name] for name in images.tensors})
+        return NamedInputs({n: _checked_view(made[n], one) for n, one in images.tensors.items()})
 
     return checked
 
 
-def _check_view(made: Any, given: Tensor) -> None:
+def _checked_view(made: Any, given: Tensor) -> Tensor:
     if not isinstance(made, Tensor):
         raise DataError(f"The augmentation returned {type(made).__name__}, expected a tensor.")
     if (made.shape, made.dtype) != (given.shape, given.dtype):
@@ -105,6 +101,7 @@ def _check_view(made: Any, given: Tensor) -> None:
             f"The augmentation returned a batch of shape {list(made.shape)} and type {made.dtype}, expected "
             f"{list(given.shape)} and {given.dtype}, as it was given."
         )
+    return made
 
 
 def make_augment(names: Sequence[str], seed: int) -> Augment:
@@ -116,7 +113,7 @@ def make_augment(names: Sequence[str], seed: int) -> Augment:
     """
     generator = torch.Generator().manual_seed(seed)
 
-    def augment(images: Inputs) -> Inputs:
+    def augment(images: ModelInputs) -> ModelInputs:
         for name in names:
             images = _VIEWS[name](images, generator)
         return images

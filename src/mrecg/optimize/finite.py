@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mrecg.errors import DataError, ModelError
-from mrecg.graph.inputs import Inputs
+from mrecg.graph.inputs import ModelInputs
 from mrecg.graph.units import Unit
 from mrecg.planning.cost import fastest_layout, images_per_pass
 from mrecg.preparation.prepared_graph import PreparedGraph
@@ -19,7 +19,7 @@ __all__ = ["require_finite_activations", "require_finite_losses", "require_finit
 
 @torch.no_grad()
 def require_finite_activations(
-    prepared: PreparedGraph, images: Inputs, numbers: Sequence[int]
+    prepared: PreparedGraph, images: ModelInputs, numbers: Sequence[int]
 ) -> None:
     """Run the float network once; refuse activations that are no numbers before hours of work build on them.
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from mrecg.cache.activation_cache import ActivationCache
 from mrecg.cache.storage import Storage
-from mrecg.graph.inputs import Inputs
+from mrecg.graph.inputs import ModelInputs
 from mrecg.graph.units import Unit
 from mrecg.preparation.prepared_graph import PreparedGraph
 from mrecg.quantizers.losses import SMALLEST_POWER
@@ -23,7 +23,7 @@ class Judge:
         storage: where activations are stored.
     """
 
-    def __init__(self, prepared: PreparedGraph, images: Inputs, storage: Storage) -> None:
+    def __init__(self, prepared: PreparedGraph, images: ModelInputs, storage: Storage) -> None:
         self._prepared = prepared
         self._cache = ActivationCache(prepared.chain, images, prepared.device, storage)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mrecg import distributed
 from mrecg.config.recipe import Recipe
-from mrecg.graph.inputs import Inputs
+from mrecg.graph.inputs import ModelInputs
 from mrecg.optimize.adam import Adam
 from mrecg.optimize.augmentation import Augment, make_augment
 from mrecg.optimize.checkpoints import Checkpoints, NetworkCheckpoint
@@ -203,7 +203,7 @@ def _run(
     state: QuantizerState,
     variables: _Variables,
     objective: NetworkObjective,
-    images: Inputs,
+    images: ModelInputs,
     augment: Augment,
     recipe: Recipe,
     report: Callable[[int, float], None],

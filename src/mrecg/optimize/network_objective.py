@@ -13,7 +13,7 @@ from mrecg.cache.activation_cache import run_float_units, run_quantized_units
 from mrecg.config.recipe import Recipe
 from mrecg.config.settings import Answer, Precision
 from mrecg.errors import RecipeError
-from mrecg.graph.inputs import Inputs
+from mrecg.graph.inputs import ModelInputs
 from mrecg.graph.units import Chain
 from mrecg.planning.cost import images_per_pass, images_per_training_pass
 from mrecg.preparation.prepared_graph import Binding, PreparedGraph
@@ -61,7 +61,7 @@ class NetworkObjective:
         images_at_once: images that one forward and backward pass takes.
     """
 
-    def __init__(self, prepared: PreparedGraph, images: Inputs, recipe: Recipe) -> None:
+    def __init__(self, prepared: PreparedGraph, images: ModelInputs, recipe: Recipe) -> None:
         self._chain, self._device = prepared.chain, prepared.device
         self.images_at_once = images_per_training_pass(self._chain.units)
         stage = recipe.network
@@ -76,7 +76,7 @@ class NetworkObjective:
             if answer.kind == "logits" or (answer.kind == "auto" and name in negative)
         }
 
-    def __call__(self, images: Inputs, bindings: Mapping[str, Binding]) -> Float[Tensor, ""]:
+    def __call__(self, images: ModelInputs, bindings: Mapping[str, Binding]) -> Float[Tensor, ""]:
         made, wanted = self._run_both(images, bindings, self._precision)
         distance = self._distance(made, wanted)
         if not self._feature_weight:
@@ -85,7 +85,7 @@ class NetworkObjective:
         return distance + self._feature_weight * torch.stack(errors).mean()
 
     @torch.no_grad()
-    def divergence(self, images: Inputs, bindings: Mapping[str, Binding]) -> float:
+    def divergence(self, images: ModelInputs, bindings: Mapping[str, Binding]) -> float:
         """Return the distance of the outputs alone, on images of all processes; one that is NaN counts as infinite.
 
         Its temperature is the objective's: divided by 4, logits of a few dozen images tell which of two states is nearer, where
@@ -100,7 +100,7 @@ class NetworkObjective:
 
     def _run_both(
         self,
-        images: Inputs,
+        images: ModelInputs,
         bindings: Mapping[str, Binding],
         precision: Precision,
     ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
@@ -132,7 +132,7 @@ class NetworkObjective:
         return reconstruction_loss(made, wanted, self._chain.channels[name]) / self._power[name]
 
     @torch.no_grad()
-    def _measure_outputs(self, images: Inputs) -> tuple[dict[str, float], set[str]]:
+    def _measure_outputs(self, images: ModelInputs) -> tuple[dict[str, float], set[str]]:
         """Return the power of each unit's outputs, and the tables among the network's outputs that hold negative numbers."""
         powers = {name: 0.0 for unit in self._chain.units for name in unit.outputs}
         negative = dict.fromkeys(self._answers, 0.0)
@@ -157,9 +157,9 @@ class NetworkObjective:
         )
 
     @torch.no_grad()
-    def _run_float(self, images: Inputs) -> Mapping[str, Tensor]:
+    def _run_float(self, images: ModelInputs) -> Mapping[str, Tensor]:
         with compute_precision("float32", self._device):
             return run_float_units(self._chain.units, self._chain.named(images))
 
-    def _portions(self, images: Inputs) -> Iterator[Inputs]:
+    def _portions(self, images: ModelInputs) -> Iterator[ModelInputs]:
         yield from images.split(self._measured_at_once)

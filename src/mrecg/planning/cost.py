@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mrecg.config.recipe import Recipe
-from mrecg.graph.inputs import Inputs
+from mrecg.graph.inputs import ModelInputs
 from mrecg.graph.layers import traced_value
 from mrecg.graph.units import Chain, Unit
 
@@ -38,7 +38,7 @@ def saved_bytes(units: Sequence[Unit]) -> int:
     return 4 * _SAVED_PER_ELEMENT * sum(int(math.prod(value.shape[1:])) for value in values)
 
 
-def fastest_layout(chain: Chain, inputs: Inputs, device: torch.device) -> dict[str, Tensor]:
+def fastest_layout(chain: Chain, inputs: ModelInputs, device: torch.device) -> dict[str, Tensor]:
     """Return a network's inputs by the names in its graph, on its device and in the layout in which convolutions are fastest."""
     formats = {True: torch.channels_last, False: torch.preserve_format}
     return {

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mrecg import distributed
 from mrecg.config.recipe import Recipe
-from mrecg.graph.inputs import Inputs
+from mrecg.graph.inputs import ModelInputs
 from mrecg.graph.layers import traced_value
 from mrecg.graph.units import Chain, Unit
 from mrecg.planning.cost import (
@@ -63,7 +63,7 @@ class Estimate:
 
 def estimate_run(
     prepared: PreparedGraph,
-    probe: Inputs,
+    probe: ModelInputs,
     images: tuple[int, int],
     recipe: Recipe,
     plan: Plan,
@@ -178,7 +178,7 @@ def _parameters(units: Sequence[Unit]) -> int:
 
 
 @torch.no_grad()
-def _forward_seconds(prepared: PreparedGraph, images: Inputs) -> dict[str, float]:
+def _forward_seconds(prepared: PreparedGraph, images: ModelInputs) -> dict[str, float]:
     """Measure the seconds of every float unit, per image."""
     chain = prepared.chain
     source = fastest_layout(chain, images, prepared.device)

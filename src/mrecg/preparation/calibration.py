@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from mrecg.config.settings import Reconstruction
 from mrecg.errors import DataError
-from mrecg.graph.inputs import Inputs, NamedInputs, as_inputs
+from mrecg.graph.inputs import ModelInputs, NamedInputs, as_inputs
 from mrecg.records.record import ImageSource
 
 __all__ = [
@@ -45,7 +45,7 @@ class CalibrationImages:
 
 def gather_inputs(
     calibration: CalibrationImages | Tensor | Iterable[Any] | Dataset[Any],
-) -> Inputs:
+) -> ModelInputs:
     """Return the inputs for all calibration images: one tensor, or one for each name.
 
     Args:
@@ -77,7 +77,7 @@ def gather_inputs(
                 )
         check_images(part, f"calibration item {index}")
     joined = {name: torch.cat([_by_name(part)[name].detach() for part in parts]) for name in first}
-    images: Inputs = joined[""] if isinstance(parts[0], Tensor) else NamedInputs(joined)
+    images: ModelInputs = joined[""] if isinstance(parts[0], Tensor) else NamedInputs(joined)
     if len(images) < 2:
         raise DataError(
             "The calibration set has 1 image, expected at least 2; give a few hundred images."
@@ -85,7 +85,9 @@ def gather_inputs(
     return images
 
 
-def _parts(calibration: CalibrationImages | Tensor | Iterable[Any] | Dataset[Any]) -> list[Inputs]:
+def _parts(
+    calibration: CalibrationImages | Tensor | Iterable[Any] | Dataset[Any],
+) -> list[ModelInputs]:
     if isinstance(calibration, CalibrationImages):
         calibration = calibration.images
     if isinstance(calibration, Tensor):
@@ -101,7 +103,7 @@ def _parts(calibration: CalibrationImages | Tensor | Iterable[Any] | Dataset[Any
     return [_images_of(item, index, single) for index, item in enumerate(calibration)]  # type: ignore[arg-type]
 
 
-def _by_name(inputs: Inputs) -> Mapping[str, Tensor]:
+def _by_name(inputs: ModelInputs) -> Mapping[str, Tensor]:
     return {"": inputs} if isinstance(inputs, Tensor) else inputs.tensors
 
 
@@ -122,7 +124,7 @@ def check_image_count(count: int, settings: Reconstruction) -> None:
         )
 
 
-def check_images(images: Inputs, where: str) -> None:
+def check_images(images: ModelInputs, where: str) -> None:
     """Refuse what is no batch of finite float32 images; an input with a name may hold integers or booleans, too.
 
     Raises:
@@ -157,7 +159,7 @@ def is_dataset(calibration: object) -> bool:
     return by_position and hasattr(calibration, "__len__")
 
 
-def _images_of(item: Any, index: int, single: bool | None) -> Inputs:
+def _images_of(item: Any, index: int, single: bool | None) -> ModelInputs:
     """Return the batch that an item is, or the only image that it holds as a batch; `None` leaves it to the item."""
     image, *rest = item if isinstance(item, tuple | list) and item else (item,)
     if isinstance(image, Mapping):

@@ -1,21 +1,19 @@
 """Which images tune, and which judge what tuning did."""
 
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from mrecg.config.recipe import Recipe
-from mrecg.graph.inputs import Inputs, are_images, each
+from mrecg.graph.inputs import ModelInputs, are_images, each
 
 __all__ = ["SplitImages", "mirror", "split_counts", "split_images"]
 
-_Images = TypeVar("_Images", bound=Inputs)
 JUDGED_EVERY = 8
 """Of so many images, one is set aside where codes are learned."""
 
 
-def mirror(images: _Images) -> _Images:
+def mirror(images: ModelInputs) -> ModelInputs:
     """Exchange left and right of images, of all inputs at once; other inputs have neither and stay as they are."""
     return each(images, lambda one: one.flip(-1)) if are_images(images) else images
 
@@ -29,12 +27,12 @@ class SplitImages(NamedTuple):
         judging: nothing is tuned on these; they decide whether what was learned is kept.
     """
 
-    groups: Inputs
-    network: Inputs
-    judging: Inputs
+    groups: ModelInputs
+    network: ModelInputs
+    judging: ModelInputs
 
 
-def split_images(images: Inputs, recipe: Recipe) -> SplitImages:
+def split_images(images: ModelInputs, recipe: Recipe) -> SplitImages:
     """Return which images tune and which judge.
 
     Where the network as a whole learns scales only, the mirrored images judge: none was fitted, and images set aside would be

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from mrecg.errors import DataError, ModelError
-from mrecg.graph.inputs import Inputs, argument_names, unfitting_names
+from mrecg.graph.inputs import ModelInputs, argument_names, unfitting_names
 
 __all__ = ["check_model", "fit_inputs"]
 
@@ -63,7 +63,7 @@ def check_model(model: object) -> None:
             raise ModelError(f"The model's tensor '{name}' holds NaN or infinite values.")
 
 
-def fit_inputs(model: nn.Module, images: Inputs, where: str) -> Inputs:
+def fit_inputs(model: nn.Module, images: ModelInputs, where: str) -> ModelInputs:
     """Return inputs in the order of the arguments of a model's forward.
 
     Args:

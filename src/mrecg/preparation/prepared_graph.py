@@ -14,7 +14,7 @@ from mrecg.config.recipe import Recipe
 from mrecg.errors import CaptureError, ModelError, MrecgError, RecipeError
 from mrecg.graph.capture import capture_graph
 from mrecg.graph.extract import Insertions
-from mrecg.graph.inputs import Inputs
+from mrecg.graph.inputs import ModelInputs
 from mrecg.graph.insert import PlacedQuantizer, Quantizer, freeze, insert_quantizers
 from mrecg.graph.layers import layer_name, layers_of, weight_operand, weighted_operators
 from mrecg.graph.recipe_placement import RecipePlacement
@@ -177,7 +177,7 @@ class PreparedGraph:
 
 def prepare_graph(
     model: nn.Module,
-    images: Inputs,
+    images: ModelInputs,
     recipe: Recipe,
     quantizer: Quantizer | None,
 ) -> PreparedGraph:

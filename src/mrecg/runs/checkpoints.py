@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from mrecg import distributed
 from mrecg.errors import RunError, reason_of
-from mrecg.graph.inputs import Inputs, NamedInputs
+from mrecg.graph.inputs import ModelInputs, NamedInputs
 from mrecg.optimize.checkpoints import Checkpoints, GroupCheckpoint, NetworkCheckpoint
 from mrecg.quantizers.grid import Scaling
 from mrecg.quantizers.state import QuantizerState
@@ -38,7 +38,7 @@ _NETWORK = "network"
 _NOTES, _HASH = "notes", "sha256"
 
 
-def describe_inputs(model: nn.Module, images: Inputs, **others: str) -> dict[str, str]:
+def describe_inputs(model: nn.Module, images: ModelInputs, **others: str) -> dict[str, str]:
     """Return hashes of all that decides the bits of a result, by what it is.
 
     Args:

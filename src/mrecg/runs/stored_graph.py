@@ -53,10 +53,10 @@ class StoredNode(JsonModel):
 
 
 class StoredInput(JsonModel):
-    """What a network takes.
+    """An input of a network.
 
     Attributes:
-        name: of the argument.
+        name: of the argument that it is.
         dtype, shape: of the tensor, without the batch.
     """
 

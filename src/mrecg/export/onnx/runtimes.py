@@ -28,7 +28,7 @@ Runtime = Literal["onnxruntime", "openvino"]
 Arrays = np.ndarray | Mapping[str, np.ndarray]
 """Images, or the inputs of a file by name."""
 Run = Callable[[Arrays], list[np.ndarray]]
-"""Inputs to the outputs of a file."""
+"""ModelInputs to the outputs of a file."""
 
 _NAMES: Mapping[Runtime, str] = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 

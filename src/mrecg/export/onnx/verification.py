@@ -26,7 +26,7 @@ from mrecg.export.onnx.runtimes import (
 from mrecg.export.onnx.simulation import IMAGES_AT_ONCE, Output, Simulation, of_another
 from mrecg.export.onnx.tracing import Replay, Rounding, expose_codes
 from mrecg.export.requirements import require_uniform
-from mrecg.graph.inputs import Inputs, as_inputs, shapes
+from mrecg.graph.inputs import ModelInputs, NamedInputs, as_inputs, shapes
 from mrecg.preparation.calibration import check_images
 from mrecg.preparation.models import fit_inputs
 from mrecg.reading import require_regular
@@ -94,7 +94,7 @@ def ideal_bytes(quantized: QuantizedModel) -> int:
 
 
 def _verify(
-    quantized: QuantizedModel, file: Path, images: Inputs, repeats: int, folder: Path
+    quantized: QuantizedModel, file: Path, images: ModelInputs, repeats: int, folder: Path
 ) -> Verification:
     """Compare and time a file, with other files in the empty `folder`; see `verify_onnx`."""
     model = quantized.model
@@ -139,10 +139,14 @@ def _require_file(file: Path) -> None:
         raise ExportError(f"The file {file} cannot be read: {reason_of(error)}.") from error
 
 
-def _checked_inputs(quantized: QuantizedModel, images: Tensor | Mapping[str, Tensor]) -> Inputs:
+def _checked_inputs(
+    quantized: QuantizedModel, images: Tensor | Mapping[str, Tensor]
+) -> ModelInputs:
     where = "the images to verify with"
-    inputs: Inputs = as_inputs(images, where)
-    expect(inputs, Inputs, "What is verified with", "give images as a tensor", DataError)
+    inputs: ModelInputs = as_inputs(images, where)
+    expect(
+        inputs, (Tensor, NamedInputs), "What is verified with", "give images as a tensor", DataError
+    )
     inputs = fit_inputs(quantized.model, inputs, where)
     check_images(inputs, where)
     if isinstance(inputs, Tensor):
@@ -169,7 +173,7 @@ class _Replayed:
     roundings: list[Rounding]
 
 
-def _replay(simulation: Simulation, images: Inputs, folder: Path) -> _Replayed:
+def _replay(simulation: Simulation, images: ModelInputs, folder: Path) -> _Replayed:
     """Run the file, and the simulation on the file's codes.
 
     Raises:
@@ -255,7 +259,7 @@ def _parts_at(file: Path, output: Output, reason: str) -> VerificationError:
 def _check_runtimes(
     quantized: QuantizedModel,
     simulation: Simulation,
-    images: Inputs,
+    images: ModelInputs,
     repeats: int,
     folder: Path,
 ) -> tuple[RuntimeRecord, ...]:
@@ -273,7 +277,7 @@ def _check_runtime(
     runtime: Runtime,
     simulation: Simulation,
     float_file: Path | None,
-    images: Inputs,
+    images: ModelInputs,
     repeats: int,
 ) -> RuntimeRecord:
     """Measure agreement and speed on one runtime; where it cannot load the file, the result says so."""
