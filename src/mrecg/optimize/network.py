@@ -92,6 +92,7 @@ def optimize_network(
         seconds=time.perf_counter() - started,
         curve=curve,
         diverged=diverged,
+        taken_for=objective.taken_for,
     )
     return found if accepted else state, record
 

@@ -15,6 +15,7 @@ from mrecg.config.settings import Answer, Precision
 from mrecg.errors import RecipeError
 from mrecg.graph.inputs import ModelInputs
 from mrecg.graph.units import Chain
+from mrecg.optimize.tables import Table
 from mrecg.planning.cost import images_per_pass, images_per_training_pass
 from mrecg.preparation.prepared_graph import Binding, PreparedGraph
 from mrecg.quantizers.losses import SMALLEST_POWER, reconstruction_loss, signal_power
@@ -59,6 +60,7 @@ class NetworkObjective:
 
     Attributes:
         images_at_once: images that one forward and backward pass takes.
+        taken_for: what `auto` takes the tables among the outputs for.
     """
 
     def __init__(self, prepared: PreparedGraph, images: ModelInputs, recipe: Recipe) -> None:
@@ -69,11 +71,16 @@ class NetworkObjective:
         self._feature_weight, self._precision = stage.feature_weight, recipe.reconstruct.precision
         self._measured_at_once = min(map(images_per_pass, self._chain.units))
         self._answers = find_answers(self._chain, recipe)
-        self._power, negative = self._measure_outputs(images)
+        self._power, tables = self._measure_outputs(images)
+        self.taken_for = {
+            name: tables[name].kind
+            for name, one in self._answers.items()
+            if one.kind == "auto" and name in tables
+        }
         self._logits = {
             name
             for name, answer in self._answers.items()
-            if answer.kind == "logits" or (answer.kind == "auto" and name in negative)
+            if "logits" in (answer.kind, self.taken_for.get(name))
         }
 
     def __call__(self, images: ModelInputs, bindings: Mapping[str, Binding]) -> Float[Tensor, ""]:
@@ -132,29 +139,26 @@ class NetworkObjective:
         return reconstruction_loss(made, wanted, self._chain.channels[name]) / self._power[name]
 
     @torch.no_grad()
-    def _measure_outputs(self, images: ModelInputs) -> tuple[dict[str, float], set[str]]:
-        """Return the power of each unit's outputs, and the tables among the network's outputs that hold negative numbers."""
+    def _measure_outputs(self, images: ModelInputs) -> tuple[dict[str, float], dict[str, Table]]:
+        """Return the power of each unit's outputs, and figures of the tables among the network's outputs."""
         powers = {name: 0.0 for unit in self._chain.units for name in unit.outputs}
-        negative = dict.fromkeys(self._answers, 0.0)
+        tables = {
+            name: Table(self._chain.sizes[name][0])
+            for name in self._answers
+            if len(self._chain.sizes[name]) == 1 and self._chain.sizes[name][0] > 1
+        }
         for part in self._portions(images):
             made = self._run_float(part.to(self._device))
             for name in powers:
                 power = float(signal_power(made[name], self._chain.channels[name]))
                 powers[name] += power * len(part) / len(images)
-            for name in negative:
-                if (
-                    made[name].ndim == 2
-                    and made[name].shape[1] > 1
-                    and bool((made[name] < 0).any())
-                ):
-                    negative[name] = 1.0
-        shared = distributed.average([*powers.values(), *negative.values()])
-        found = dict(zip(powers, shared[: len(powers)], strict=True))
-        signs = dict(zip(negative, shared[len(powers) :], strict=True))
-        return (
-            {name: max(power, SMALLEST_POWER) for name, power in found.items()},
-            {name for name, share in signs.items() if share > 0},
-        )
+            for name, table in tables.items():
+                table.add(made[name])
+        shared = distributed.average(list(powers.values()))
+        found = {
+            name: max(power, SMALLEST_POWER) for name, power in zip(powers, shared, strict=True)
+        }
+        return found, {name: table.of_all_processes() for name, table in tables.items()}
 
     @torch.no_grad()
     def _run_float(self, images: ModelInputs) -> Mapping[str, Tensor]:

@@ -86,6 +86,7 @@ class NetworkRecord(JsonModel):
         seconds: wall time.
         curve: what is minimized, at some steps; empty where it was not recorded.
         diverged: the step at which the loss was seen to be NaN or infinite, if it was: then the network was left as it was.
+        taken_for: what `reconstruct.answer = auto` took the tables among the outputs for, by their names in the graph.
     """
 
     steps: int
@@ -95,6 +96,7 @@ class NetworkRecord(JsonModel):
     seconds: float
     curve: Curve = ()
     diverged: int | None = None
+    taken_for: Mapping[str, Literal["logits", "values"]] = {}
 
 
 class ValuesRecord(JsonModel):
