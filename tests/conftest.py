@@ -26,16 +26,9 @@ settings.load_profile("repeatable")
 
 # The hook compiles whatever its modules import for the first time; torchao's sources warn when they are compiled.
 importlib.import_module("mrecg.graph.insert")
+_SHAPED = ("cache", "data", "optimize", "paper", "planning", "preparation", "quantizers")
 install_import_hook(
-    [
-        "mrecg.cache",
-        "mrecg.data",
-        "mrecg.optimize",
-        "mrecg.paper.networks",
-        "mrecg.planning",
-        "mrecg.preparation",
-        "mrecg.quantizers",
-    ],
+    [f"mrecg.{room}" if room != "paper" else "mrecg.paper.networks" for room in _SHAPED],
     "typechecker.check",
 )
 
@@ -62,12 +55,17 @@ def timm(torchvision: ModuleType) -> ModuleType:
     return importlib.import_module("timm")
 
 
+@pytest.fixture(autouse=True)
+def _shape_checks(request: pytest.FixtureRequest) -> None:
+    """Check shapes in the tests of the rooms that have them; whole runs take a quarter longer with it, and repeat the same shapes."""
+    room = request.path.relative_to(Path(__file__).parent).parts[0]
+    config.update("jaxtyping_disable", room not in _SHAPED)
+
+
 @pytest.fixture
-def unchecked_shapes() -> Iterator[None]:
-    """Leave shapes unchecked: a run of hundreds of steps takes twice as long with the checks, and repeats the same shapes."""
+def unchecked_shapes(_shape_checks: None) -> None:
+    """Leave shapes unchecked in a run of hundreds of steps."""
     config.update("jaxtyping_disable", True)
-    yield
-    config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -16,11 +16,11 @@ _OPERATIONS = ("open", "fsync", "replace", "mkdir")
 class _Half:
     """A file of which a write keeps one half, and then fails."""
 
-    def __init__(self, file: Any, tick: Callable[[], bool]) -> None:
+    def __init__(self, file: Any, tick: Callable[[str], bool]) -> None:
         self._file, self._tick = file, tick
 
     def write(self, contents: Any) -> int:
-        if self._tick():
+        if self._tick("short write"):
             self._file.write(bytes(contents)[: len(contents) // 2])
             self._file.flush()
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -37,14 +37,13 @@ class _Half:
 
 
 @contextlib.contextmanager
-def failing_at(number: int, below: Path) -> Iterator[Callable[[], bool]]:
-    """Let the `number`-th writing operation on what is below a folder fail; give back whether it did."""
-    count = 0
+def failing_at(number: int, below: Path) -> Iterator[Callable[[], str | None]]:
+    """Let the `number`-th writing operation on what is below a folder fail; give back its name, if it did."""
+    seen: list[str] = []
 
-    def tick() -> bool:
-        nonlocal count
-        count += 1
-        return count == number + 1
+    def tick(name: str) -> bool:
+        seen.append(name)
+        return len(seen) == number + 1
 
     def is_ours(target: object) -> bool:
         return isinstance(target, int) or str(target).startswith(str(below))
@@ -52,7 +51,7 @@ def failing_at(number: int, below: Path) -> Iterator[Callable[[], bool]]:
     def wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(target: Any, *arguments: Any, **named: Any) -> Any:
             reads = function is opens and not arguments[0] & (os.O_WRONLY | os.O_RDWR)
-            if is_ours(target) and not reads and tick():
+            if is_ours(target) and not reads and tick(function.__name__):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
             return function(target, *arguments, **named)
 
@@ -64,7 +63,7 @@ def failing_at(number: int, below: Path) -> Iterator[Callable[[], bool]]:
         writes = set(mode) & set("wax+")
         if not (writes and isinstance(file, str | Path) and is_ours(file)):
             return opened(file, mode, *arguments, **named)
-        if tick():
+        if tick("open"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
         return _Half(opened(file, mode, *arguments, **named), tick)
 
@@ -72,7 +71,7 @@ def failing_at(number: int, below: Path) -> Iterator[Callable[[], bool]]:
         for name in _OPERATIONS:
             patch.setattr(os, name, wrapped(getattr(os, name)))
         patch.setattr(io, "open", opening)
-        yield lambda: count > number
+        yield lambda: seen[number] if len(seen) > number else None
 
 
 @contextlib.contextmanager

@@ -21,7 +21,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.skipif(GOLDEN["machine"] != machine(), reason="bits of another processor or torch")
 @pytest.mark.parametrize(
     ("network", "case"),

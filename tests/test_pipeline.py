@@ -114,7 +114,6 @@ def test_a_plan_of_singletons_is_block_reconstruction() -> None:
     assert [group.units for group in other.record.groups] == list(joined.groups)
 
 
-@pytest.mark.usefixtures("unchecked_shapes")
 def test_reconstruction_beats_rounding_to_nearest() -> None:
     model, x = toys.make("residual"), toys.images(64)
     nearest = run(model, quick("w2a4-rtn"), x).record.units[-1].relative_loss

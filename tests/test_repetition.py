@@ -23,3 +23,10 @@ def test_what_confirms_a_record(
     measured: Evaluation, differences: tuple[str, ...], holds: bool
 ) -> None:
     assert Repetition(Evaluation(1000, 900, 990), measured, differences).holds == holds
+
+
+def test_other_images_confirm_nothing_where_nothing_else_differs() -> None:
+    one = Evaluation(1000, 900, 990)
+    assert not Repetition(one, one, (), same_images=False).holds
+    assert Repetition(one, one, (), same_images=True).holds
+    assert Repetition(one, one, ANOTHER, same_images=False).holds

@@ -20,6 +20,7 @@ ROOMS = [
     "reading",
     "writing",
     "config",
+    "shortage",
     "records",
     "quantizers",
     "graph",

@@ -12,29 +12,12 @@ import toys
 from faults import failing_at, files_of_at_most
 from mrecg.cli.run_pages import refresh_page
 from mrecg.errors import ExportError, MrecgError, RunError
-from mrecg.export.findings import Verification, save_verification
+from mrecg.export.findings import save_verification
 from mrecg.export.pt2 import export_program
 from mrecg.writing import replace_file, require_new_file, require_writable, write_file
 from quick import quick
 from run_folders import copy, quantized
-
-VERIFIED = Verification(
-    file="m.onnx",
-    images=1,
-    top1_agreement=100.0,
-    top1_agreement_ties_apart=100.0,
-    largest_difference=0.0,
-    largest_distance=0.5,
-    different_codes=0,
-    codes=1,
-    output_resolution=1.0,
-    integer_layers=(),
-    float_layers=(),
-    file_bytes=1,
-    ideal_bytes=1,
-    runtimes=(),
-)
-"""Long enough to be cut."""
+from verifications import VERIFIED
 
 
 def export_onnx(folder: Path) -> None:

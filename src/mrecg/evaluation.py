@@ -16,6 +16,7 @@ from mrecg.metrics import Metric, Score, answer, device_of, measure
 from mrecg.preparation.calibration import check_images
 from mrecg.records.evaluation import Evaluation, pack_hits
 from mrecg.records.record import Record
+from mrecg.runs.checkpoints import hash_of_images
 from mrecg.runs.folder import QuantizedModel, environment
 
 __all__ = [
@@ -42,11 +43,15 @@ class Repetition:
     Attributes:
         recorded, measured: the first and the second.
         differences: what of the environment is not as it was; nothing on the same machine, where counts must be equal.
+        version: of mrecg, where it is not as it was.
+        same_images: whether the images that calibrated have the recorded hash; `None` where they were not compared.
     """
 
     recorded: Evaluation
     measured: Evaluation
     differences: tuple[str, ...]
+    version: str = ""
+    same_images: bool | None = None
 
     @property
     def allowed(self) -> int:
@@ -57,7 +62,9 @@ class Repetition:
 
     @property
     def holds(self) -> bool:
-        """Return whether the record is confirmed."""
+        """Return whether the record is confirmed; another library may decode other pixels, so then images may differ."""
+        if self.same_images is False and not self.differences:
+            return False
         before, after = self.recorded, self.measured
         return before.count == after.count and all(
             abs(one) <= self.allowed
@@ -65,12 +72,17 @@ class Repetition:
         )
 
 
-def repeat(quantized: QuantizedModel, loader: Iterable[tuple[Tensor, Tensor]]) -> Repetition:
+def repeat(
+    quantized: QuantizedModel,
+    loader: Iterable[tuple[Tensor, Tensor]],
+    calibration: Tensor | None = None,
+) -> Repetition:
     """Evaluate a saved run again and compare with its record.
 
     Args:
         quantized: the run, on the device to evaluate on.
         loader: the images of the record, as for `evaluate`.
+        calibration: the images that calibrated, read again; their hash is compared where the record holds one.
 
     Raises:
         RunError: the record holds no accuracy.
@@ -81,12 +93,17 @@ def repeat(quantized: QuantizedModel, loader: Iterable[tuple[Tensor, Tensor]]) -
     first = next(iter([*model.parameters(), *model.buffers()]), torch.zeros(()))
     now, before = environment(first.device), quantized.record.environment
     # Kernels are loaded where something learns; nothing is learned here.
-    differences = tuple(
-        f"{name} {before.get(name, 'unknown')}, now {value}"
+    changed = {
+        name: f"{name} {before.get(name, 'unknown')}, now {value}"
         for name, value in now.items()
-        if name not in ("kernels", "mrecg") and before.get(name) != value
-    )
-    return Repetition(recorded, evaluate(model, loader), differences)
+        if name != "kernels" and before.get(name) != value
+    }
+    version = changed.pop("mrecg", "")
+    known = quantized.record.inputs.get("images")
+    same = None
+    if calibration is not None and known is not None:
+        same = hash_of_images(calibration) == known
+    return Repetition(recorded, evaluate(model, loader), tuple(changed.values()), version, same)
 
 
 def recorded_accuracy(record: Record) -> Evaluation:

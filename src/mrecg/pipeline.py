@@ -40,6 +40,7 @@ from mrecg.runs.folder import QuantizedModel, environment
 from mrecg.runs.graph_writer import require_storable
 from mrecg.runs.places import RunPlace
 from mrecg.runs.sizes import model_size
+from mrecg.shortage import Shortages
 from mrecg.torch_state import default_torch_modes
 
 __all__ = ["PLAN", "PreparedModel", "prepare"]
@@ -123,11 +124,11 @@ class PreparedModel:
             make_plan(self.graph.chain.units, self.recipe.plan)
         self._require_finite(_PROBED)
 
-    def _require_finite(self, count: int | None = None) -> None:
+    def _require_finite(self, count: int | None = None, shortages: Shortages | None = None) -> None:
         """Refuse what the float network makes no numbers of: of the first images, or of all of this process."""
         images = distributed.share_of_images(self.images)[:count]
         numbers = range(len(self.images))[distributed.rank() :: distributed.count()]
-        require_finite_activations(self.graph, images, numbers)
+        require_finite_activations(self.graph, images, numbers, shortages)
 
     def check_storable(self) -> None:
         """Refuse a network that `QuantizedModel.save` could not write; it can be quantized all the same.
@@ -150,7 +151,7 @@ class PreparedModel:
         if self.recipe.plan.join == "loss":
             self._require_finite()
         with watched(progress) as report:
-            return self._plan(report)[0]
+            return self._plan(report, Shortages())[0]
 
     @default_torch_modes()
     def estimate(self, plan: Plan | None = None, images: int | None = None) -> Estimate:
@@ -203,19 +204,24 @@ class PreparedModel:
         checkpoints: Checkpoints | None,
     ) -> QuantizedModel:
         clock = PhaseClock(capture=self.seconds)
+        shortages = Shortages(lambda line: report(Progress("memory", note=line)))
         self.check(plan)
-        self._require_finite()
+        self._require_finite(shortages=shortages)
         state = QuantizerState()
         if plan is None:
-            plan, state = self._plan(report, checkpoints)
+            plan, state = self._plan(report, shortages, checkpoints)
         else:
             plan = check_plan(plan, self.graph.chain.units)
         clock.lap("plan")
         with phase(report, "estimate"):
             report(self._estimate(self.recipe, plan, None, dict(state.steps)))
-        found = self._optimize_groups(self.recipe, plan, "tune", report, state, checkpoints)
+        found = self._optimize_groups(
+            self.recipe, plan, "tune", report, shortages, state, checkpoints
+        )
         clock.lap("reconstruction")
-        state, network = self._optimize_network(found.state, report, augment, checkpoints)
+        state, network = self._optimize_network(
+            found.state, report, shortages, augment, checkpoints
+        )
         clock.lap("network")
         with phase(report, "freeze"):
             program = export_frozen(self.graph.freeze(state), self.images[:2].to(self.graph.device))
@@ -236,6 +242,7 @@ class PreparedModel:
             seconds=clock.laps,
             environment=environment(self.graph.device),
             inputs=describe_inputs(self.graph.graph, self.images),
+            shortages=tuple(shortages.told),
         )
         return QuantizedModel(program, record, self.recipe)
 
@@ -284,7 +291,7 @@ class PreparedModel:
         )
 
     def _plan(
-        self, report: Report, checkpoints: Checkpoints | None = None
+        self, report: Report, shortages: Shortages, checkpoints: Checkpoints | None = None
     ) -> tuple[Plan, QuantizerState]:
         """Return the recipe's plan, and the state of the shorter run without joins that the metric `loss` takes."""
         rule, units = self.recipe.plan, self.graph.chain.units
@@ -292,7 +299,13 @@ class PreparedModel:
             return make_plan(units, rule), QuantizerState()
         check_image_count(len(self.images), self.recipe.reconstruct)
         found = self._optimize_groups(
-            self._short_recipe(), single_plan(units), "plan", report, QuantizerState(), checkpoints
+            self._short_recipe(),
+            single_plan(units),
+            "plan",
+            report,
+            shortages,
+            QuantizerState(),
+            checkpoints,
         )
         return make_plan(units, rule, [unit.loss for unit in found.units]), found.state
 
@@ -302,11 +315,12 @@ class PreparedModel:
         plan: Plan,
         phase: str,
         report: Report,
+        shortages: Shortages,
         previous: QuantizerState,
         checkpoints: Checkpoints | None,
     ) -> Reconstructed:
         half = recipe.reconstruct.cache == "float16"
-        storage = Storage(self.graph.device, self.memory, half)
+        storage = Storage(self.graph.device, self.memory, half, shortages)
         return optimize_groups(
             self.graph, self._split(), recipe, plan, phase, report, storage, previous, checkpoints
         )
@@ -318,6 +332,7 @@ class PreparedModel:
         self,
         state: QuantizerState,
         report: Report,
+        shortages: Shortages,
         augment: Augment | None,
         checkpoints: Checkpoints | None,
     ) -> tuple[QuantizerState, NetworkRecord | None]:
@@ -333,6 +348,7 @@ class PreparedModel:
             lambda step, loss: report(replace(event, step=step, loss=loss)),
             augment,
             checkpoints,
+            shortages,
         )
         if record is not None:
             report(replace(event, step=steps, loss=record.divergence_after, finished=True))

@@ -1,17 +1,20 @@
 """What options, configuration files and networks say about inputs, and which of them wins."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
+from command_line import Finished, small_network
 from configuration_files import settings
 from mrecg.cli.inputs import Inputs
 from mrecg.cli.options import NetworkOptions
 from mrecg.data import Preprocessing
 from mrecg.errors import DataError, RecipeError
 from mrecg.paper.mqbench import Experiment, read_experiment
+from pictures import imagenet
 
 
 @pytest.fixture
@@ -66,3 +69,19 @@ def test_no_images_are_used_that_nobody_named() -> None:
             DataError, match=r"No images are named; give --data, such as.*--data demo"
         ):
             use()
+
+
+def test_a_size_that_cannot_fit_is_refused_before_memory_is_asked_for(
+    tmp_path: Path, mrecg_command: Callable[..., Finished]
+) -> None:
+    network = small_network(tmp_path, channels=3)
+    imagenet(tmp_path / "data", classes=2, images=4)
+    for arguments, images, size in (
+        (("plan", "--metric", "capacity"), 2, "223.5 GiB"),
+        (("quantize", "--images", "4", "--data", "folder:data", "--output", "run"), 4, "447.0 GiB"),
+    ):
+        done = mrecg_command(*arguments, "--network", network, "--size", "100000")
+        assert done.returncode == 1
+        last = done.stderr.strip().splitlines()[-1]
+        assert last.startswith(f"error: {images} images of 3×100000×100000 take {size} of")
+        assert last.endswith("are free; give fewer or smaller ones.")

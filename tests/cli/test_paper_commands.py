@@ -173,3 +173,16 @@ def test_mistakes_are_one_sentence(
     assert done.returncode == 1
     assert message in done.stderr
     assert done.stderr.count("error: ") == 1
+
+
+def test_an_interrupted_table_says_how_to_go_on(
+    tmp_path: Path, mrecg_command: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mrecg.paper.reproduction.reproduce", interrupt)
+    where = ("--data", "demo", "--checkpoints", "models", "--output", "table")
+    done = mrecg_command("reproduce", *where)
+    assert done.returncode == 130
+    assert done.stderr.endswith("groups are kept; give the command again to go on\n")

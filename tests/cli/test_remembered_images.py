@@ -78,6 +78,20 @@ def test_a_run_is_verified_on_what_it_remembers(
     found = json.loads(done.stdout)
     assert found["recorded"] == found["measured"]
     assert (found["differences"], found["allowed"], found["holds"]) == ([], 0, True)
+    assert (found["same_images"], found["version"]) == (True, "")
+    image = next((run.parent / "root/train").rglob("*.JPEG"))
+    save(image, picture(50, 50, seed=77))
+    older = copy(run, run.parent / "older")
+    change_record(older, lambda record: record["environment"].update(mrecg="0.0.1"))
+    done = command("verify-run", str(older))
+    assert done.returncode == 1
+    assert "the version differs: mrecg 0.0.1, now " in done.stdout
+    assert "the images that calibrated are other images than the record's" in done.stdout
+    assert "does not repeat: the images that calibrated are not those of its record" in done.stderr
+    shutil.rmtree(run.parent / "root/train")
+    done = command("verify-run", str(run))
+    assert done.returncode == 0
+    assert "the images that calibrated are not compared" in done.stderr
     for folder in (run.parent / "root/val").iterdir():
         next(folder.iterdir()).unlink()
     done = command("verify-run", str(run))

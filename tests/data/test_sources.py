@@ -13,10 +13,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 import mrecg
-from mrecg.data import DEMO_FOLDER, Preprocessing, calibration_images, evaluation_batches
+from mrecg.data import (
+    DEMO_FOLDER,
+    Preprocessing,
+    calibration_images,
+    evaluation_batches,
+    evaluation_images,
+)
 from mrecg.data.fashion_mnist import download, load_split
 from mrecg.data.folders import find_images
-from mrecg.errors import DataError, NoLabelsError
+from mrecg.errors import DataError, NoLabelsError, StorageError
 from mrecg.paper.networks import build
 
 
@@ -201,3 +207,18 @@ def test_a_download_is_there_as_a_whole_or_not_at_all(
     else:
         assert [one.name for one in download(tmp_path / "new").iterdir()] == ["a"]
         assert [one.name for one in (tmp_path / "new").iterdir()] == ["FashionMNIST"]
+
+
+def test_images_that_cannot_fit_are_refused_with_their_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mrecg.shortage._free_memory", lambda: 50_000)
+    sentence = r"^{} images of 1×28×28 take {} of memory, and 48\.8 KiB are free; give fewer"
+    for read, size in (
+        (lambda: calibration_images("demo", 256, 1), (256, "784.0 KiB")),
+        (lambda: evaluation_images("demo", 100), (100, "306.2 KiB")),
+        (lambda: evaluation_batches("demo", 20), (20, "61.2 KiB")),
+    ):
+        with pytest.raises(StorageError, match=sentence.format(*size)):
+            read()
+    assert len(calibration_images("demo", 12, 1)) == 12

@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,6 @@ from mrecg.graph.units import Unit
 from mrecg.optimize import step
 from mrecg.optimize.all_groups import optimize_groups
 from mrecg.optimize.group import MOST_UNDECIDED
-from mrecg.optimize.schedule import ScheduledValues
 from mrecg.optimize.step import Batch, Step
 from mrecg.planning.joint_plan import single_plan
 from mrecg.preparation.judging import split_images
@@ -44,9 +44,9 @@ def test_learning_reads_elements_of_both_networks(
     read: list[dict[str, Tensor]] = []
     take, run_units = Step.__call__, step.run_quantized_units
 
-    def watched(self: Step, batch: Batch, scheduled: ScheduledValues) -> Tensor:
+    def watched(self: Step, batch: Batch, *others: Any) -> Tensor:
         batches.append(({n: v.clone() for n, v in batch.of_float.items()}, dict(batch.quantized)))
-        return take(self, batch, scheduled)
+        return take(self, batch, *others)
 
     def reads(
         units: Sequence[Unit], given: Mapping[str, Tensor], bindings: Mapping[str, object]
@@ -143,9 +143,9 @@ def test_no_step_leaves_a_tensor_behind(monkeypatch: pytest.MonkeyPatch) -> None
     alive: list[int] = []
     take = Step.__call__
 
-    def watched(self: Step, batch: Batch, scheduled: ScheduledValues) -> Tensor:
+    def watched(self: Step, batch: Batch, *others: Any) -> Tensor:
         alive.append(sum(tensor() is not None for tensor in left))
-        loss = take(self, batch, scheduled)
+        loss = take(self, batch, *others)
         left.extend(map(weakref.ref, (loss, *batch.quantized.values(), *batch.targets.values())))
         return loss
 

@@ -131,19 +131,39 @@ def test_the_recorded_divergence_is_the_finished_models(toy: str, seed: int) -> 
 def test_learned_codes_are_judged_on_images_set_aside(toy: str) -> None:
     """Every eighth image: of the finished model, the recorded divergence is the one on these, at the recipe's temperature."""
     model, judged = toys.make(toy), toys.images(32)[::8]
-    quantized = run(
-        toy,
-        "w2a2-brecq",
-        network__learn="codes",
-        network__feature_weight=0.0,
-        reconstruct__answer="logits",
-    )
+    settings = {
+        "network__augment": [],
+        "reconstruct__answer": "logits",
+        "network__feature_weight": 0.0,
+    }
+    quantized = run(toy, "w2a2-brecq", network__learn="codes", **settings)
     made, wanted = ((net(judged) / 4).log_softmax(1) for net in (quantized.model, model))
     divergence = 16 * float((wanted.exp() * (wanted - made)).sum(1).mean().detach())
     found = quantized.record.network
     assert found is not None
     figure = found.divergence_after if found.accepted else found.divergence_before
     assert divergence == pytest.approx(figure, rel=2e-3, abs=2e-7)
+
+
+@pytest.mark.parametrize(("learn", "views"), [("scales", 0), ("codes", 63)])
+def test_few_images_are_judged_in_views_too(
+    learn: str, views: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before and after the stage in the same ones, none made from an image that was fitted."""
+    judged: list[Tensor] = []
+
+    def divergence(self: object, images: Tensor, bindings: object) -> float:
+        judged.append(images)
+        return 1.0
+
+    monkeypatch.setattr(network_objective.NetworkObjective, "divergence", divergence)
+    run("residual", network__learn=learn, network__augment=["mirror"])
+    before, after = judged
+    aside = toys.images(32)[::8] if learn == "codes" else toys.images(32).flip(-1)
+    assert torch.equal(before, after)
+    assert len(before) == (1 + views) * len(aside)
+    rows = before.view(-1, *aside.shape)
+    assert all(torch.equal(row, aside) or torch.equal(row, aside.flip(-1)) for row in rows)
 
 
 @pytest.mark.parametrize("learn", ["scales", "codes"])
@@ -275,8 +295,8 @@ def test_a_function_replaces_the_recipes_views(seen: list[Tensor]) -> None:
         return images / 2
 
     mrecg.quantize(toys.make("residual"), x, recipe=recipe, augment=darken)
-    assert len(given) == 3
-    assert all(torch.equal(one / 2, other) for one, other in zip(given, seen, strict=True))
+    assert len(given) == 63 + 3  # 4 images judge in 64 ways, and there are 3 steps
+    assert all(torch.equal(one / 2, other) for one, other in zip(given[63:], seen, strict=True))
     for image in torch.cat(given):
         assert any(torch.equal(image, one) for one in x)
 

@@ -16,6 +16,7 @@ from configuration_files import settings
 from mrecg.cli.show import estimates_as_json
 from mrecg.config.presets import Schedule, preset
 from mrecg.errors import ModelError, RecipeError
+from mrecg.optimize.progress import Progress
 from mrecg.paper.mqbench import read_experiment
 from mrecg.paper.networks import NETWORKS, build
 from mrecg.paper.published import (
@@ -45,12 +46,14 @@ from mrecg.paper.reproduction import (
 )
 from mrecg.pipeline import prepare
 from mrecg.planning.estimate import Estimate
+from mrecg.runs.places import UNFINISHED
 from pictures import imagenet
 
 QUICK = {
     "reconstruct.steps": 1,
     "reconstruct.batch_size": 4,
     "plan.loss_steps": 1.0,
+    "weight.ranges.method": "minmax",  # needs no search
 }
 JOINED = {
     "resnet18": ["layer1.1 layer2.0", "layer2.1 layer3.0"],
@@ -247,6 +250,42 @@ def test_finished_cells_are_skipped_and_failed_ones_named(folder: Path, tmp_path
         "resnet18, mobilenetv2_050",
     ]
     assert as_markdown(table, budgets).count("\n") == 2 * len(budgets) + 2 + len(table)
+
+
+def test_an_interrupted_cell_goes_on_behind_its_last_finished_group(
+    folder: Path, tmp_path: Path
+) -> None:
+    (cell,) = cells(TableAxes(("resnet18",), ("w4a4",), ("qdrop",), ("fast",)))
+    budget = Budget(4, QUICK | {"network.steps": 2})
+    optimized: list[int] = []
+
+    def run(output: str, interrupted_at: int | None = None) -> Outcome:
+        def report(name: str, event: Progress | Estimate) -> None:
+            if isinstance(event, Progress) and event.phase == "tune" and event.step:
+                if event.finished and event.index == interrupted_at:
+                    raise KeyboardInterrupt
+                optimized.extend([] if event.finished else [event.index])
+
+        asked = sources(folder, evaluation_images=10, size=32)
+        (outcome,) = reproduce([cell], asked, budget, tmp_path / output, report)
+        assert outcome.status == "done", outcome.reason
+        return outcome
+
+    with pytest.raises(KeyboardInterrupt):
+        run("killed", interrupted_at=3)
+    assert {path.name for path in (tmp_path / "killed" / cell.name).iterdir()} == {UNFINISHED}
+    optimized.clear()
+    other = Budget(4, QUICK | {"network.steps": 3})
+    (refused,) = reproduce([cell], sources(folder, size=32), other, tmp_path / "killed")
+    assert "was started with another recipe" in refused.reason
+    assert run("killed").record is not None
+    assert optimized == list(range(3, 10))
+    run("whole")
+    killed, whole = (mrecg.load(tmp_path / name / cell.name) for name in ("killed", "whole"))
+    for name, tensor in whole.program.state_dict.items():
+        assert torch.equal(killed.program.state_dict[name], tensor)
+    assert killed.record.accuracy == whole.record.accuracy
+    assert not (tmp_path / "killed" / cell.name / UNFINISHED).exists()
 
 
 def test_both_schedules_have_a_column_each() -> None:

@@ -1,6 +1,5 @@
 """Float and quantized activations of the calibration images, computed once per unit and carried from unit to unit."""
 
-import itertools
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -14,6 +13,7 @@ from mrecg.planning.cost import images_per_pass
 from mrecg.preparation.prepared_graph import Binding
 from mrecg.quantizers.activation_sample import ActivationSample
 from mrecg.quantizers.losses import reconstruction_loss, signal_power
+from mrecg.shortage import Parts
 from mrecg.torch_state import compute_precision
 
 __all__ = ["ActivationCache", "CachedActivations", "run_float_units", "run_quantized_units"]
@@ -64,6 +64,7 @@ class ActivationCache:
         of_quantized: activations behind quantized units.
         power: of each unit's outputs in the float network, over the images of all processes.
         output_power: the same of each output.
+        shortages: what is told where memory runs out.
     """
 
     def __init__(
@@ -75,6 +76,8 @@ class ActivationCache:
     ) -> None:
         self._device = device
         self._storage = storage or Storage(device)
+        self.shortages = self._storage.shortages
+        self._parts = Parts(self.shortages, "passes through units")
         self.of_float: dict[str, CachedActivation] = {
             name: self._storage.wrap(one) for name, one in chain.named(images).items()
         }
@@ -105,10 +108,14 @@ class ActivationCache:
         names = () if sample is None else unit.activations
         samples = {name: ActivationSample(sample or 0) for name in names}
         power, powers = 0.0, dict.fromkeys(unit.outputs, 0.0)
-        for first, last in self._portions([unit]):
+
+        def forward(first: int, last: int) -> Sequence[Tensor]:
             batch = [self.of_float[name].portion(first, last) for name in unit.inputs]
             with compute_precision("float32", self._device):
-                results = unit.float_graph(*batch)
+                results: Sequence[Tensor] = unit.float_graph(*batch)
+                return results
+
+        for first, last, results in self._parts.over(self._images, images_per_pass(unit), forward):
             for name, result in zip(unit.outputs, results, strict=False):
                 self._write(self.of_float, name, first, result)
                 of_batch = float(signal_power(result, unit.channels[name])) * len(result)
@@ -143,10 +150,14 @@ class ActivationCache:
         inputs = list(self.inputs(units)[1])
         channels = {name: count for unit in units for name, count in unit.channels.items()}
         losses = dict.fromkeys(channels, 0.0)
-        for first, last in self._portions(units):
+
+        def forward(first: int, last: int) -> dict[str, Tensor]:
             given = {name: self.of_quantized[name].portion(first, last) for name in inputs}
             with compute_precision("float32", self._device):
-                made = run_quantized_units(units, given, bindings)
+                return run_quantized_units(units, given, bindings)
+
+        size = min(map(images_per_pass, units))
+        for first, last, made in self._parts.over(self._images, size, forward):
             for name, count in channels.items():
                 target = self.of_float[name].portion(first, last)
                 losses[name] += float(reconstruction_loss(made[name], target, count)) * len(target)
@@ -189,8 +200,3 @@ class ActivationCache:
         if name not in values:
             values[name] = self._storage.allocate(self._images, result.shape[1:])
         values[name].write(first, result)
-
-    def _portions(self, units: Sequence[Unit]) -> list[tuple[int, int]]:
-        size = min(map(images_per_pass, units))
-        bounds = [*range(0, self._images, size), self._images]
-        return list(itertools.pairwise(bounds))

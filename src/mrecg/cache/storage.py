@@ -12,10 +12,12 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from mrecg.errors import StorageError
+from mrecg.shortage import Shortages
 
 __all__ = ["CachedActivation", "Place", "Storage", "copy_to_device"]
 
 Place = Literal["device", "host", "file"]
+_PLACES: tuple[Place, ...] = ("device", "host", "file")
 
 _DEVICE_SHARE = 0.5
 """Of the GPU's free memory; the rest is for the optimization itself."""
@@ -170,12 +172,21 @@ class Storage:
         device: where the units run.
         limit: bytes of host memory that values may take, or of the device's own if that is the CPU; `None` is no limit.
         half: store in 16 bits, which halves everything and rounds values to 11 bits.
+        shortages: are told where a place turns out to have no room.
 
     Attributes:
         held: bytes in each place now.
+        shortages: those given.
     """
 
-    def __init__(self, device: torch.device, limit: int | None = None, half: bool = False) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        limit: int | None = None,
+        half: bool = False,
+        shortages: Shortages | None = None,
+    ) -> None:
+        self.shortages = shortages or Shortages()
         self.held: dict[Place, int] = {"device": 0, "host": 0, "file": 0}
         self._device = device
         self._limit = limit
@@ -190,20 +201,23 @@ class Storage:
         return _InMemory(rows, images.shape[1:], gray, self._device)
 
     def allocate(self, images: int, shape: Sequence[int]) -> CachedActivation:
-        """Return room for one activation of all images.
+        """Return room for one activation of all images; where memory runs out, on the host, or in a file.
 
         Raises:
             StorageError: a file cannot be made.
         """
         size = images * math.prod(shape) * self._dtype.itemsize
-        place = self._place(size)
-        stored: CachedActivation
-        if place == "file":
-            stored = _OnDisk(images, shape, self._dtype, self._device)
-        else:
+
+        def make(place: Place) -> CachedActivation:
+            if place == "file":
+                return _OnDisk(images, shape, self._dtype, self._device)
             where = self._device if place == "device" else torch.device("cpu")
             rows = torch.empty(images, math.prod(shape), dtype=self._dtype, device=where)
-            stored = _InMemory(rows, shape, True, self._device)
+            return _InMemory(rows, shape, True, self._device)
+
+        place, stored = self.shortages.first_that_fits(
+            _PLACES[_PLACES.index(self._place(size)) :], make, _moved
+        )
         self._places[id(stored)] = (place, size)
         self.held[place] += size
         return stored
@@ -220,6 +234,11 @@ class Storage:
             if size <= _DEVICE_SHARE * free:
                 return "device"
         return "host" if self._limit is None or self.held["host"] + size <= self._limit else "file"
+
+
+def _moved(place: Place) -> str:
+    where = "in files" if place == "file" else "on the host"
+    return f"memory ran out: cached activations are {where}"
 
 
 def copy_to_device(values: Tensor, device: torch.device) -> Tensor:

@@ -87,7 +87,7 @@ def say(output: Console, text: str, style: str | None = None) -> None:
     )
 
 
-def interrupted() -> SystemExit:
+def interrupted(left: str = "nothing unfinished is written") -> SystemExit:
     """Say what an interruption leaves, and return the exit that a shell expects."""
-    say(error_console, "interrupted: nothing unfinished is written")
+    say(error_console, f"interrupted: {left}")
     return SystemExit(130)

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from mrecg.cli.commands import accuracy, deployment, names, pages, paper, quantization  # noqa: F401
 from mrecg.cli.consoles import app, console, error_console, interrupted, say
 from mrecg.errors import MrecgError, quoted, reason_of
+from mrecg.shortage import is_shortage
 
 __all__ = ["main"]
 
@@ -36,6 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         where = f" at {quoted(error.filename)}" if error.filename else ""
         raise _failure(f"The system says{where}: {reason_of(error)}.") from error
+    except (MemoryError, RuntimeError) as error:
+        if not is_shortage(error):
+            raise
+        raise _failure(
+            f"Memory is not enough: {reason_of(error)}; give fewer or smaller images, or smaller batches."
+        ) from error
     except KeyboardInterrupt:
         raise interrupted() from None
 

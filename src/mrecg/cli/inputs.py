@@ -96,11 +96,17 @@ class Inputs:
         return model
 
     def blank_images(self) -> "Tensor":
-        """Return two images of zeros, where only the shape matters."""
+        """Return two images of zeros, where only the shape matters.
+
+        Raises:
+            StorageError: they do not fit into memory.
+        """
         import torch
 
-        side = self.preprocessing.crop
-        return torch.zeros(2, self.preprocessing.channels, side, side)
+        from mrecg.shortage import require_memory
+
+        require_memory(2, self.preprocessing.shape)
+        return torch.zeros(2, *self.preprocessing.shape)
 
     def calibration(self, seed: int) -> "CalibrationImages":
         """Read the calibration images; name those that cannot be read.

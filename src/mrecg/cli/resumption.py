@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from mrecg.cli.consoles import error_console, say
+from mrecg.cli.consoles import error_console, interrupted, say
 from mrecg.errors import RunError
 
 if TYPE_CHECKING:
@@ -107,5 +107,4 @@ def resumable(place: "RunPlace") -> Iterator[None]:
         if not (place.is_started and place.has_note(_COMMAND)):
             raise
         how = f"mrecg quantize --resume {shlex.quote(str(place.folder))}"
-        say(error_console, f"interrupted: what is finished is kept; go on with {how}")
-        raise SystemExit(130) from None
+        raise interrupted(f"what is finished is kept; go on with {how}") from None

@@ -15,6 +15,7 @@ from mrecg.data.preprocessing import Crops, Preprocessing, UnreadableImage
 from mrecg.data.samples import Samples
 from mrecg.errors import DataError
 from mrecg.preparation.calibration import CalibrationImages
+from mrecg.shortage import require_memory
 
 __all__ = [
     "MOST_SKIPPED",
@@ -55,11 +56,15 @@ class EvaluationBatches:
     Attributes:
         count: images, the unreadable ones included.
         skipped: the images that the last iteration could not read, with the reasons.
+
+    Raises:
+        StorageError: a batch does not fit into memory.
     """
 
     def __init__(self, source: Source, order: Sequence[int], batch_size: int, workers: int) -> None:
         self.count = len(order)
         self.skipped: tuple[str, ...] = ()
+        require_memory(min(batch_size, self.count), source.preprocessing.shape)
         self._source, self._order = source, order
         self._batch_size, self._workers = batch_size, workers
 
@@ -88,6 +93,7 @@ def draw_images(
 
     Raises:
         DataError: the source holds too few images, or more than 1 % of them cannot be read.
+        StorageError: so many do not fit into memory.
     """
     available = len(source.samples)
     if not 0 < count <= available:
@@ -96,8 +102,9 @@ def draw_images(
         )
     line = np.random.RandomState(seed).permutation(available).tolist()
     crop, tally = _Crop(source, crops, seed), _Tally(source, count, replaced=True)
-    side = source.preprocessing.crop
-    images = torch.empty(count, source.preprocessing.channels, side, side)
+    shape = source.preprocessing.shape
+    require_memory(count, shape)
+    images = torch.empty(count, *shape)
     done = 0
     while done < count:
         chosen, line = line[: count - done], line[count - done :]
@@ -119,8 +126,10 @@ def first_images(source: Source, count: int, workers: int) -> Float[Tensor, "n c
 
     Raises:
         DataError: more than 1 % of them cannot be read.
+        StorageError: so many do not fit into memory.
     """
     order = range(min(count, len(source.samples)))
+    require_memory(len(order), source.preprocessing.shape)
     crop, tally = _Crop(source, "center", 0), _Tally(source, len(order), replaced=False)
     batches = map(tally.sift, _read(crop, order, _READ_AT_ONCE, workers))
     return torch.cat([source.preprocessing.normalize(_stack(good)) for good in batches if good])

@@ -94,6 +94,11 @@ class Preprocessing:
             name, reason = first_problem(error)
             raise DataError(f"The preprocessing has a bad value for '{name}': {reason}.") from error
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Return the shape of an image: channels, height, width."""
+        return self.channels, self.crop, self.crop
+
     def resized(self, crop: int) -> "Preprocessing":
         """Return the same for crops of another side, cut from an equal fraction of the image."""
         return replace(self, crop=crop, resize=round(crop * self.resize / self.crop))

@@ -24,6 +24,7 @@ __all__ = [
     "by_position",
     "call",
     "each",
+    "joined",
     "shapes",
     "tensors_of",
     "unfitting_names",
@@ -114,6 +115,15 @@ def each(inputs: ModelInputs, function: Callable[[Tensor], Tensor]) -> ModelInpu
     if isinstance(inputs, Tensor):
         return function(inputs)
     return NamedInputs({name: function(one) for name, one in inputs.tensors.items()})
+
+
+def joined(parts: Sequence[ModelInputs]) -> ModelInputs:
+    """Return the images of several inputs of one kind one after the other."""
+    first = parts[0]
+    if isinstance(first, Tensor):
+        return torch.cat([one for one in parts if isinstance(one, Tensor)])
+    named = [one.tensors for one in parts if isinstance(one, NamedInputs)]
+    return NamedInputs({name: torch.cat([one[name] for one in named]) for name in first.tensors})
 
 
 def shapes(inputs: NamedInputs) -> dict[str, tuple[int, ...]]:

@@ -12,7 +12,7 @@ from rich.table import Column
 from rich.text import Text
 
 from mrecg.config.texts import printable
-from mrecg.monitoring.reporter import Reporter, estimate_text, finding, phase_name
+from mrecg.monitoring.reporter import Reporter, finding, line_of, phase_name
 from mrecg.optimize.progress import Progress
 from mrecg.planning.estimate import Estimate
 
@@ -90,8 +90,8 @@ class BarReporter(Reporter):
                 self.picture.remove_task(task)
             self._tasks.clear()
             self._name = name
-        if isinstance(event, Estimate):
-            self.note(f"{name}: {estimate_text(event)}" if name else estimate_text(event))
+        if isinstance(event, Estimate) or event.note:
+            self.note(line_of(name, event))
         else:
             self._move(phase_name(name, event), event)
 

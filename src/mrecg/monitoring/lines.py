@@ -5,7 +5,7 @@ import time
 from rich.console import Console
 
 from mrecg.config.texts import duration, printable
-from mrecg.monitoring.reporter import Reporter, estimate_text, finding, phase_name
+from mrecg.monitoring.reporter import Reporter, finding, line_of, phase_name
 from mrecg.optimize.progress import Progress
 from mrecg.planning.estimate import Estimate
 
@@ -27,8 +27,8 @@ class LineReporter(Reporter):
 
     def named(self, name: str, event: Progress | Estimate) -> None:
         """Print a line where something is finished."""
-        if isinstance(event, Estimate):
-            self.note(f"{name}: {estimate_text(event)}" if name else estimate_text(event))
+        if isinstance(event, Estimate) or event.note:
+            self.note(line_of(name, event))
             return
         label = phase_name(name, event)
         started = self._started.setdefault(label, time.perf_counter())

@@ -11,7 +11,7 @@ from mrecg.config.texts import duration, size
 from mrecg.optimize.progress import Progress, phase
 from mrecg.planning.estimate import Estimate
 
-__all__ = ["Reporter", "SilentReporter", "estimate_text", "finding", "phase_name"]
+__all__ = ["Reporter", "SilentReporter", "estimate_text", "finding", "line_of", "phase_name"]
 
 _SHOWN = {"tune": "optimize"}
 """Phases with another name for readers; the one in events is part of the seeds."""
@@ -92,6 +92,12 @@ def finding(event: Progress) -> str:
     if event.loss is None:
         return "ranges" if event.group and event.steps and not event.finished else ""
     return f"{'divergence' if event.finished else 'objective'} {event.loss:.3g}"
+
+
+def line_of(name: str, event: Progress | Estimate) -> str:
+    """Return an estimate or a note as a line, behind the name of the run where it has one."""
+    text = estimate_text(event) if isinstance(event, Estimate) else event.note
+    return f"{name}: {text}" if name else text
 
 
 def estimate_text(estimate: Estimate) -> str:

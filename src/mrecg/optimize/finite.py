@@ -12,6 +12,7 @@ from mrecg.graph.units import Unit
 from mrecg.planning.cost import fastest_layout, images_per_pass
 from mrecg.preparation.prepared_graph import PreparedGraph
 from mrecg.quantizers.grid import Scaling
+from mrecg.shortage import Parts, Shortages
 from mrecg.torch_state import compute_precision
 
 __all__ = ["require_finite_activations", "require_finite_losses", "require_finite_ranges"]
@@ -19,7 +20,10 @@ __all__ = ["require_finite_activations", "require_finite_losses", "require_finit
 
 @torch.no_grad()
 def require_finite_activations(
-    prepared: PreparedGraph, images: ModelInputs, numbers: Sequence[int]
+    prepared: PreparedGraph,
+    images: ModelInputs,
+    numbers: Sequence[int],
+    shortages: Shortages | None = None,
 ) -> None:
     """Run the float network once; refuse activations that are no numbers before hours of work build on them.
 
@@ -27,6 +31,7 @@ def require_finite_activations(
         prepared: the network.
         images: the inputs for calibration.
         numbers: what the message calls each of them.
+        shortages: are told where memory is not enough for as many images as planned.
 
     Raises:
         DataError: some images give such values, others do not; names the first image, unit and layers.
@@ -34,17 +39,22 @@ def require_finite_activations(
     """
     chain = prepared.chain
     size = min(map(images_per_pass, chain.units))
-    for first in range(0, len(images), size):
-        values = fastest_layout(chain, images[first : first + size], prepared.device)
+
+    def forward(first: int, last: int) -> None:
+        values = fastest_layout(chain, images[first:last], prepared.device)
         for position, unit in enumerate(chain.units):
             with compute_precision("float32", prepared.device):
                 results = unit.float_graph(*[values[name] for name in unit.inputs])
             # One number for the host to wait for: an infinite or NaN square tells of any.
             powers = [one.square().mean() for one in results]
             if powers and not math.isfinite(float(torch.stack(powers).sum())):
-                _refuse(unit, results, powers, numbers[first : first + size])
+                _refuse(unit, results, powers, numbers[first:last])
             values |= dict(zip(unit.outputs, results, strict=False))
             values = {n: v for n, v in values.items() if chain.last_reader.get(n, -1) > position}
+
+    parts = Parts(shortages or Shortages(), "passes through the network")
+    for _ in parts.over(len(images), size, forward):
+        pass
 
 
 def _refuse(

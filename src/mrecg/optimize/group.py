@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -29,6 +30,7 @@ from mrecg.quantizers.qdrop import RandomMask
 from mrecg.quantizers.state import QuantizerState
 from mrecg.quantizers.weight import WeightState
 from mrecg.records.record import Curve
+from mrecg.shortage import Parts, Shortages
 
 __all__ = ["GroupResult", "GroupValues", "optimize_group"]
 
@@ -105,6 +107,7 @@ def optimize_group(
     seed: int,
     report: Callable[[int, float], None],
     previous: QuantizerState | None = None,
+    shortages: Shortages | None = None,
 ) -> tuple[QuantizerState, GroupResult]:
     """Learn the roundings and scales of neighboring units so that they give the float network's outputs.
 
@@ -117,6 +120,7 @@ def optimize_group(
         seed: of batches and dropping.
         report: called now and then with the step and its loss.
         previous: an earlier result to continue from; without one, learning starts at the float weights.
+        shortages: are told where memory is not enough for a batch as a whole.
 
     Returns:
         `nearest` with what was learned, and the figures.
@@ -141,6 +145,7 @@ def optimize_group(
         Adam(*groups),
         mask,
         settings.precision,
+        Parts(shortages or Shortages(), "steps of groups"),
     )
     result = _run(step, list(variables.roundings.values()), values, settings, seed, report)
     return start | variables.current(), result
@@ -199,20 +204,25 @@ def _run(
     """Take the steps, until the last or until roundings are decided and the loss is flat."""
     device = step.variables[0].device
     recorder = _recorder(settings, device)
-    take = step if recorder is None else ReplayedStep(step, step.mask, recorder)
+    replayed = None if recorder is None else ReplayedStep(step, step.mask, recorder)
     batches = shuffled_batches(len(next(iter(values.targets.values()))), settings, seed)
     # One tensor for all: small ones that outlive their step keep the memory of large ones apart, which then grows.
     losses = torch.empty(settings.steps, device=device)
     interval = report_interval(settings.steps)
     for done in range(1, settings.steps + 1):
+        chosen = next(batches)
         batch = Batch.read(
-            next(batches),
+            chosen,
             values.quantized,
             values.of_float,
             values.targets,
             mixes=step.mask is not None,
         )
-        loss = take(batch, schedule_at(settings, done - 1))
+        scheduled = schedule_at(settings, done - 1)
+        if replayed is None:
+            loss = step(batch, scheduled, partial(_read_targets, values, chosen))
+        else:
+            loss = replayed(batch, scheduled)
         losses[done - 1] = loss
         if done % interval == 0:
             # Of all processes, so that they stop together.
@@ -237,6 +247,10 @@ def _run(
         curve=_curve(losses[:finite]),
         diverged=None if finite == done else finite + 1,
     )
+
+
+def _read_targets(values: GroupValues, chosen: Tensor) -> dict[str, Tensor]:
+    return {name: one.batch(chosen) for name, one in values.targets.items()}
 
 
 def _count_finite(losses: Float[Tensor, " steps"]) -> int:

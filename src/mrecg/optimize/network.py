@@ -11,13 +11,14 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from mrecg import distributed
 from mrecg.config.recipe import Recipe
-from mrecg.graph.inputs import ModelInputs
+from mrecg.graph.inputs import ModelInputs, joined
 from mrecg.optimize.adam import Adam
 from mrecg.optimize.augmentation import Augment, make_augment
 from mrecg.optimize.checkpoints import Checkpoints, NetworkCheckpoint
@@ -29,11 +30,12 @@ from mrecg.optimize.schedule import (
     shuffled_batches,
 )
 from mrecg.preparation.judging import SplitImages
-from mrecg.preparation.prepared_graph import PreparedGraph
+from mrecg.preparation.prepared_graph import Binding, PreparedGraph
 from mrecg.quantizers.activation import FakeQuantizer
 from mrecg.quantizers.latent import LatentCodes, LearnedWeight, ScaledCodes
 from mrecg.quantizers.state import QuantizerState
 from mrecg.records.record import Curve, NetworkRecord
+from mrecg.shortage import Parts, Shortages
 from mrecg.torch_state import matmul_precision
 
 __all__ = ["optimize_network"]
@@ -44,6 +46,8 @@ LARGEST_NETWORK_ACTIVATION_RATE = 1e-3
 NETWORK_WEIGHT_SCALE_REACH = 3.0
 """Rate × steps of the weight scales, in code units."""
 LARGEST_NETWORK_WEIGHT_SCALE_RATE = 3e-2
+SMALLEST_JUDGED = 256
+"""Images, or views of them, that decide whether the stage is kept."""
 
 
 @torch.enable_grad()
@@ -55,6 +59,7 @@ def optimize_network(
     report: Callable[[int, float], None],
     augment: Augment | None = None,
     checkpoints: Checkpoints | None = None,
+    shortages: Shortages | None = None,
 ) -> tuple[QuantizerState, NetworkRecord | None]:
     """Optimize codes and scales of a reconstructed network.
 
@@ -66,6 +71,7 @@ def optimize_network(
         report: called now and then with the step and its loss.
         augment: replaces the recipe's views of the images while codes are learned.
         checkpoints: keeps where the optimization is, now and then, and says where it was.
+        shortages: are told where memory is not enough for as many images as planned.
 
     Returns:
         The state that is closer to the float network, and the figures, or `None` where there is nothing to learn.
@@ -74,15 +80,27 @@ def optimize_network(
     variables = _start(prepared, state, recipe)
     if variables is None:
         return state, None
-    objective = NetworkObjective(prepared, images.network, recipe)
+    shortages = shortages or Shortages()
+    objective = NetworkObjective(prepared, images.network, recipe, shortages)
+    parts = Parts(shortages, "steps of the network")
     units = prepared.chain.units
-    views: Augment = augment or _views(recipe)
-    before = objective.divergence(images.judging, prepared.bind(units, state))
+    views: Augment = augment or make_augment(*_views(recipe, "views"))
+    judging = _judged(images.judging, recipe, augment)
+    before = objective.divergence(judging, prepared.bind(units, state))
     curve, diverged = _run(
-        prepared, state, variables, objective, images.network, views, recipe, report, checkpoints
+        prepared,
+        state,
+        variables,
+        objective,
+        parts,
+        images.network,
+        views,
+        recipe,
+        report,
+        checkpoints,
     )
     found = state | variables.current()
-    after = objective.divergence(images.judging, prepared.bind(units, found))
+    after = objective.divergence(judging, prepared.bind(units, found))
     accepted = diverged is None and after < before
     record = NetworkRecord(
         steps=recipe.network_steps,
@@ -193,10 +211,23 @@ def _learn_codes(
     return weights, [(latents, stage.code_rate), ([*scales, *factors], stage.scale_rate)]
 
 
-def _views(recipe: Recipe) -> Augment:
-    """Return the recipe's views; where only scales are learned, images stay as they are."""
+def _views(recipe: Recipe, purpose: str) -> tuple[Sequence[str], int]:
+    """Return names and seed of the recipe's views; where only scales are learned, images stay as they are."""
     names = recipe.network.augment if recipe.network.learn == "codes" else ()
-    return make_augment(names, derive_seed(recipe.seed, "views", distributed.rank()))
+    return names, derive_seed(recipe.seed, purpose, distributed.rank())
+
+
+def _judged(images: ModelInputs, recipe: Recipe, augment: Augment | None) -> ModelInputs:
+    """Return images that tuned nothing and, where they are few, views of them, like those that the stage learns from.
+
+    A few dozen images alone can call a stage worse that brings a network much nearer to float.
+    """
+    names, seed = _views(recipe, "judged views")
+    if augment is None and not names:
+        return images
+    views = augment or make_augment(names, seed)
+    repeats = math.ceil(SMALLEST_JUDGED / len(images)) - 1
+    return joined([images, *(views(images) for _ in range(repeats))])
 
 
 def _run(
@@ -204,6 +235,7 @@ def _run(
     state: QuantizerState,
     variables: _Variables,
     objective: NetworkObjective,
+    parts: Parts,
     images: ModelInputs,
     augment: Augment,
     recipe: Recipe,
@@ -230,14 +262,9 @@ def _run(
         batch = augment(images[next(batches)])
         if step < start:
             continue
-        loss = torch.zeros((), device=learned[0].device)
         with matmul_precision(settings.precision, prepared.device):
-            for part in batch.split(objective.images_at_once):
-                # Each part has a graph of its own.
-                weights = {name: one.weight() for name, one in variables.weights.items()}
-                distance = objective(part, {**fixed, **weights}) * (len(part) / len(batch))
-                torch.autograd.backward(distance, inputs=learned)
-                loss += distance.detach()
+            take = partial(_accumulate, batch, objective, variables, fixed, learned)
+            _, loss = parts.run(min(objective.images_at_once, len(batch)), take)
             distributed.average_gradients(learned)
             decay = cosine_decay(step / steps)
             adam.step(*(rate * decay for _, rate in variables.rates))
@@ -252,6 +279,27 @@ def _run(
                 found = NetworkCheckpoint(step + 1, values, adam.moments(), tuple(curve))
                 checkpoints.keep_network(found)
     return tuple(curve), None
+
+
+def _accumulate(
+    batch: Tensor,
+    objective: NetworkObjective,
+    variables: _Variables,
+    fixed: Mapping[str, Binding],
+    learned: Sequence[Tensor],
+    at_once: int,
+) -> Tensor:
+    """Compute the gradients of a batch in parts; return its loss."""
+    for one in learned:
+        one.grad = None  # of a try that memory was not enough for
+    loss = torch.zeros((), device=learned[0].device)
+    for part in batch.split(at_once):
+        # Each part has a graph of its own.
+        weights = {name: one.weight() for name, one in variables.weights.items()}
+        distance = objective(part, {**fixed, **weights}) * (len(part) / len(batch))
+        torch.autograd.backward(distance, inputs=learned)
+        loss += distance.detach()
+    return loss
 
 
 @torch.no_grad()

@@ -1,7 +1,9 @@
 """Distance of the quantized network from the float one, in its outputs and on the way to them."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -19,9 +21,12 @@ from mrecg.optimize.tables import Table
 from mrecg.planning.cost import images_per_pass, images_per_training_pass
 from mrecg.preparation.prepared_graph import Binding, PreparedGraph
 from mrecg.quantizers.losses import SMALLEST_POWER, reconstruction_loss, signal_power
+from mrecg.shortage import Parts, Shortages
 from mrecg.torch_state import compute_precision
 
 __all__ = ["NetworkObjective", "find_answers"]
+
+_Result = TypeVar("_Result")
 
 
 def find_answers(chain: Chain, recipe: Recipe) -> dict[str, Answer]:
@@ -58,17 +63,30 @@ class NetworkObjective:
     Raises:
         RecipeError: the recipe describes another number of outputs, or takes for logits what is no table.
 
+    Args:
+        prepared: the network.
+        images: whose outputs tell the power of each, and which are logits.
+        recipe: what is compared, and how.
+        shortages: are told where memory is not enough for as many images as planned.
+
     Attributes:
         images_at_once: images that one forward and backward pass takes.
         taken_for: what `auto` takes the tables among the outputs for.
     """
 
-    def __init__(self, prepared: PreparedGraph, images: ModelInputs, recipe: Recipe) -> None:
+    def __init__(
+        self,
+        prepared: PreparedGraph,
+        images: ModelInputs,
+        recipe: Recipe,
+        shortages: Shortages,
+    ) -> None:
         self._chain, self._device = prepared.chain, prepared.device
         self.images_at_once = images_per_training_pass(self._chain.units)
         stage = recipe.network
         self._temperature = stage.temperature if stage.learn == "codes" else 1.0
         self._feature_weight, self._precision = stage.feature_weight, recipe.reconstruct.precision
+        self._parts = Parts(shortages, "passes through the network")
         self._measured_at_once = min(map(images_per_pass, self._chain.units))
         self._answers = find_answers(self._chain, recipe)
         self._power, tables = self._measure_outputs(images)
@@ -99,9 +117,9 @@ class NetworkObjective:
         undivided ones depend on the few images that lie between two classes.
         """
         added = 0.0
-        for part in self._portions(images):
-            made, wanted = self._run_both(part, bindings, "float32")
-            added += float(self._distance(made, wanted)) * len(part)
+        measure = partial(self._measure, images, bindings)
+        for first, last, distance in self._portions(images, measure):
+            added += distance * (last - first)
         (found,) = distributed.average([added / len(images)])
         return math.inf if math.isnan(found) else found
 
@@ -147,11 +165,14 @@ class NetworkObjective:
             for name in self._answers
             if len(self._chain.sizes[name]) == 1 and self._chain.sizes[name][0] > 1
         }
-        for part in self._portions(images):
-            made = self._run_float(part.to(self._device))
+
+        def forward(first: int, last: int) -> Mapping[str, Tensor]:
+            return self._run_float(images[first:last].to(self._device))
+
+        for first, last, made in self._portions(images, forward):
             for name in powers:
                 power = float(signal_power(made[name], self._chain.channels[name]))
-                powers[name] += power * len(part) / len(images)
+                powers[name] += power * (last - first) / len(images)
             for name, table in tables.items():
                 table.add(made[name])
         shared = distributed.average(list(powers.values()))
@@ -165,5 +186,13 @@ class NetworkObjective:
         with compute_precision("float32", self._device):
             return run_float_units(self._chain.units, self._chain.named(images))
 
-    def _portions(self, images: ModelInputs) -> Iterator[ModelInputs]:
-        yield from images.split(self._measured_at_once)
+    def _measure(
+        self, images: ModelInputs, bindings: Mapping[str, Binding], first: int, last: int
+    ) -> float:
+        """Return the distance of some images."""
+        return float(self._distance(*self._run_both(images[first:last], bindings, "float32")))
+
+    def _portions(
+        self, images: ModelInputs, work: Callable[[int, int], _Result]
+    ) -> Iterator[tuple[int, int, _Result]]:
+        return self._parts.over(len(images), self._measured_at_once, work)

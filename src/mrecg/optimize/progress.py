@@ -13,7 +13,7 @@ __all__ = ["PhaseClock", "Progress", "Report", "ignore", "phase"]
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is.
+    """Where a run is, or a note about it.
 
     Attributes:
         phase: `capture`, `plan` (the run that the metric `loss` needs), `estimate`, `tune`, `network` (the whole after its
@@ -22,6 +22,7 @@ class Progress:
         index, groups: the group's position, from 0, and their number.
         step, steps: steps of the group done, and planned: where a join is tried, those of its units alone, too. Before the
             first step, ranges are searched.
+        note: a line about something that happened, in a phase `memory`; there is nothing else then.
         loss: reconstruction loss of the last step, or of the group when it is finished; in `network` the stage's objective,
             and the divergence when it is finished. `None` before the first step.
         relative_loss: the reconstruction loss as a fraction of the signal's power; `None` where there is none.
@@ -37,6 +38,7 @@ class Progress:
     loss: float | None = None
     relative_loss: float | None = None
     finished: bool = False
+    note: str = ""
 
     @property
     def done(self) -> float:

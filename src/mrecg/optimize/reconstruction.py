@@ -101,6 +101,7 @@ class GroupReconstruction:
                     seed,
                     report,
                     start,
+                    self.cache.shortages,
                 )
             elif start is not None:
                 state = start

@@ -1,7 +1,7 @@
 """One optimization step of a group."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,9 +15,10 @@ from mrecg.graph.units import Unit
 from mrecg.optimize.adam import Adam
 from mrecg.optimize.schedule import ScheduledValues
 from mrecg.preparation.prepared_graph import Binding
-from mrecg.quantizers.adaround import LearnedRounding
+from mrecg.quantizers.adaround import LearnedRounding, Penalty
 from mrecg.quantizers.losses import loss_and_slopes
 from mrecg.quantizers.qdrop import RandomMask
+from mrecg.shortage import Parts
 from mrecg.torch_state import compute_precision, matmul_precision
 
 __all__ = ["Batch", "Step"]
@@ -68,6 +69,7 @@ class Step:
         adam: on those.
         mask: which elements of the inputs come from the quantized network (QDrop); `None` for all.
         precision: of convolutions and products.
+        parts: of a batch, where memory is not enough for the whole.
     """
 
     units: Sequence[Unit]
@@ -77,28 +79,79 @@ class Step:
     adam: Adam
     mask: RandomMask | None
     precision: Precision
+    parts: Parts
 
-    def __call__(self, batch: Batch, scheduled: ScheduledValues) -> Tensor:
-        """Take the step; return its loss."""
-        penalty = scheduled.penalty if scheduled.penalty.acts else None
-        # Once per step, however often a weight is read, so that the penalty counts once.
-        soft = {name: one.soft_weight(penalty) for name, one in self.roundings.items()}
+    def __call__(
+        self,
+        batch: Batch,
+        scheduled: ScheduledValues,
+        reread: Callable[[], Tensors] | None = None,
+    ) -> Tensor:
+        """Take the step; return its loss.
+
+        Args:
+            batch: of all images.
+            scheduled: the penalty and the rates.
+            reread: returns the batch's targets once more, for a second try in smaller parts; without it there is none.
+        """
         given = {
             name: self._mix(batch.of_float.get(name), values)
             for name, values in batch.quantized.items()
+        }
+        unread = [batch.targets]
+
+        def accumulate(at_once: int) -> Tensor:
+            targets = unread.pop() if reread is None or unread else reread()
+            return self._accumulate(given, targets, scheduled.penalty, at_once)
+
+        size = len(next(iter(given.values())))
+        loss = accumulate(size) if reread is None else self.parts.run(size, accumulate)[1]
+        distributed.average_gradients(self.variables)
+        self.adam.step(*scheduled.rates)
+        return loss
+
+    def _accumulate(
+        self, given: Tensors, targets: Tensors, penalty: Penalty, at_once: int
+    ) -> Tensor:
+        """Compute the gradients of a batch in parts; the loss is a mean over its images, so a part counts by its size."""
+        size = len(next(iter(given.values())))
+        if at_once >= size:
+            return self._compute_gradients(given, targets, penalty, 1.0)
+        for one in self.variables:
+            one.grad = None  # of a try that memory was not enough for
+        losses = []
+        for first in range(0, size, at_once):
+            inputs, wanted = (
+                {name: values[first : first + at_once] for name, values in both.items()}
+                for both in (given, targets)
+            )
+            share = min(at_once, size - first) / size
+            losses.append(self._compute_gradients(inputs, wanted, penalty, share))
+        return torch.stack(losses).sum()
+
+    def _compute_gradients(
+        self, given: Tensors, targets: Tensors, penalty: Penalty, share: float
+    ) -> Tensor:
+        """Add a part's share to the gradients; return its share of the loss."""
+        if share < 1:
+            penalty = penalty._replace(strength=penalty.strength * share)
+        # Once per part, however often a weight is read, so that the penalty counts once.
+        soft = {
+            name: one.soft_weight(penalty if penalty.acts else None)
+            for name, one in self.roundings.items()
         }
         device = next(iter(given.values())).device
         channels = {name: count for unit in self.units for name, count in unit.channels.items()}
         with matmul_precision(self.precision, device):
             with compute_precision(self.precision, device):
                 made = run_quantized_units(self.units, given, {**self.bindings, **soft})
-            outputs = [made[name].float() for name in batch.targets]
+            outputs = [made[name].float() for name in targets]
             loss, slopes = loss_and_slopes(
-                outputs, list(batch.targets.values()), [channels[name] for name in batch.targets]
+                outputs, list(targets.values()), [channels[name] for name in targets]
             )
+            if share < 1:
+                loss, slopes = loss * share, [one.mul_(share) for one in slopes]
             self._backward(outputs, slopes)
-        distributed.average_gradients(self.variables)
-        self.adam.step(*scheduled.rates)
         return loss
 
     def _mix(self, of_float: Tensor | None, quantized: Tensor) -> Tensor:

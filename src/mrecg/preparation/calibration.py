@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from mrecg.config.settings import Reconstruction
 from mrecg.errors import DataError
-from mrecg.graph.inputs import ModelInputs, NamedInputs, as_inputs
+from mrecg.graph.inputs import ModelInputs, NamedInputs, as_inputs, each, joined
 from mrecg.records.record import ImageSource
 
 __all__ = [
@@ -76,8 +76,7 @@ def gather_inputs(
                     f"expected {tuple(first[name].shape[1:])} as the first."
                 )
         check_images(part, f"calibration item {index}")
-    joined = {name: torch.cat([_by_name(part)[name].detach() for part in parts]) for name in first}
-    images: ModelInputs = joined[""] if isinstance(parts[0], Tensor) else NamedInputs(joined)
+    images = joined([each(part, Tensor.detach) for part in parts])
     if len(images) < 2:
         raise DataError(
             "The calibration set has 1 image, expected at least 2; give a few hundred images."

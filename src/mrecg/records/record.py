@@ -80,8 +80,8 @@ class NetworkRecord(JsonModel):
 
     Attributes:
         steps: optimization steps.
-        divergence_before, divergence_after: of the answer from the float network's, on images that tuned nothing:
-            at the recipe's temperature where codes were learned, Kullback-Leibler of the predictions for logits, else the relative squared error.
+        divergence_before, divergence_after: of the answer from the float network's, on images that tuned nothing and, if
+            they are few, on views of them: at the recipe's temperature where codes were learned, Kullback-Leibler of the predictions for logits, else the relative squared error.
         accepted: the divergence fell; else the network was left as it was.
         seconds: wall time.
         curve: what is minimized, at some steps; empty where it was not recorded.
@@ -189,6 +189,7 @@ class Record(JsonModel):
         environment: versions of mrecg and of the libraries that decide bits, device and threads; the seed is in the recipe.
         inputs: hashes of the float network and of the calibration images; empty where they were not recorded.
         command: that made the run, on a command line; empty where Python made it.
+        shortages: what was done in a smaller way because memory ran out.
         files: SHA-256 of the files of the run's folder; empty until it is saved.
     """
 
@@ -211,6 +212,7 @@ class Record(JsonModel):
     environment: Mapping[str, Any]
     inputs: Mapping[str, str] = {}
     command: tuple[str, ...] = ()
+    shortages: tuple[str, ...] = ()
     files: Mapping[str, str] = {}
 
     @model_validator(mode="after")

@@ -30,7 +30,7 @@ from mrecg.records.plan import Join
 from mrecg.records.record import GroupRecord, UnitRecord
 from mrecg.writing import replace_file
 
-__all__ = ["INPUTS", "FolderCheckpoints", "describe_inputs"]
+__all__ = ["INPUTS", "FolderCheckpoints", "describe_inputs", "hash_of_images"]
 
 INPUTS = "inputs.json"
 """Makes a run one that can be resumed."""
@@ -51,16 +51,20 @@ def describe_inputs(model: nn.Module, images: ModelInputs, **others: str) -> dic
         network.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         network.update(_bytes(tensor))
     found = {"network": network.hexdigest()}
-    given = hashlib.blake2b(digest_size=16)
-    for name, tensor in (
-        images.tensors if isinstance(images, NamedInputs) else {"": images}
-    ).items():
-        given.update(name.encode())
-        given.update(_bytes(tensor))
-    found["images"] = given.hexdigest()
+    found["images"] = hash_of_images(images)
     for name, text in others.items():
         found[name] = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
     return found
+
+
+def hash_of_images(images: ModelInputs) -> str:
+    """Return the hash under which a record keeps the images that calibrated, or the inputs for them."""
+    given = hashlib.blake2b(digest_size=16)
+    named = images.tensors if isinstance(images, NamedInputs) else {"": images}
+    for name, tensor in named.items():
+        given.update(name.encode())
+        given.update(_bytes(tensor))
+    return given.hexdigest()
 
 
 class FolderCheckpoints(Checkpoints):

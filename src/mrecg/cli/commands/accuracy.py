@@ -79,13 +79,14 @@ def evaluate(
 def verify_run(run: RunFolder, options: ImageOptions, output: ProgressOptions) -> None:
     """Evaluate a saved run again, on the images that it remembers, and compare with its record.
 
-    Counts must be equal where machine and libraries are those of the record; elsewhere 0.1 % of the images may differ.
+    Counts, and the images that calibrated, must be equal where machine and libraries are those of the record; elsewhere 0.1 % of the
+    images may be classified differently.
 
     Example: mrecg verify-run runs/first
     """
     from mrecg import evaluation
     from mrecg.cli.preprocessing_choice import run_preprocessing
-    from mrecg.cli.remembered import source_of
+    from mrecg.cli.remembered import calibration_of, source_of
     from mrecg.cli.show import accuracy_text, show_skipped
     from mrecg.cli.watching import reporting
     from mrecg.data import evaluation_batches
@@ -103,7 +104,9 @@ def verify_run(run: RunFolder, options: ImageOptions, output: ProgressOptions) -
             workers=worker_count(options.workers),
         )
         counted = reporter.counted("quantized", batches, batches.count)
-        found = evaluation.repeat(quantized, counted)
+        found = evaluation.repeat(
+            quantized, counted, calibration_of(quantized.record, options, reporter)
+        )
         show_skipped(error_console, batches.skipped)
     if output.as_json:
         names = ("count", "correct1", "correct5")
@@ -111,13 +114,29 @@ def verify_run(run: RunFolder, options: ImageOptions, output: ProgressOptions) -
             kind: {name: getattr(one, name) for name in names}
             for kind, one in (("recorded", found.recorded), ("measured", found.measured))
         }
-        more = {"differences": found.differences, "allowed": found.allowed, "holds": found.holds}
+        more = {
+            "differences": found.differences,
+            "version": found.version,
+            "same_images": found.same_images,
+            "allowed": found.allowed,
+            "holds": found.holds,
+        }
         console.print_json(data=counts | more)
     else:
         say(console, accuracy_text("recorded", found.recorded))
         say(console, accuracy_text("measured", found.measured))
         if found.differences:
             say(console, f"the machine differs: {'; '.join(found.differences)}")
+        if found.version:
+            say(console, f"the version differs: {found.version}")
+        if found.same_images is not None:
+            text = "those of the record" if found.same_images else "other images than the record's"
+            say(console, f"the images that calibrated are {text}")
+    if found.same_images is False and not found.holds:
+        raise RunError(
+            f"The run {run} does not repeat: the images that calibrated are not those of its record; check that the source is "
+            "as it was."
+        )
     if not found.holds:
         raise RunError(
             f"The run {run} does not repeat: {found.measured.correct1} of {found.measured.count} images are right, the record "

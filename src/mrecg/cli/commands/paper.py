@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mrecg.cli.consoles import console, error_console
+from mrecg.cli.consoles import console, error_console, interrupted
 from mrecg.cli.float_accuracy import warn_below_published
 from mrecg.cli.option_groups import command
 from mrecg.cli.options import (
@@ -109,7 +109,7 @@ def reproduce(
         bool, typer.Option("--dry-run", help="Only list the cells with their time and memory.")
     ] = False,
 ) -> None:
-    """Run the paper's table, or a part of it, and print it next to the published figures.
+    """Run the paper's table, or a part of it, and print it next to the published figures; given again, it goes on.
 
     Example: mrecg reproduce --data imagenet:images --checkpoints models \\
                              --output runs/table --dry-run
@@ -133,7 +133,11 @@ def reproduce(
         size=size,
     )
     run = _estimate if dry_run else _reproduce
-    run(cells(axes), sources, Budget(images, changes), output, shown)
+    try:
+        run(cells(axes), sources, Budget(images, changes), output, shown)
+    except KeyboardInterrupt:
+        left = "finished cells and groups are kept; give the command again to go on"
+        raise interrupted(left) from None
 
 
 def _estimate(

@@ -16,6 +16,7 @@ from mrecg.paper.reproduction.cell_runs import Budget, Sources, finished_run
 from mrecg.paper.reproduction.table_axes import Cell
 from mrecg.pipeline import PreparedModel, prepare
 from mrecg.planning.estimate import Estimate
+from mrecg.shortage import require_memory
 
 __all__ = ["Expectation", "estimate_cells"]
 
@@ -74,7 +75,11 @@ def _estimate_network(
     except MrecgError as error:
         yield Expectation(cells, str(error))
         return
-    estimates = _Estimates(network, sources, budget)
+    try:
+        estimates = _Estimates(network, sources, budget)
+    except MrecgError as error:
+        yield Expectation(cells, str(error))
+        return
     for cell in cells:
         try:
             yield Expectation((cell,), estimates.of(cell.recipe(budget.overrides)))
@@ -88,7 +93,8 @@ class _Estimates:
     def __init__(self, network: str, sources: Sources, budget: Budget) -> None:
         usual = sources.preprocessing(network)
         self._model = build(network)
-        self._probe = torch.zeros(_PROBED, usual.channels, usual.crop, usual.crop)
+        require_memory(_PROBED, usual.shape)
+        self._probe = torch.zeros(_PROBED, *usual.shape)
         self._images = budget.images_for(network)
         self._prepared: dict[Hashable, PreparedModel] = {}
         self._found: dict[Recipe, Estimate] = {}

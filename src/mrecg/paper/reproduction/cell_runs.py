@@ -1,4 +1,5 @@
-"""The runs of the table: one folder per cell; finished cells are skipped, failed ones are reported and the rest goes on."""
+"""The runs of the table: one folder per cell; finished cells are skipped, interrupted ones go on behind their last finished
+group, failed ones are reported and the rest goes on."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,10 +25,11 @@ from mrecg.optimize.progress import Progress, phase
 from mrecg.paper.networks import NETWORKS, make_network
 from mrecg.paper.published import PAPER_NETWORKS, find_checkpoint
 from mrecg.paper.reproduction.table_axes import Cell
+from mrecg.pipeline import prepare
 from mrecg.planning.estimate import Estimate
-from mrecg.quantization import quantize
 from mrecg.records.record import Record
 from mrecg.runs.files import is_finished, recipe_of, record_of
+from mrecg.runs.places import RunPlace, reserve
 
 __all__ = ["Budget", "CellReport", "Outcome", "Sources", "finished_run", "reproduce"]
 
@@ -109,7 +111,8 @@ def reproduce(
         cells: sorted by network: consecutive cells of one share its checkpoint, images and float accuracy.
         sources: where networks and images come from.
         budget: replaces the paper's.
-        output: folder of the runs; a cell whose run is there is skipped, and fails if that has other settings.
+        output: folder of the runs; a cell whose run is there is skipped, or goes on where it was interrupted, and fails if
+            that has other settings.
         report: called with the name of a cell and what is going on.
     """
     shared: _Shared | None = None
@@ -123,7 +126,9 @@ def reproduce(
                 continue
             if shared is None or shared.name != cell.network:
                 shared = _Shared(cell.network, sources)
-            yield Outcome(cell, "done", _run(cell, shared, budget, folder, report))
+            with reserve(folder, resume=RunPlace(folder).is_started, together=True) as place:
+                record = _run(cell, shared, budget, place, report)
+            yield Outcome(cell, "done", record)
         except (MrecgError, RuntimeError, MemoryError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             yield Outcome(cell, "failed", None, reason)
@@ -196,9 +201,11 @@ def _run(
     cell: Cell,
     shared: _Shared,
     budget: Budget,
-    folder: Path,
+    place: RunPlace,
     report: CellReport,
 ) -> Record:
+    """Run a cell in its reserved folder, from the beginning or behind what is finished there."""
+
     def show(event: Progress | Estimate) -> None:
         report(cell.name, event)
 
@@ -208,11 +215,13 @@ def _run(
         images = shared.calibration(budget.images_for(cell.network), recipe.seed)
     with phase(show, "float"):
         before = shared.float_accuracy()
-    quantized = quantize(model, images, recipe=recipe, progress=show)
+    with phase(show, "capture"):
+        prepared = prepare(model, images, recipe=recipe)
+    quantized = prepared.quantize(progress=show, checkpoints=prepared.checkpoints(place))
     batches = shared.sources.evaluation(shared.name)
     with phase(show, "quantized"):
         finished = with_accuracy(quantized, before, batches, batches.skipped)
     if distributed.is_first():
-        finished.save(folder)
+        finished.finish(place)
     distributed.wait()
     return finished.record
