@@ -10,7 +10,7 @@ from torch.nn import functional
 import mrecg
 import toys
 from mrecg.errors import RecipeError
-from mrecg.optimize.tables import Table
+from mrecg.optimize.tables import TableFigures
 from quick import quick
 
 
@@ -79,7 +79,7 @@ def test_training_decides_what_a_table_is_taken_for(task: str, columns: int) -> 
             for one in layer.parameters():
                 assert one.grad is not None
                 one -= (0.5 if kind == "values" and task != "labels" else 2.0) * one.grad
-    table = Table(columns)
+    table = TableFigures(columns)
     for part in layer(x).split(64):
         table.add(part)
     assert table.kind == kind

@@ -17,7 +17,7 @@ from mrecg.config.settings import Answer, Precision
 from mrecg.errors import RecipeError
 from mrecg.graph.inputs import ModelInputs
 from mrecg.graph.units import Chain
-from mrecg.optimize.tables import Table
+from mrecg.optimize.tables import TableFigures
 from mrecg.planning.cost import images_per_pass, images_per_training_pass
 from mrecg.preparation.prepared_graph import Binding, PreparedGraph
 from mrecg.quantizers.losses import SMALLEST_POWER, reconstruction_loss, signal_power
@@ -157,11 +157,13 @@ class NetworkObjective:
         return reconstruction_loss(made, wanted, self._chain.channels[name]) / self._power[name]
 
     @torch.no_grad()
-    def _measure_outputs(self, images: ModelInputs) -> tuple[dict[str, float], dict[str, Table]]:
+    def _measure_outputs(
+        self, images: ModelInputs
+    ) -> tuple[dict[str, float], dict[str, TableFigures]]:
         """Return the power of each unit's outputs, and figures of the tables among the network's outputs."""
         powers = {name: 0.0 for unit in self._chain.units for name in unit.outputs}
         tables = {
-            name: Table(self._chain.sizes[name][0])
+            name: TableFigures(self._chain.sizes[name][0])
             for name in self._answers
             if len(self._chain.sizes[name]) == 1 and self._chain.sizes[name][0] > 1
         }

@@ -8,14 +8,14 @@ from torch import Tensor
 
 from mrecg import distributed
 
-__all__ = ["LARGEST_SHARE", "Table"]
+__all__ = ["LARGEST_SHARE", "TableFigures"]
 
 LARGEST_SHARE = 0.1
 """Of the variation of a table's rows, how much may be in their mean if they are logits; times the number of columns, so that 1
 is that of independent columns."""
 
 
-class Table:
+class TableFigures:
     """Collects figures of an output's rows, over batches.
 
     A divergence of predictions does not see the mean of a row. Training for classes leaves that mean as it was, because the
@@ -44,9 +44,9 @@ class Table:
         self._sums += rows.sum(0)
         self._squares += rows.square().sum(0)
 
-    def of_all_processes(self) -> "Table":
+    def of_all_processes(self) -> "TableFigures":
         """Return the same over the images of all processes."""
-        made = Table(len(self._sums))
+        made = TableFigures(len(self._sums))
         numbers = [self._rows, self._negative, self._mean, self._square]
         shared = distributed.total([*numbers, *self._sums.tolist(), *self._squares.tolist()])
         made._rows, made._negative, made._mean, made._square = shared[:4]
