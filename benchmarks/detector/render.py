@@ -232,7 +232,9 @@ def write_detector(folder: Path, page: Path) -> int:
     commits = sorted({result["commit"] for result in results})
     versions = ", ".join(f"{name} {version}" for name, version in first["environment"].items())
     larger = speed_store(folder).read()
-    from_file = file_store(folder).read()
+    from_file = sorted(
+        file_store(folder).read(), key=lambda result: str(result["method"]), reverse=True
+    )
     said = [*map(_larger_sentence, larger), *map(_file_sentence, from_file[:1])]
     lead = " ".join([_lead(results), *said])
     lines = [
