@@ -47,7 +47,7 @@ class TwoImages(nn.Module):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (TwoImages, "takes 2 inputs: image, flow, expected one; give a module that makes"),
+        (TwoImages, "takes 2 inputs: image, flow, and the calibration set gives one; in Python"),
         (lambda: toys.Chain, "is the class Chain, expected an instance"),
         (lambda: "resnet18", "is the str, expected an instance"),
         (lambda: torch.jit.trace(chain(), IMAGES), r"give the module that it was made from"),
@@ -117,7 +117,10 @@ def test_models_that_cannot_be_copied() -> None:
         (3, "is an int"),
         ("folder", "item 0 is a str"),
         (IMAGES.numpy(), "item 0 is a ndarray"),
-        ([{"image": IMAGES}], "item 0 is a dict"),
+        (
+            [{"image": IMAGES}],
+            "needs the input .input., which the calibration set does not give; it gives image",
+        ),
         (IMAGES.to_sparse(), "are sparse, expected dense"),
         (torch.tensor(3.0), r"shape \(\), expected a batch"),
     ],

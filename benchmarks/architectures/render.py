@@ -38,7 +38,9 @@ LIMITS = """
 - **The image size is fixed when a model is captured**, the batch is not: position embeddings, windows and masks are made
   for one size, and the quantizers' ranges hold for it, too. A file can take any size (`export_onnx(dynamic_size=True)`) where the
   network is convolutions and the like throughout.
-- **One input.** A model of several is refused with their names; wrap it in a module that makes the others from one tensor.
+- **Several inputs** are given as dictionaries by the names of the forward's arguments, with the batch on axis 0 of each. Floats get
+  quantizers where layers read them, integers (tokens, indices) none, and an embedding's table stays in float. Views of the images (`network.augment`) are used where
+  all inputs are images of one size. The command line reads images for one input only, and `dynamic_size` is for one.
 - **Outputs may be nested** in tuples, named tuples, lists and dictionaries, next to numbers, strings and `None`. A dataclass
   becomes a named tuple, another mapping a dictionary; a saved run returns named tuples of a class of its own, a `.pt2` file
   plain ones. `verify` and `mrecg.fidelity` report each tensor by name. Where axes are reordered behind the last layer, no axis
@@ -62,9 +64,8 @@ LIMITS = """
   stay in float in ONNX Runtime under the papers' placement. Under the one for ONNX Runtime, convolutions before them have.
 - **The last layers return floats**, and what is computed of their results, such as boxes, stays in float: in ONNX Runtime these
   convolutions run in float, too, under every placement but those that quantize results.
-- **One-dimensional transposed convolutions** stay in float. A file that holds one in front of a quantizer (`zoo:audio_unet`) is
-  refused by `verify`: with ONNX Runtime's optimizations a code is nearly one scale from the simulated number; without them a
-  reduced example, tried by hand, computes what was simulated. The cause is not known.
+- **One-dimensional transposed convolutions** stay in float. ONNX Runtime would round the weights of any float layer between
+  quantizers by itself, so a file has a sum of one operand in front of such layers.
 - **A branch without quantizers in it is no unit.** Models without repeated modules, or whose blocks are long, give long
   units: the largest dense block of DenseNet-121 is one unit of 42 layers or so, which needs the memory of all its values.
 - **Values with several rows for an image** (all windows of all images as one batch) are not cut, because nothing can be

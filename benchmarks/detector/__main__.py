@@ -1,9 +1,10 @@
 """A detector from end to end: MTCNN's faces in ONNX Runtime, quantized, against the float network.
 
-    pip install --no-deps --constraint constraints.txt torchvision facenet-pytorch insightface ultralytics
+    pip install --no-deps --constraint constraints.txt torchvision facenet-pytorch insightface ultralytics nudenet
     pip install --editable ".[benchmarks,onnx]"
     python -m benchmarks.detector measure --methods w8a8-rtn w4a8-rtn w4a8-qdrop
     python -m benchmarks.detector speed           # of a larger one: the network of RetinaNet
+    python -m benchmarks.detector file            # a detector that comes as an ONNX file
     python -m benchmarks.detector render          # docs/detector.md
     python -m benchmarks.detector draw            # docs/pictures/faces.jpg
 
@@ -27,6 +28,7 @@ from benchmarks.architectures.examine import settle
 from benchmarks.architectures.torchvision_import import import_torchvision
 from benchmarks.architectures.zoo import make_from_zoo
 from benchmarks.commands import Command, rendering, run_command
+from benchmarks.detector import files
 from benchmarks.detector.cascade import (
     STAGES,
     File,
@@ -40,12 +42,14 @@ from benchmarks.detector.render import (
     PICTURE,
     detector_store,
     draw_faces,
+    file_store,
     speed_store,
     write_detector,
 )
 from benchmarks.provenance import ONNX_PACKAGES, commit, versions
 from benchmarks.store import Result
 from benchmarks.tables import DOCS
+from mrecg.export.onnx.runtimes import Run, interleaved_seconds, open_file
 
 LOWER_THRESHOLDS = (0.6, 0.3, 0.7)
 """While calibration images are collected: O-Net sees more than what R-Net is sure of."""
@@ -150,19 +154,19 @@ def _measure(arguments: argparse.Namespace) -> None:
             if not method.endswith("rtn"):
                 settings["reconstruct.steps"] = arguments.steps
             recipe = mrecg.preset(method, settings).for_backend("onnxruntime")
-            files, found = {}, {}
+            made, found = {}, {}
             for name, network in stages.items():
                 path = Path(folder) / f"{name}-{method}.onnx"
-                files[name], found[name] = _stage(name, network, images[name], recipe, path)
+                made[name], found[name] = _stage(name, network, images[name], recipe, path)
             store.add(
                 cell
                 | {
                     "stages": found,
                     "float_boxes": boxes,
                     "boxes": {
-                        name: faces(files, image).tolist() for name, image in photographs.items()
+                        name: faces(made, image).tolist() for name, image in photographs.items()
                     },
-                    "seconds": _speeds(plain, files, given, arguments.repeats),
+                    "seconds": _speeds(plain, made, given, arguments.repeats),
                     "repeats": arguments.repeats,
                     "commit": commit(),
                     "recipe": recipe.model_dump(mode="json"),
@@ -202,6 +206,58 @@ def _speed(arguments: argparse.Namespace) -> None:
     print(f"RetinaNet: {verified.runtimes[0].speed:.2f} times as fast as float")
 
 
+def _configure_file(measuring: argparse.ArgumentParser) -> None:
+    measuring.add_argument("--methods", nargs="+", default=["w8a8-rtn", "w4a8-rtn"])
+    measuring.add_argument("--images", type=int, default=48)
+    measuring.add_argument("--repeats", type=int, default=30, help="timed runs")
+
+
+def _measure_file(arguments: argparse.Namespace) -> None:
+    """Quantize a detector that comes as an ONNX file, and compare its faces and its speed with the file's."""
+    store, path = file_store(arguments.results), files.network_file()
+    network = mrecg.from_onnx(path, (3, files.SIDE, files.SIDE))
+    photographs = held_out_photographs()
+    given = files.squares(photographs.values())
+    calibration = files.calibration_images(arguments.images)
+    plain = open_file("onnxruntime", path)
+
+    def boxes(run: Run) -> dict[str, list[list[float]]]:
+        every = zip(photographs, given.split(1), strict=True)
+        return {name: files.faces_in(run(one.numpy())[0][0]) for name, one in every}
+
+    for method in arguments.methods:
+        cell = {"detector": files.NAME, "method": method}
+        if cell in store:
+            continue
+        recipe = mrecg.preset(method, {"seed": SEED}).for_backend("onnxruntime")
+        quantized = mrecg.quantize(network, calibration, recipe=recipe)
+        with tempfile.TemporaryDirectory() as folder:
+            file = mrecg.export_onnx(quantized, Path(folder) / "detector.onnx")
+            verified = mrecg.verify_onnx(quantized, file, given[:2], repeats=0)
+            run = open_file("onnxruntime", file)
+            times = interleaved_seconds([plain, run], given[:1].numpy(), arguments.repeats)
+            found = boxes(run)
+        store.add(
+            cell
+            | {
+                "images": len(calibration),
+                "float_boxes": boxes(plain),
+                "boxes": found,
+                "seconds": dict(
+                    zip(("float", "quantized"), (one for one, _ in times), strict=True)
+                ),
+                "repeats": arguments.repeats,
+                "verification": verified.model_dump(mode="json"),
+                "classes": files.CLASSES,
+                "left_in_float": quantized.record.left_in_float,
+                "commit": commit(),
+                "recipe": recipe.model_dump(mode="json"),
+                "environment": versions((*PACKAGES, "nudenet")),
+            }
+        )
+        print(f"{method}: measured", flush=True)
+
+
 def _draw(arguments: argparse.Namespace) -> None:
     photographs = held_out_photographs()
     image: Image.Image = photographs[PICTURE]
@@ -219,6 +275,7 @@ def main(given: Sequence[str] | None = None) -> None:
         Command("measure", _configure, _measure),
         rendering("detector.md", write_detector),
         Command("speed", _configure_speed, _speed),
+        Command("file", _configure_file, _measure_file),
         Command("draw", _configure_drawing, _draw),
     )
     run_command(__doc__, commands, given, threads=1)

@@ -20,6 +20,7 @@ from benchmarks.provenance import commit
 from mrecg.cache.storage import Storage
 from mrecg.config.recipe import Recipe
 from mrecg.data.fashion_mnist import load_split
+from mrecg.graph.inputs import ModelInputs
 from mrecg.graph.units import Unit
 from mrecg.optimize import all_groups
 from mrecg.optimize.judge import Judge
@@ -102,7 +103,7 @@ def judge_joins(
     """
     given = Images(folder)
     tuned, aside = given[:images], given[images : images + SLICE]
-    judges = {
+    judges: dict[str, ModelInputs] = {
         "mirrored": mirror(tuned),
         "slice": aside,
         "tuned": tuned,
@@ -118,12 +119,12 @@ def judge_joins(
 
 
 @contextmanager
-def _several_judges(judges: dict[str, Tensor]) -> Iterator[list[dict[str, float]]]:
+def _several_judges(judges: dict[str, ModelInputs]) -> Iterator[list[dict[str, float]]]:
     """Let several sets of images judge, the first of which decides; yield their losses, two for each join."""
     losses: list[dict[str, float]] = []
 
     class Several(Judge):
-        def __init__(self, prepared: PreparedGraph, images: Tensor, storage: Storage) -> None:
+        def __init__(self, prepared: PreparedGraph, images: ModelInputs, storage: Storage) -> None:
             first, *rest = judges
             super().__init__(prepared, judges[first], storage)
             self.others = {

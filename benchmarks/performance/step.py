@@ -63,7 +63,7 @@ class FloatStep:
         everything = torch.arange(len(next(iter(targets.values()))))
         self.inputs = [
             _contiguous(values.of_float[name].batch(everything)).requires_grad_(
-                name != prepared.chain.input
+                name not in prepared.chain.inputs
             )
             for name in unit.inputs
         ]

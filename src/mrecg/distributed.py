@@ -8,7 +8,7 @@ import contextlib
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -34,6 +34,15 @@ __all__ = [
 
 
 _Item = TypeVar("_Item")
+
+
+class _HasRows(Protocol):
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, chosen: Any, /) -> Any: ...
+
+
+_Rows = TypeVar("_Rows", bound=_HasRows)
 
 
 def rank() -> int:
@@ -75,8 +84,8 @@ def session() -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def share_of_images(images: Tensor) -> Tensor:
-    """Return this process's share of the images: every `count()`-th, so that batch i of all processes together is batch i of one.
+def share_of_images(images: _Rows) -> _Rows:
+    """Return this process's share of the images, or of the inputs for them: every `count()`-th, so that batch i of all processes together is batch i of one.
 
     Raises:
         DataError: the number of images is not a multiple of `count()`.
@@ -86,7 +95,8 @@ def share_of_images(images: Tensor) -> Tensor:
             f"The calibration set has {len(images)} images, which {count()} processes cannot share evenly; "
             f"give {len(images) // count() * count()}."
         )
-    return images[rank() :: count()]
+    share: _Rows = images[rank() :: count()]
+    return share
 
 
 def share_of_batch(size: int) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mrecg import distributed
 from mrecg.errors import DataError, ModelError, RunError, expect
+from mrecg.graph.inputs import ModelInputs, NamedInputs, as_inputs
 from mrecg.graph.outputs import named_tensors
 from mrecg.metrics import Metric, Score, answer, device_of, measure
 from mrecg.preparation.calibration import check_images
@@ -140,8 +141,8 @@ def evaluate(
     Args:
         model: maps images `(n, …)` to logits `(n, classes)`; of several outputs the first such table counts. Run in evaluation mode and
             restored.
-        loader: batches of images and labels, such as a DataLoader; next to a metric, of images and its targets. Processes
-            that share a run bring the same batches; each evaluates its share.
+        loader: batches of images and labels, such as a DataLoader; next to a metric, of images and its targets. Images of a
+            network with several inputs are dictionaries by name. Processes that share a run bring the same batches; each evaluates its share.
         metric: `metric(outputs, targets)` gives a number, or numbers by name, for a batch, of which the mean over images is
             returned. What is no such mean, such as mIoU or mAP, comes from an object with `update(outputs, targets)` and
             `compute()`: one of torchmetrics is used as it is. Outputs are what the model returns, on the CPU.
@@ -227,14 +228,14 @@ def below_published(measured: Evaluation, published: float | None) -> str | None
     )
 
 
-def _images_and_labels(batch: object, index: int) -> tuple[Tensor, Tensor]:
+def _images_and_labels(batch: object, index: int) -> tuple[ModelInputs, Tensor]:
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         raise DataError(
             f"Batch {index} is a {type(batch).__name__}, expected a pair of images and labels."
         )
-    images, labels = batch
+    images, labels = as_inputs(batch[0], f"batch {index}"), batch[1]
     advice = "convert it with torch.from_numpy, say"
-    expect(images, Tensor, f"The image part of batch {index}", advice, DataError)
+    expect(images, (Tensor, NamedInputs), f"The image part of batch {index}", advice, DataError)
     check_images(images, f"batch {index}")
     expect(
         labels,
@@ -246,7 +247,7 @@ def _images_and_labels(batch: object, index: int) -> tuple[Tensor, Tensor]:
     return images, labels
 
 
-def _logits(model: nn.Module, images: Tensor, index: int) -> Tensor:
+def _logits(model: nn.Module, images: ModelInputs, index: int) -> Tensor:
     result = answer(model, images, f"batch {index}")
     tables = (one for one in named_tensors(result).values() if one.ndim == 2)
     logits = next(filter(Tensor.is_floating_point, tables), None)

@@ -13,8 +13,10 @@ from mrecg import distributed
 from mrecg.errors import DataError, ModelError, MrecgError, expect, reason_of
 from mrecg.export.comparison import OutputComparison
 from mrecg.graph.channels import class_axis_of
+from mrecg.graph.inputs import ModelInputs, NamedInputs, as_inputs, call, shapes
 from mrecg.graph.outputs import computed_outputs, map_only, named_tensors
 from mrecg.preparation.calibration import check_images
+from mrecg.preparation.models import fit_inputs
 from mrecg.runs.folder import QuantizedModel
 from mrecg.torch_state import evaluation_mode, matmul_precision
 
@@ -53,13 +55,15 @@ class Fidelity:
 
 
 @torch.inference_mode()
-def fidelity(float_model: nn.Module, model: QuantizedModel, images: Tensor) -> dict[str, Fidelity]:
+def fidelity(
+    float_model: nn.Module, model: QuantizedModel, images: Tensor | Mapping[str, Tensor]
+) -> dict[str, Fidelity]:
     """Compare a quantized network with the float one, output by output, without labels.
 
     Args:
         float_model: the network that was quantized. Run in evaluation mode and restored.
         model: from `mrecg.quantize` or `mrecg.load`.
-        images: of shape `(n, …)`, best ones that calibrated nothing.
+        images: of shape `(n, …)`, best ones that calibrated nothing; of a network with several inputs, a dictionary by name.
 
     Returns:
         For each tensor that the networks return, by its name (`logits`, `maps_1`, `output_0`; `output` for a single one).
@@ -72,13 +76,16 @@ def fidelity(float_model: nn.Module, model: QuantizedModel, images: Tensor) -> d
     expect(float_model, nn.Module, "The float model", advice, ModelError)
     advice = "give what mrecg.quantize or mrecg.load returned"
     expect(model, QuantizedModel, "The quantized model", advice, ModelError)
-    expect(images, Tensor, "What fidelity is measured on", "give images as a tensor", DataError)
-    check_images(images, "the images of the comparison")
-    if not len(images):
+    where = "the images of the comparison"
+    inputs: ModelInputs = as_inputs(images, where)
+    advice = "give images as a tensor"
+    expect(inputs, (Tensor, NamedInputs), "What fidelity is measured on", advice, DataError)
+    check_images(inputs, where)
+    if not len(inputs):
         raise DataError("There are no images to compare on.")
     nodes = computed_outputs(model.program)
     found = {name: OutputComparison(class_axis_of(node)) for name, node in nodes.items()}
-    for index, part in enumerate(images.split(_IMAGES_AT_ONCE)):
+    for index, part in enumerate(inputs.split(_IMAGES_AT_ONCE)):
         wanted, got = (
             named_tensors(answer(each, part, f"part {index}"))
             for each in (float_model, model.model)
@@ -102,9 +109,11 @@ def measure(model: nn.Module, loader: Iterable[Any], metric: Metric) -> Score:
                 raise DataError(
                     f"Batch {index} is a {type(batch).__name__}, expected a pair of images and targets."
                 )
-            images, targets = batch
+            images, targets = as_inputs(batch[0], f"batch {index}"), batch[1]
             advice = "convert it with torch.from_numpy, say"
-            expect(images, Tensor, f"The image part of batch {index}", advice, DataError)
+            expect(
+                images, (Tensor, NamedInputs), f"The image part of batch {index}", advice, DataError
+            )
             check_images(images, f"batch {index}")
             outputs = map_only(Tensor, Tensor.cpu, answer(model, images, f"batch {index}"))
             meter.add(outputs, targets, len(images), index)
@@ -115,21 +124,27 @@ def measure(model: nn.Module, loader: Iterable[Any], metric: Metric) -> Score:
     return meter.result(images_seen)
 
 
-def answer(model: nn.Module, images: Tensor, where: str) -> Any:
+def answer(model: nn.Module, images: ModelInputs, where: str) -> Any:
     """Return what a model in evaluation mode returns for some images.
 
     Raises:
         DataError: the model cannot take them, naming `where` they are.
+        ModelError: it takes several inputs, and one is given.
     """
     device = device_of(model)
+    images = fit_inputs(model, images, where)
     try:
         # By default CUDA devices use TF32.
         with evaluation_mode(model), matmul_precision("float32", device):
-            return model(images.to(device))
+            return call(model, images.to(device))
     except Exception as error:  # it is the caller's model: anything may come out of it
         raise DataError(
-            f"The model cannot take the images of {where}, of shape {tuple(images.shape)}: {reason_of(error)}"
+            f"The model cannot take the images of {where}, of shape {_shape(images)}: {reason_of(error)}"
         ) from error
+
+
+def _shape(images: ModelInputs) -> tuple[int, ...] | dict[str, tuple[int, ...]]:
+    return tuple(images.shape) if isinstance(images, Tensor) else shapes(images)
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -14,6 +13,7 @@ from mrecg.cache.storage import Storage
 from mrecg.config.presets import DEFAULT_PRESET
 from mrecg.config.recipe import Recipe
 from mrecg.graph.capture import export_frozen
+from mrecg.graph.inputs import ModelInputs, NamedInputs, shapes
 from mrecg.graph.insert import Quantizer
 from mrecg.monitoring import watched
 from mrecg.optimize.all_groups import Reconstructed, optimize_groups
@@ -26,8 +26,9 @@ from mrecg.optimize.progress import PhaseClock, Progress, Report, phase
 from mrecg.planning.estimate import Estimate, estimate_run
 from mrecg.planning.joint_plan import check_plan, make_plan, single_plan
 from mrecg.preparation.arguments import check_arguments, resolve_memory, resolve_recipe
-from mrecg.preparation.calibration import CalibrationImages, check_image_count, gather_images
+from mrecg.preparation.calibration import CalibrationImages, check_image_count, gather_inputs
 from mrecg.preparation.judging import SplitImages, split_counts, split_images
+from mrecg.preparation.models import fit_inputs
 from mrecg.preparation.prepared_graph import PreparedGraph, prepare_graph
 from mrecg.quantizers.state import QuantizerState
 from mrecg.records.oscillation import Oscillation
@@ -70,7 +71,7 @@ def prepare(
     started = time.perf_counter()
     recipe, budget = resolve_recipe(recipe), resolve_memory(memory)
     check_arguments(model, calibration, quantizer)
-    images = gather_images(calibration)
+    images = fit_inputs(model, gather_inputs(calibration), "the calibration set")
     distributed.share_of_batch(recipe.reconstruct.batch_size)
     graph = prepare_graph(model, images, recipe, quantizer)
     source = {}
@@ -90,7 +91,7 @@ class PreparedModel:
 
     Attributes:
         graph: the network.
-        images: all calibration images.
+        images: the inputs for all calibration images.
         recipe: the choices.
         memory: bytes that the activation cache may take; `None` is no limit.
         source: fields of the record about where the images come from.
@@ -98,7 +99,7 @@ class PreparedModel:
     """
 
     graph: PreparedGraph
-    images: Float[Tensor, "n ..."]
+    images: ModelInputs
     recipe: Recipe
     memory: int | None
     source: dict[str, Any]
@@ -237,7 +238,7 @@ class PreparedModel:
             left_in_float=self.graph.left_in_float,
             images=len(self.images),
             **self.source,
-            input_shape=tuple(self.images.shape[1:]),
+            **_input_shapes(self.images),
             seconds=clock.laps,
             environment=environment(self.graph.device),
             inputs=describe_inputs(self.graph.graph, self.images),
@@ -369,3 +370,10 @@ class PreparedModel:
         counts = split_counts(given, self.recipe)
         probe = self.images[:_PROBED]
         return estimate_run(self.graph, probe, counts, recipe, plan, self.memory, taken)
+
+
+def _input_shapes(images: ModelInputs) -> dict[str, Any]:
+    """Return the fields of the record about what the network takes."""
+    if isinstance(images, NamedInputs):
+        return {"input_shapes": shapes(images)}
+    return {"input_shape": tuple(images.shape[1:])}

@@ -42,9 +42,10 @@ def quantize(
     """Quantize `model` after training: `prepare` and `PreparedModel.quantize` in one call.
 
     Args:
-        model: takes one image tensor; it is not changed.
+        model: takes an image tensor, or several tensors by name; it is not changed.
         calibration: images as `mrecg.data.calibration_images` reads them, as a tensor, a Dataset, or an iterable of image
-            tensors, batches or (images, labels).
+            tensors, batches or (images, labels). For several inputs, dictionaries by the names of the forward's arguments take
+            the place of tensors.
         recipe: from `mrecg.preset` or `mrecg.read_recipe`, or the name of a preset.
         plan: replaces the recipe's plan.
         quantizer: any PT2E quantizer, in place of the recipe's placement.

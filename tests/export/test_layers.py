@@ -283,3 +283,42 @@ def test_a_mask_gets_no_grid() -> None:
     """Minus infinity is no code: what adds a constant runs in float, whatever the target."""
     model = Masked()
     assert relative_error(model, quantize(model, "xnnpack")) < 0.03
+
+
+class Upsamples(nn.Module):
+    """A layer that is never quantized, with codes before and behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.up = nn.Conv1d(2, 8, 9, 2, 4), nn.ConvTranspose1d(8, 4, 4, 2, 1)
+        self.head = nn.Conv1d(4, 4, 9, padding=4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.up(self.stem(x.flatten(2)).relu()).relu())
+
+
+class Shared(nn.Module):
+    """Two layers that read one tensor, the second of which may be left in float."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.a, self.b = nn.Conv2d(2, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3)
+        self.head = nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x).relu()
+        return self.head(self.a(y).relu() + self.b(y).relu())
+
+
+@pytest.mark.parametrize("make", [Upsamples, Shared])
+def test_weights_left_in_float_are_floats_in_the_file(
+    make: Callable[[], nn.Module], tmp_path: Path
+) -> None:
+    """ONNX Runtime would round them by itself, a code or more away."""
+    overrides = [{"layers": "b", "weight_bits": 32}] if make is Shared else []
+    recipe = mrecg.preset("w8a8-rtn", {"placement.overrides": overrides})
+    quantized = mrecg.quantize(make(), IMAGES, recipe=recipe.for_backend("onnxruntime"))
+    assert quantized.record.left_in_float == ("b" if make is Shared else "up",)
+    assert_file_computes_it(quantized, tmp_path)

@@ -73,6 +73,38 @@ def test_parametrized_weights_are_quantized_like_others(
     assert [unit.name for unit in record.units] == ["0", "2"]
 
 
+class _MakesFilters(nn.Module):
+    """Weights that the forward makes of numbers, two of them in one module, and two that it computes of parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = (
+            nn.Parameter(torch.randn(4, 2, 1, 1)),
+            nn.Parameter(torch.randn(4, 4, 1, 1)),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = functional.conv2d(x, torch.full((2, 1, 3, 3), 1 / 9), groups=2)
+        y = functional.conv2d(functional.conv2d(y, self.a.sin()), self.b.cos()).relu()
+        y = functional.conv2d(
+            y, torch.tensor([1.0, 2, 1]).view(1, 1, 3, 1).repeat(4, 1, 1, 1), groups=4
+        )
+        return functional.linear(y.mean((2, 3)), torch.ones(3, 4))
+
+
+def test_weights_made_in_the_forward_are_layers_with_names_of_their_own() -> None:
+    torch.manual_seed(0)
+    model = _MakesFilters().eval()
+    captured = capture_graph(model, toys.images(2))
+    torch.testing.assert_close(captured(toys.images()), model(toys.images()))
+    names = [layer_name(layer) for layer in layers_of(captured.graph)]
+    assert len(set(names)) == len(names) == 5
+    quantized = mrecg.quantize(model, toys.images(), recipe="w8a8-rtn")
+    assert quantized.record.left_in_float == ()
+    error = (quantized.model(toys.images()) - model(toys.images())).norm()
+    assert error < 0.03 * model(toys.images()).norm()
+
+
 def test_a_mask_written_piece_by_piece_is_a_constant() -> None:
     model = _Masked().eval()
     captured = capture_graph(model, toys.images(2))

@@ -69,7 +69,7 @@ def test_units_in_order_are_the_captured_model(
     model, x = toys.make(name), toys.images(5)
     chain, graph = chain_of(model, x, granularity, shortcut, cut)
     for is_quantized in (False, True):
-        values = {chain.input: x}
+        values = chain.named(x)
         for unit in chain.units:
             given = [values[name] for name in unit.inputs]
             if is_quantized:
@@ -127,7 +127,7 @@ def test_units_cut_behind_quantizers_give_quantized_values(name: str, granularit
         assert unit.outputs
         assert {targets[name] for name in unit.outputs} <= set(unit.activations)
     assert not set(chain.units[-1].activations)
-    source = next(node for node in graph.graph.nodes if node.name == chain.input)
+    source = next(node for node in graph.graph.nodes if node.name == chain.inputs[0])
     assert chain.fixed == {str(user.target) for user in source.users}
     assert before.fixed == frozenset()
 

@@ -365,7 +365,7 @@ def test_the_losses_of_a_join_are_those_of_the_judging_images(residual: Prepared
     found = all_groups.optimize_groups(residual, images, recipe, JOINED, "tune", lambda event: None)
     (join,) = found.joins
     units = residual.chain.units[:4]
-    source = {residual.chain.input: images.judging}
+    source = residual.chain.named(images.judging)
     made = run_quantized_units(units, source, residual.bind(units, found.state))
     wanted = run_float_units(units, source)
     name = units[-1].outputs[0]

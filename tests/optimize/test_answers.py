@@ -1,27 +1,31 @@
 """What the outputs are decides how they are compared: logits by what they predict, values by their error."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 import mrecg
 import toys
 from mrecg.errors import RecipeError
+from mrecg.optimize.tables import TableFigures
 from quick import quick
 
 
 class Regressor(nn.Module):
-    """Four coordinates in pixels of an image of 224, as a table or as a map of one pixel."""
+    """Coordinates in pixels of an image of 224, as a table or as a map of one pixel."""
 
-    def __init__(self, axes: int = 2) -> None:
+    def __init__(self, axes: int = 2, outputs: int = 4, middle: float = 112) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.body = nn.Sequential(nn.Conv2d(2, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU())
-        self.head = nn.Conv2d(8, 4, 1)
-        self.axes = axes
+        self.head = nn.Conv2d(8, outputs, 1)
+        self.axes, self.middle = axes, middle
 
     def forward(self, x: Tensor) -> Tensor:
-        y = 112 + 150 * self.head(self.body(x)).mean((2, 3), keepdim=True)
+        y = self.middle + 150 * self.head(self.body(x)).mean((2, 3), keepdim=True)
         return y.flatten(1) if self.axes == 2 else y
 
 
@@ -41,6 +45,46 @@ def test_coordinates_in_a_table_are_values() -> None:
     assert table != offset(Regressor(), reconstruct__answer="logits")
 
 
+@pytest.mark.parametrize("outputs", [2, 8])
+def test_coordinates_around_zero_are_values(outputs: int) -> None:
+    """Their signs say nothing: what counts is that the mean of a row varies. The record says what they were taken for."""
+    model = Regressor(outputs=outputs, middle=0).eval()
+    record = mrecg.quantize(model, toys.images(16), recipe=quick(network__steps=1)).record
+    assert record.network is not None
+    assert list(record.network.taken_for.values()) == ["values"]
+
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+TRAINED: dict[str, tuple[Loss, str]] = {
+    "classes": (lambda y, t: functional.cross_entropy(y, t.argmax(1)), "logits"),
+    "coordinates": (lambda y, t: functional.mse_loss(y, 112 * t), "values"),
+    "labels": (
+        lambda y, t: functional.binary_cross_entropy_with_logits(y, t.sign() / 2 + 0.5),
+        "values",
+    ),
+}
+
+
+@pytest.mark.parametrize("columns", [2, 10])
+@pytest.mark.parametrize("task", TRAINED)
+def test_training_decides_what_a_table_is_taken_for(task: str, columns: int) -> None:
+    torch.manual_seed(columns)
+    x = torch.randn(400, 20)
+    wanted, layer = x @ torch.randn(20, columns) / 4, nn.Linear(20, columns)
+    loss, kind = TRAINED[task]
+    for _ in range(200):
+        layer.zero_grad()
+        loss(layer(x), wanted).backward()
+        with torch.no_grad():
+            for one in layer.parameters():
+                assert one.grad is not None
+                one -= (0.5 if kind == "values" and task != "labels" else 2.0) * one.grad
+    table = TableFigures(columns)
+    for part in layer(x).split(64):
+        table.add(part)
+    assert table.kind == kind
+
+
 def distance(answer: object, name: str = "two-outputs") -> float:
     recipe = quick("w2a4-qdrop", reconstruct__answer=answer)
     found = mrecg.quantize(toys.make(name), toys.images(32), recipe=recipe).record.network
@@ -57,8 +101,8 @@ def test_each_output_has_a_kind_and_a_weight() -> None:
     assert distance([{"kind": "logits", "weight": 3.0}, {"weight": 0.0}]) == pytest.approx(
         3 * first, rel=1e-5
     )
-    assert distance("auto") == both
     assert distance("values") != both
+    assert distance("auto") == distance("values")  # no classes were learned yet
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,11 @@ def test_codes_change_where_they_are_learned(learn: str) -> None:
 @pytest.mark.usefixtures("unchecked_shapes")
 def test_the_answer_comes_closer_on_images_that_nothing_was_fitted_to(toy: str, learn: str) -> None:
     """With the outputs alone: the logits of toys are so small that features outweigh their divergence."""
-    settings = {"network__learn": learn, "network__feature_weight": float(learn == "scales")}
+    settings: dict[str, object] = {
+        "network__learn": learn,
+        "network__feature_weight": float(learn == "scales"),
+    }
+    settings["reconstruct__answer"] = "logits"
     whole = run(toy, "w2a2-brecq", 100, reconstruct__steps=100, **settings).record.network
     assert whole is not None
     assert whole.divergence_after < 0.9 * whole.divergence_before
@@ -109,7 +113,11 @@ def test_the_recorded_divergence_is_the_finished_models(toy: str, seed: int) -> 
     """Biases rounded to the scales that are shipped included: what was accepted is better as it is shipped."""
     model, mirrored = toys.make(toy), toys.images(32).flip(-1)
     quantized = run(
-        toy, "w2a2-brecq", reconstruct__early_stop=seed % 2 == 0, reconstruct__penalty=10**-seed
+        toy,
+        "w2a2-brecq",
+        reconstruct__early_stop=seed % 2 == 0,
+        reconstruct__penalty=10**-seed,
+        reconstruct__answer="logits",
     )
     made, wanted = quantized.model(mirrored).log_softmax(1), model(mirrored).log_softmax(1)
     divergence = float((wanted.exp() * (wanted - made)).sum(1).mean().detach())
@@ -123,7 +131,11 @@ def test_the_recorded_divergence_is_the_finished_models(toy: str, seed: int) -> 
 def test_learned_codes_are_judged_on_images_set_aside(toy: str) -> None:
     """Every eighth image: of the finished model, the recorded divergence is the one on these, at the recipe's temperature."""
     model, judged = toys.make(toy), toys.images(32)[::8]
-    settings = {"network__augment": [], "network__feature_weight": 0.0}
+    settings = {
+        "network__augment": [],
+        "reconstruct__answer": "logits",
+        "network__feature_weight": 0.0,
+    }
     quantized = run(toy, "w2a2-brecq", network__learn="codes", **settings)
     made, wanted = ((net(judged) / 4).log_softmax(1) for net in (quantized.model, model))
     divergence = 16 * float((wanted.exp() * (wanted - made)).sum(1).mean().detach())

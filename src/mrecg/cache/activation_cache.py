@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from mrecg import distributed
 from mrecg.cache.storage import CachedActivation, Storage
+from mrecg.graph.inputs import ModelInputs
 from mrecg.graph.units import Chain, Unit
 from mrecg.planning.cost import images_per_pass
 from mrecg.preparation.prepared_graph import Binding
@@ -55,7 +55,7 @@ class ActivationCache:
 
     Args:
         chain: the units.
-        images: the calibration images of this process.
+        images: the inputs for the calibration images of this process.
         device: where the units run.
         storage: where activations are stored; without limits when absent.
 
@@ -70,7 +70,7 @@ class ActivationCache:
     def __init__(
         self,
         chain: Chain,
-        images: Float[Tensor, "n ..."],
+        images: ModelInputs,
         device: torch.device,
         storage: Storage | None = None,
     ) -> None:
@@ -78,9 +78,10 @@ class ActivationCache:
         self._storage = storage or Storage(device)
         self.shortages = self._storage.shortages
         self._parts = Parts(self.shortages, "passes through units")
-        source = self._storage.wrap(images)
-        self.of_float: dict[str, CachedActivation] = {chain.input: source}
-        self.of_quantized: dict[str, CachedActivation] = {chain.input: source}
+        self.of_float: dict[str, CachedActivation] = {
+            name: self._storage.wrap(one) for name, one in chain.named(images).items()
+        }
+        self.of_quantized: dict[str, CachedActivation] = dict(self.of_float)
         self.power: dict[str, float] = {}
         self.output_power: dict[str, float] = {}
         self._chain = chain

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Literal, final
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from mrecg.errors import StorageError
@@ -47,11 +47,11 @@ class CachedActivation(ABC):
     def __len__(self) -> int:
         return self.shape[0]
 
-    def batch(self, chosen: Int64[Tensor, " b"]) -> Float[Tensor, "b ..."]:
+    def batch(self, chosen: Int64[Tensor, " b"]) -> Shaped[Tensor, "b ..."]:
         """Return the values of some images, on the device, in a tensor that is the caller's own."""
         return self._as_batch(self._gather(chosen))
 
-    def portion(self, first: int, last: int) -> Float[Tensor, "b ..."]:
+    def portion(self, first: int, last: int) -> Shaped[Tensor, "b ..."]:
         """Return the values of the images from `first` to before `last`, on the device; they must not be changed."""
         return self._as_batch(self._slice(first, last))
 
@@ -62,7 +62,8 @@ class CachedActivation(ABC):
         self._put(first, values.detach().reshape(len(values), self._row))
 
     def _as_batch(self, rows: Tensor) -> Tensor:
-        rows = rows.to(self._device, torch.float32, non_blocking=True)
+        dtype = torch.float32 if rows.is_floating_point() else rows.dtype
+        rows = rows.to(self._device, dtype, non_blocking=True)
         if self._channels_last:
             channels, height, width = self.shape[1:]
             return rows.view(-1, height, width, channels).permute(0, 3, 1, 2)
@@ -192,11 +193,12 @@ class Storage:
         self._dtype = torch.float16 if half else torch.float32
         self._places: dict[int, tuple[Place, int]] = {}
 
-    def wrap(self, images: Float[Tensor, "n ..."]) -> CachedActivation:
-        """Return the caller's images where they are; they are not counted."""
+    def wrap(self, images: Shaped[Tensor, "n *shape"]) -> CachedActivation:
+        """Return an input of the caller's where it is; it is not counted."""
         # With one channel both layouts are one, and only the right strides tell a convolution so.
-        gray = images.shape[1] == 1
-        return _InMemory(images.contiguous().flatten(1), images.shape[1:], gray, self._device)
+        gray = images.shape[1:2] == (1,)
+        rows = images.contiguous().view(len(images), math.prod(images.shape[1:]))
+        return _InMemory(rows, images.shape[1:], gray, self._device)
 
     def allocate(self, images: int, shape: Sequence[int]) -> CachedActivation:
         """Return room for one activation of all images; where memory runs out, on the host, or in a file.

@@ -76,6 +76,11 @@ def run_preprocessing(record: Record, data: str, options: ImageOptions) -> Prepr
         DataError: the images have a size of their own, and another was asked for.
     """
     check_resizable(data, options)
+    if record.input_shapes:
+        raise DataError(
+            f"The run's network takes {len(record.input_shapes)} inputs: {', '.join(record.input_shapes)}, and image files give one; "
+            "in Python, give dictionaries of tensors by these names."
+        )
     if record.preprocessing:
         usual = Preprocessing.from_description(record.preprocessing)
     else:  # a run that was quantized from Python

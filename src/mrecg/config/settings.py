@@ -230,7 +230,8 @@ class Answer(Settings):
     Attributes:
         kind: `logits`, compared by the divergence of the predictions that they mean, to which adding one number to all of
             them is nothing; `values`, compared by their relative error; `auto` takes a table of images × numbers for
-            logits, unless none of its numbers is negative.
+            logits where the mean of its rows hardly varies from image to image, as training for classes leaves it, and some of
+            its numbers are negative.
         weight: of its distance in the sum over the outputs.
     """
 

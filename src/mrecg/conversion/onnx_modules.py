@@ -30,7 +30,7 @@ __all__ = ["from_onnx"]
 LARGEST_ERROR = 1e-4
 """Of an output, relative to its largest number."""
 _COMPARED = 2
-"""Inputs that the module and the file are compared on."""
+"""ModelInputs that the module and the file are compared on."""
 _MOST_NUMBERS = 64
 """Elements of a constant that is a size, a place or a factor rather than a weight."""
 

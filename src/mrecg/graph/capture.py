@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
@@ -19,6 +18,7 @@ from mrecg.graph.batch_norm import ignore_running_statistics
 from mrecg.graph.constant_folding import fold_computed_weights, fold_mutated_constants
 from mrecg.graph.functionalize import make_functional
 from mrecg.graph.inlining import inline_wrapped
+from mrecg.graph.inputs import ModelInputs, NamedInputs, by_position, tensors_of
 from mrecg.graph.outputs import plain_outputs
 from mrecg.graph.own_numbers import read_numbers
 from mrecg.graph.randomness import is_repeatable, refuse_random
@@ -31,21 +31,24 @@ _READS = (torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.defaul
 _TORCH, _MODULES = Path(torch.__file__).parent, Path(nn.modules.__file__).parent
 
 
-def capture_graph(model: nn.Module, example: Float[Tensor, "n ..."]) -> fx.GraphModule:
+def capture_graph(model: nn.Module, example: ModelInputs) -> fx.GraphModule:
     """Export `model` in evaluation mode, with a dynamic batch and without in-place operators.
 
     Args:
-        model: any module that `torch.export` can trace and that takes one tensor; it is not changed.
-        example: at least two inputs, on the device of the model: torch.export takes a batch of one for a constant.
+        model: any module that `torch.export` can trace; it is not changed.
+        example: inputs for at least two images, on the device of the model: torch.export takes a batch of one for a constant.
 
     Returns:
-        A graph module with the parameters' original names; every node carries `nn_module_stack`.
+        A graph module with the parameters' original names, which takes its inputs one after the other; every node carries
+        `nn_module_stack`.
 
     Raises:
         CaptureError: the model cannot be exported, or an in-place operator has no functional form;
             the message names the operator and the module at fault.
     """
     copied = _copy(model).eval().requires_grad_(False)
+    if isinstance(example, NamedInputs):
+        by_position(copied, example)
     copied.register_forward_hook(lambda module, inputs, returned: plain_outputs(returned))
     program = _traced(copied, example)
     # Guards would refuse inputs that differ from the example in more than the batch's size, and are calls in the graph.
@@ -64,7 +67,7 @@ def capture_graph(model: nn.Module, example: Float[Tensor, "n ..."]) -> fx.Graph
     return graph_module
 
 
-def _traced(model: nn.Module, example: Tensor) -> ExportedProgram:
+def _traced(model: nn.Module, example: ModelInputs) -> ExportedProgram:
     """Export a model; where it reads numbers off tensors of its own, with the numbers that it reads."""
     failure: Exception | None = None
     try:
@@ -76,26 +79,27 @@ def _traced(model: nn.Module, example: Tensor) -> ExportedProgram:
     except Exception as error:  # torch.export documents no narrower class
         failure = error
     try:
-        with read_numbers(model, (example,)):
+        with read_numbers(model, tensors_of(example)):
             return _export(model, example)
     except Exception as error:
         cause = failure or error
         raise CaptureError(_explain(model, cause)) from cause
 
 
-def _export(model: nn.Module, example: Tensor) -> ExportedProgram:
+def _export(model: nn.Module, example: ModelInputs) -> ExportedProgram:
+    given = tensors_of(example)
     with _quiet():
         return torch.export.export(
-            model, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
+            model, given, dynamic_shapes=({0: torch.export.Dim.DYNAMIC},) * len(given)
         )
 
 
-def export_frozen(frozen: fx.GraphModule, example: Float[Tensor, "n ..."]) -> ExportedProgram:
+def export_frozen(frozen: fx.GraphModule, example: ModelInputs) -> ExportedProgram:
     """Export the finished graph as a program whose operators still name the modules that they come from.
 
     Args:
         frozen: from `insert.freeze`.
-        example: at least two inputs, on the device of the graph.
+        example: inputs for at least two images, on the device of the graph.
     """
     program = _export(frozen, example)
     _drop_inference_no_ops(program.graph)

@@ -54,7 +54,8 @@ def fold_mutated_constants(module: fx.GraphModule) -> None:
 def fold_computed_weights(module: fx.GraphModule) -> None:
     """Replace weights that are computed from parameters by parameters with their value.
 
-    In evaluation mode the value is the same for every image, so it can be quantized like any other weight. Where an
+    In evaluation mode the value is the same for every image, so it can be quantized like any other weight, and so can a filter that
+    the forward makes of nothing but numbers (`torch.ones`). Where an
     operator outside of that computation reads the parameter, too, both the parameter and the layer stay as they are.
 
     Args:
@@ -73,8 +74,10 @@ def fold_computed_weights(module: fx.GraphModule) -> None:
         name = f"{layer_name(layer)}.weight"
         origins = [node for node in parameters if node.target == name]
         if not origins:  # parametrizations and weight norm keep their parameters under other names
-            name, origins = f"{module_path(layer)}.weight", parameters
-            if not _is_free(module, name):
+            origins = parameters
+            names = (one for one in _names(layer) if one not in folded and _is_free(module, one))
+            name = next(names, "")
+            if not name:
                 continue
         if any(user not in sources for one in origins for user in one.users):
             continue
@@ -90,6 +93,12 @@ def fold_computed_weights(module: fx.GraphModule) -> None:
         constant.meta = dict(weight.meta)
         layer.replace_input_with(weight, constant)
     graph.eliminate_dead_code()
+
+
+def _names(layer: fx.Node) -> list[str]:
+    """Return how the weight of a layer may be called: after its module, or, as one of several there, after itself."""
+    path = module_path(layer)
+    return [f"{path}.{name}" if path else name for name in ("weight", f"{layer.name}_weight")]
 
 
 def _is_free(module: fx.GraphModule, name: str) -> bool:

@@ -21,6 +21,7 @@ from mrecg.graph.extract import (
     holds_tensors,
     shape_of,
 )
+from mrecg.graph.inputs import ModelInputs, tensors_of
 from mrecg.graph.layers import data_nodes, layer_name, layers_of, traced_value
 
 __all__ = ["Chain", "Unit", "cut_units"]
@@ -35,7 +36,7 @@ class Chain:
 
     Attributes:
         units: run one after the other, each adds its outputs to the values known so far.
-        input: name of the model's input.
+        inputs: names of the model's inputs, in order.
         outputs: names of the values that are compared: mostly what the model returns.
         fixed: names of the quantizers that belong to no unit because no layer is in front of them; where units are cut
             before quantizers there are none.
@@ -43,10 +44,14 @@ class Chain:
     """
 
     units: tuple[Unit, ...]
-    input: str
+    inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     fixed: frozenset[str] = frozenset()
     sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def named(self, inputs: ModelInputs) -> dict[str, Tensor]:
+        """Return the model's inputs by their names in the graph."""
+        return dict(zip(self.inputs, tensors_of(inputs), strict=True))
 
     @cached_property
     def channels(self) -> dict[str, int]:
@@ -105,10 +110,10 @@ def cut_units(
         ):  # layers in the forward of a module that holds blocks, too
             label = _label([layer_name(node) for node in piece if node in layers])
         units.append(extract_unit(placed, piece, label, inserted, owned, answers))
-    source = next(node.name for node in placed.graph.nodes if node.op == "placeholder")
+    sources = tuple(node.name for node in placed.graph.nodes if node.op == "placeholder")
     fixed = _in_front(body, frozenset(layers), inserted.quantizers) if behind else frozenset()
     sizes = {node.name: shape_of(node) for node in answers}
-    return Chain(tuple(units), source, tuple(node.name for node in answers), fixed, sizes)
+    return Chain(tuple(units), sources, tuple(node.name for node in answers), fixed, sizes)
 
 
 def _in_front(
@@ -217,7 +222,7 @@ def _may_cut(
 ) -> bool:
     if any(first < position <= last for first, last in joined):
         return False
-    if not all(map(can_be_stored, live)):
+    if not all(value.op == "placeholder" or can_be_stored(value) for value in live):
         return False
     if blocks is None:
         return True

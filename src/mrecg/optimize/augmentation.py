@@ -3,14 +3,14 @@
 A view has to stay close to what the float network was trained on, or its answers say nothing about the images to come.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from mrecg.errors import DataError, expect
+from mrecg.graph.inputs import ModelInputs, NamedInputs, are_images, each, tensors_of
 from mrecg.preparation.judging import mirror
 
 __all__ = [
@@ -22,44 +22,49 @@ __all__ = [
     "mix_pixels",
 ]
 
-Augment = Callable[[Float[Tensor, "n ..."]], Float[Tensor, "n ..."]]
-"""Takes a batch of images, returns another of the same shape and type."""
+Augment = Callable[[Any], Any]
+"""Takes a batch of images, returns another of the same shape and type; of several inputs, a dictionary by name."""
 
 
-def mirror_randomly(
-    images: Float[Tensor, "n ..."], generator: torch.Generator
-) -> Float[Tensor, "n ..."]:
+def mirror_randomly(images: ModelInputs, generator: torch.Generator) -> ModelInputs:
     """Mirror half of all batches."""
     return mirror(images) if torch.rand((), generator=generator) < 0.5 else images
 
 
-def mix_patches(
-    images: Float[Tensor, "n ..."], generator: torch.Generator
-) -> Float[Tensor, "n ..."]:
+def mix_patches(images: ModelInputs, generator: torch.Generator) -> ModelInputs:
     """Paste a rectangle of another image into each (CutMix: Yun et al., ICCV 2019); inputs that are no images stay.
 
-    The rectangle's area is uniform between nothing and everything; it is at the same place in the whole batch.
+    The rectangle's area is uniform between nothing and everything; it is at the same place in the whole batch, and in all
+    inputs.
     """
-    if images.ndim != 4:
+    if not are_images(images):
         return images
     share, down, right = torch.rand(3, generator=generator).tolist()
-    height, width = images.shape[-2:]
+    height, width = tensors_of(images)[0].shape[-2:]
     high, wide = round(height * share**0.5), round(width * share**0.5)
     top, left = round(down * (height - high)), round(right * (width - wide))
-    others = images[torch.randperm(len(images), generator=generator)]
-    mixed = images.clone()
+    order = torch.randperm(len(images), generator=generator)
     window = (..., slice(top, top + high), slice(left, left + wide))
-    mixed[window] = others[window]
-    return mixed
+
+    def paste(one: Tensor) -> Tensor:
+        mixed = one.clone()
+        mixed[window] = one[order][window]
+        return mixed
+
+    return each(images, paste)
 
 
-def mix_pixels(
-    images: Float[Tensor, "n ..."], generator: torch.Generator
-) -> Float[Tensor, "n ..."]:
-    """Blend each image with another, by a uniform share (MixUp: Zhang et al., ICLR 2018)."""
+def mix_pixels(images: ModelInputs, generator: torch.Generator) -> ModelInputs:
+    """Blend each image with another, by a uniform share, the same in all inputs (MixUp: Zhang et al., ICLR 2018)."""
+    if isinstance(images, NamedInputs) and not are_images(images):
+        return images
     shares = torch.rand(len(images), generator=generator)
-    shares = shares.view(-1, *(1,) * (images.ndim - 1)).to(images)
-    return images.lerp(images[torch.randperm(len(images), generator=generator)], shares)
+    order = torch.randperm(len(images), generator=generator)
+
+    def blend(one: Tensor) -> Tensor:
+        return one.lerp(one[order], shares.view(-1, *(1,) * (one.ndim - 1)).to(one))
+
+    return each(images, blend)
 
 
 _VIEWS = {"mirror": mirror_randomly, "cutmix": mix_patches, "mixup": mix_pixels}
@@ -74,19 +79,29 @@ def check_augment(augment: object) -> Augment:
     advice = "give a function that takes a batch of images and returns one of the same shape"
     expect(augment, Callable, "The augmentation", advice, DataError)  # type: ignore[arg-type]
 
-    def checked(images: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
-        made: Any = augment(images)  # type: ignore[operator]
-        given = (tuple(images.shape), images.dtype)
-        if not isinstance(made, Tensor):
-            raise DataError(f"The augmentation returned {type(made).__name__}, expected a tensor.")
-        if (tuple(made.shape), made.dtype) != given:
+    def checked(images: ModelInputs) -> ModelInputs:
+        if isinstance(images, Tensor):
+            return _checked_view(augment(images), images)  # type: ignore[operator]
+        made = augment(dict(images.tensors))  # type: ignore[operator]
+        if not isinstance(made, Mapping) or set(made) != set(images.tensors):
+            kind = ", ".join(map(str, made)) if isinstance(made, Mapping) else type(made).__name__
             raise DataError(
-                f"The augmentation returned a batch of shape {list(made.shape)} and type {made.dtype}, expected "
-                f"{list(images.shape)} and {images.dtype}, as it was given."
+                f"The augmentation returned {kind}, expected a dictionary of {', '.join(images.tensors)}."
             )
-        return made
+        return NamedInputs({n: _checked_view(made[n], one) for n, one in images.tensors.items()})
 
     return checked
+
+
+def _checked_view(made: Any, given: Tensor) -> Tensor:
+    if not isinstance(made, Tensor):
+        raise DataError(f"The augmentation returned {type(made).__name__}, expected a tensor.")
+    if (made.shape, made.dtype) != (given.shape, given.dtype):
+        raise DataError(
+            f"The augmentation returned a batch of shape {list(made.shape)} and type {made.dtype}, expected "
+            f"{list(given.shape)} and {given.dtype}, as it was given."
+        )
+    return made
 
 
 def make_augment(names: Sequence[str], seed: int) -> Augment:
@@ -98,7 +113,7 @@ def make_augment(names: Sequence[str], seed: int) -> Augment:
     """
     generator = torch.Generator().manual_seed(seed)
 
-    def augment(images: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
+    def augment(images: ModelInputs) -> ModelInputs:
         for name in names:
             images = _VIEWS[name](images, generator)
         return images

@@ -4,12 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from mrecg.errors import DataError, ModelError
+from mrecg.graph.inputs import ModelInputs
 from mrecg.graph.units import Unit
-from mrecg.planning.cost import images_per_pass
+from mrecg.planning.cost import fastest_layout, images_per_pass
 from mrecg.preparation.prepared_graph import PreparedGraph
 from mrecg.quantizers.grid import Scaling
 from mrecg.shortage import Parts, Shortages
@@ -21,7 +21,7 @@ __all__ = ["require_finite_activations", "require_finite_losses", "require_finit
 @torch.no_grad()
 def require_finite_activations(
     prepared: PreparedGraph,
-    images: Float[Tensor, "n ..."],
+    images: ModelInputs,
     numbers: Sequence[int],
     shortages: Shortages | None = None,
 ) -> None:
@@ -29,7 +29,7 @@ def require_finite_activations(
 
     Args:
         prepared: the network.
-        images: for calibration.
+        images: the inputs for calibration.
         numbers: what the message calls each of them.
         shortages: are told where memory is not enough for as many images as planned.
 
@@ -39,11 +39,9 @@ def require_finite_activations(
     """
     chain = prepared.chain
     size = min(map(images_per_pass, chain.units))
-    memory_format = torch.channels_last if images.ndim == 4 else torch.preserve_format
 
     def forward(first: int, last: int) -> None:
-        part = images[first:last].to(prepared.device, memory_format=memory_format)
-        values = {chain.input: part}
+        values = fastest_layout(chain, images[first:last], prepared.device)
         for position, unit in enumerate(chain.units):
             with compute_precision("float32", prepared.device):
                 results = unit.float_graph(*[values[name] for name in unit.inputs])

@@ -3,11 +3,9 @@
 import math
 from collections.abc import Sequence
 
-from jaxtyping import Float
-from torch import Tensor
-
 from mrecg.cache.activation_cache import ActivationCache
 from mrecg.cache.storage import Storage
+from mrecg.graph.inputs import ModelInputs
 from mrecg.graph.units import Unit
 from mrecg.preparation.prepared_graph import PreparedGraph
 from mrecg.quantizers.losses import SMALLEST_POWER
@@ -21,13 +19,11 @@ class Judge:
 
     Args:
         prepared: the network.
-        images: tune nothing; those of this process.
+        images: the inputs for images that tune nothing; those of this process.
         storage: where activations are stored.
     """
 
-    def __init__(
-        self, prepared: PreparedGraph, images: Float[Tensor, "n ..."], storage: Storage
-    ) -> None:
+    def __init__(self, prepared: PreparedGraph, images: ModelInputs, storage: Storage) -> None:
         self._prepared = prepared
         self._cache = ActivationCache(prepared.chain, images, prepared.device, storage)
 

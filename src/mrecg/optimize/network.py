@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from mrecg import distributed
 from mrecg.config.recipe import Recipe
+from mrecg.graph.inputs import ModelInputs, joined
 from mrecg.optimize.adam import Adam
 from mrecg.optimize.augmentation import Augment, make_augment
 from mrecg.optimize.checkpoints import Checkpoints, NetworkCheckpoint
@@ -110,6 +110,7 @@ def optimize_network(
         seconds=time.perf_counter() - started,
         curve=curve,
         diverged=diverged,
+        taken_for=objective.taken_for,
     )
     return found if accepted else state, record
 
@@ -216,9 +217,7 @@ def _views(recipe: Recipe, purpose: str) -> tuple[Sequence[str], int]:
     return names, derive_seed(recipe.seed, purpose, distributed.rank())
 
 
-def _judged(
-    images: Float[Tensor, "j ..."], recipe: Recipe, augment: Augment | None
-) -> Float[Tensor, "k ..."]:
+def _judged(images: ModelInputs, recipe: Recipe, augment: Augment | None) -> ModelInputs:
     """Return images that tuned nothing and, where they are few, views of them, like those that the stage learns from.
 
     A few dozen images alone can call a stage worse that brings a network much nearer to float.
@@ -228,7 +227,7 @@ def _judged(
         return images
     views = augment or make_augment(names, seed)
     repeats = math.ceil(SMALLEST_JUDGED / len(images)) - 1
-    return torch.cat([images, *(views(images) for _ in range(repeats))])
+    return joined([images, *(views(images) for _ in range(repeats))])
 
 
 def _run(
@@ -237,7 +236,7 @@ def _run(
     variables: _Variables,
     objective: NetworkObjective,
     parts: Parts,
-    images: Float[Tensor, "n ..."],
+    images: ModelInputs,
     augment: Augment,
     recipe: Recipe,
     report: Callable[[int, float], None],

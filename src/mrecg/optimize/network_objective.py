@@ -15,7 +15,9 @@ from mrecg.cache.activation_cache import run_float_units, run_quantized_units
 from mrecg.config.recipe import Recipe
 from mrecg.config.settings import Answer, Precision
 from mrecg.errors import RecipeError
+from mrecg.graph.inputs import ModelInputs
 from mrecg.graph.units import Chain
+from mrecg.optimize.tables import TableFigures
 from mrecg.planning.cost import images_per_pass, images_per_training_pass
 from mrecg.preparation.prepared_graph import Binding, PreparedGraph
 from mrecg.quantizers.losses import SMALLEST_POWER, reconstruction_loss, signal_power
@@ -69,12 +71,13 @@ class NetworkObjective:
 
     Attributes:
         images_at_once: images that one forward and backward pass takes.
+        taken_for: what `auto` takes the tables among the outputs for.
     """
 
     def __init__(
         self,
         prepared: PreparedGraph,
-        images: Float[Tensor, "n ..."],
+        images: ModelInputs,
         recipe: Recipe,
         shortages: Shortages,
     ) -> None:
@@ -86,16 +89,19 @@ class NetworkObjective:
         self._parts = Parts(shortages, "passes through the network")
         self._measured_at_once = min(map(images_per_pass, self._chain.units))
         self._answers = find_answers(self._chain, recipe)
-        self._power, negative = self._measure_outputs(images)
+        self._power, tables = self._measure_outputs(images)
+        self.taken_for = {
+            name: tables[name].kind
+            for name, one in self._answers.items()
+            if one.kind == "auto" and name in tables
+        }
         self._logits = {
             name
             for name, answer in self._answers.items()
-            if answer.kind == "logits" or (answer.kind == "auto" and name in negative)
+            if "logits" in (answer.kind, self.taken_for.get(name))
         }
 
-    def __call__(
-        self, images: Float[Tensor, "n ..."], bindings: Mapping[str, Binding]
-    ) -> Float[Tensor, ""]:
+    def __call__(self, images: ModelInputs, bindings: Mapping[str, Binding]) -> Float[Tensor, ""]:
         made, wanted = self._run_both(images, bindings, self._precision)
         distance = self._distance(made, wanted)
         if not self._feature_weight:
@@ -104,7 +110,7 @@ class NetworkObjective:
         return distance + self._feature_weight * torch.stack(errors).mean()
 
     @torch.no_grad()
-    def divergence(self, images: Float[Tensor, "n ..."], bindings: Mapping[str, Binding]) -> float:
+    def divergence(self, images: ModelInputs, bindings: Mapping[str, Binding]) -> float:
         """Return the distance of the outputs alone, on images of all processes; one that is NaN counts as infinite.
 
         Its temperature is the objective's: divided by 4, logits of a few dozen images tell which of two states is nearer, where
@@ -119,13 +125,14 @@ class NetworkObjective:
 
     def _run_both(
         self,
-        images: Float[Tensor, "n ..."],
+        images: ModelInputs,
         bindings: Mapping[str, Binding],
         precision: Precision,
     ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
         source = images.to(self._device)
         with compute_precision(precision, self._device):
-            made = run_quantized_units(self._chain.units, {self._chain.input: source}, bindings)
+            given = self._chain.named(source)
+            made = run_quantized_units(self._chain.units, given, bindings)
         compared = {*self._chain.outputs, *self._power}
         # A convolution may have been computed in another precision.
         return {name: made[name].float() for name in compared}, self._run_float(source)
@@ -150,10 +157,16 @@ class NetworkObjective:
         return reconstruction_loss(made, wanted, self._chain.channels[name]) / self._power[name]
 
     @torch.no_grad()
-    def _measure_outputs(self, images: Float[Tensor, "n ..."]) -> tuple[dict[str, float], set[str]]:
-        """Return the power of each unit's outputs, and the tables among the network's outputs that hold negative numbers."""
+    def _measure_outputs(
+        self, images: ModelInputs
+    ) -> tuple[dict[str, float], dict[str, TableFigures]]:
+        """Return the power of each unit's outputs, and figures of the tables among the network's outputs."""
         powers = {name: 0.0 for unit in self._chain.units for name in unit.outputs}
-        negative = dict.fromkeys(self._answers, 0.0)
+        tables = {
+            name: TableFigures(self._chain.sizes[name][0])
+            for name in self._answers
+            if len(self._chain.sizes[name]) == 1 and self._chain.sizes[name][0] > 1
+        }
 
         def forward(first: int, last: int) -> Mapping[str, Tensor]:
             return self._run_float(images[first:last].to(self._device))
@@ -162,33 +175,26 @@ class NetworkObjective:
             for name in powers:
                 power = float(signal_power(made[name], self._chain.channels[name]))
                 powers[name] += power * (last - first) / len(images)
-            for name in negative:
-                if (
-                    made[name].ndim == 2
-                    and made[name].shape[1] > 1
-                    and bool((made[name] < 0).any())
-                ):
-                    negative[name] = 1.0
-        shared = distributed.average([*powers.values(), *negative.values()])
-        found = dict(zip(powers, shared[: len(powers)], strict=True))
-        signs = dict(zip(negative, shared[len(powers) :], strict=True))
-        return (
-            {name: max(power, SMALLEST_POWER) for name, power in found.items()},
-            {name for name, share in signs.items() if share > 0},
-        )
+            for name, table in tables.items():
+                table.add(made[name])
+        shared = distributed.average(list(powers.values()))
+        found = {
+            name: max(power, SMALLEST_POWER) for name, power in zip(powers, shared, strict=True)
+        }
+        return found, {name: table.of_all_processes() for name, table in tables.items()}
 
     @torch.no_grad()
-    def _run_float(self, images: Float[Tensor, "n ..."]) -> Mapping[str, Tensor]:
+    def _run_float(self, images: ModelInputs) -> Mapping[str, Tensor]:
         with compute_precision("float32", self._device):
-            return run_float_units(self._chain.units, {self._chain.input: images})
+            return run_float_units(self._chain.units, self._chain.named(images))
 
     def _measure(
-        self, images: Tensor, bindings: Mapping[str, Binding], first: int, last: int
+        self, images: ModelInputs, bindings: Mapping[str, Binding], first: int, last: int
     ) -> float:
         """Return the distance of some images."""
         return float(self._distance(*self._run_both(images[first:last], bindings, "float32")))
 
     def _portions(
-        self, images: Tensor, work: Callable[[int, int], _Result]
+        self, images: ModelInputs, work: Callable[[int, int], _Result]
     ) -> Iterator[tuple[int, int, _Result]]:
         return self._parts.over(len(images), self._measured_at_once, work)

@@ -3,13 +3,16 @@
 import math
 from collections.abc import Mapping, Sequence, Sized
 
+import torch
 from torch import Tensor
 
 from mrecg.config.recipe import Recipe
+from mrecg.graph.inputs import ModelInputs
 from mrecg.graph.layers import traced_value
-from mrecg.graph.units import Unit
+from mrecg.graph.units import Chain, Unit
 
 __all__ = [
+    "fastest_layout",
     "images_per_pass",
     "images_per_training_pass",
     "is_tried",
@@ -33,6 +36,15 @@ def saved_bytes(units: Sequence[Unit]) -> int:
     nodes = [n for unit in units for n in unit.float_graph.graph.nodes if n.op == "call_function"]
     values = [value for node in nodes if isinstance(value := traced_value(node), Tensor)]
     return 4 * _SAVED_PER_ELEMENT * sum(int(math.prod(value.shape[1:])) for value in values)
+
+
+def fastest_layout(chain: Chain, inputs: ModelInputs, device: torch.device) -> dict[str, Tensor]:
+    """Return a network's inputs by the names in its graph, on its device and in the layout in which convolutions are fastest."""
+    formats = {True: torch.channels_last, False: torch.preserve_format}
+    return {
+        name: one.to(device, memory_format=formats[one.ndim == 4])
+        for name, one in chain.named(inputs).items()
+    }
 
 
 def images_per_training_pass(units: Sequence[Unit]) -> int:

@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from mrecg import distributed
 from mrecg.config.recipe import Recipe
+from mrecg.graph.inputs import ModelInputs
 from mrecg.graph.layers import traced_value
 from mrecg.graph.units import Chain, Unit
 from mrecg.planning.cost import (
+    fastest_layout,
     images_per_training_pass,
     is_tried,
     largest_value,
@@ -62,7 +63,7 @@ class Estimate:
 
 def estimate_run(
     prepared: PreparedGraph,
-    probe: Float[Tensor, "n ..."],
+    probe: ModelInputs,
     images: tuple[int, int],
     recipe: Recipe,
     plan: Plan,
@@ -73,7 +74,7 @@ def estimate_run(
 
     Args:
         prepared: the model; its quantizers are not used.
-        probe: a few images of the right shape, whose values do not matter.
+        probe: inputs for a few images, of the right shape; their values do not matter.
         images: how many tune the groups in this process, and how many judge.
         recipe: steps, batch size and the precision of cached values.
         plan: fits the model.
@@ -178,14 +179,13 @@ def _parameters(units: Sequence[Unit]) -> int:
 
 
 @torch.no_grad()
-def _forward_seconds(prepared: PreparedGraph, images: Tensor) -> dict[str, float]:
+def _forward_seconds(prepared: PreparedGraph, images: ModelInputs) -> dict[str, float]:
     """Measure the seconds of every float unit, per image."""
     chain = prepared.chain
-    memory_format = torch.channels_last if images.ndim == 4 else torch.preserve_format
-    source = images.to(prepared.device, memory_format=memory_format)
+    source = fastest_layout(chain, images, prepared.device)
     seconds: dict[str, float] = {}
     for _ in range(2):  # the first pass warms up
-        values = {chain.input: source}
+        values = dict(source)
         for position, unit in enumerate(chain.units):
             started = time.perf_counter()
             results = unit.float_graph(*[values[name] for name in unit.inputs])

@@ -3,10 +3,9 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from mrecg.config.recipe import Recipe
+from mrecg.graph.inputs import ModelInputs, are_images, each
 
 __all__ = ["SplitImages", "mirror", "split_counts", "split_images"]
 
@@ -14,13 +13,13 @@ JUDGED_EVERY = 8
 """Of so many images, one is set aside where codes are learned."""
 
 
-def mirror(images: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
-    """Exchange left and right of images; other inputs have neither and stay as they are."""
-    return images.flip(-1) if images.ndim == 4 else images
+def mirror(images: ModelInputs) -> ModelInputs:
+    """Exchange left and right of images, of all inputs at once; other inputs have neither and stay as they are."""
+    return each(images, lambda one: one.flip(-1)) if are_images(images) else images
 
 
 class SplitImages(NamedTuple):
-    """The calibration images of this process, by what they are for.
+    """The inputs for the calibration images of this process, by what they are for.
 
     Attributes:
         groups: the groups are reconstructed on these.
@@ -28,12 +27,12 @@ class SplitImages(NamedTuple):
         judging: nothing is tuned on these; they decide whether what was learned is kept.
     """
 
-    groups: Float[Tensor, "g ..."]
-    network: Float[Tensor, "m ..."]
-    judging: Float[Tensor, "j ..."]
+    groups: ModelInputs
+    network: ModelInputs
+    judging: ModelInputs
 
 
-def split_images(images: Float[Tensor, "n ..."], recipe: Recipe) -> SplitImages:
+def split_images(images: ModelInputs, recipe: Recipe) -> SplitImages:
     """Return which images tune and which judge.
 
     Where the network as a whole learns scales only, the mirrored images judge: none was fitted, and images set aside would be
@@ -41,7 +40,7 @@ def split_images(images: Float[Tensor, "n ..."], recipe: Recipe) -> SplitImages:
     the same kind get better. So there every eighth image is set aside, if there are as many.
 
     Args:
-        images: at least two.
+        images: the inputs for at least two.
         recipe: what is learned, and how many images the groups read.
     """
     fitted, judging = images, mirror(images)

@@ -1,14 +1,12 @@
 """Check that a model can be quantized."""
 
-import inspect
-from inspect import Parameter
-
 import torch
 from torch import Tensor, nn
 
-from mrecg.errors import ModelError
+from mrecg.errors import DataError, ModelError
+from mrecg.graph.inputs import ModelInputs, argument_names, unfitting_names
 
-__all__ = ["check_model"]
+__all__ = ["check_model", "fit_inputs"]
 
 _WRAPPERS: dict[type[nn.Module], str] = {
     nn.DataParallel: "give what it wraps, its .module",
@@ -16,20 +14,14 @@ _WRAPPERS: dict[type[nn.Module], str] = {
     torch.jit.ScriptModule: "torch.export cannot read it; give the module that it was made from",
     torch._dynamo.OptimizedModule: "give the module as it was before torch.compile",
 }
-_POSITIONS = (
-    Parameter.POSITIONAL_ONLY,
-    Parameter.POSITIONAL_OR_KEYWORD,
-    Parameter.KEYWORD_ONLY,
-)
-
 _STATISTICS = ("running_mean", "running_var")
 
 
 def check_model(model: object) -> None:
-    """Refuse what is no float32 network of one input with finite weights on one device; buffers may be masks of infinite values.
+    """Refuse what is no float32 network with finite weights on one device; buffers may be masks of infinite values.
 
     Raises:
-        ModelError: naming the tensor or the inputs at fault.
+        ModelError: naming the tensor at fault.
     """
     if not isinstance(model, nn.Module):
         kind = f"class {model.__name__}" if isinstance(model, type) else type(model).__name__
@@ -44,7 +36,6 @@ def check_model(model: object) -> None:
             raise ModelError(
                 f"The model's part '{name}' is a {type(part).__name__}: {_WRAPPERS[torch.jit.ScriptModule]}."
             )
-    _check_inputs(model)
     tensors = {n: t for n, t in model.state_dict().items() if isinstance(t, Tensor)}
     for name, tensor in tensors.items():
         if nn.parameter.is_lazy(tensor):
@@ -72,14 +63,35 @@ def check_model(model: object) -> None:
             raise ModelError(f"The model's tensor '{name}' holds NaN or infinite values.")
 
 
-def _check_inputs(model: nn.Module) -> None:
-    try:
-        parameters = inspect.signature(model.forward).parameters.values()
-    except (TypeError, ValueError):  # a forward that is not Python's
-        return
-    needed = [one.name for one in parameters if one.default is one.empty and one.kind in _POSITIONS]
-    if len(needed) > 1:
-        raise ModelError(
-            f"The model takes {len(needed)} inputs: {', '.join(needed)}, expected one; give a module that makes the others from "
-            "one tensor, such as of its channels, and calls this one."
+def fit_inputs(model: nn.Module, images: ModelInputs, where: str) -> ModelInputs:
+    """Return inputs in the order of the arguments of a model's forward.
+
+    Args:
+        model: takes them.
+        images: the inputs.
+        where: they are, for messages.
+
+    Raises:
+        ModelError: the model takes several, and one is given.
+        DataError: an argument is missing or unknown.
+    """
+    needed, optional = argument_names(model)
+    if isinstance(images, Tensor):
+        if len(needed) > 1:
+            raise ModelError(
+                f"The model takes {len(needed)} inputs: {', '.join(needed)}, and {where} gives one; in Python, give dictionaries "
+                "of tensors by these names."
+            )
+        return images
+    names = list(images.tensors)
+    missing, unknown = unfitting_names(model, names)
+    if missing:
+        raise DataError(
+            f"The model's forward needs the input '{missing[0]}', which {where} does not give; it gives {', '.join(names)}."
         )
+    if unknown:
+        raise DataError(
+            f"The model's forward has no input '{unknown[0]}', which {where} gives; its inputs: {', '.join((*needed, *optional))}."
+        )
+    known = [name for name in (*needed, *optional) if name in names]
+    return images.ordered([*known, *(name for name in names if name not in known)])

@@ -8,13 +8,13 @@ from operator import attrgetter
 from types import MappingProxyType
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, fx, nn
 
 from mrecg.config.recipe import Recipe
 from mrecg.errors import CaptureError, ModelError, MrecgError, RecipeError
 from mrecg.graph.capture import capture_graph
 from mrecg.graph.extract import Insertions
+from mrecg.graph.inputs import ModelInputs
 from mrecg.graph.insert import PlacedQuantizer, Quantizer, freeze, insert_quantizers
 from mrecg.graph.layers import layer_name, layers_of, weight_operand, weighted_operators
 from mrecg.graph.recipe_placement import RecipePlacement
@@ -91,7 +91,7 @@ class PreparedGraph:
         images = {
             quantizer.name
             for quantizer in self.placed
-            if quantizer.tensor == self.chain.input and quantizer.request.bits >= IMAGE_BITS
+            if quantizer.tensor in self.chain.inputs and quantizer.request.bits >= IMAGE_BITS
         }
         fixed = images | self.chain.fixed
         names = (name for unit in units for name in unit.activations if name not in fixed)
@@ -177,7 +177,7 @@ class PreparedGraph:
 
 def prepare_graph(
     model: nn.Module,
-    images: Float[Tensor, "n ..."],
+    images: ModelInputs,
     recipe: Recipe,
     quantizer: Quantizer | None,
 ) -> PreparedGraph:
@@ -185,7 +185,7 @@ def prepare_graph(
 
     Args:
         model: is not changed.
-        images: at least two, to trace with.
+        images: inputs for at least two, to trace with.
         recipe: widths, placement, granularity and cut.
         quantizer: replaces the recipe's placement.
 

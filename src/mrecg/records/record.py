@@ -87,6 +87,7 @@ class NetworkRecord(JsonModel):
         seconds: wall time.
         curve: what is minimized, at some steps; empty where it was not recorded.
         diverged: the step at which the loss was seen to be NaN or infinite, if it was: then the network was left as it was.
+        taken_for: what `reconstruct.answer = auto` took the tables among the outputs for, by their names in the graph.
     """
 
     steps: int
@@ -96,6 +97,7 @@ class NetworkRecord(JsonModel):
     seconds: float
     curve: Curve = ()
     diverged: int | None = None
+    taken_for: Mapping[str, Literal["logits", "values"]] = {}
 
 
 class TrainingRecord(JsonModel):
@@ -195,7 +197,8 @@ class Record(JsonModel):
         skipped_images: what could not be read, with the reasons.
         accuracy: of the float and the quantized network on the same images; empty where it was not measured.
         size: of the parameters; `None` where it was not recorded.
-        input_shape: of one image.
+        input_shape: of one image; empty where the network takes several inputs by name.
+        input_shapes: of each input without the batch, by name, where there are several.
         preprocessing: how image files became such images, where mrecg read them.
         source: where the images came from; `None` where they were tensors, and in runs of earlier versions.
         seconds: wall time by phase.
@@ -218,7 +221,8 @@ class Record(JsonModel):
     skipped_images: tuple[str, ...] = ()
     accuracy: Mapping[Literal["float", "quantized"], Evaluation] = {}
     size: ModelSize | None = None
-    input_shape: Annotated[tuple[int, ...], Field(min_length=1)]
+    input_shape: tuple[int, ...] = ()
+    input_shapes: Mapping[str, tuple[int, ...]] = {}
     preprocessing: Mapping[str, Any] = {}
     source: ImageSource | None = None
     seconds: Mapping[str, float]
@@ -227,6 +231,12 @@ class Record(JsonModel):
     command: tuple[str, ...] = ()
     shortages: tuple[str, ...] = ()
     files: Mapping[str, str] = {}
+
+    @model_validator(mode="after")
+    def _takes_something(self) -> Self:
+        if bool(self.input_shape) == bool(self.input_shapes):
+            raise ValueError("it needs either the shape of one input or those of several")
+        return self
 
     @model_validator(mode="after")
     def _measured_before_and_after(self) -> Self:

@@ -46,8 +46,9 @@ def check_sizes(stored: StoredGraph) -> None:
     """
     if len(stored.nodes) > _MOST_NODES:
         refuse(f"its graph has {len(stored.nodes):,} operators, expected at most {_MOST_NODES:,}")
-    if 2 * math.prod(stored.input_shape) > _LARGEST:
-        refuse(f"its input is {stored.input_dtype[:100]} of the shape {stored.input_shape}")
+    for one in stored.inputs:
+        if 2 * math.prod(one.shape) > _LARGEST:
+            refuse(f"its input is {one.dtype[:100]} of the shape {one.shape}")
     for name, tensor in stored.tensors.items():
         if math.prod(tensor.shape) > _LARGEST:
             refuse(

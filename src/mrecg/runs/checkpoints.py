@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from mrecg import distributed
 from mrecg.errors import RunError, reason_of
+from mrecg.graph.inputs import ModelInputs, NamedInputs
 from mrecg.optimize.checkpoints import Checkpoints, GroupCheckpoint, NetworkCheckpoint
 from mrecg.quantizers.grid import Scaling
 from mrecg.quantizers.state import QuantizerState
@@ -37,12 +38,12 @@ _NETWORK = "network"
 _NOTES, _HASH = "notes", "sha256"
 
 
-def describe_inputs(model: nn.Module, images: Tensor, **others: str) -> dict[str, str]:
+def describe_inputs(model: nn.Module, images: ModelInputs, **others: str) -> dict[str, str]:
     """Return hashes of all that decides the bits of a result, by what it is.
 
     Args:
         model: the float network.
-        images: that calibrate.
+        images: the inputs for those that calibrate.
         others: text that decides, too, such as the recipe.
     """
     network = hashlib.blake2b(digest_size=16)
@@ -56,9 +57,14 @@ def describe_inputs(model: nn.Module, images: Tensor, **others: str) -> dict[str
     return found
 
 
-def hash_of_images(images: Tensor) -> str:
-    """Return the hash under which a record keeps the images that calibrated."""
-    return hashlib.blake2b(_bytes(images), digest_size=16).hexdigest()
+def hash_of_images(images: ModelInputs) -> str:
+    """Return the hash under which a record keeps the images that calibrated, or the inputs for them."""
+    given = hashlib.blake2b(digest_size=16)
+    named = images.tensors if isinstance(images, NamedInputs) else {"": images}
+    for name, tensor in named.items():
+        given.update(name.encode())
+        given.update(_bytes(tensor))
+    return given.hexdigest()
 
 
 class FolderCheckpoints(Checkpoints):

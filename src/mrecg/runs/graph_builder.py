@@ -49,10 +49,12 @@ class GraphBuilder:
     """
 
     def __init__(self, stored: StoredGraph) -> None:
-        if not is_name(stored.input):
-            refuse(f"its input has the name {stored.input[:100]!r}")
         self.graph = fx.Graph()
-        self.made: dict[str, fx.Node] = {stored.input: self.graph.placeholder(stored.input)}
+        self.made: dict[str, fx.Node] = {}
+        for one in stored.inputs:
+            if not is_name(one.name) or one.name in self.made:
+                refuse(f"its input has the name {one.name[:100]!r}")
+            self.made[one.name] = self.graph.placeholder(one.name)
         self.tensors = {name: self.graph.get_attr(name) for name in stored.tensors}
         self.terms: dict[fx.Node, int] = {}
         for node in stored.nodes:

@@ -8,6 +8,7 @@ from torch.export import ExportedProgram
 
 from mrecg.errors import RunError
 from mrecg.graph.capture import export_frozen
+from mrecg.graph.inputs import NamedInputs
 from mrecg.graph.outputs import structure_of
 from mrecg.runs.bounds import SizeBounds, refuse
 from mrecg.runs.graph_builder import DTYPES, GraphBuilder
@@ -43,12 +44,15 @@ def rebuild(stored: StoredGraph, tensors: Mapping[str, Tensor]) -> ExportedProgr
     return program
 
 
-def _example(stored: StoredGraph) -> Tensor:
-    """Return two images; nothing reads them, so that the system gives them no memory."""
-    dtype = DTYPES.get(stored.input_dtype)
-    if dtype is None:
-        refuse(f"its input is {stored.input_dtype[:100]} of the shape {stored.input_shape}")
-    return torch.empty((2, *stored.input_shape), dtype=dtype, device="cpu")
+def _example(stored: StoredGraph) -> NamedInputs:
+    """Return inputs for two images; nothing reads them, so that the system gives them no memory."""
+    made = {}
+    for one in stored.inputs:
+        dtype = DTYPES.get(one.dtype)
+        if dtype is None:
+            refuse(f"its input is {one.dtype[:100]} of the shape {one.shape}")
+        made[one.name] = torch.empty((2, *one.shape), dtype=dtype, device="cpu")
+    return NamedInputs(made)
 
 
 def _placed(tensors: Mapping[str, Tensor], stored: StoredGraph) -> nn.Module:

@@ -15,7 +15,7 @@ from mrecg.graph.randomness import is_repeatable
 from mrecg.runs.bounds import check_sizes, check_values
 from mrecg.runs.graph_builder import GraphBuilder
 from mrecg.runs.operators import operator_name
-from mrecg.runs.stored_graph import StoredGraph, StoredNode, StoredTensor, is_path
+from mrecg.runs.stored_graph import StoredGraph, StoredInput, StoredNode, StoredTensor, is_path
 
 __all__ = ["require_storable", "store_graph"]
 
@@ -41,7 +41,7 @@ def store_graph(program: ExportedProgram, grids: Mapping[str, tuple[int, int]]) 
     """Return the structure of a program.
 
     Args:
-        program: the network, with one tensor as input.
+        program: the network.
         grids: smallest and largest code of the tensors that are stored packed.
 
     Raises:
@@ -58,14 +58,16 @@ def store_graph(program: ExportedProgram, grids: Mapping[str, tuple[int, int]]) 
             tensors[name] = _stored_tensor(name, values[name], kind, grids.get(name))
     graph = program.graph
     encode = _Encoder(references)
-    images = next(
-        node for node in graph.nodes if node.op == "placeholder" and node.target not in references
-    )
-    value = images.meta["val"]
+    first, *others = [
+        _stored_input(node)
+        for node in graph.nodes
+        if node.op == "placeholder" and node.target not in references
+    ]
     stored = StoredGraph(
-        input=str(images.target),
-        input_dtype=_name(value.dtype),
-        input_shape=tuple(map(int, value.shape[1:])),
+        input=first.name,
+        input_dtype=first.dtype,
+        input_shape=first.shape,
+        more_inputs=tuple(others),
         tensors={name: tensors[name] for name in values if name in tensors},
         nodes=tuple(
             _stored_node(node, encode) for node in graph.nodes if node.op == "call_function"
@@ -92,6 +94,12 @@ def _stored_tensor(
     if not is_path(name):
         raise RunError(f"The tensor {name!r} cannot be stored in a run: rename its module.")
     return StoredTensor(kind=kind, dtype=_name(value.dtype), shape=tuple(value.shape), grid=grid)
+
+
+def _stored_input(node: fx.Node) -> StoredInput:
+    value = node.meta["val"]
+    shape = tuple(map(int, value.shape[1:]))
+    return StoredInput(name=str(node.target), dtype=_name(value.dtype), shape=shape)
 
 
 def _stored_node(node: fx.Node, encode: "_Encoder") -> StoredNode:

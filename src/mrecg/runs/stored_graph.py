@@ -12,7 +12,7 @@ from pydantic import Field, JsonValue
 
 from mrecg.records.json_model import JsonModel
 
-__all__ = ["StoredGraph", "StoredNode", "StoredTensor", "is_name", "is_path"]
+__all__ = ["StoredGraph", "StoredInput", "StoredNode", "StoredTensor", "is_name", "is_path"]
 
 _PART = re.compile(r"[\w\- :/+@#=,<>|~^*%&!?;]+")
 """A module's name: anything but what could end the string that it becomes in the code of a graph module."""
@@ -52,12 +52,26 @@ class StoredNode(JsonModel):
     module: str = ""
 
 
+class StoredInput(JsonModel):
+    """An input of a network.
+
+    Attributes:
+        name: of the argument that it is.
+        dtype, shape: of the tensor, without the batch.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[Size, ...]
+
+
 class StoredGraph(JsonModel):
     """A network.
 
     Attributes:
         format: of this file.
-        input, input_dtype, input_shape: the name of the images, their type and shape, without the batch.
+        input, input_dtype, input_shape: the name of the images, or of the first input, its type and shape, without the batch.
+        more_inputs: those behind the first.
         tensors: by their names in the state dict, in its order.
         nodes: in the order of execution.
         output: what the network returns.
@@ -67,9 +81,16 @@ class StoredGraph(JsonModel):
     input: str
     input_dtype: str
     input_shape: tuple[Size, ...]
+    more_inputs: tuple[StoredInput, ...] = ()
     tensors: Mapping[str, StoredTensor]
     nodes: tuple[StoredNode, ...]
     output: JsonValue
+
+    @property
+    def inputs(self) -> tuple[StoredInput, ...]:
+        """Return all inputs, in the order in which the network takes them."""
+        first = StoredInput(name=self.input, dtype=self.input_dtype, shape=self.input_shape)
+        return (first, *self.more_inputs)
 
     def to_json(self) -> str:
         """Return the graph as JSON without blanks, which would double its size."""

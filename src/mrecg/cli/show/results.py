@@ -123,6 +123,10 @@ def show_record(console: Console, record: Record) -> None:
             f"the network as a whole, {record.network.steps} steps: divergence on images that tuned nothing "
             f"{record.network.divergence_before:.4g} → {record.network.divergence_after:.4g}, {fate}",
         )
+        for name, kind in record.network.taken_for.items():
+            other = "values" if kind == "logits" else "logits"
+            text = f"the output '{name}' was taken for {kind}; if it is {other}: --set reconstruct.answer={other}"
+            say(console, text)
     if record.left_in_float:
         say(console, f"left in float: {', '.join(record.left_in_float)}")
 

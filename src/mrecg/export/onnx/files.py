@@ -20,6 +20,7 @@ from mrecg.export.onnx.graphs import add_constant, constant
 from mrecg.export.onnx.integer import (
     divide_images_as_simulated,
     integer_biases,
+    keep_float_layers_in_float,
     keep_softmax_in_float,
     move_quantizers_to_layers,
 )
@@ -97,6 +98,7 @@ def export_onnx(
     lay_out_weights(graph, grids, layout)
     move_quantizers_to_layers(graph)
     keep_softmax_in_float(graph)
+    keep_float_layers_in_float(graph)
     integer_biases(graph)
     divide_images_as_simulated(graph)
     name_outputs(graph, names)

@@ -18,6 +18,7 @@ from mrecg.export.onnx.graphs import (
 __all__ = [
     "divide_images_as_simulated",
     "integer_biases",
+    "keep_float_layers_in_float",
     "keep_softmax_in_float",
     "move_quantizers_to_layers",
 ]
@@ -248,6 +249,25 @@ def keep_softmax_in_float(graph: ir.Graph) -> None:
         graph.insert_after(node, [logarithm, exponential])
         graph.remove(node, safe=True)
         exponential.outputs[0].name = result.name
+
+
+def keep_float_layers_in_float(graph: ir.Graph) -> None:
+    """Put a sum of one operand, which is the operand, between codes and layers whose weights are floats.
+
+    ONNX Runtime rounds the weights of a layer between quantizers to 8 bits by itself, all of them by one scale.
+    """
+    for node in [node for node in graph if node.op_type in LAYERS_WITH_BIAS]:
+        value, weight = node.inputs[:2]
+        if value is None or weight is None or not _reads_codes(node):
+            continue
+        maker = weight.producer()
+        if maker is not None and maker.op_type == "DequantizeLinear":
+            continue
+        apart = ir.node("Sum", [value], name=f"{node.name}/in_float")
+        apart.outputs[0].type, apart.outputs[0].shape = value.type, value.shape
+        apart.outputs[0].name = f"{value.name}_in_float"
+        graph.insert_before(node, apart)
+        node.replace_input_with(0, apart.outputs[0])
 
 
 def _reads_codes(node: ir.Node) -> bool:

@@ -25,8 +25,10 @@ __all__ = [
 ]
 
 Runtime = Literal["onnxruntime", "openvino"]
-Run = Callable[[np.ndarray], list[np.ndarray]]
-"""Images to the outputs of a file."""
+Arrays = np.ndarray | Mapping[str, np.ndarray]
+"""Images, or the inputs of a file by name."""
+Run = Callable[[Arrays], list[np.ndarray]]
+"""ModelInputs to the outputs of a file."""
 
 _NAMES: Mapping[Runtime, str] = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 
@@ -76,7 +78,7 @@ def can_load(runtime: Runtime, weights: ir.DataType) -> bool:
 
 
 def interleaved_seconds(
-    runs: Sequence[Run], images: np.ndarray, repeats: int
+    runs: Sequence[Run], images: Arrays, repeats: int
 ) -> list[tuple[float, float]]:
     """Return median and interquartile range of several runs, taken in turns so that all see the same machine."""
     for run in runs:
@@ -101,7 +103,9 @@ def _open_onnxruntime(path: Path, threads: int, optimized: Path | None) -> Run:
         options.optimized_model_filepath = str(optimized)
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    return lambda images: list(session.run(None, {name: images}))
+    return lambda images: list(
+        session.run(None, {name: images} if isinstance(images, np.ndarray) else dict(images))
+    )
 
 
 def _open_openvino(path: Path, threads: int, optimized: Path | None) -> Run:

@@ -14,6 +14,7 @@ from mrecg.export.comparison import OutputComparison
 from mrecg.export.onnx.runtimes import Run
 from mrecg.export.onnx.tracing import computed, output_resolution, returned_nodes
 from mrecg.graph.channels import class_axis_of
+from mrecg.graph.inputs import ModelInputs, call
 from mrecg.graph.layers import traced_value
 
 __all__ = ["IMAGES_AT_ONCE", "Output", "Simulation", "of_another"]
@@ -66,7 +67,7 @@ class Simulation:
     answers: tuple[list[Tensor], ...]
 
     @classmethod
-    def of(cls, model: fx.GraphModule, file: Path, images: Tensor) -> "Simulation":
+    def of(cls, model: fx.GraphModule, file: Path, images: ModelInputs) -> "Simulation":
         """Run the simulation of a file.
 
         Raises:
@@ -82,9 +83,11 @@ class Simulation:
         )
         with torch.inference_mode():
             batches = images.split(IMAGES_AT_ONCE)
-            return cls(model, file, outputs, tuple(computed(model, model(one)) for one in batches))
+            return cls(
+                model, file, outputs, tuple(computed(model, call(model, one)) for one in batches)
+            )
 
-    def compare(self, run: Run, images: Tensor) -> list[OutputComparison]:
+    def compare(self, run: Run, images: ModelInputs) -> list[OutputComparison]:
         """Compare the outputs of a runtime, ties included."""
         found = self.comparisons()
         for batch, wanted in zip(images.split(IMAGES_AT_ONCE), self.answers, strict=True):

@@ -33,7 +33,11 @@ def open_sizes(graph: ir.Graph) -> None:
     Raises:
         ExportError: the input is no image, or something is resized to a size that is no multiple.
     """
-    (image,) = graph.inputs
+    image = graph.inputs[0]
+    if len(graph.inputs) > 1:
+        raise ExportError(
+            f"The network takes {len(graph.inputs)} inputs, and a dynamic size is tried for one only; leave out dynamic_size."
+        )
     if image.shape is None or len(image.shape) != 4:
         raise ExportError(
             "The network's input has no height and width, so no size can be dynamic; leave out dynamic_size."

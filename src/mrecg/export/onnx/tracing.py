@@ -16,6 +16,7 @@ import onnx
 import torch
 from torch import Tensor, fx
 
+from mrecg.graph.inputs import ModelInputs, tensors_of
 from mrecg.graph.layers import LAYER_OPERATORS, module_path
 from mrecg.graph.outputs import flatten
 
@@ -88,10 +89,10 @@ class Replay(fx.Interpreter):
         self.roundings: dict[str, Rounding] = {}
         self._codes: Mapping[str, np.ndarray] = {}
 
-    def outputs(self, images: Tensor, codes: Mapping[str, np.ndarray]) -> list[Tensor]:
+    def outputs(self, images: ModelInputs, codes: Mapping[str, np.ndarray]) -> list[Tensor]:
         """Return the model's outputs for `images`, given the codes by the node that dequantizes them."""
         self._codes = codes
-        return computed(self.module, self.run(images))  # type: ignore[arg-type]
+        return computed(self.module, self.run(*tensors_of(images)))  # type: ignore[arg-type]
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)

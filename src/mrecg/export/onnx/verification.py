@@ -1,14 +1,13 @@
 """`verify_onnx`: the proof that a file computes what was simulated, and what it costs to run."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
-from jaxtyping import Float
 from torch import Tensor, fx
 from torch.export.passes import move_to_device_pass
 
@@ -27,7 +26,9 @@ from mrecg.export.onnx.runtimes import (
 from mrecg.export.onnx.simulation import IMAGES_AT_ONCE, Output, Simulation, of_another
 from mrecg.export.onnx.tracing import Replay, Rounding, expose_codes
 from mrecg.export.requirements import require_uniform
+from mrecg.graph.inputs import ModelInputs, NamedInputs, as_inputs, shapes
 from mrecg.preparation.calibration import check_images
+from mrecg.preparation.models import fit_inputs
 from mrecg.reading import require_regular
 from mrecg.runs.folder import QuantizedModel
 
@@ -48,7 +49,7 @@ INTEGER_OPERATORS = ("MatMulIntegerToFloat", "QGemm", "QLinearConv", "QLinearMat
 def verify_onnx(
     quantized: QuantizedModel,
     path: str | Path,
-    images: Float[Tensor, "n ..."],
+    images: Tensor | Mapping[str, Tensor],
     repeats: int = 20,
 ) -> Verification:
     """Run a file and compare it with the simulation, then time it against the float network.
@@ -56,7 +57,7 @@ def verify_onnx(
     Args:
         quantized: the simulation.
         path: of a file that `export_onnx` wrote from it.
-        images: to compare on.
+        images: to compare on; of a network with several inputs, a dictionary by name.
         repeats: timed runs of one image, in turns with the float network's; 0 times nothing.
 
     Raises:
@@ -68,10 +69,10 @@ def verify_onnx(
     """
     file = Path(path)
     require_uniform(quantized)
-    _check_images(quantized, images)
+    inputs = _checked_inputs(quantized, images)
     _require_file(file)
     with tempfile.TemporaryDirectory() as scratch:
-        return _verify(_on_the_cpu(quantized), file, images.cpu(), repeats, Path(scratch))
+        return _verify(_on_the_cpu(quantized), file, inputs.cpu(), repeats, Path(scratch))
 
 
 def _on_the_cpu(quantized: QuantizedModel) -> QuantizedModel:
@@ -93,7 +94,7 @@ def ideal_bytes(quantized: QuantizedModel) -> int:
 
 
 def _verify(
-    quantized: QuantizedModel, file: Path, images: Tensor, repeats: int, folder: Path
+    quantized: QuantizedModel, file: Path, images: ModelInputs, repeats: int, folder: Path
 ) -> Verification:
     """Compare and time a file, with other files in the empty `folder`; see `verify_onnx`."""
     model = quantized.model
@@ -138,16 +139,25 @@ def _require_file(file: Path) -> None:
         raise ExportError(f"The file {file} cannot be read: {reason_of(error)}.") from error
 
 
-def _check_images(quantized: QuantizedModel, images: Tensor) -> None:
+def _checked_inputs(
+    quantized: QuantizedModel, images: Tensor | Mapping[str, Tensor]
+) -> ModelInputs:
     where = "the images to verify with"
-    expect(images, Tensor, "What is verified with", "give images as a tensor", DataError)
-    check_images(images, where)
-    shape = quantized.record.input_shape
-    if tuple(images.shape[1:]) != shape or not len(images):
+    inputs: ModelInputs = as_inputs(images, where)
+    expect(
+        inputs, (Tensor, NamedInputs), "What is verified with", "give images as a tensor", DataError
+    )
+    inputs = fit_inputs(quantized.model, inputs, where)
+    check_images(inputs, where)
+    if isinstance(inputs, Tensor):
+        given, wanted = str(tuple(inputs.shape[1:])), str(quantized.record.input_shape)
+    else:
+        given, wanted = str(shapes(inputs)), str(quantized.record.input_shapes)
+    if given != wanted or not len(inputs):
         raise DataError(
-            f"There are {len(images)} {where.removeprefix('the ')}, of shape {tuple(images.shape[1:])}, "
-            f"expected at least one, of shape {shape}."
+            f"There are {len(inputs)} {where.removeprefix('the ')}, of shape {given}, expected at least one, of shape {wanted}."
         )
+    return inputs
 
 
 @dataclass(frozen=True)
@@ -163,7 +173,7 @@ class _Replayed:
     roundings: list[Rounding]
 
 
-def _replay(simulation: Simulation, images: Tensor, folder: Path) -> _Replayed:
+def _replay(simulation: Simulation, images: ModelInputs, folder: Path) -> _Replayed:
     """Run the file, and the simulation on the file's codes.
 
     Raises:
@@ -249,7 +259,7 @@ def _parts_at(file: Path, output: Output, reason: str) -> VerificationError:
 def _check_runtimes(
     quantized: QuantizedModel,
     simulation: Simulation,
-    images: Tensor,
+    images: ModelInputs,
     repeats: int,
     folder: Path,
 ) -> tuple[RuntimeRecord, ...]:
@@ -267,7 +277,7 @@ def _check_runtime(
     runtime: Runtime,
     simulation: Simulation,
     float_file: Path | None,
-    images: Tensor,
+    images: ModelInputs,
     repeats: int,
 ) -> RuntimeRecord:
     """Measure agreement and speed on one runtime; where it cannot load the file, the result says so."""

@@ -129,6 +129,10 @@ def _about_network(run: ReportedRun) -> tuple[str, ...]:
     return (
         f"The network as a whole, {counted(network.steps, 'step')}: the divergence from the float network went from "
         f"{number(network.divergence_before)} to {number(network.divergence_after)} on images that tuned nothing, {fate}.",
+        *(
+            f"The output '{name}' was taken for {kind} (reconstruct.answer)."
+            for name, kind in network.taken_for.items()
+        ),
     )
 
 

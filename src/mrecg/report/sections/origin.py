@@ -12,7 +12,10 @@ __all__ = ["origin_section"]
 def origin_section(run: ReportedRun) -> Section:
     """Return the section."""
     record = run.record
-    shape = " × ".join(map(str, record.input_shape))
+    shape = ", ".join(
+        " ".join(filter(None, (name, " × ".join(map(str, one)))))
+        for name, one in (record.input_shapes or {"": record.input_shape}).items()
+    )
     answer = (
         f"The recipe is {run.recipe.name} with seed {run.recipe.seed}, calibrated on {counted(record.images, 'image')} of "
         f"{shape}. The same recipe, images and versions give the same numbers."
