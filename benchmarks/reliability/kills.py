@@ -29,10 +29,13 @@ LONGEST_DELAY = 0.2
 
 @cache
 def _whole() -> tuple[str, int]:
-    """Return the bits of an uninterrupted run, and how many events it reports."""
+    """Return the bits of an uninterrupted run, and how many events it reports.
+
+    It runs in this process, so that those that are killed find everything imported, compiled and traced once.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         folder, log = Path(scratch) / "run", Path(scratch) / "log"
-        in_child(go_on, folder, RECIPE, optimized_into(log)).join()
+        go_on(folder, RECIPE, optimized_into(log))
         return bits(folder), len(log.read_text().split())
 
 
