@@ -75,7 +75,7 @@ def _interrupted(run: Callable[[Path, Report], object]) -> Callable[[Path], obje
             return folder
         raise AssertionError("the run was not interrupted")
 
-    return lambda folder: copy(made(), folder)
+    return lambda folder: Path(copy(made(), folder))
 
 
 def _run(folder: Path, report: Report) -> None:
@@ -89,7 +89,7 @@ def _save(folder: Path, report: Report) -> None:
 
 @cache
 def _images() -> Path:
-    return pictures.imagenet(Path(tempfile.mkdtemp()), classes=5, images=2)
+    return Path(pictures.imagenet(Path(tempfile.mkdtemp()), classes=5, images=2))
 
 
 def _small(*_: object) -> nn.Module:
