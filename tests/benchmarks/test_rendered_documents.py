@@ -12,6 +12,7 @@ import benchmarks.held_out.__main__ as held_out
 import benchmarks.natural_images.__main__ as natural_images
 import benchmarks.performance.__main__ as performance
 import benchmarks.pictures.__main__ as pictures
+import benchmarks.reliability.__main__ as reliability
 from benchmarks.tables import DOCS, README
 
 PAGES = {
@@ -22,6 +23,7 @@ PAGES = {
     "export.md": export,
     "efficientnet-lite0.md": natural_images,
     "performance.md": performance,
+    "reliability.md": reliability,
 }
 
 
