@@ -2,6 +2,8 @@
 
 import argparse
 import gc
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
@@ -43,7 +45,9 @@ def run(arguments: argparse.Namespace) -> None:
     """Measure, and store, all layers."""
     store = performance_store("range_memory", arguments.results)
     for inputs, outputs in LAYERS:
-        weight, peak = search_peak(inputs, outputs)
+        # In a process of its own: this one keeps memory that it used before.
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
+            weight, peak = fresh.submit(search_peak, inputs, outputs).result()
         layer = {"inputs": inputs, "outputs": outputs}
         found = {"weight_mib": weight, "peak_mib": peak}
         origin = {"commit": commit(), "environment": environment(torch.device("cpu"))}
