@@ -18,7 +18,7 @@ name commit, versions and machine. The tests try the same in short.
 """
 KILLS = """## Runs that are killed
 
-A run of a small network (five units, a run ahead for the joins, joins that are tried, the network as a whole with its codes) is killed
+A run of a small network (a run ahead for the joins, joins that are tried, the network as a whole with its codes) is killed
 with SIGKILL at a random moment, and started again. *Lost* are groups that were finished at the kill and optimized again.
 """
 FAULTS = """## Disks that fail
@@ -55,10 +55,14 @@ def _kills(results: list[Result]) -> list[str]:
 
 
 def _faults(results: list[Result]) -> list[str]:
-    counted = ("tracebacks", "half_files", "lost_groups", "different")
-    rows = [(one["operation"], one["faults"], *(one[name] for name in counted)) for one in results]
+    counted = ("faults", "tracebacks", "half_files", "lost_groups", "different")
+    rows = [
+        (operation, *(_sum(found, name) for name in counted))
+        for (operation,), found in reversed(by_key(results, "operation").items())
+    ]
+    total = ("all", *(_sum(results, name) for name in counted))
     names = " | ".join(name.replace("_", " ") for name in counted)
-    return table(f"operation | faults | {names}", rows)
+    return table(f"operation | {names}", [*rows, [f"**{one}**" for one in total]])
 
 
 def _inputs(results: list[Result]) -> list[str]:
