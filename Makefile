@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check docs wheel-test test-lowest bench gpu format clean
+.PHONY: demo test check docs wheel-test test-lowest bench soak gpu format clean
 
 demo: .venv/ready
 	$(BIN)/mrecg demo
@@ -48,7 +48,7 @@ bench: .venv/ready
 	$(BIN)/python -m benchmarks.held_out measure
 	$(BIN)/python -m benchmarks.held_out judges
 	$(BIN)/python -m benchmarks.held_out render
-	for name in step network-step pipeline scaling memory; do $(BIN)/python -m benchmarks.performance $$name || exit 1; done
+	for name in step network-step pipeline scaling memory range-memory; do $(BIN)/python -m benchmarks.performance $$name || exit 1; done
 	for steps in 20 2000; do \
 		$(BIN)/python -m benchmarks.performance memory --network resnet18_small --side 28 --images 256 --steps $$steps || exit 1; done
 	for name in native-kernels fused-clipping adam-gathered-once channels-last hand-written-gradients calibrated-image-scale float32; do \
@@ -62,6 +62,11 @@ bench: .venv/ready
 	$(BIN)/python -m benchmarks.export measure --speed
 	$(BIN)/python -m benchmarks.export render
 	$(BIN)/python -m benchmarks.pictures render
+
+# Runs that are killed, disks that fail, thousands of damaged inputs, memory over many runs: an hour.
+soak: .venv/ready
+	$(BIN)/python -m benchmarks.reliability measure
+	$(BIN)/python -m benchmarks.reliability render
 
 # On a machine with a CUDA device.
 gpu: .venv/ready

@@ -69,6 +69,9 @@ MEMORY = """## Memory
 Resident memory of the process at its peak. The budget is for values of calibration images; files are read, not mapped,
 so they do not count. The rest is torch, the images themselves and the step.
 """
+RANGE_MEMORY = """
+The search for the ranges of a weight, for all channels and candidates at once, holds at most so much beside the weight:
+"""
 
 
 def _steps(results: list[Result]) -> list[str]:
@@ -210,6 +213,18 @@ def _memory(results: list[Result]) -> list[str]:
     return table("run | budget | peak | before the run | estimate: memory, files", rows)
 
 
+def _range_memory(results: list[Result]) -> list[str]:
+    rows = [
+        (
+            f"Linear({one['inputs']}, {one['outputs']})",
+            f"{one['weight_mib']:.1f} MiB",
+            f"{one['peak_mib']:.1f} MiB",
+        )
+        for one in results
+    ]
+    return table("layer | weight | search, at most", rows)
+
+
 def _network_steps(results: list[Result]) -> list[str]:
     rows = [
         (f"{result['network']}, {result['side']}²", result["batch"], f"{result['ratio']:.2f}")
@@ -229,7 +244,16 @@ def _lead(steps: list[Result]) -> str:
 
 def write_performance(folder: Path, page: Path) -> int:
     """Write the page from the results in a folder, and return how many results it shows."""
-    kinds = ("step", "network_step", "paired", "pipeline", "gpu", "scaling", "memory")
+    kinds = (
+        "step",
+        "network_step",
+        "paired",
+        "pipeline",
+        "gpu",
+        "scaling",
+        "memory",
+        "range_memory",
+    )
     found = {kind: performance_store(kind, folder).read() for kind in kinds}
     authors = authors_results()
     accuracy = [
@@ -260,7 +284,8 @@ def write_performance(folder: Path, page: Path) -> int:
         *_authors(found["pipeline"], found["step"], accuracy, authors),
         *("", f"Authors' code: {authors['times']['source']}\n"),
         *(GPU, *_gpus(found["gpu"]), "", SCALING, *_scaling(found["scaling"]), ""),
-        *(MEMORY, *_memory(found["memory"]), "", f"Commits: {', '.join(commits)}."),
+        *(MEMORY, *_memory(found["memory"]), RANGE_MEMORY, *_range_memory(found["range_memory"])),
+        *("", f"Commits: {', '.join(commits)}."),
     ]
     page.write_text(folded("\n".join(sections)) + "\n", encoding="utf-8")
     return len(everything)

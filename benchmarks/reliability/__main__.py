@@ -7,8 +7,10 @@ python -m benchmarks.reliability render                        # docs/reliabilit
 """
 
 import argparse
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +18,35 @@ from benchmarks.commands import Command, rendering, run_command
 from benchmarks.reliability import costs, faults, growth, inputs, kills
 from benchmarks.reliability.render import write_reliability
 from benchmarks.reliability.results import KEYS, origin, reliability_store
-from benchmarks.store import Result
+from benchmarks.store import Result, Store
 
-_Cells = Iterator[tuple[dict[str, Any], Callable[[], Result]]]
+Cells = Iterator[tuple[dict[str, Any], Callable[[], Result]]]
 
 
-def _cells(name: str) -> _Cells:
+def _cells(name: str, store: Store) -> Cells:
     """Yield the key of every result of a kind, with what measures it."""
     if name == "kills":
-        yield from (({"seed": n}, lambda n=n: kills.kill(n)) for n in range(kills.KILLS))
+        for seed in range(kills.KILLS):
+            yield {"seed": seed}, partial(kills.kill, seed)
     elif name == "faults":
-        for one in faults.OPERATIONS:
-            yield {"operation": one}, lambda one=one: faults.inject(one)
+        for operation in faults.OPERATIONS:
+            for first in itertools.count(0, faults.BLOCK):
+                cell = {"operation": operation, "first": first}
+                yield cell, partial(faults.inject, operation, first)
+                if any(
+                    one["faults"] < faults.BLOCK
+                    for one in store.read()
+                    if cell.items() <= one.items()
+                ):
+                    break  # it touches the disk no more often
     elif name == "inputs":
         for kind, first in inputs.blocks():
-            yield (
-                {"kind": kind, "first": first},
-                lambda kind=kind, first=first: inputs.read_block(kind, first),
-            )
+            yield {"kind": kind, "first": first}, partial(inputs.read_block, kind, first)
     elif name == "growth":
         yield {"runs": growth.RUNS}, growth.resident_after_each
     else:
         for case in costs.CASES:
-            yield (
-                dict(zip(KEYS["costs"], case, strict=True)),
-                lambda case=case: costs.cost(*case),
-            )
+            yield dict(zip(KEYS["costs"], case, strict=True)), partial(costs.cost, *case)
 
 
 def _configure(measuring: argparse.ArgumentParser) -> None:
@@ -53,16 +58,15 @@ def _measure(arguments: argparse.Namespace) -> None:
     started = time.monotonic()
     for name in arguments.what or KEYS:
         store = reliability_store(name, Path(arguments.results))
-        for cell, measure in _cells(name):
+        for cell, measure in _cells(name, store):
             if cell in store:
                 continue
             if arguments.minutes and time.monotonic() - started > 60 * arguments.minutes:
                 return
             result = measure()
             store.add({**result, **origin()})
-            print(
-                name, {key: one for key, one in result.items() if key != "resident_mib"}, flush=True
-            )
+            shown = {key: one for key, one in result.items() if key != "resident_mib"}
+            print(name, shown, flush=True)
 
 
 def main(given: Sequence[str] | None = None) -> None:

@@ -14,6 +14,7 @@ from unittest import mock
 
 import onnx
 import safetensors.torch
+import torch
 import yaml
 from torch import nn
 
@@ -30,9 +31,11 @@ from mrecg.runs.files import is_finished
 from mrecg.runs.places import RunPlace
 from run_folders import copy, quantized
 
-__all__ = ["OPERATIONS", "inject"]
+__all__ = ["BLOCK", "OPERATIONS", "inject"]
 
 RECIPE = recipe(steps=2, network_steps=2, method="qdrop")
+BLOCK = 25
+"""Faults of a result."""
 INTERRUPTED_AT = 2
 """The group in which a run is interrupted that an operation goes on with."""
 
@@ -73,7 +76,7 @@ def _interrupted(run: Callable[[Path, Report], object]) -> Callable[[Path], obje
             return folder
         raise AssertionError("the run was not interrupted")
 
-    return lambda folder: copy(made(), folder)
+    return lambda folder: Path(copy(made(), folder))
 
 
 def _run(folder: Path, report: Report) -> None:
@@ -87,12 +90,14 @@ def _save(folder: Path, report: Report) -> None:
 
 @cache
 def _images() -> Path:
-    return pictures.imagenet(Path(tempfile.mkdtemp()), classes=5, images=2)
+    return Path(pictures.imagenet(Path(tempfile.mkdtemp()), classes=5, images=2))
 
 
 def _small(*_: object) -> nn.Module:
     """Return a network that takes a hundredth of the paper's time."""
-    return nn.Sequential(nn.Conv2d(3, 2, 1), *toys.make("chain").children())
+    chain = toys.make("chain")
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 2, 1), *chain.children())
 
 
 def _reproduce(folder: Path, report: Report) -> None:
@@ -124,20 +129,21 @@ OPERATIONS = {
 }
 
 
-def inject(name: str) -> dict[str, Any]:
-    """Let an operation fail everywhere, repeat it without a fault each time, and count what went wrong."""
-    operation, expected = OPERATIONS[name], ""
-    injected: Counter[str] = Counter()
+def inject(name: str, first: int) -> dict[str, Any]:
+    """Let an operation fail in some places, repeat it without a fault each time, and count what went wrong.
+
+    Args:
+        name: of the operation.
+        first: the first touch of the disk that fails; `BLOCK` others follow, as far as there are so many.
+    """
+    operation, expected = OPERATIONS[name], _expected(name)
+    by: Counter[str] = Counter()
     wrong: Counter[str] = Counter(tracebacks=0, half_files=0, lost_groups=0, different=0)
-    for number in range(-1, 10_000):
+    for number in range(first, first + BLOCK):
         with tempfile.TemporaryDirectory() as scratch:
             folder, log = Path(scratch) / "folder", Path(scratch) / "log"
             operation.prepare(folder)
             log.touch()
-            if number < 0:
-                operation.run(folder, optimized_into(log))
-                expected = _result(folder, operation)
-                continue
             with failing_at(number, folder) as failed:
                 try:
                     operation.run(folder, lambda event: None)
@@ -145,15 +151,26 @@ def inject(name: str) -> dict[str, Any]:
                     wrong["tracebacks"] += "\n" in str(error)
                 except Exception:
                     wrong["tracebacks"] += 1
+            if not failed():
+                break
+            by[str(failed())] += 1
             kept = finished_groups(folder / operation.place) if operation.place else set()
             wrong["half_files"] += sum(map(_is_half, _files(folder)))
             operation.run(folder, optimized_into(log))
             wrong["lost_groups"] += len(kept & set(log.read_text().split()))
             wrong["different"] += _result(folder, operation) != expected
-            if not failed():
-                return {"operation": name, "faults": injected.total(), "by": injected, **wrong}
-            injected[str(failed())] += 1
-    raise AssertionError("the operation never ended without a fault")
+    return {"operation": name, "first": first, "faults": by.total(), "by": by, **wrong}
+
+
+@cache
+def _expected(name: str) -> str:
+    """Return what an operation makes where nothing fails."""
+    operation = OPERATIONS[name]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "folder"
+        operation.prepare(folder)
+        operation.run(folder, lambda event: None)
+        return _result(folder, operation)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -15,6 +15,7 @@ from benchmarks.reliability.short_run import (
     optimized_into,
     recipe,
 )
+from mrecg.runs.files import is_finished
 
 __all__ = ["KILLS", "kill"]
 
@@ -22,39 +23,47 @@ KILLS = 50
 RECIPE = recipe(steps=20, network_steps=40)
 
 
+LONGEST_DELAY = 0.2
+"""Seconds after an event: the longest that a run of this size goes without one, but for its capture."""
+
+
 @cache
-def _whole() -> tuple[str, float]:
-    """Return the bits of an uninterrupted run, and how long it took."""
+def _whole() -> tuple[str, int]:
+    """Return the bits of an uninterrupted run, and how many events it reports.
+
+    It runs in this process, so that those that are killed find everything imported, compiled and traced once.
+    """
     with tempfile.TemporaryDirectory() as scratch:
-        folder, started = Path(scratch) / "run", time.perf_counter()
-        in_child(go_on, folder, RECIPE, optimized_into(Path(scratch) / "log")).join()
-        return bits(folder), time.perf_counter() - started
+        folder, log = Path(scratch) / "run", Path(scratch) / "log"
+        go_on(folder, RECIPE, optimized_into(log))
+        return bits(folder), len(log.read_text().split())
 
 
 def kill(seed: int) -> dict[str, Any]:
-    """Kill one run, go on with it, and return what was lost."""
-    whole, seconds = _whole()
+    """Kill a run at a random moment after a random event, go on with it, and return what was lost."""
+    whole, events = _whole()
     chance = random.Random(f"kill {seed}")
-    while True:
-        with tempfile.TemporaryDirectory() as scratch:
-            folder, log = Path(scratch) / "run", Path(scratch) / "log"
-            log.touch()
-            process = in_child(go_on, folder, RECIPE, optimized_into(log))
-            process.join(chance.uniform(0, seconds))
-            if process.exitcode is not None:  # it was faster than the one that was timed
-                continue
-            process.kill()
-            process.join()
-            phases = log.read_text().split()
-            kept, optimized = finished_groups(folder), {one for one in phases if "-" in one}
-            log.write_text("")
-            process = in_child(go_on, folder, RECIPE, optimized_into(log))
-            process.join()
-            return {
-                "seed": seed,
-                "phase": phases[-1].partition("-")[0] if phases else "start",
-                "begun": len(optimized | kept),
-                "kept": len(kept),
-                "lost": len(kept & set(log.read_text().split())),
-                "equal": process.exitcode == 0 and bits(folder) == whole,
-            }
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, log = Path(scratch) / "run", Path(scratch) / "log"
+        log.touch()
+        process = in_child(go_on, folder, RECIPE, optimized_into(log))
+        last = chance.randrange(events)
+        while process.is_alive() and log.read_text().count("\n") <= last:
+            time.sleep(0.002)
+        time.sleep(chance.uniform(0, LONGEST_DELAY))
+        process.kill()
+        process.join()
+        phases = log.read_text().split()
+        kept, optimized = finished_groups(folder), {one for one in phases if "-" in one}
+        finished = is_finished(folder)
+        log.write_text("")
+        again = in_child(go_on, folder, RECIPE, optimized_into(log))
+        again.join()
+        return {
+            "seed": seed,
+            "phase": "finished" if finished else phases[-1].partition("-")[0],
+            "begun": len(optimized | kept),
+            "kept": len(kept),
+            "lost": len(kept & set(log.read_text().split())),
+            "equal": again.exitcode == 0 and bits(folder) == whole,
+        }

@@ -13,7 +13,7 @@ __all__ = ["KEYS", "origin", "reliability_store"]
 
 KEYS = {
     "kills": ("seed",),
-    "faults": ("operation",),
+    "faults": ("operation", "first"),
     "inputs": ("kind", "first"),
     "growth": ("runs",),
     "costs": ("network", "steps", "images"),

@@ -12,6 +12,7 @@ import benchmarks.held_out.__main__ as held_out
 import benchmarks.natural_images.__main__ as natural_images
 import benchmarks.performance.__main__ as performance
 import benchmarks.pictures.__main__ as pictures
+import benchmarks.reliability.__main__ as reliability
 import benchmarks.training.__main__ as training
 from benchmarks.tables import DOCS, README
 
@@ -24,6 +25,7 @@ PAGES = {
     "efficientnet-lite0.md": natural_images,
     "performance.md": performance,
     "how-to/training.md": training,
+    "reliability.md": reliability,
 }
 
 

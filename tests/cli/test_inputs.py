@@ -75,10 +75,14 @@ def test_a_size_that_cannot_fit_is_refused_before_memory_is_asked_for(
     tmp_path: Path, mrecg_command: Callable[..., Finished]
 ) -> None:
     network = small_network(tmp_path, channels=3)
-    imagenet(tmp_path / "data", classes=2, images=4)
+    imagenet(tmp_path / "root", classes=2, images=4)
     for arguments, images, size in (
         (("plan", "--metric", "capacity"), 2, "223.5 GiB"),
-        (("quantize", "--images", "4", "--data", "folder:data", "--output", "run"), 4, "447.0 GiB"),
+        (
+            ("quantize", "--images", "4", "--data", "folder:root/train", "--output", "run"),
+            4,
+            "447.0 GiB",
+        ),
     ):
         done = mrecg_command(*arguments, "--network", network, "--size", "100000")
         assert done.returncode == 1

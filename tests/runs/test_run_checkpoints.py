@@ -171,6 +171,18 @@ def test_values_come_back_in_their_layout(layout: torch.memory_format, tmp_path:
     assert (network.step, network.moments["steps"], network.curve) == (3, 3, ((3, 0.5),))
 
 
+@pytest.mark.parametrize("moment", ["0.0.mean", "0.7.mean"])
+def test_a_checkpoint_of_another_network_is_as_good_as_none(moment: str, tmp_path: Path) -> None:
+    """Somebody who knows the hash can write one; the second has the variables of this network."""
+    kept = FolderCheckpoints(tmp_path, INPUTS)
+    whole = quantize("scales", kept)
+    own = kept.network()
+    assert own is not None
+    variables = (torch.zeros(2), *own.variables[1:]) if moment == "0.0.mean" else own.variables
+    kept.keep_network(NetworkCheckpoint(3, variables, own.moments | {moment: torch.zeros(1)}, ()))
+    assert_same(quantize("scales", kept), whole)
+
+
 def test_other_inputs_are_refused(tmp_path: Path) -> None:
     place = tmp_path
     FolderCheckpoints(place, INPUTS)

@@ -103,6 +103,7 @@ class Adam:
         if {name: one.shape for name, one in own.items()} != {
             name: one.shape for name, one in moments.items()
         }:
+            self._groups = None
             raise ValueError("the moments are of other tensors")
         self._step.copy_(moments[_STEPS])
         for place, mean, square in self._places():

@@ -308,9 +308,12 @@ def _restore(
 ) -> tuple[int, list[tuple[int, float]]]:
     """Put variables and moments where an interrupted run left them; return the steps it had taken, and its losses."""
     found = checkpoints.network() if checkpoints else None
-    if found is None:
+    if found is None or [one.shape for one in found.variables] != [one.shape for one in learned]:
+        return 0, []
+    try:
+        adam.restore(found.moments)
+    except ValueError:  # it is of another network
         return 0, []
     for one, value in zip(learned, found.variables, strict=True):
         one.copy_(value)
-    adam.restore(found.moments)
     return found.step, list(found.curve)

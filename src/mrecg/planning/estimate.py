@@ -108,8 +108,7 @@ def estimate_run(
             *(_sampled(members, count, recipe.activation.ranges.sample) for members in groups),
         ),
         weights=4 * _HELD_PER_WEIGHT * _parameters(chain.units),
-        # All images go through the float network once more before, to see whether its numbers are finite.
-        seconds=(4 * count + (1 + 3 * tries) * judging) * all_units
+        seconds=3 * (count + judging * tries) * all_units
         + batch * _STEP_PER_FORWARD * (in_groups + recipe.network_steps * all_units),
     )
 

@@ -136,9 +136,12 @@ class FolderCheckpoints(Checkpoints):
         moments = {
             k.removeprefix("moment "): v for k, v in tensors.items() if k.startswith("moment ")
         }
-        variables = tuple(tensors[f"variable {i}"] for i in range(len(tensors) - len(moments)))
-        curve = tuple((step, loss) for step, loss in notes["curve"])
-        return NetworkCheckpoint(notes["step"], variables, moments, curve)
+        try:
+            variables = tuple(tensors[f"variable {i}"] for i in range(len(tensors) - len(moments)))
+            curve = tuple((int(step), float(loss)) for step, loss in notes["curve"])
+            return NetworkCheckpoint(int(notes["step"]), variables, moments, curve)
+        except (KeyError, TypeError, ValueError, OverflowError):
+            return None
 
     def keep_network(self, found: NetworkCheckpoint) -> None:
         """Keep where the optimization of the whole is.
