@@ -25,7 +25,10 @@ from mrecg.quantizers.state import QuantizerState
 from mrecg.records.plan import Join, Plan
 from mrecg.records.record import GroupRecord, UnitRecord
 
-__all__ = ["Reconstructed", "optimize_groups"]
+__all__ = ["IMAGES_OF_LOSSES", "Reconstructed", "optimize_groups"]
+
+IMAGES_OF_LOSSES = 64
+"""Images of each process by which the record's losses are measured at most where no group is optimized."""
 
 
 class Reconstructed(NamedTuple):
@@ -70,7 +73,9 @@ def optimize_groups(
         checkpoints: keeps every finished group; those that it gives back are not optimized again.
     """
     storage = storage or Storage(prepared.device)
-    cache = ActivationCache(prepared.chain, images.groups, prepared.device, storage)
+    # Where nothing is learned, the quantized network runs for the record's losses only.
+    quantized = None if recipe.reconstruct.steps else IMAGES_OF_LOSSES
+    cache = ActivationCache(prepared.chain, images.groups, prepared.device, storage, quantized)
     reconstruction = GroupReconstruction(prepared, cache, recipe, previous or QuantizerState())
     judge = None
     if any(is_tried(recipe, group) for group in plan.groups):
