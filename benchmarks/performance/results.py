@@ -12,6 +12,7 @@ KEYS = {
     "paired": ("network", "side", "method", "against"),
     "pipeline": ("network", "method", "steps"),
     "memory": ("network", "side", "images", "steps"),
+    "rounding": ("network", "side", "images"),
     "scaling": ("units", "images"),
     "gpu": ("device", "network", "side", "images", "preset", "steps", "precision", "cuda_graphs"),
 }
