@@ -15,7 +15,7 @@ from mrecg.optimize.judge import Judge
 from mrecg.optimize.progress import Progress, Report
 from mrecg.optimize.reconstruction import GroupOutcome, GroupReconstruction, calibrate_units
 from mrecg.optimize.schedule import derive_seed
-from mrecg.planning.cost import is_tried, planned_steps
+from mrecg.planning.cost import IMAGES_OF_LOSSES, is_tried, planned_steps
 from mrecg.preparation.judging import SplitImages
 from mrecg.preparation.prepared_graph import PreparedGraph
 from mrecg.quantizers.activation_sample import Distribution
@@ -25,10 +25,7 @@ from mrecg.quantizers.state import QuantizerState
 from mrecg.records.plan import Join, Plan
 from mrecg.records.record import GroupRecord, UnitRecord
 
-__all__ = ["IMAGES_OF_LOSSES", "Reconstructed", "optimize_groups"]
-
-IMAGES_OF_LOSSES = 64
-"""Images of each process by which the record's losses are measured at most where no group is optimized."""
+__all__ = ["Reconstructed", "optimize_groups"]
 
 
 class Reconstructed(NamedTuple):

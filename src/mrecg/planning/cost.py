@@ -10,6 +10,7 @@ from mrecg.graph.layers import traced_value
 from mrecg.graph.units import Unit
 
 __all__ = [
+    "IMAGES_OF_LOSSES",
     "images_per_pass",
     "images_per_training_pass",
     "is_tried",
@@ -19,6 +20,8 @@ __all__ = [
     "saved_bytes",
 ]
 
+IMAGES_OF_LOSSES = 64
+"""Images of each process that the record's losses are measured on at most, where no group is optimized."""
 _MOST_IMAGES = 64
 _SAVED_PER_ELEMENT = 3
 """Tensors of an activation's size that a forward pass saves for its backward pass."""
