@@ -33,9 +33,7 @@ IMAGES = 256
 IMAGE_SEED = 1005
 OURS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("w8a8-rtn", {}),
-    ("w4a4-rtn", {}),
     ("w4a4-qdrop", {"reconstruct.steps": 125}),
-    ("w2a4-qdrop", {"reconstruct.steps": 125}),
 )
 """Presets, and what differs from them."""
 
