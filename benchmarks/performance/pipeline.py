@@ -31,7 +31,7 @@ from mrecg.planning import estimate
 
 __all__ = ["configure", "run"]
 
-PHASES = {
+PHASES: dict[str, list[tuple[Any, str]]] = {
     "capture": [(pipeline, "prepare_graph")],
     "finite pass": [(pipeline, "require_finite_activations")],
     "estimate": [(pipeline, "estimate_run")],

@@ -10,6 +10,7 @@ import benchmarks.detector.__main__ as detector
 import benchmarks.export.__main__ as export
 import benchmarks.held_out.__main__ as held_out
 import benchmarks.natural_images.__main__ as natural_images
+import benchmarks.peers.__main__ as peers
 import benchmarks.performance.__main__ as performance
 import benchmarks.pictures.__main__ as pictures
 from benchmarks.tables import DOCS, README
@@ -22,6 +23,7 @@ PAGES = {
     "export.md": export,
     "efficientnet-lite0.md": natural_images,
     "performance.md": performance,
+    "peers.md": peers,
 }
 
 

@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
-import nncf
+import nncf  # type: ignore[import-not-found]
 import onnx
-from onnx_files import calibration, report
+from onnx_files import calibration, report  # type: ignore[import-not-found]
 
 
 def quantize(folder: Path) -> None:

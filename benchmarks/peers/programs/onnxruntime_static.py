@@ -4,12 +4,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from onnx_files import calibration, report
+from onnx_files import calibration, report  # type: ignore[import-not-found]
 from onnxruntime.quantization import CalibrationDataReader, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 
-class Reader(CalibrationDataReader):  # type: ignore[misc]
+class Reader(CalibrationDataReader):
     """Gives the calibration images, one by one."""
 
     def __init__(self, folder: Path) -> None:

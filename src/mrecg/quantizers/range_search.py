@@ -238,8 +238,9 @@ def _least_error(
     within = errors <= errors.amin(dim=1, keepdim=True) * (1 + _SAME_ERROR)
     (tied,) = torch.where((within & (errors > 0)).sum(dim=1) > 1)
     if len(tied):
-        some = [None if one is None else one[tied] for one in (points, counts, *candidates)]
-        best[tied] = formulas.grid_errors(*some, *codes, p).argmin(dim=1)
+        some, many = points[tied], None if counts is None else counts[tied]
+        scaling = Scaling(*(one[tied] for one in candidates))
+        best[tied] = formulas.grid_errors(some, many, *scaling, *codes, p).argmin(dim=1)
     return best
 
 
