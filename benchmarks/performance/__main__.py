@@ -8,6 +8,7 @@
     python -m benchmarks.performance pipeline --networks resnet18_small --steps 20 --images 64
     python -m benchmarks.performance memory --network resnet18_small --side 28 --images 256 --memory 16MiB --steps 2000
     python -m benchmarks.performance range-memory
+    python -m benchmarks.performance rounding                            # to nearest, against ONNX Runtime
     python -m benchmarks.performance scaling
     python -m benchmarks.performance gpu --precision tfloat32 --cuda-graphs
     python -m benchmarks.performance gpu --device cpu --network resnet18_small --side 28 --images 64 --steps 20
@@ -19,7 +20,16 @@ Images and weights are random, which changes no timing. What was measured before
 from collections.abc import Sequence
 
 from benchmarks.commands import Command, rendering, run_command
-from benchmarks.performance import gpu, memory, network_step, pipeline, range_memory, scaling, step
+from benchmarks.performance import (
+    gpu,
+    memory,
+    network_step,
+    pipeline,
+    range_memory,
+    rounding,
+    scaling,
+    step,
+)
 from benchmarks.performance.render import write_performance
 
 
@@ -31,6 +41,7 @@ def main(given: Sequence[str] | None = None) -> None:
         Command("pipeline", pipeline.configure, pipeline.run),
         Command("memory", memory.configure, memory.run),
         Command("range-memory", range_memory.configure, range_memory.run),
+        Command("rounding", rounding.configure, rounding.run),
         Command("scaling", scaling.configure, scaling.run),
         Command("gpu", gpu.configure, gpu.run),
         rendering("performance.md", write_performance),

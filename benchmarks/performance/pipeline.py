@@ -1,6 +1,7 @@
 """Where the seconds of a run go, phase by phase, as fractions of the run.
 
-CPU seconds of one thread, since the machine may be shared.
+CPU seconds of one thread, since the machine may be shared; the estimate, too, which is made beside the truth. A few steps tell how
+long one takes in each group and in the network as a whole, where a whole run would be too long.
 """
 
 import argparse
@@ -10,64 +11,83 @@ import itertools
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import torch
 
 import mrecg
+from benchmarks.performance.memory import peak_resident
 from benchmarks.performance.random_network import random_network
 from benchmarks.performance.results import performance_store
 from benchmarks.provenance import commit
 from mrecg import pipeline
 from mrecg.cache.activation_cache import ActivationCache
 from mrecg.optimize import reconstruction
+from mrecg.optimize.judge import Judge
 from mrecg.paper.networks import NETWORKS
+from mrecg.planning import estimate
 
 __all__ = ["configure", "run"]
 
-PHASES = {
-    "capture": (pipeline, "prepare_graph"),
-    "ranges": (reconstruction, "calibrate_activation"),
-    "optimization": (reconstruction, "optimize_group"),
-    "float pass": (ActivationCache, "run_float"),
-    "quantized passes": (ActivationCache, "run_quantized"),
-    "whole network": (pipeline, "optimize_network"),
-    "finished graph": (pipeline, "export_frozen"),
+PHASES: dict[str, list[tuple[Any, str]]] = {
+    "capture": [(pipeline, "prepare_graph")],
+    "finite pass": [(pipeline, "require_finite_activations")],
+    "estimate": [(pipeline, "estimate_run")],
+    "ranges": [(reconstruction, "calibrate_activation")],
+    "optimization": [(reconstruction, "optimize_group")],
+    "float pass": [(ActivationCache, "run_float")],
+    "quantized passes": [(ActivationCache, "run_quantized")],
+    "judge": [(Judge, "run_float"), (Judge, "run_quantized")],
+    "whole network": [(pipeline, "optimize_network")],
+    "finished graph": [(pipeline, "export_frozen")],
 }
-"""What is timed inside a run; the rest of it is `other`."""
+"""What is timed inside a run; the rest of it is `other`. What one phase calls of another counts as its own."""
+ESTIMATED = ("ranges", "optimization", "float pass", "quantized passes", "judge", "whole network")
+"""What the estimate of the seconds is of."""
 
 
 @contextlib.contextmanager
 def timed(seconds: dict[str, float]) -> Iterator[None]:
     """Add up the seconds of every phase."""
+    running = False
 
     def wrapped(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def call(*arguments: Any, **options: Any) -> Any:
-            started = time.process_time()
+            nonlocal running
+            if running:
+                return function(*arguments, **options)
+            started, running = time.process_time(), True
             try:
                 return function(*arguments, **options)
             finally:
                 seconds[name] += time.process_time() - started
+                running = False
 
         return call
 
     with contextlib.ExitStack() as stack:
-        for name, (owner, attribute) in PHASES.items():
-            replacement = wrapped(name, getattr(owner, attribute))
-            stack.enter_context(mock.patch.object(owner, attribute, replacement))
+        for name, places in PHASES.items():
+            for owner, attribute in places:
+                replacement = wrapped(name, getattr(owner, attribute))
+                stack.enter_context(mock.patch.object(owner, attribute, replacement))
         yield
 
 
 def measure(network: str, method: str, steps: int, count: int) -> dict[str, Any]:
-    """Time one run and the evaluation of as many images as it was calibrated with."""
+    """Time one run and the evaluation of as many images as it was calibrated with; compare it with its estimate."""
     model, images = random_network(network, NETWORKS[network].preprocessing.crop, count)
     recipe = mrecg.preset(f"w2a4-{method}", {"reconstruct.steps": steps})
     seconds: dict[str, float] = defaultdict(float)
-    started = time.process_time()
+    clock = SimpleNamespace(perf_counter=time.process_time)
+    with mock.patch.object(estimate, "time", clock):
+        expected = mrecg.prepare(model, images, recipe=recipe).estimate()
+    before, started = peak_resident(), time.process_time()
     with timed(seconds):
         quantized = mrecg.quantize(model, images, recipe=recipe)
+    peak = peak_resident()
     finished = time.process_time()
     labels = torch.zeros(count, dtype=torch.long)
     mrecg.evaluate(quantized.model, zip(images.split(64), labels.split(64), strict=True))
@@ -79,6 +99,12 @@ def measure(network: str, method: str, steps: int, count: int) -> dict[str, Any]
         "steps": steps,
         "images": count,
         "seconds": seconds,
+        "estimated": {
+            "seconds": expected.seconds,
+            "of": sum(seconds.get(phase, 0) for phase in ESTIMATED),
+            "memory_gib": expected.memory / 2**30,
+        },
+        "memory_gib": {"before": before / 2**30, "peak": peak / 2**30},
         "commit": commit(),
         "environment": quantized.record.environment,
     }
@@ -102,3 +128,4 @@ def run(arguments: argparse.Namespace) -> None:
         total = sum(result["seconds"].values())
         parts = {name: f"{value / total:.1%}" for name, value in result["seconds"].items()}
         print(f"{network} {method}, {steps} steps: {total:.0f} s, {parts}", flush=True)
+        print(f"estimate {result['estimated']}, memory {result['memory_gib']}", flush=True)

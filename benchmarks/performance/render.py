@@ -43,7 +43,13 @@ network and images; geometric mean over the units.
 """
 PIPELINE = """## Where the seconds go
 
-Whole runs, as fractions of the run; `evaluation` is of as many images as were calibrated with.
+Whole runs, as fractions of the run; `evaluation` is of as many images as were calibrated with. The estimate is that of the
+passes and steps.
+"""
+ROUNDING = """## Rounding to nearest
+
+At 8 bits (`w8a8-rtn`), from a float module and images to a quantized program, against torch's export to ONNX and ONNX Runtime's static
+quantization with one range per output channel and extremes for activations: CPU seconds of one thread, in turns, in one process.
 """
 AUTHORS = """## Against the authors' code
 
@@ -102,14 +108,35 @@ def _ablations(results: list[Result]) -> list[str]:
 
 
 def _pipelines(results: list[Result]) -> list[str]:
-    phases = list(results[0]["seconds"]) if results else []
+    phases = list(dict.fromkeys(phase for found in results for phase in found["seconds"]))
     rows = []
     for found in results:
         total = sum(found["seconds"].values())
-        shares = [f"{found['seconds'][phase] / total:.1%}" for phase in phases]
+        shares = [_share(found["seconds"].get(phase, 0), total) for phase in phases]
         run = f"{found['steps']} steps, {found['images']} images"
-        rows.append([found["network"], found["method"], run, f"{total:.0f}", *shares])
-    return table(" | ".join(["network", "method", "run", "seconds", *phases]), rows)
+        expected = found.get("estimated")
+        ratio = f"{expected['seconds'] / expected['of']:.2f}" if expected else ""
+        rows.append([found["network"], found["method"], run, f"{total:.0f}", *shares, ratio])
+    return table(
+        " | ".join(["network", "method", "run", "seconds", *phases, "estimate ÷ run"]), rows
+    )
+
+
+def _share(seconds: float, total: float) -> str:
+    return f"{seconds / total:.1%}" if seconds else ""
+
+
+def _rounding(results: list[Result]) -> list[str]:
+    rows = [
+        [
+            f"{found['network']}, {found['side']}², {found['images']} images",
+            f"{found['seconds']:.1f}",
+            f"{found['theirs']['export']:.1f} + {found['theirs']['quantize_static']:.1f}",
+            f"**{found['ratio']:.2f}**",
+        ]
+        for found in results
+    ]
+    return table("network | ours | torch's export + ONNX Runtime's calibration | ratio", rows)
 
 
 def _authors(
@@ -249,6 +276,7 @@ def write_performance(folder: Path, page: Path) -> int:
         "network_step",
         "paired",
         "pipeline",
+        "rounding",
         "gpu",
         "scaling",
         "memory",
@@ -264,6 +292,7 @@ def write_performance(folder: Path, page: Path) -> int:
     everything = [result for results in found.values() for result in results]
     commits = sorted({result["commit"] for result in everything})
     paired = [PAIRED, *_paired(found["paired"]), ""] if found["paired"] else []
+    rounding = [ROUNDING, *_rounding(found["rounding"]), ""] if found["rounding"] else []
     sections = [
         *(
             with_lead(HEADER, _lead(found["step"])),
@@ -280,7 +309,9 @@ def write_performance(folder: Path, page: Path) -> int:
             else []
         ),
         *paired,
-        *(PIPELINE, *_pipelines(found["pipeline"]), "", AUTHORS),
+        *(PIPELINE, *_pipelines(found["pipeline"]), ""),
+        *rounding,
+        AUTHORS,
         *_authors(found["pipeline"], found["step"], accuracy, authors),
         *("", f"Authors' code: {authors['times']['source']}\n"),
         *(GPU, *_gpus(found["gpu"]), "", SCALING, *_scaling(found["scaling"]), ""),

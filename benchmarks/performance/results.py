@@ -13,6 +13,7 @@ KEYS = {
     "pipeline": ("network", "method", "steps"),
     "memory": ("network", "side", "images", "steps"),
     "range_memory": ("inputs", "outputs"),
+    "rounding": ("network", "side", "images"),
     "scaling": ("units", "images"),
     "gpu": ("device", "network", "side", "images", "preset", "steps", "precision", "cuda_graphs"),
 }

@@ -12,6 +12,7 @@ from mrecg import distributed
 from mrecg.cache.storage import Storage
 from mrecg.config.presets import DEFAULT_PRESET
 from mrecg.config.recipe import Recipe
+from mrecg.errors import ModelError, RecipeError
 from mrecg.graph.capture import export_frozen
 from mrecg.graph.inputs import ModelInputs, NamedInputs, shapes
 from mrecg.graph.insert import Quantizer
@@ -206,7 +207,9 @@ class PreparedModel:
         clock = PhaseClock(capture=self.seconds)
         shortages = Shortages(lambda line: report(Progress("memory", note=line)))
         self.check(plan)
-        self._require_finite(shortages=shortages)
+        # Before hours of work build on them; where nothing is learned, the groups' own passes come soon enough.
+        if self.recipe.reconstruct.steps:
+            self._require_finite(shortages=shortages)
         state = QuantizerState()
         if plan is None:
             plan, state = self._plan(report, shortages, checkpoints)
@@ -321,9 +324,15 @@ class PreparedModel:
     ) -> Reconstructed:
         half = recipe.reconstruct.cache == "float16"
         storage = Storage(self.graph.device, self.memory, half, shortages)
-        return optimize_groups(
-            self.graph, self._split(), recipe, plan, phase, report, storage, previous, checkpoints
-        )
+        images = self._split()
+        try:
+            return optimize_groups(
+                self.graph, images, recipe, plan, phase, report, storage, previous, checkpoints
+            )
+        except (ModelError, RecipeError):
+            # Names the image, if it is one's fault.
+            self._require_finite(shortages=shortages)
+            raise
 
     def _split(self) -> SplitImages:
         return split_images(distributed.share_of_images(self.images), self.recipe)

@@ -13,6 +13,7 @@ from mrecg.config.settings import ActivationRanges, ActivationSettings, Ranges, 
 from mrecg.errors import RecipeError
 from mrecg.quantizers.activation_sample import ActivationSample
 from mrecg.quantizers.grid import Scaling, UniformGrid, scaling_for_range
+from mrecg.quantizers.kernels import compilation
 from mrecg.quantizers.range_search import (
     SampledBatch,
     _condense,
@@ -249,3 +250,21 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 150 << 10
+
+
+@pytest.mark.parametrize("long", [False, True], ids=["values", "histogram"])
+def test_a_range_does_not_depend_on_the_compiler(
+    long: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where two candidates are as good: nearly every row of two values has some."""
+    values = normal(2, 9000) if long else torch.cat([normal(50, 300), torch.zeros(1, 300)])
+    few = torch.tensor([[1.0, 0.5], [0.5, -0.25], [1e-20, -1e-20]])
+    for rows in (values, few):
+        for grid in GRIDS:
+            settings = TensorSettings(bits=8)
+            found = find_scaling(rows, grid, settings, (0.2, 80))
+            with monkeypatch.context() as patched:
+                patched.setattr(compilation, "fits", lambda tensor: False)
+                expected = find_scaling(rows, grid, settings, (0.2, 80))
+            assert torch.equal(found.scale, expected.scale)
+            assert torch.equal(found.zero_point, expected.zero_point)

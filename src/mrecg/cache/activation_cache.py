@@ -58,6 +58,7 @@ class ActivationCache:
         images: the inputs for the calibration images of this process.
         device: where the units run.
         storage: where activations are stored; without limits when absent.
+        quantized: how many of the images, the first ones, run in the quantized network, too; all when absent.
 
     Attributes:
         of_float: activations of the float network.
@@ -73,6 +74,7 @@ class ActivationCache:
         images: ModelInputs,
         device: torch.device,
         storage: Storage | None = None,
+        quantized: int | None = None,
     ) -> None:
         self._device = device
         self._storage = storage or Storage(device)
@@ -86,6 +88,7 @@ class ActivationCache:
         self.output_power: dict[str, float] = {}
         self._chain = chain
         self._images = len(images)
+        self._quantized = min(quantized or self._images, self._images)
 
     def inputs(self, units: Sequence[Unit]) -> tuple[CachedActivations, CachedActivations]:
         """Return what neighboring units read from before them: in the float and in the quantized network."""
@@ -117,7 +120,7 @@ class ActivationCache:
 
         for first, last, results in self._parts.over(self._images, images_per_pass(unit), forward):
             for name, result in zip(unit.outputs, results, strict=False):
-                self._write(self.of_float, name, first, result)
+                self._write(self.of_float, name, first, result, self._images)
                 of_batch = float(signal_power(result, unit.channels[name])) * len(result)
                 power += of_batch
                 powers[name] += of_batch
@@ -145,7 +148,7 @@ class ActivationCache:
             keep: whether the units after them will read the result.
 
         Returns:
-            The reconstruction loss of each of their outputs, over the images of all processes.
+            The reconstruction loss of each of their outputs, over these images of all processes.
         """
         inputs = list(self.inputs(units)[1])
         channels = {name: count for unit in units for name, count in unit.channels.items()}
@@ -157,14 +160,14 @@ class ActivationCache:
                 return run_quantized_units(units, given, bindings)
 
         size = min(map(images_per_pass, units))
-        for first, last, made in self._parts.over(self._images, size, forward):
+        for first, last, made in self._parts.over(self._quantized, size, forward):
             for name, count in channels.items():
                 target = self.of_float[name].portion(first, last)
                 losses[name] += float(reconstruction_loss(made[name], target, count)) * len(target)
             if keep:
                 for name in self._read_later(units):
-                    self._write(self.of_quantized, name, first, made[name])
-        shared = distributed.average([loss / self._images for loss in losses.values()])
+                    self._write(self.of_quantized, name, first, made[name], self._quantized)
+        shared = distributed.average([loss / self._quantized for loss in losses.values()])
         return dict(zip(losses, shared, strict=True))
 
     def group_loss(self, units: Sequence[Unit], losses: Mapping[str, float]) -> float:
@@ -195,8 +198,8 @@ class ActivationCache:
         return [name for name in names if self._chain.last_reader.get(name, -1) > last]
 
     def _write(
-        self, values: dict[str, CachedActivation], name: str, first: int, result: Tensor
+        self, values: dict[str, CachedActivation], name: str, first: int, result: Tensor, count: int
     ) -> None:
         if name not in values:
-            values[name] = self._storage.allocate(self._images, result.shape[1:])
+            values[name] = self._storage.allocate(count, result.shape[1:])
         values[name].write(first, result)

@@ -15,7 +15,7 @@ from mrecg.optimize.judge import Judge
 from mrecg.optimize.progress import Progress, Report
 from mrecg.optimize.reconstruction import GroupOutcome, GroupReconstruction, calibrate_units
 from mrecg.optimize.schedule import derive_seed
-from mrecg.planning.cost import is_tried, planned_steps
+from mrecg.planning.cost import IMAGES_OF_LOSSES, is_tried, planned_steps
 from mrecg.preparation.judging import SplitImages
 from mrecg.preparation.prepared_graph import PreparedGraph
 from mrecg.quantizers.activation_sample import Distribution
@@ -70,7 +70,9 @@ def optimize_groups(
         checkpoints: keeps every finished group; those that it gives back are not optimized again.
     """
     storage = storage or Storage(prepared.device)
-    cache = ActivationCache(prepared.chain, images.groups, prepared.device, storage)
+    # Where nothing is learned, the quantized network runs for the record's losses only.
+    quantized = None if recipe.reconstruct.steps else IMAGES_OF_LOSSES
+    cache = ActivationCache(prepared.chain, images.groups, prepared.device, storage, quantized)
     reconstruction = GroupReconstruction(prepared, cache, recipe, previous or QuantizerState())
     judge = None
     if any(is_tried(recipe, group) for group in plan.groups):

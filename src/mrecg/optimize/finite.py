@@ -15,7 +15,12 @@ from mrecg.quantizers.grid import Scaling
 from mrecg.shortage import Parts, Shortages
 from mrecg.torch_state import compute_precision
 
-__all__ = ["require_finite_activations", "require_finite_losses", "require_finite_ranges"]
+__all__ = [
+    "require_finite_activations",
+    "require_finite_losses",
+    "require_finite_power",
+    "require_finite_ranges",
+]
 
 
 @torch.no_grad()
@@ -105,6 +110,22 @@ def require_finite_losses(units: Sequence[Unit], losses: Mapping[str, float]) ->
                 f"The loss of the unit {_named(unit)} is {found}, even rounded to nearest; leave its layers in float "
                 "or give them more bits, by placement.overrides."
             )
+
+
+def require_finite_power(unit: Unit, power: float) -> None:
+    """Refuse a unit of the float network whose outputs are no numbers for some image.
+
+    Args:
+        unit: of the network.
+        power: of its outputs.
+
+    Raises:
+        ModelError: naming the unit and its layers; `require_finite_activations` finds the image.
+    """
+    if not math.isfinite(power):
+        raise ModelError(
+            f"The outputs of the float network's unit {_named(unit)} are no finite numbers; check the weights and the images."
+        )
 
 
 def require_finite_ranges(prepared: PreparedGraph, scalings: Mapping[str, Scaling]) -> None:

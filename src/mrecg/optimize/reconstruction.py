@@ -9,7 +9,11 @@ from mrecg.cache.activation_cache import ActivationCache
 from mrecg.config.recipe import Recipe
 from mrecg.errors import RecipeError
 from mrecg.graph.units import Unit
-from mrecg.optimize.finite import require_finite_losses, require_finite_ranges
+from mrecg.optimize.finite import (
+    require_finite_losses,
+    require_finite_power,
+    require_finite_ranges,
+)
 from mrecg.optimize.group import GroupResult, GroupValues, optimize_group
 from mrecg.planning.cost import remaining_steps
 from mrecg.preparation.prepared_graph import PreparedGraph
@@ -174,7 +178,7 @@ def calibrate_units(
 
     Raises:
         RecipeError: a tensor is NaN or infinite, which no code is.
-        ModelError: a range is not finite.
+        ModelError: a range, or the power of a unit's outputs, is not finite.
     """
     batch, kept = recipe.reconstruct.batch_size, recipe.activation.ranges.sample
     scalings, distributions = {}, {}
@@ -189,6 +193,7 @@ def calibrate_units(
             quantizer = prepared.activations[name]
             scalings[name] = calibrate_activation(quantizer, sample, recipe.activation, batch)
             distributions[name] = sample.distribution()
+        require_finite_power(unit, cache.power[unit.name])
     require_finite_ranges(prepared, scalings)
     return scalings, distributions
 

@@ -12,6 +12,7 @@ from mrecg.graph.layers import traced_value
 from mrecg.graph.units import Chain, Unit
 
 __all__ = [
+    "IMAGES_OF_LOSSES",
     "fastest_layout",
     "images_per_pass",
     "images_per_training_pass",
@@ -22,13 +23,18 @@ __all__ = [
     "saved_bytes",
 ]
 
+IMAGES_OF_LOSSES = 64
+"""Images of each process that the record's losses are measured on at most, where no group is optimized."""
 _MOST_IMAGES = 64
 _SAVED_PER_ELEMENT = 3
 """Tensors of an activation's size that a forward pass saves for its backward pass."""
 _LARGEST_PASS = 2 << 30
 """Bytes that a pass through the whole network saves at most."""
-_LARGEST_TENSOR = 1 << 26
-"""Bytes of the largest tensor that a unit makes in a forward pass; a handful of them exist at a time."""
+_LARGEST_TENSOR = 1 << 25
+"""Bytes of the largest tensor that a unit makes in a forward pass; a handful of them exist at a time.
+
+More than these 32 MiB glibc never reuses: it maps new pages, which the kernel clears, for a third of a pass's time.
+"""
 
 
 def saved_bytes(units: Sequence[Unit]) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from mrecg.config.settings import Ranges, TensorSettings
@@ -14,6 +14,7 @@ from mrecg.quantizers.grid import (
     scaling_for_range,
     usable_scale,
 )
+from mrecg.quantizers.kernels import formulas, grid_errors
 
 __all__ = [
     "SampledBatch",
@@ -38,6 +39,8 @@ Range = tuple[Float[Tensor, " c"], Float[Tensor, " c"]]
 
 _BINS = 4096
 _ELEMENTS_AT_ONCE = 1 << 22
+_SAME_ERROR = 1e-5
+"""Errors that differ by this fraction are compared again; float32 computes one of 256 codes to about a quarter of it."""
 
 
 class SampledBatch(NamedTuple):
@@ -180,7 +183,7 @@ def power_of_two(
         rows = slice(first, first + size)
         points, counts = _points(values[rows])
         two = Scaling(*(each[rows] for each in candidates))
-        best[rows] = _errors(points, counts, two, grid, p).argmin(dim=1, keepdim=True)
+        best[rows] = _least_error(points, counts, two, grid, p)[:, None]
     return Scaling(*(each.gather(1, best).squeeze(1) for each in candidates))
 
 
@@ -210,7 +213,8 @@ def error_search(
     for first in range(0, len(values), size):
         rows = slice(first, first + size)
         points, counts = _points(values[rows])
-        best[rows] = _least_error(points, counts, low[rows], high[rows], factors, grid, p)
+        scaling = scaling_for_range(low[rows, None] * factors, high[rows, None] * factors, grid)
+        best[rows] = factors[_least_error(points, counts, scaling, grid, p)]
     return low * best, high * best
 
 
@@ -222,28 +226,22 @@ def _points(values: Float[Tensor, "c n"]) -> tuple[Tensor, Tensor | None]:
 def _least_error(
     points: Float[Tensor, "c n"],
     counts: Float[Tensor, "c n"] | None,
-    low: Float[Tensor, " c"],
-    high: Float[Tensor, " c"],
-    factors: Float[Tensor, " k"],
-    grid: UniformGrid,
-    p: float,
-) -> Float[Tensor, " c"]:
-    scaling = scaling_for_range(low[:, None] * factors, high[:, None] * factors, grid)  # c k
-    return factors[_errors(points, counts, scaling, grid, p).argmin(dim=1)]
-
-
-def _errors(
-    points: Float[Tensor, "c n"],
-    counts: Float[Tensor, "c n"] | None,
     candidates: Scaling,
     grid: UniformGrid,
     p: float,
-) -> Float[Tensor, "c k"]:
-    """Return Σ |x − x_q|^p of each row under each of its candidates (of shape `c k`)."""
-    spread = Scaling(candidates.scale[..., None], candidates.zero_point[..., None])  # c k 1
-    rows = points[:, None, :]
-    error = (grid.dequantize(grid.quantize(rows, spread), spread) - rows).abs_().pow_(p)
-    return error.sum(dim=2) if counts is None else (error * counts[:, None, :]).sum(dim=2)
+) -> Integer[Tensor, " c"]:
+    """Return which candidate (of scalings of shape `c k`) has the least Σ |x − x_q|^p, for each row."""
+    codes = (grid.low, grid.high)
+    errors = grid_errors(points, counts, *candidates, codes, p)
+    best = errors.argmin(dim=1)
+    # Errors this close are in another order by other arithmetic; torch's decides, so that results do not depend on a compiler.
+    within = errors <= errors.amin(dim=1, keepdim=True) * (1 + _SAME_ERROR)
+    (tied,) = torch.where((within & (errors > 0)).sum(dim=1) > 1)
+    if len(tied):
+        some, many = points[tied], None if counts is None else counts[tied]
+        scaling = Scaling(*(one[tied] for one in candidates))
+        best[tied] = formulas.grid_errors(some, many, *scaling, *codes, p).argmin(dim=1)
+    return best
 
 
 def _condense(values: Float[Tensor, "c n"]) -> tuple[Float[Tensor, "c b"], Float[Tensor, "c b"]]:

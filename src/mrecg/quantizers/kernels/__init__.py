@@ -1,8 +1,8 @@
-"""The element-wise parts of an optimization step: compiled C on the CPU where there is a compiler, else torch operators."""
+"""The element-wise parts of an optimization step and of a range search: compiled C on the CPU where there is a compiler, else torch operators."""
 
 from mrecg.quantizers.kernels.compilation import are_loaded
 from mrecg.quantizers.kernels.formulas import GAMMA, INSIDE, ZETA
-from mrecg.quantizers.kernels.functions import Slope, fake_quantize, soft_rounding
+from mrecg.quantizers.kernels.functions import Slope, fake_quantize, grid_errors, soft_rounding
 from mrecg.quantizers.kernels.strides import match_strides
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Slope",
     "are_loaded",
     "fake_quantize",
+    "grid_errors",
     "match_strides",
     "soft_rounding",
 ]

@@ -48,6 +48,7 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "fake_quantize_backward": [*_QUANTIZE, *[_POINTER] * 5],
     "soft_rounding": _ROUND,
     "soft_rounding_backward": [*_ROUND, _FLOAT, _FLOAT, _POINTER, _POINTER],
+    "grid_errors": [*[_SIZE] * 3, *[_POINTER] * 4, *[_FLOAT] * 3, _POINTER],
 }
 
 

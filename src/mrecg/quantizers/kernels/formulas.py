@@ -1,4 +1,4 @@
-"""Fake quantization and soft rounding as torch operators: for every device, number format and memory layout.
+"""Fake quantization, soft rounding and the error of rounding as torch operators: for every device, number format and memory layout.
 
 Every line is one vectorized pass over memory. Backward passes read what the forward passes return behind the result, so
 that nothing is computed twice.
@@ -19,6 +19,7 @@ __all__ = [
     "Rounded",
     "fake_quantize",
     "fake_quantize_backward",
+    "grid_errors",
     "soft_rounding",
     "soft_rounding_backward",
 ]
@@ -147,3 +148,19 @@ def _add_penalty_slope(
     smallest = torch.full((), SMALLEST_SQUARE, dtype=sigmoid.dtype, device=sigmoid.device)
     square = torch.addcmul(smallest, distance, distance)
     slope.addcmul_(square.log2_().mul_(exponent).exp2_(), distance.mul_(strength), value=-1)
+
+
+def grid_errors(
+    points: Tensor,
+    counts: Tensor | None,
+    scale: Tensor,
+    zero_point: Tensor,
+    lowest: float,
+    highest: float,
+    exponent: float,
+) -> Tensor:
+    """Return Σ |x − x_q|^exponent of each row of points (`c n`) under each of its candidates (scale and zero point, `c k`)."""
+    rows, scale, zero_point = points[:, None, :], scale[..., None], zero_point[..., None]
+    codes = torch.clamp(torch.round(rows / scale) + zero_point, lowest, highest)
+    error = ((codes - zero_point) * scale - rows).abs_().pow_(exponent)
+    return error.sum(dim=2) if counts is None else (error * counts[:, None, :]).sum(dim=2)

@@ -1,4 +1,4 @@
-"""Differentiable fake quantization (LSQ) and soft rounding (AdaRound), on the operators of `operators.py`."""
+"""Differentiable fake quantization (LSQ) and soft rounding (AdaRound), and the errors of a range search, on `operators.py`."""
 
 import math
 from typing import Any, cast
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mrecg.quantizers.kernels import operators
 
-__all__ = ["Slope", "fake_quantize", "soft_rounding"]
+__all__ = ["Slope", "fake_quantize", "grid_errors", "soft_rounding"]
 
 Slope = tuple[float | Tensor, float | Tensor]
 """Strength c and exponent e of the rounding penalty's slope −c · d · (d²)^e with respect to σ, where d = σ − ½.
@@ -27,6 +27,7 @@ _round, _round_backward = (
     _operators.soft_rounding_backward.default,
 )
 _round_backward_of_tensors = _operators.soft_rounding_backward.tensor
+_grid_errors = _operators.grid_errors.default
 
 
 def fake_quantize(
@@ -123,3 +124,23 @@ class _SoftRounding(torch.autograd.Function):
         numbers = (ctx.levels, strength, exponent, ctx.needs_input_grad[1])
         of_alpha, of_delta = operator(gradients[0], *ctx.saved_tensors, *numbers)
         return of_alpha, of_delta, None, None, None, None
+
+
+def grid_errors(
+    points: Float[Tensor, "c n"],
+    counts: Float[Tensor, "c n"] | None,
+    scale: Float[Tensor, "c k"],
+    zero_point: Float[Tensor, "c k"],
+    codes: tuple[int, int],
+    exponent: float,
+) -> Float[Tensor, "c k"]:
+    """Return Σ |x − x_q|^exponent of each row of points under each of its candidates.
+
+    Args:
+        points: values.
+        counts: how many values each stands for; one where it is `None`.
+        scale, zero_point: the candidates.
+        codes: the lowest and the highest one.
+        exponent: of the error, positive.
+    """
+    return cast(Tensor, _grid_errors(points, counts, scale, zero_point, *codes, exponent))

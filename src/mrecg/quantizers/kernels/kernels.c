@@ -1,4 +1,4 @@
-/* The element-wise parts of an optimization step, forward and backward in one pass over memory each.
+/* The element-wise parts of an optimization step, forward and backward in one pass over memory each, and of a range search.
 
    Formulas, their sources and their names are those of formulas.py. Sums are taken in parts of fixed
    size and in order, so that the number of threads changes nothing. */
@@ -152,5 +152,32 @@ void soft_rounding_backward(int threads, int64_t rows, int64_t size, int64_t str
                                          exponent, g_alpha)
             : soft_rounding_row_backward(start, end, factor, alpha, base, span, g, 0, 0, 0,
                                          g_alpha));
+    }
+}
+
+INLINE float error_of_row(int64_t size, const float *restrict x, const float *restrict counts, int counted, float scale,
+                          float low, float high, float exponent) {
+    const float per_code = 1 / scale;
+    float sum = 0;
+    #pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < size; i++) {
+        float ratio = x[i] * per_code, error = fabsf(clip(rintf(ratio), low, high) - ratio);
+        float power = power_of_two(exponent * logarithm_of_two(error > 1e-30f ? error : 1e-30f));
+        sum += counted ? power * counts[i] : power;
+    }
+    return sum;
+}
+
+/* x: rows of `size` values. counts: how many each stands for, or null. scale, zero_point, errors: of `candidates` for each
+   row. The error is taken in codes, where its logarithm is small and so exact. */
+void grid_errors(int threads, int64_t rows, int64_t size, int64_t candidates, const float *x, const float *counts,
+                 const float *scale, const float *zero_point, float low, float high, float exponent, float *errors) {
+    #pragma omp parallel for schedule(static) num_threads(threads) if (rows * size * candidates > 2 * PART)
+    for (int64_t i = 0; i < rows * candidates; i++) {
+        const int64_t start = i / candidates * size;
+        const float lowest = low - zero_point[i], highest = high - zero_point[i];
+        const float sum = counts ? error_of_row(size, x + start, counts + start, 1, scale[i], lowest, highest, exponent)
+                                 : error_of_row(size, x + start, x, 0, scale[i], lowest, highest, exponent);
+        errors[i] = (float)(sum * pow(scale[i], exponent));
     }
 }

@@ -13,6 +13,7 @@ from mrecg.quantizers.kernels.strides import match_strides
 __all__ = [
     "fake_quantize",
     "fake_quantize_backward",
+    "grid_errors",
     "soft_rounding",
     "soft_rounding_backward",
 ]
@@ -107,3 +108,24 @@ def soft_rounding_backward(
         *(of_alpha.data_ptr(), of_rows.data_ptr()),
     )
     return of_alpha, of_rows if each_row else of_rows.sum().view_as(scale_delta)
+
+
+def grid_errors(
+    points: Tensor,
+    counts: Tensor | None,
+    scale: Tensor,
+    zero_point: Tensor,
+    lowest: float,
+    highest: float,
+    exponent: float,
+) -> Tensor:
+    """Return the error of each row of points under each of its candidates."""
+    points, scale, zero_point = points.contiguous(), scale.contiguous(), zero_point.contiguous()
+    counts = None if counts is None else counts.contiguous()
+    errors = torch.empty_like(scale)
+    loaded().grid_errors(
+        *(get_num_threads(), *points.shape, scale.shape[1], points.data_ptr()),
+        *(None if counts is None else counts.data_ptr(), scale.data_ptr(), zero_point.data_ptr()),
+        *(lowest, highest, exponent, errors.data_ptr()),
+    )
+    return errors

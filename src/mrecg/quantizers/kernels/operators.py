@@ -1,4 +1,5 @@
-"""torch operators `mrecg::fake_quantize` and `mrecg::soft_rounding`, each with its backward pass as another operator.
+"""torch operators `mrecg::fake_quantize` and `mrecg::soft_rounding`, each with its backward pass as another operator, and
+`mrecg::grid_errors`, which has none.
 
 The dispatcher chooses who computes: on the CPU the compiled kernels where they take the tensors, elsewhere torch's
 operators. A forward pass returns its result and what its backward pass reads besides the arguments: `None` from a compiled
@@ -34,6 +35,8 @@ _SCHEMAS = (
         f"{kind} strength, {kind} exponent, bool learns_scale) -> (Tensor of_alpha, Tensor of_delta)"
         for overload, kind in (("", "float"), (".tensor", "Tensor"))
     ),
+    "grid_errors(Tensor points, Tensor? counts, Tensor scale, Tensor zero_point, float lowest, float highest, "
+    "float exponent) -> Tensor",
 )
 
 
@@ -121,6 +124,18 @@ def _soft_rounding_backward_without_values(
     return formulas.soft_rounding_backward(gradient, sigmoid, rounded, span, scale_delta, *rest)
 
 
+def _grid_errors_on_cpu(points: Tensor, *rest: Any) -> Tensor:
+    if compilation.fits(points):
+        return native.grid_errors(points, *rest)
+    return formulas.grid_errors(points, *rest)
+
+
+def _grid_errors_without_values(
+    points: Tensor, counts: Tensor | None, scale: Tensor, *rest: Any
+) -> Tensor:
+    return torch.empty_like(scale)
+
+
 _of_soft_rounding_backward = (
     _soft_rounding_backward,
     _soft_rounding_backward_on_cpu,
@@ -145,6 +160,7 @@ _IMPLEMENTATIONS: dict[str, tuple[Callable[..., Any], ...]] = {
     ),
     "soft_rounding_backward": _of_soft_rounding_backward,
     "soft_rounding_backward.tensor": _of_soft_rounding_backward,
+    "grid_errors": (formulas.grid_errors, _grid_errors_on_cpu, _grid_errors_without_values),
 }
 
 

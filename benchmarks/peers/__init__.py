@@ -1,0 +1,1 @@
+"""Accuracy against seconds, with other tools for post-training quantization."""
