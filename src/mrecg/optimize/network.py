@@ -29,7 +29,7 @@ from mrecg.optimize.schedule import (
     report_interval,
     shuffled_batches,
 )
-from mrecg.preparation.judging import SplitImages
+from mrecg.preparation.judging import JUDGED_EVERY, SplitImages
 from mrecg.preparation.prepared_graph import Binding, PreparedGraph
 from mrecg.quantizers.activation import FakeQuantizer
 from mrecg.quantizers.latent import LatentCodes, LearnedWeight, ScaledCodes
@@ -226,8 +226,9 @@ def _judged(images: ModelInputs, recipe: Recipe, augment: Augment | None) -> Mod
     if augment is None and not names:
         return images
     views = augment or make_augment(names, seed)
-    repeats = math.ceil(SMALLEST_JUDGED / len(images)) - 1
-    return joined([images, *(views(images) for _ in range(repeats))])
+    # Of all calibration images together at most, so that the work stays in proportion to them.
+    times = min(math.ceil(SMALLEST_JUDGED / len(images)), JUDGED_EVERY)
+    return joined([images, *(views(images) for _ in range(times - 1))])
 
 
 def _run(

@@ -109,7 +109,7 @@ def estimate_run(
             *(_sampled(members, count, recipe.activation.ranges.sample) for members in groups),
         ),
         weights=4 * _HELD_PER_WEIGHT * _parameters(chain.units),
-        seconds=(_passes(recipe, count) + (1 + 3 * tries) * judging) * all_units
+        seconds=(_passes(recipe, count) + 3 * tries * judging) * all_units
         + batch * _STEP_PER_FORWARD * (in_groups + recipe.network_steps * all_units),
     )
 
@@ -118,8 +118,8 @@ def _passes(recipe: Recipe, count: int) -> int:
     """Return how many times one of the images that tune runs forward, all of them together."""
     if not recipe.reconstruct.steps:
         return count + min(count, IMAGES_OF_LOSSES)
-    # Once for the float network; quantized to nearest, and as learned; and before, to see whether all numbers are finite.
-    return 4 * count
+    # Once in the float network; quantized to nearest, and as learned.
+    return 3 * count
 
 
 def _members(chain: Chain, plan: Plan) -> list[tuple[Unit, ...]]:

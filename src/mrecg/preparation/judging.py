@@ -7,7 +7,7 @@ import torch
 from mrecg.config.recipe import Recipe
 from mrecg.graph.inputs import ModelInputs, are_images, each
 
-__all__ = ["SplitImages", "mirror", "split_counts", "split_images"]
+__all__ = ["JUDGED_EVERY", "SplitImages", "mirror", "split_counts", "split_images"]
 
 JUDGED_EVERY = 8
 """Of so many images, one is set aside where codes are learned."""
