@@ -8,7 +8,6 @@ from typing import TypeVar
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
 from mrecg import distributed
 from mrecg.cache.activation_cache import run_float_units, run_quantized_units
@@ -16,9 +15,10 @@ from mrecg.config.recipe import Recipe
 from mrecg.config.settings import Answer, Precision
 from mrecg.errors import RecipeError
 from mrecg.graph.units import Chain
+from mrecg.optimize.answer_distance import AnswerDistance, has_negative_logits
 from mrecg.planning.cost import images_per_pass, images_per_training_pass
 from mrecg.preparation.prepared_graph import Binding, PreparedGraph
-from mrecg.quantizers.losses import SMALLEST_POWER, reconstruction_loss, signal_power
+from mrecg.quantizers.losses import SMALLEST_POWER, signal_power
 from mrecg.shortage import Parts, Shortages
 from mrecg.torch_state import compute_precision
 
@@ -54,9 +54,7 @@ def find_answers(chain: Chain, recipe: Recipe) -> dict[str, Answer]:
 class NetworkObjective:
     """Distance of the quantized network from the float one: of the outputs, and of the units on the way.
 
-    The distance of an output is the Kullback-Leibler divergence of the predictions where it is logits, divided by a
-    temperature and multiplied by its square (Hinton et al., 2015), else the squared error relative to the power
-    (`config.settings.Answer`). On the way it is the mean of the units' relative errors.
+    The distance of the outputs is `AnswerDistance`. On the way it is the mean of the units' relative errors.
 
     Raises:
         RecipeError: the recipe describes another number of outputs, or takes for logits what is no table.
@@ -81,17 +79,22 @@ class NetworkObjective:
         self._chain, self._device = prepared.chain, prepared.device
         self.images_at_once = images_per_training_pass(self._chain.units)
         stage = recipe.network
-        self._temperature = stage.temperature if stage.learn == "codes" else 1.0
         self._feature_weight, self._precision = stage.feature_weight, recipe.reconstruct.precision
         self._parts = Parts(shortages, "passes through the network")
         self._measured_at_once = min(map(images_per_pass, self._chain.units))
         self._answers = find_answers(self._chain, recipe)
         self._power, negative = self._measure_outputs(images)
-        self._logits = {
-            name
-            for name, answer in self._answers.items()
-            if answer.kind == "logits" or (answer.kind == "auto" and name in negative)
-        }
+        self._distance = AnswerDistance(
+            answers=self._answers,
+            logits=frozenset(
+                name
+                for name, answer in self._answers.items()
+                if answer.kind == "logits" or (answer.kind == "auto" and name in negative)
+            ),
+            channels=self._chain.channels,
+            power=self._power,
+            temperature=stage.temperature if stage.learn == "codes" else 1.0,
+        )
 
     def __call__(
         self, images: Float[Tensor, "n ..."], bindings: Mapping[str, Binding]
@@ -100,7 +103,7 @@ class NetworkObjective:
         distance = self._distance(made, wanted)
         if not self._feature_weight:
             return distance
-        errors = [self._relative_error(name, made[name], wanted[name]) for name in self._power]
+        errors = [self._distance.relative_error(name, made[name], wanted[name]) for name in self._power]
         return distance + self._feature_weight * torch.stack(errors).mean()
 
     @torch.no_grad()
@@ -130,25 +133,6 @@ class NetworkObjective:
         # A convolution may have been computed in another precision.
         return {name: made[name].float() for name in compared}, self._run_float(source)
 
-    def _distance(self, made: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Tensor:
-        """Return the weighted sum over the outputs."""
-        distances = [
-            answer.weight * self._divergence(name, made[name], wanted[name])
-            for name, answer in self._answers.items()
-        ]
-        return torch.stack(distances).sum()
-
-    def _divergence(self, name: str, made: Tensor, wanted: Tensor) -> Tensor:
-        if name not in self._logits:
-            return self._relative_error(name, made, wanted)
-        temperature = self._temperature
-        ours, theirs = ((logits / temperature).log_softmax(1) for logits in (made, wanted))
-        divergence = functional.kl_div(ours, theirs, reduction="batchmean", log_target=True)
-        return divergence * temperature**2
-
-    def _relative_error(self, name: str, made: Tensor, wanted: Tensor) -> Tensor:
-        return reconstruction_loss(made, wanted, self._chain.channels[name]) / self._power[name]
-
     @torch.no_grad()
     def _measure_outputs(self, images: Float[Tensor, "n ..."]) -> tuple[dict[str, float], set[str]]:
         """Return the power of each unit's outputs, and the tables among the network's outputs that hold negative numbers."""
@@ -163,11 +147,7 @@ class NetworkObjective:
                 power = float(signal_power(made[name], self._chain.channels[name]))
                 powers[name] += power * (last - first) / len(images)
             for name in negative:
-                if (
-                    made[name].ndim == 2
-                    and made[name].shape[1] > 1
-                    and bool((made[name] < 0).any())
-                ):
+                if has_negative_logits(made[name]):
                     negative[name] = 1.0
         shared = distributed.average([*powers.values(), *negative.values()])
         found = dict(zip(powers, shared[: len(powers)], strict=True))
