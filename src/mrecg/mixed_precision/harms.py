@@ -200,10 +200,10 @@ class HarmMeter:
             readers = self._layers_of(unit)
             samples = cache.run_float(unit, self.recipe.activation.ranges.sample)
             harms = []
-            for bits, prepared in self._at_widths.items() if readers else ():
-                harm, made = self._measure_unit(index, prepared, cache, samples)
-                states[bits] = states[bits] | made
-                harms.append(harm.model_copy(update={"bits": bits}))
+            for bits in self.widths if readers else ():
+                harm, state = self._measure_unit(index, bits, cache, samples)
+                states[bits] = states[bits] | state
+                harms.append(harm)
             if harms:
                 layers = tuple(readers)
                 found.append(UnitHarms(name=unit.name, kind=self.kind, layers=layers, harms=tuple(harms)))
@@ -229,11 +229,12 @@ class HarmMeter:
     def _measure_unit(
         self,
         index: int,
-        prepared: PreparedGraph,
+        bits: int,
         cache: ActivationCache,
         samples: Mapping[str, ActivationSample],
     ) -> tuple[WidthHarm, QuantizerState]:
-        unit, batch = prepared.chain.units[index], self.recipe.reconstruct.batch_size
+        prepared, batch = self._at_widths[bits], self.recipe.reconstruct.batch_size
+        unit = prepared.chain.units[index]
         ranges = {
             name: calibrate_activation(
                 prepared.activations[name], sample, self.recipe.activation, batch
@@ -247,8 +248,8 @@ class HarmMeter:
         made = [self._answers_behind(index, prepared, cache, state) for state in tried]
         harms = [self.answers.compare(one) for one in made]
         best = harms.index(min(harms))
-        # The width is the caller's.
-        return WidthHarm(bits=self.widths[0], harm=harms[best], score=self._score(made[best])), tried[best]
+        found = WidthHarm(bits=bits, harm=harms[best], score=self._score(made[best]))
+        return found, tried[best]
 
     def _learns(self, prepared: PreparedGraph, unit: Unit) -> bool:
         scales = prepared.learned_activations([unit]).values()

@@ -6,7 +6,7 @@ add up to the widths of the units that decide its weight and what it reads.
 """
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -52,7 +52,7 @@ def choose_bits(sensitivity: Sensitivity, budget: str) -> BitChoice:
     expect(sensitivity, Sensitivity, "The sensitivity", advice, RecipeError)
     limit = read_budget(budget)
     units = _units_with_a_choice(sensitivity, limit)
-    least = _costs_at(sensitivity, units, min)
+    least = _same_end(units, min)
     if _amount(sensitivity, limit, least) > limit.amount:
         smallest = _written(limit, _amount(sensitivity, limit, least))
         raise RecipeError(
@@ -82,11 +82,9 @@ def _units_with_a_choice(sensitivity: Sensitivity, limit: Budget) -> tuple[UnitH
     return units
 
 
-def _costs_at(sensitivity: Sensitivity, units: Iterable[UnitHarms], pick: object) -> Widths:
-    choose = min if pick is min else max
-    return {
-        (unit.kind, unit.name): choose(one.bits for one in unit.harms) for unit in units
-    }
+def _same_end(units: Iterable[UnitHarms], end: Callable[[Iterable[int]], int]) -> Widths:
+    """Return the smallest width of every unit, or the largest."""
+    return {(unit.kind, unit.name): end(one.bits for one in unit.harms) for unit in units}
 
 
 def _harm(units: Iterable[UnitHarms], widths: Widths) -> float:
@@ -108,7 +106,7 @@ def _front(
 ) -> Iterable[FrontPoint]:
     """Yield the least harm at several budgets of the limit's unit, and the harm of each width alone."""
     ends = [
-        _amount(sensitivity, limit, _costs_at(sensitivity, units, pick)) for pick in (min, max)
+        _amount(sensitivity, limit, _same_end(units, end)) for end in (min, max)
     ]
     seen = set()
     for amount in np.linspace(*ends, _FRONT_POINTS):
