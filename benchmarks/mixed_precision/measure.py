@@ -12,8 +12,8 @@ from benchmarks.accuracy.cells import NETWORKS
 from benchmarks.accuracy.measure import answers, percent_equal
 from benchmarks.held_out.measure import HELD_OUT, Images
 from benchmarks.provenance import commit
+from mrecg.config.width_rules import with_width_rules
 from mrecg.data.fashion_mnist import load_split
-from mrecg.mixed_precision.accuracy_target import with_widths
 from mrecg.paper.published import PAPER_NETWORKS
 
 __all__ = ["SPREADS", "measure_spread"]
@@ -53,7 +53,7 @@ def measure_spread(model: nn.Module, folder: Path, cell: dict[str, Any]) -> dict
             model, calibration, recipe, weight_bits=_WIDTHS, after=after, progress=False
         )
         chosen = mrecg.choose_bits(found, f"{recipe.weight.bits}bits")
-        recipe = with_widths(recipe, chosen.overrides())
+        recipe = with_width_rules(recipe, chosen.overrides())
     seconds = time.perf_counter() - started
     quantized = mrecg.quantize(model, calibration, recipe=recipe, progress=False)
     held_out = given[-HELD_OUT:]

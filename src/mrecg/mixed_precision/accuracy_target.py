@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from mrecg.config.presets import DEFAULT_PRESET
 from mrecg.config.recipe import Recipe
 from mrecg.config.settings import FLOAT_BITS, LayerOverride
+from mrecg.config.width_rules import with_width_rules
 from mrecg.errors import DataError, RecipeError, expect
 from mrecg.evaluation import evaluate
 from mrecg.metrics import Metric
@@ -33,7 +34,7 @@ from mrecg.records.sensitivity import QuantizedKind, Sensitivity
 from mrecg.runs.folder import QuantizedModel
 from mrecg.torch_state import default_torch_modes
 
-__all__ = ["quantize_to", "with_widths"]
+__all__ = ["quantize_to"]
 
 FEW = 10
 """Few steps are the recipe's divided by it."""
@@ -113,12 +114,6 @@ def quantize_to(
         kept=min(range(len(attempts)), key=lambda index: attempts[index].drop),
     )
     return best.with_found(target=target)
-
-
-def with_widths(recipe: Recipe, rules: Iterable[LayerOverride]) -> Recipe:
-    """Return a recipe with rules for layers behind its own."""
-    given = (*recipe.placement.overrides, *rules)
-    return recipe.override({"placement.overrides": [one.model_dump() for one in given]})
 
 
 def _attempt(step: "_Step", record: Record, drop: float, seconds: float) -> Attempt:
@@ -220,7 +215,7 @@ class _Ladder:
         if self.budget is not None:
             found = self._sensitivity()
             chosen = choose_bits(found, self.budget)
-            mixed = with_widths(self.recipe, chosen.overrides())
+            mixed = with_width_rules(self.recipe, chosen.overrides())
             for step in _by_steps(mixed):
                 name = f"{step.name}, widths within {self.budget}"
                 yield step._replace(name=name, sensitivity=found, bits=chosen)
@@ -238,7 +233,7 @@ class _Ladder:
             amount = (own.bops if activations else own.bits) * factor
             budget = f"{amount / 1e6:.6f}MBOPs" if activations else f"{amount:.6f}bits"
             chosen = choose_bits(found, budget)
-            recipe = with_widths(self.recipe, chosen.overrides())
+            recipe = with_width_rules(self.recipe, chosen.overrides())
             name = f"{factor:g} times the {'bit operations' if activations else 'bits'}"
             yield _Step(name, recipe, found, chosen)
         assert chosen is not None
@@ -250,7 +245,7 @@ class _Ladder:
                 )
                 for name in layers
             ]
-            recipe = with_widths(self.recipe, (*chosen.overrides(), *rules))
+            recipe = with_width_rules(self.recipe, (*chosen.overrides(), *rules))
             name = f"{MORE[-1]:g} times, {len(layers)} layers in float"
             yield _Step(name, recipe, found, chosen)
 

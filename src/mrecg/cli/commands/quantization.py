@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import typer
 
@@ -10,7 +10,7 @@ from mrecg.cli.consoles import console, error_console
 from mrecg.cli.float_accuracy import measure_float
 from mrecg.cli.inputs import Inputs
 from mrecg.cli.option_groups import command
-from mrecg.cli.options import Memory, NetworkOptions, ProgressOptions
+from mrecg.cli.options import After, Budget, Memory, NetworkOptions, ProgressOptions
 from mrecg.cli.recipe_choice import choose_recipe
 from mrecg.cli.resumption import (
     given_command,
@@ -21,15 +21,19 @@ from mrecg.cli.resumption import (
     resumable,
 )
 from mrecg.config.recipe import Recipe
+from mrecg.config.width_rules import with_width_rules
+from mrecg.errors import RecipeError, TargetError
+from mrecg.mixed_precision.budgets import read_budget
 from mrecg.paper.mqbench import read_experiment
 from mrecg.records.plan import Plan
 from mrecg.writing import require_new_file
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from mrecg.data import CalibrationImages, EvaluationBatches
     from mrecg.monitoring import Reporter
+    from mrecg.optimize.progress import Report
     from mrecg.records.evaluation import Evaluation
     from mrecg.runs.folder import QuantizedModel
     from mrecg.runs.places import RunPlace
@@ -122,6 +126,17 @@ def quantize(
             help="Measure on so many images, spread evenly; 0 measures nothing.",
         ),
     ] = None,
+    budget: Budget = None,
+    after: After = 0,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="POINTS",
+            help="Take the cheapest recipe that loses at most so many points of top-1; without labels, "
+            "the largest divergence from float.",
+        ),
+    ] = None,
     memory: Memory = None,
 ) -> None:
     """Measure a float network, quantize it, measure it again, and save the run.
@@ -144,6 +159,10 @@ def quantize(
         if experiment is not None and not shown.quiet:
             show_notes(error_console, experiment)
         recipe = choose_recipe(options, experiment)
+        if budget is not None:
+            read_budget(budget)
+        if max_drop is not None and plan_file is not None:
+            raise RecipeError("--max-drop tries several recipes, so no plan fits all; leave --plan out.")
         followed = None if plan_file is None else Plan.read(plan_file)
         inputs = Inputs.resolve(options, experiment, validation)
         inputs.named_data()
@@ -157,14 +176,20 @@ def quantize(
                 place,
                 shown.tensorboard,
                 given_command(context),
+                budget,
+                after,
+                max_drop,
             )
-            record = job.run(reporter).record
+            quantized = job.run(reporter)
+    record = quantized.record
     if shown.as_json:
         console.print_json(record.to_json())
-        return
-    if shown.verbose:
-        show_record(console, record)
-    show_ending(console, record, recipe, place.folder)
+    else:
+        if shown.verbose:
+            show_record(console, record)
+        show_ending(console, record, quantized.recipe, place.folder)
+    if record.target is not None and not record.target.is_held:
+        raise TargetError(record.target.verdict)
 
 
 @dataclass(frozen=True)
@@ -179,6 +204,9 @@ class _Job:
     place: "RunPlace"
     tensorboard: Path | None
     command: tuple[str, ...]
+    budget: str | None
+    after: int
+    max_drop: float | None
 
     def run(self, reporter: "Reporter") -> "QuantizedModel":
         """Read everything and refuse what can be refused; measure, quantize, measure and save."""
@@ -190,20 +218,65 @@ class _Job:
         with reporter.phase("images"):
             calibration = inputs.calibration(self.recipe.seed)
         batches = inputs.evaluation(self.evaluation_images)
+        before = None
         with both_reports(reporter, self.tensorboard) as report:
-            with reporter.phase("capture"):
-                prepared = prepare(model, calibration, recipe=self.recipe, memory=self.memory)
-            # In seconds; the evaluation may take minutes.
-            prepared.check(self.plan)
-            prepared.check_storable()
-            before = None
-            if batches is not None:
-                before = measure_float(model, inputs.network, batches, reporter)
-            note_command(self.place, self.command)
-            checkpoints = prepared.checkpoints(self.place, self.plan)
-            quantized = prepared.quantize(self.plan, progress=report, checkpoints=checkpoints)
-            quantized = quantized.with_found(command=self.command)
+            if self.max_drop is not None:
+                if batches is not None:
+                    before = measure_float(model, inputs.network, batches, reporter)
+                quantized = self._to_target(model, calibration, batches, report)
+            else:
+                recipe, found = self._chosen(model, calibration, report)
+                with reporter.phase("capture"):
+                    prepared = prepare(model, calibration, recipe=recipe, memory=self.memory)
+                # In seconds; the evaluation may take minutes.
+                prepared.check(self.plan)
+                prepared.check_storable()
+                if batches is not None:
+                    before = measure_float(model, inputs.network, batches, reporter)
+                note_command(self.place, self.command)
+                checkpoints = prepared.checkpoints(self.place, self.plan)
+                quantized = prepared.quantize(self.plan, progress=report, checkpoints=checkpoints)
+                quantized = quantized.with_found(**found)
+        quantized = quantized.with_found(command=self.command)
         return self._measured_and_saved(quantized, before, batches, reporter)
+
+    def _chosen(
+        self, model: "nn.Module", calibration: "CalibrationImages", report: "Report"
+    ) -> tuple[Recipe, dict[str, Any]]:
+        """Return the recipe with the widths of the budget, and what they were chosen by."""
+        from mrecg.mixed_precision.integer_program import choose_bits
+        from mrecg.mixed_precision.measurement import sensitivity
+
+        if self.budget is None:
+            return self.recipe, {}
+        found = sensitivity(
+            model, calibration, self.recipe, after=self.after, progress=report, memory=self.memory
+        )
+        chosen = choose_bits(found, self.budget)
+        recipe = with_width_rules(self.recipe, chosen.overrides())
+        return recipe, {"sensitivity": found, "bits": chosen}
+
+    def _to_target(
+        self,
+        model: "nn.Module",
+        calibration: "CalibrationImages",
+        batches: "EvaluationBatches | None",
+        report: "Report",
+    ) -> "QuantizedModel":
+        """Return the cheapest model that holds the target, or the nearest."""
+        from mrecg.mixed_precision.accuracy_target import quantize_to
+
+        assert self.max_drop is not None
+        return quantize_to(
+            model,
+            calibration,
+            max_drop=self.max_drop,
+            validation=batches,
+            recipe=self.recipe,
+            budget=self.budget,
+            progress=report,
+            memory=self.memory,
+        )
 
     def _measured_and_saved(
         self,
