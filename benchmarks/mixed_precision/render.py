@@ -22,7 +22,7 @@ def spreads_store(folder: Path) -> Store:
 
 def spread_rows(results: Sequence[Result]) -> list[tuple[object, ...]]:
     """Return a row for each spread: means over seeds, and the difference to the uniform width at the same seed."""
-    rows = []
+    rows: list[tuple[object, ...]] = []
     for (network, bits), cells in by_key(results, "network", "bits").items():
         found = {name: same for (name,), same in by_key(cells, "spread").items()}
         first = {cell["seed"]: cell["divergence"] for cell in found.get("uniform", [])}
@@ -47,9 +47,7 @@ def spread_rows(results: Sequence[Result]) -> list[tuple[object, ...]]:
 
 
 def _better_by(cells: Sequence[Result], first: Mapping[Any, float]) -> str:
-    gains = [
-        first[cell["seed"]] - cell["divergence"] for cell in cells if cell["seed"] in first
-    ]
+    gains = [first[cell["seed"]] - cell["divergence"] for cell in cells if cell["seed"] in first]
     if len(gains) < 2:
         return ""
     error = statistics.stdev(gains) / len(gains) ** 0.5

@@ -5,9 +5,9 @@ import math
 
 import pytest
 import torch
-import toys
 
 import mrecg
+import toys
 from mrecg.errors import RecipeError
 from mrecg.mixed_precision.budgets import cost_of, read_budget
 from mrecg.records.bit_choice import BitChoice
@@ -117,7 +117,7 @@ def test_the_front_falls_and_holds_what_every_uniform_width_could_do() -> None:
 
 @pytest.mark.parametrize("budget", ["", "4", "bits", "-1bits", "4 stones", "1e3MB", "0x4bits"])
 def test_budgets_that_cannot_be_read(budget: str) -> None:
-    with pytest.raises(RecipeError, match="such as 4.0bits, 1.2MB or 0.5GBOPs"):
+    with pytest.raises(RecipeError, match=r"such as 4\.0bits, 1\.2MB or 0\.5GBOPs"):
         read_budget(budget)
 
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-import toys
 from torch.nn.functional import kl_div
 
 import mrecg
+import toys
 from mrecg.config.settings import FLOAT_BITS
 from mrecg.errors import MrecgError
 from mrecg.records.sensitivity import Sensitivity
@@ -46,9 +46,7 @@ def test_a_unit_alone_is_an_override_of_its_layers_alone(
     model, x, found = residual
     unit = next(one for one in found.units if one.kind == kind and one.name == name)
     assert set(unit.layers) == ({name} if kind == "weight" else {name, "stage.two.a"})
-    quantized = mrecg.quantize(
-        model, x, recipe=alone(kind, unit.layers, 2), progress=False
-    )
+    quantized = mrecg.quantize(model, x, recipe=alone(kind, unit.layers, 2), progress=False)
     assert unit.harm_at(2) == pytest.approx(divergence(model, quantized.model, x), rel=1e-3)
 
 
@@ -127,6 +125,4 @@ def test_what_cannot_be_measured_is_said_in_a_sentence(
     recipe: mrecg.Recipe, arguments: dict[str, object], said: str
 ) -> None:
     with pytest.raises(MrecgError, match=said):
-        mrecg.sensitivity(
-            toys.Chain().eval(), toys.images(4), recipe, progress=False, **arguments
-        )
+        mrecg.sensitivity(toys.Chain().eval(), toys.images(4), recipe, progress=False, **arguments)

@@ -8,8 +8,8 @@ from typing import Any
 from mrecg.cli.options import NetworkOptions, RecipeOptions
 from mrecg.config.presets import DEFAULT_PRESET, preset, read_widths
 from mrecg.config.recipe import Recipe, read_recipe
-from mrecg.config.yaml_files import parse_value
 from mrecg.config.width_rules import read_width_rules, with_width_rules
+from mrecg.config.yaml_files import parse_value
 from mrecg.errors import RecipeError, quoted
 from mrecg.paper.mqbench import Experiment, is_mqbench, read_experiment
 

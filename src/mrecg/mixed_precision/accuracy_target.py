@@ -96,9 +96,7 @@ def quantize_to(
         ladder = _Ladder(model, judge.tuned, recipe, budget, report, memory)
         for step in ladder.steps():
             started = time.perf_counter()
-            found = quantize(
-                model, judge.tuned, recipe=step.recipe, progress=report, memory=memory
-            )
+            found = quantize(model, judge.tuned, recipe=step.recipe, progress=report, memory=memory)
             drop = judge.drop(found)
             if best is None or drop < min(one.drop for one in attempts):
                 best = found.with_found(sensitivity=step.sensitivity, bits=step.bits)

@@ -18,7 +18,9 @@ _AT_ONCE = 32
 
 
 @torch.no_grad()
-def answer_divergence(float_model: nn.Module, model: nn.Module, images: Tensor, recipe: Recipe) -> float:
+def answer_divergence(
+    float_model: nn.Module, model: nn.Module, images: Tensor, recipe: Recipe
+) -> float:
     """Return the distance of the answers: Kullback-Leibler of predictions where they are logits, else the relative squared error.
 
     Args:

@@ -58,9 +58,7 @@ def layer_bytes(layer: LayerCost, bits: int) -> int:
     """Return the bytes of a layer's weight at a width: codes and zero points in their bits, scales in 32."""
     if bits == FLOAT_BITS:
         return 4 * layer.parameters
-    return (
-        -(-layer.parameters * bits // 8) - (-layer.zero_points * bits // 8) + layer.bytes_besides
-    )
+    return -(-layer.parameters * bits // 8) - (-layer.zero_points * bits // 8) + layer.bytes_besides
 
 
 def layer_width(layer: LayerCost, kind: QuantizedKind, widths: Widths) -> int:
@@ -79,6 +77,4 @@ def cost_of(sensitivity: Sensitivity, widths: Widths) -> Cost:
         bops += layer.products * width * layer_width(layer, "activation", widths)
         if layer.weight_unit is not None:
             bits, parameters = bits + layer.parameters * width, parameters + layer.parameters
-    return Cost(
-        bits=bits / max(1, parameters), bytes=size + sensitivity.other_bytes, bops=bops
-    )
+    return Cost(bits=bits / max(1, parameters), bytes=size + sensitivity.other_bytes, bops=bops)

@@ -40,7 +40,6 @@ from mrecg.quantizers.losses import SMALLEST_POWER, signal_power
 from mrecg.quantizers.state import QuantizerState
 from mrecg.records.sensitivity import (
     QuantizedKind,
-    Sensitivity,
     UnitHarms,
     WholeHarm,
     WidthHarm,
@@ -206,7 +205,9 @@ class HarmMeter:
                 harms.append(harm)
             if harms:
                 layers = tuple(readers)
-                found.append(UnitHarms(name=unit.name, kind=self.kind, layers=layers, harms=tuple(harms)))
+                found.append(
+                    UnitHarms(name=unit.name, kind=self.kind, layers=layers, harms=tuple(harms))
+                )
             advance(unit.name)
         return found, [self._check(bits, states[bits], found) for bits in self.widths]
 
@@ -223,7 +224,9 @@ class HarmMeter:
     def _layers_of(self, unit: Unit) -> list[str]:
         """Return the layers whose width a unit's quantizers decide."""
         mine = {*unit.weights, *unit.activations}
-        read = [reader for one in self.prepared.placed if one.name in mine for reader in one.readers]
+        read = [
+            reader for one in self.prepared.placed if one.name in mine for reader in one.readers
+        ]
         return list(dict.fromkeys(read))
 
     def _measure_unit(

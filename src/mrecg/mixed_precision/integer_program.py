@@ -8,7 +8,7 @@ add up to the widths of the units that decide its weight and what it reads.
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -64,7 +64,12 @@ def choose_bits(sensitivity: Sensitivity, budget: str) -> BitChoice:
         budget=limit.text,
         after=sensitivity.after,
         widths=tuple(
-            UnitWidth(name=unit.name, kind=unit.kind, layers=unit.layers, bits=widths[unit.kind, unit.name])
+            UnitWidth(
+                name=unit.name,
+                kind=unit.kind,
+                layers=unit.layers,
+                bits=widths[unit.kind, unit.name],
+            )
             for unit in units
         ),
         harm=_harm(units, widths),
@@ -105,11 +110,9 @@ def _front(
     sensitivity: Sensitivity, units: tuple[UnitHarms, ...], limit: Budget
 ) -> Iterable[FrontPoint]:
     """Yield the least harm at several budgets of the limit's unit, and the harm of each width alone."""
-    ends = [
-        _amount(sensitivity, limit, _same_end(units, end)) for end in (min, max)
-    ]
+    smallest, largest = (_amount(sensitivity, limit, _same_end(units, end)) for end in (min, max))
     seen = set()
-    for amount in np.linspace(*ends, _FRONT_POINTS):
+    for amount in np.linspace(smallest, largest, _FRONT_POINTS):
         widths = _solve(sensitivity, units, Budget("", limit.unit, float(amount)))
         point = FrontPoint(cost=cost_of(sensitivity, widths), harm=_harm(units, widths))
         if point.cost not in seen:
@@ -118,9 +121,7 @@ def _front(
     common = set.intersection(*({one.bits for one in unit.harms} for unit in units))
     for bits in sorted(common):
         widths = {(unit.kind, unit.name): bits for unit in units}
-        yield FrontPoint(
-            cost=cost_of(sensitivity, widths), harm=_harm(units, widths), uniform=bits
-        )
+        yield FrontPoint(cost=cost_of(sensitivity, widths), harm=_harm(units, widths), uniform=bits)
 
 
 @dataclass
@@ -247,7 +248,7 @@ def _add_pairs(
     return 0.0
 
 
-def _solver():  # type: ignore[no-untyped-def]
+def _solver() -> Any:
     """Return `scipy.optimize`.
 
     Raises:

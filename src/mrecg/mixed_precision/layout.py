@@ -166,7 +166,7 @@ class _Annotated:
         paths = {str(node.target) for node in self.graph.graph.nodes if node.op == "get_attr"}
         tensors = [attrgetter(path)(self.graph) for path in paths - quantized]
         layers = {str(_parameter(node)) for node in layers_of(self.graph.graph)}
-        in_float = sum(attrgetter(path)(self.graph).numel() for path in layers - quantized)
+        in_float: int = sum(attrgetter(path)(self.graph).numel() for path in layers - quantized)
         return 4 * (sum(one.numel() for one in tensors if isinstance(one, Tensor)) - in_float)
 
 
@@ -210,7 +210,7 @@ def _products(layer: fx.Node) -> int:
     assert isinstance(weight, Tensor)
     assert isinstance(made, Tensor)
     if layer.target in TRANSPOSED_OPERATORS:
-        made = traced_value(layer.args[0])  # type: ignore[arg-type, assignment]
+        made = traced_value(layer.args[0])  # type: ignore[arg-type]
         assert isinstance(made, Tensor)
     convolves = weight.ndim > 2
     positions = made.shape[2:] if convolves else made.shape[1:-1]

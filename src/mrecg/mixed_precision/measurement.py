@@ -102,7 +102,7 @@ def sensitivity(
         images=len(tensor),
         units=tuple(units),
         wholes=tuple(wholes),
-        layers=_costs(layout, units, recipe),
+        layers=_costs(layout, units),
         other_bytes=layout.other_bytes,
         seconds=time.perf_counter() - started,
     )
@@ -158,11 +158,8 @@ def _prepared(
     return prepare_graph(model, images, only_these(recipe, kind, free, bits), None)
 
 
-def _costs(
-    layout: Layout, units: Sequence[UnitHarms], recipe: Recipe
-) -> tuple[LayerCost, ...]:
+def _costs(layout: Layout, units: Sequence[UnitHarms]) -> tuple[LayerCost, ...]:
     owners = {(unit.kind, layer): unit.name for unit in units for layer in unit.layers}
-    channels = recipe.placement.per_channel_weights
     return tuple(
         LayerCost(
             name=layer.name,
@@ -182,7 +179,9 @@ def _costs(
 def _scored(labels: Tensor, metric: Metric | None, images: int) -> Scored:
     expect(labels, Tensor, "The labels", "give a tensor with one for each image", DataError)
     if len(labels) != images:
-        raise DataError(f"There are {len(labels)} labels for {images} images, expected one for each.")
+        raise DataError(
+            f"There are {len(labels)} labels for {images} images, expected one for each."
+        )
 
     def score(outputs: Tensor) -> float:
         meter = Meter.of(_percent_right if metric is None else metric)

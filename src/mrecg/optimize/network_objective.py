@@ -103,7 +103,9 @@ class NetworkObjective:
         distance = self._distance(made, wanted)
         if not self._feature_weight:
             return distance
-        errors = [self._distance.relative_error(name, made[name], wanted[name]) for name in self._power]
+        errors = [
+            self._distance.relative_error(name, made[name], wanted[name]) for name in self._power
+        ]
         return distance + self._feature_weight * torch.stack(errors).mean()
 
     @torch.no_grad()

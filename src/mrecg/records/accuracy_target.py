@@ -59,9 +59,7 @@ class AccuracyTarget(JsonModel):
         best = self.attempts[self.kept]
         limit = f"{best.drop:.4g} of at most {self.max_drop:g} ({self.metric})"
         if not self.is_held:
-            return (
-                f"None of {len(self.attempts)} tries holds the target; the nearest is {best.name}, with a drop of {limit}."
-            )
+            return f"None of {len(self.attempts)} tries holds the target; the nearest is {best.name}, with a drop of {limit}."
         if best.steps == 0 and len(self.attempts) == 1:
             return f"Rounding to nearest holds the target, with a drop of {limit}: learning buys nothing here."
         return f"The cheapest recipe that holds the target is {best.name}, with a drop of {limit}."

@@ -162,7 +162,9 @@ def quantize(
         if budget is not None:
             read_budget(budget)
         if max_drop is not None and plan_file is not None:
-            raise RecipeError("--max-drop tries several recipes, so no plan fits all; leave --plan out.")
+            raise RecipeError(
+                "--max-drop tries several recipes, so no plan fits all; leave --plan out."
+            )
         followed = None if plan_file is None else Plan.read(plan_file)
         inputs = Inputs.resolve(options, experiment, validation)
         inputs.named_data()

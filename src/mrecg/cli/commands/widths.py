@@ -29,7 +29,8 @@ def sensitivity(
         str, typer.Option(metavar="N,N,…", help="Widths of weights to measure.")
     ] = "2,3,4,8",
     activation_bits: Annotated[
-        str, typer.Option(metavar="N,N,…", help="Widths of activations to measure; by default none.")
+        str,
+        typer.Option(metavar="N,N,…", help="Widths of activations to measure; by default none."),
     ] = "",
     granularity: Annotated[
         Literal["layer", "block"], typer.Option(help="What has one width.")
@@ -78,7 +79,7 @@ def sensitivity(
         raise RecipeError("--write-widths writes the widths of a budget; give --budget, too.")
     if budget is not None:
         read_budget(budget)
-    widths = {"weight_bits": _widths(weight_bits), "activation_bits": _widths(activation_bits)}
+    widths, read = _widths(weight_bits), _widths(activation_bits)
     experiment = None if options.config is None else read_experiment(options.config)
     recipe = choose_recipe(options, experiment)
     inputs = Inputs.resolve(options, experiment, validation)
@@ -94,7 +95,8 @@ def sensitivity(
             after=after,
             progress=reporter,
             memory=memory,
-            **widths,
+            weight_bits=widths,
+            activation_bits=read,
             **measured_on,
         )
         chosen = None if budget is None else choose_bits(found, budget)
@@ -125,7 +127,9 @@ def _images(inputs: Inputs, labeled: int | None, seed: int) -> dict[str, Any]:
 
     batches = inputs.evaluation(labeled)
     if batches is None:
-        raise RecipeError("--evaluation-images needs labeled images; leave it out, or name others with --validation.")
+        raise RecipeError(
+            "--evaluation-images needs labeled images; leave it out, or name others with --validation."
+        )
     parts = list(batches)
     return {
         "images": torch.cat([images for images, _ in parts]),

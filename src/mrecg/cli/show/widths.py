@@ -15,9 +15,7 @@ __all__ = ["show_choice", "show_sensitivity", "show_target"]
 _KINDS: tuple[QuantizedKind, ...] = ("weight", "activation")
 
 
-def show_sensitivity(
-    console: Console, found: Sensitivity, chosen: BitChoice | None = None
-) -> None:
+def show_sensitivity(console: Console, found: Sensitivity, chosen: BitChoice | None = None) -> None:
     """Show a table of weights and one of activations, with what was chosen, and how well harms add up."""
     widths = {} if chosen is None else {(one.kind, one.name): one.bits for one in chosen.widths}
     for kind in _KINDS:
@@ -81,14 +79,20 @@ def show_choice(console: Console, chosen: BitChoice) -> None:
 
 def show_target(console: Console, target: AccuracyTarget) -> None:
     """Show every try for a target of accuracy."""
-    table = Table(title=f"Tries for a drop of at most {target.max_drop:g} ({escape(target.metric)})")
+    table = Table(
+        title=f"Tries for a drop of at most {target.max_drop:g} ({escape(target.metric)})"
+    )
     table.add_column("try", overflow="fold")
     for column in ("bits", "size", "drop", "seconds"):
         table.add_column(column, justify="right")
     for index, one in enumerate(target.attempts):
         name = f"{one.name}{' (kept)' if index == target.kept else ''}"
         table.add_row(
-            escape(name), f"{one.bits:.2f}", size(one.bytes), f"{one.drop:.3g}", f"{one.seconds:.0f}"
+            escape(name),
+            f"{one.bits:.2f}",
+            size(one.bytes),
+            f"{one.drop:.3g}",
+            f"{one.seconds:.0f}",
         )
     console.print(table)
     say(console, target.verdict)
