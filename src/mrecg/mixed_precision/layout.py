@@ -27,9 +27,9 @@ from mrecg.graph.layers import (
 from mrecg.graph.recipe_placement import RecipePlacement
 from mrecg.records.sensitivity import QuantizedKind
 
-__all__ = ["Layout", "PlacedLayer", "allowed_widths", "only_these", "read_layout"]
+__all__ = ["WIDEST", "Layout", "PlacedLayer", "allowed_widths", "only_these", "read_layout"]
 
-_WIDEST = 8
+WIDEST = 8
 """Width up to which there is a choice; 16 bits are for activations that a target wants so."""
 
 
@@ -74,10 +74,10 @@ def allowed_widths(recipe: Recipe, kind: QuantizedKind) -> tuple[int, ...]:
     """Return the widths up to 8 bits that the recipe's target can hold, in ascending order."""
     name = recipe.placement.backend
     if name == ACADEMIC:
-        return tuple(range(2, _WIDEST + 1))
+        return tuple(range(2, WIDEST + 1))
     backend = find_backend(name)
     widest = backend.weight_bits if kind == "weight" else backend.activation_bits
-    return tuple(range(backend.narrowest_bits, min(widest, _WIDEST) + 1))
+    return tuple(range(backend.narrowest_bits, min(widest, WIDEST) + 1))
 
 
 def only_these(recipe: Recipe, kind: QuantizedKind, layers: Iterable[str], bits: int) -> Recipe:

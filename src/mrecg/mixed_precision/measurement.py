@@ -14,7 +14,7 @@ from mrecg.config.settings import FLOAT_BITS
 from mrecg.errors import DataError, RecipeError, expect
 from mrecg.metrics import Meter, Metric
 from mrecg.mixed_precision.harms import HarmMeter, Scored, distance_name
-from mrecg.mixed_precision.layout import Layout, allowed_widths, only_these, read_layout
+from mrecg.mixed_precision.layout import WIDEST, Layout, allowed_widths, only_these, read_layout
 from mrecg.monitoring import watched
 from mrecg.optimize.progress import Progress, Report, phase
 from mrecg.preparation.arguments import check_arguments, resolve_memory, resolve_recipe
@@ -52,7 +52,7 @@ def sensitivity(
         model: is not changed.
         images: as in `mrecg.quantize`; ranges are found on them, and answers compared.
         recipe: placement and ranges, and how a unit is reconstructed.
-        weight_bits, activation_bits: widths to measure; those that the recipe's target cannot hold are left out.
+        weight_bits, activation_bits: widths to measure; what is wider than the recipe's target can hold becomes narrower.
         granularity: whether single layers or blocks have one width each.
         after: steps of a reconstruction of the unit alone before it is measured; 0 is rounding to nearest.
         labels: of the images, in order; with them a metric is measured, too.
@@ -128,7 +128,8 @@ def _widths(
     found: dict[QuantizedKind, tuple[int, ...]] = {}
     for kind, given in asked.items():
         allowed = allowed_widths(recipe, kind)
-        kept = tuple(sorted({bits for bits in given if bits in allowed}))
+        widest = allowed[-1]
+        kept = tuple(sorted({min(bits, widest) for bits in given if allowed[0] <= bits <= WIDEST}))
         if given and not kept:
             raise RecipeError(
                 f"The {kind} widths {', '.join(map(str, given))} do not fit the recipe, expected some of {allowed[0]} to "

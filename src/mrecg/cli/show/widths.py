@@ -62,19 +62,20 @@ def _table(
 
 def show_choice(console: Console, chosen: BitChoice) -> None:
     """Show what a choice of widths costs, next to the widths that could be everywhere."""
-    cost = chosen.cost
-    say(
-        console,
-        f"chosen for {chosen.budget}: {cost.bits:.2f} bits for a weight, {size(cost.bytes)}, {cost.bops / 1e9:.3g} GBOPs; "
-        f"added harm {chosen.harm:.3g}",
-    )
-    for point in chosen.front:
-        if point.uniform is not None:
-            say(
-                console,
-                f"{point.uniform} bits everywhere: {size(point.cost.bytes)}, {point.cost.bops / 1e9:.3g} GBOPs; "
-                f"added harm {point.harm:.3g}",
-            )
+    table = Table(title=f"Widths within {escape(chosen.budget)}")
+    table.add_column("widths")
+    for column in ("bits", "size", "GBOPs", "added harm"):
+        table.add_column(column, justify="right")
+    rows = [("chosen", chosen.cost, chosen.harm)]
+    rows += [
+        (f"{point.uniform} bits everywhere", point.cost, point.harm)
+        for point in chosen.front
+        if point.uniform is not None
+    ]
+    for name, cost, harm in rows:
+        operations = f"{cost.bops / 1e9:.3g}"
+        table.add_row(name, f"{cost.bits:.2f}", size(cost.bytes), operations, f"{harm:.3g}")
+    console.print(table)
 
 
 def show_target(console: Console, target: AccuracyTarget) -> None:
