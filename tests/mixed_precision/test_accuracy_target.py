@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-import toys
 
 import mrecg
+import toys
 from mrecg.errors import MrecgError
 from mrecg.records.record import Record
 
