@@ -14,7 +14,6 @@ from mrecg.config.texts import bytes_of
 
 __all__ = [
     "After",
-    "Budget",
     "CalibrationOptions",
     "EvaluationImages",
     "ImageOptions",
@@ -25,6 +24,7 @@ __all__ = [
     "ProgressOptions",
     "RecipeOptions",
     "RunFolder",
+    "SizeBudget",
     "Workers",
     "names_starting",
     "worker_count",
@@ -63,7 +63,7 @@ EvaluationImages = Annotated[
         min=1, metavar="N", help="Use so many labeled images, spread evenly; by default all."
     ),
 ]
-Budget = Annotated[
+SizeBudget = Annotated[
     str | None,
     typer.Option(
         metavar="SIZE",

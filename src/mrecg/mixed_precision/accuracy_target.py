@@ -17,8 +17,8 @@ from mrecg.config.width_rules import with_width_rules
 from mrecg.errors import DataError, RecipeError, expect
 from mrecg.evaluation import evaluate
 from mrecg.metrics import Metric
-from mrecg.mixed_precision.answer_divergence import answer_divergence
 from mrecg.mixed_precision.budgets import cost_of
+from mrecg.mixed_precision.divergence import answer_divergence
 from mrecg.mixed_precision.integer_program import choose_bits
 from mrecg.mixed_precision.layout import allowed_widths
 from mrecg.mixed_precision.measurement import sensitivity
@@ -131,7 +131,7 @@ def _attempt(step: "_Step", record: Record, drop: float, seconds: float) -> Atte
 
 @dataclass(frozen=True)
 class _Judge:
-    """What a try is judged by.
+    """Judge of tries: by labels, or by the divergence on images that are set aside.
 
     Attributes:
         name: of the metric.

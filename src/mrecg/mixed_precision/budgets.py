@@ -9,7 +9,7 @@ from mrecg.errors import RecipeError, expect, quoted
 from mrecg.records.bit_choice import Cost
 from mrecg.records.sensitivity import LayerCost, QuantizedKind, Sensitivity
 
-__all__ = ["Budget", "Widths", "cost_of", "layer_bytes", "layer_width", "read_budget"]
+__all__ = ["WidthBudget", "Widths", "cost_of", "layer_bytes", "layer_width", "read_budget"]
 
 Widths = dict[tuple[QuantizedKind, str], int]
 """The width of each unit, by kind and name."""
@@ -18,7 +18,7 @@ _EXAMPLES = "such as 4.0bits, 1.2MB or 0.5GBOPs"
 
 
 @dataclass(frozen=True)
-class Budget:
+class WidthBudget:
     """A limit.
 
     Attributes:
@@ -32,7 +32,7 @@ class Budget:
     amount: float
 
 
-def read_budget(text: str) -> Budget:
+def read_budget(text: str) -> WidthBudget:
     """Return the budget in a text such as `4.0bits`, `1.2MB`, `900KiB` or `0.5GBOPs`; case does not matter.
 
     Raises:
@@ -48,10 +48,10 @@ def read_budget(text: str) -> Budget:
         raise RecipeError(f"The budget {quoted(text)} cannot be read, expected one {_EXAMPLES}.")
     number, bits, prefix, binary, _, bops_prefix, bops = found.groups()
     if bits:
-        return Budget(text, "bits", float(number))
+        return WidthBudget(text, "bits", float(number))
     power = " KMGT".index((bops_prefix if bops else prefix).upper() or " ")
     factor = float((1024 if binary else 1000) ** power)
-    return Budget(text, "bops" if bops else "bytes", float(number) * factor)
+    return WidthBudget(text, "bops" if bops else "bytes", float(number) * factor)
 
 
 def layer_bytes(layer: LayerCost, bits: int) -> int:

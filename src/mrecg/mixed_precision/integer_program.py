@@ -14,7 +14,7 @@ import numpy as np
 
 from mrecg.errors import RecipeError, expect
 from mrecg.mixed_precision.budgets import (
-    Budget,
+    WidthBudget,
     Widths,
     cost_of,
     layer_bytes,
@@ -78,7 +78,7 @@ def choose_bits(sensitivity: Sensitivity, budget: str) -> BitChoice:
     )
 
 
-def _units_with_a_choice(sensitivity: Sensitivity, limit: Budget) -> tuple[UnitHarms, ...]:
+def _units_with_a_choice(sensitivity: Sensitivity, limit: WidthBudget) -> tuple[UnitHarms, ...]:
     units = sensitivity.units if limit.unit == "bops" else sensitivity.of_kind("weight")
     if not units:
         raise RecipeError(
@@ -96,24 +96,24 @@ def _harm(units: Iterable[UnitHarms], widths: Widths) -> float:
     return sum(unit.harm_at(widths[unit.kind, unit.name]) for unit in units)
 
 
-def _amount(sensitivity: Sensitivity, limit: Budget, widths: Widths) -> float:
+def _amount(sensitivity: Sensitivity, limit: WidthBudget, widths: Widths) -> float:
     return float(getattr(cost_of(sensitivity, widths), limit.unit))
 
 
-def _written(limit: Budget, amount: float) -> str:
+def _written(limit: WidthBudget, amount: float) -> str:
     if limit.unit == "bits":
         return f"{amount:.4g}bits"
     return f"{amount / 1e6:.6g}M{'B' if limit.unit == 'bytes' else 'BOPs'}"
 
 
 def _front(
-    sensitivity: Sensitivity, units: tuple[UnitHarms, ...], limit: Budget
+    sensitivity: Sensitivity, units: tuple[UnitHarms, ...], limit: WidthBudget
 ) -> Iterable[FrontPoint]:
     """Yield the least harm at several budgets of the limit's unit, and the harm of each width alone."""
     smallest, largest = (_amount(sensitivity, limit, _same_end(units, end)) for end in (min, max))
     seen = set()
     for amount in np.linspace(smallest, largest, _FRONT_POINTS):
-        widths = _solve(sensitivity, units, Budget("", limit.unit, float(amount)))
+        widths = _solve(sensitivity, units, WidthBudget("", limit.unit, float(amount)))
         point = FrontPoint(cost=cost_of(sensitivity, widths), harm=_harm(units, widths))
         if point.cost not in seen:
             seen.add(point.cost)
@@ -152,7 +152,7 @@ class _Program:
         return csr_matrix((values, (rows, columns)), shape=(len(self.rows), len(self.harms)))
 
 
-def _solve(sensitivity: Sensitivity, units: tuple[UnitHarms, ...], limit: Budget) -> Widths:
+def _solve(sensitivity: Sensitivity, units: tuple[UnitHarms, ...], limit: WidthBudget) -> Widths:
     """Return the widths with the least harm within a limit that can be kept."""
     optimize = _solver()
     program = _Program()
@@ -187,7 +187,7 @@ def _solve(sensitivity: Sensitivity, units: tuple[UnitHarms, ...], limit: Budget
     }
 
 
-def _slack(limit: Budget) -> float:
+def _slack(limit: WidthBudget) -> float:
     return 1e-9 * limit.amount if limit.unit == "bits" else 0.5
 
 
@@ -195,7 +195,7 @@ def _add_costs(
     program: _Program,
     sensitivity: Sensitivity,
     columns: Mapping[_Unit, Mapping[int, int]],
-    limit: Budget,
+    limit: WidthBudget,
 ) -> float:
     """Give the columns their costs, with pairs of widths where these are multiplied; return what no choice changes."""
     chosen = {layer.name: _choices(layer, columns) for layer in sensitivity.layers}

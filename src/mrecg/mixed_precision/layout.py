@@ -27,7 +27,7 @@ from mrecg.graph.layers import (
 from mrecg.graph.recipe_placement import RecipePlacement
 from mrecg.records.sensitivity import QuantizedKind
 
-__all__ = ["WIDEST", "Layout", "PlacedLayer", "allowed_widths", "only_these", "read_layout"]
+__all__ = ["WIDEST", "NetworkLayout", "PlacedLayer", "allowed_widths", "only_these", "read_layout"]
 
 WIDEST = 8
 """Width up to which there is a choice; 16 bits are for activations that a target wants so."""
@@ -54,7 +54,7 @@ class PlacedLayer:
 
 
 @dataclass(frozen=True)
-class Layout:
+class NetworkLayout:
     """The layers of a network under a recipe.
 
     Attributes:
@@ -100,7 +100,7 @@ def read_layout(
     images: Float[Tensor, "n ..."],
     recipe: Recipe,
     kinds: Sequence[QuantizedKind],
-) -> Layout:
+) -> NetworkLayout:
     """Return the layers of a network, and which widths of some kinds may be chosen.
 
     A width may be chosen where it follows the recipe's own: the network is annotated at two widths, and what has the same bits in
@@ -122,7 +122,7 @@ def read_layout(
     for place in (0, 1):
         widths = {f"{kind}.bits": pair[place] for kind, pair in pairs.items()}
         annotated.append(_Annotated.of(captured, recipe.override(widths)))
-    return Layout(tuple(_layers(*annotated)), annotated[0].other_bytes())
+    return NetworkLayout(tuple(_layers(*annotated)), annotated[0].other_bytes())
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,13 @@ from mrecg.config.settings import FLOAT_BITS
 from mrecg.errors import DataError, RecipeError, expect
 from mrecg.metrics import Meter, Metric
 from mrecg.mixed_precision.harms import HarmMeter, Scored, distance_name
-from mrecg.mixed_precision.layout import WIDEST, Layout, allowed_widths, only_these, read_layout
+from mrecg.mixed_precision.layout import (
+    WIDEST,
+    NetworkLayout,
+    allowed_widths,
+    only_these,
+    read_layout,
+)
 from mrecg.monitoring import watched
 from mrecg.optimize.progress import Progress, Report, phase
 from mrecg.preparation.arguments import check_arguments, resolve_memory, resolve_recipe
@@ -148,7 +154,7 @@ def _widths(
 
 
 def _prepared(
-    model: nn.Module, images: Tensor, recipe: Recipe, kind: QuantizedKind, layout: Layout
+    model: nn.Module, images: Tensor, recipe: Recipe, kind: QuantizedKind, layout: NetworkLayout
 ) -> PreparedGraph:
     free = layout.free(kind)
     if not free:
@@ -159,7 +165,7 @@ def _prepared(
     return prepare_graph(model, images, only_these(recipe, kind, free, bits), None)
 
 
-def _costs(layout: Layout, units: Sequence[UnitHarms]) -> tuple[LayerCost, ...]:
+def _costs(layout: NetworkLayout, units: Sequence[UnitHarms]) -> tuple[LayerCost, ...]:
     owners = {(unit.kind, layer): unit.name for unit in units for layer in unit.layers}
     return tuple(
         LayerCost(

@@ -10,7 +10,7 @@ from mrecg.cli.consoles import console, error_console
 from mrecg.cli.float_accuracy import measure_float
 from mrecg.cli.inputs import Inputs
 from mrecg.cli.option_groups import command
-from mrecg.cli.options import After, Budget, Memory, NetworkOptions, ProgressOptions
+from mrecg.cli.options import After, Memory, NetworkOptions, ProgressOptions, SizeBudget
 from mrecg.cli.recipe_choice import choose_recipe
 from mrecg.cli.resumption import (
     given_command,
@@ -126,7 +126,7 @@ def quantize(
             help="Measure on so many images, spread evenly; 0 measures nothing.",
         ),
     ] = None,
-    budget: Budget = None,
+    budget: SizeBudget = None,
     after: After = 0,
     max_drop: Annotated[
         float | None,

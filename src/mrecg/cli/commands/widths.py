@@ -8,7 +8,7 @@ import typer
 from mrecg.cli.consoles import console, say
 from mrecg.cli.inputs import Inputs
 from mrecg.cli.option_groups import command
-from mrecg.cli.options import After, Budget, Memory, NetworkOptions, ProgressOptions
+from mrecg.cli.options import After, Memory, NetworkOptions, ProgressOptions, SizeBudget
 from mrecg.cli.recipe_choice import choose_recipe
 from mrecg.errors import RecipeError, quoted
 from mrecg.mixed_precision.budgets import read_budget
@@ -48,7 +48,7 @@ def sensitivity(
             help="Measure on so many labeled images instead, and the top-1 of each width, too.",
         ),
     ] = None,
-    budget: Budget = None,
+    budget: SizeBudget = None,
     write_widths: Annotated[
         Path | None,
         typer.Option(
