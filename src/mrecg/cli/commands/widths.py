@@ -26,11 +26,11 @@ def sensitivity(
     options: NetworkOptions,
     shown: ProgressOptions,
     weight_bits: Annotated[
-        str, typer.Option(metavar="N,N,…", help="Widths of weights to measure.")
+        str, typer.Option(metavar="N,N,N", help="Widths of weights to measure.")
     ] = "2,3,4,8",
     activation_bits: Annotated[
         str,
-        typer.Option(metavar="N,N,…", help="Widths of activations to measure; by default none."),
+        typer.Option(metavar="N,N,N", help="Widths of activations to measure; by default none."),
     ] = "",
     granularity: Annotated[
         Literal["layer", "block"], typer.Option(help="What has one width.")
