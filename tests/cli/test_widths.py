@@ -77,6 +77,7 @@ def test_mistakes_end_with_a_sentence(
         (("sensitivity", *given, "--budget", "1 stone"), "such as 4.0bits"),
         (("quantize", *given, "--budget", "1bits", "--output", "run"), "cannot be kept"),
         (("quantize", *given, "--widths", "wrong.yaml", "--output", "run"), "one list called"),
+        (("quantize", *given, "--after", "5", "--output", "run"), "give --budget or --max-drop"),
         (
             ("quantize", *given, "--max-drop", "1", "--plan", "wrong.yaml", "--output", "run"),
             "leave --plan out",

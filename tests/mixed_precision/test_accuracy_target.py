@@ -90,3 +90,19 @@ def test_mistakes_are_said_in_a_sentence(
 ) -> None:
     with pytest.raises(MrecgError, match=said):
         mrecg.quantize_to(model, toys.images(16), recipe=RECIPE, progress=False, **arguments)
+
+
+def test_nothing_wider_is_tried_where_every_width_is_prescribed(model: torch.nn.Module) -> None:
+    """8 bits are the widest, so only layers in float are left; and where rules name every layer, not even these."""
+    recipe = mrecg.preset("w8a8-rtn")
+    found = mrecg.quantize_to(model, toys.images(8), max_drop=0, recipe=recipe, progress=False)
+    assert found.record.target is not None
+    first, *others = found.record.target.attempts
+    assert first.name == "rounding to nearest"
+    assert others
+    assert all("layers in float" in one.name for one in others)
+    rules = [{"layers": "*", "weight_bits": 4, "activation_bits": 8}]
+    recipe = recipe.override({"placement.overrides": rules})
+    found = mrecg.quantize_to(model, toys.images(8), max_drop=0, recipe=recipe, progress=False)
+    assert found.record.target is not None
+    assert len(found.record.target.attempts) == 1

@@ -26,7 +26,7 @@ from mrecg.records.sensitivity import LayerCost, QuantizedKind, Sensitivity, Uni
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-__all__ = ["choose_bits"]
+__all__ = ["choose_bits", "require_solver"]
 
 _FRONT_POINTS = 12
 _LARGEST_HARM = 1e6
@@ -154,10 +154,11 @@ class _Program:
 
 def _solve(sensitivity: Sensitivity, units: tuple[UnitHarms, ...], limit: WidthBudget) -> Widths:
     """Return the widths with the least harm within a limit that can be kept."""
-    optimize = _solver()
+    optimize = require_solver()
     program = _Program()
     columns: dict[_Unit, dict[int, int]] = {}
-    largest = max(one.harm for unit in units for one in unit.harms if np.isfinite(one.harm)) or 1.0
+    finite = [one.harm for unit in units for one in unit.harms if np.isfinite(one.harm)]
+    largest = max(finite, default=0.0) or 1.0
     for unit in units:
         columns[unit.kind, unit.name] = {
             one.bits: program.column(min(one.harm, 1e3 * largest) / largest * _LARGEST_HARM)
@@ -248,8 +249,8 @@ def _add_pairs(
     return 0.0
 
 
-def _solver() -> Any:
-    """Return `scipy.optimize`.
+def require_solver() -> Any:
+    """Return `scipy.optimize`; worth a call before something long.
 
     Raises:
         RecipeError: scipy is not installed.

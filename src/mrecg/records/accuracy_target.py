@@ -1,8 +1,8 @@
 """A target of accuracy: every try, what it cost, and whether it holds."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mrecg.records.json_model import JsonModel
 
@@ -47,6 +47,12 @@ class AccuracyTarget(JsonModel):
     float_score: float | None
     attempts: Annotated[tuple[Attempt, ...], Field(min_length=1)]
     kept: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _keeps_one_of_them(self) -> Self:
+        if self.kept >= len(self.attempts):
+            raise ValueError(f"it keeps try {self.kept} of {len(self.attempts)}, counted from 0")
+        return self
 
     @property
     def is_held(self) -> bool:

@@ -24,7 +24,7 @@ class WidthHarm(JsonModel):
     """
 
     bits: Bits
-    harm: float
+    harm: Annotated[float, Field(ge=0)]
     score: float | None = None
 
 

@@ -161,6 +161,8 @@ def quantize(
         recipe = choose_recipe(options, experiment)
         if budget is not None:
             read_budget(budget)
+        if after and budget is None and max_drop is None:
+            raise RecipeError("--after measures sensitivity; give --budget or --max-drop, too.")
         if max_drop is not None and plan_file is not None:
             raise RecipeError(
                 "--max-drop tries several recipes, so no plan fits all; leave --plan out."
@@ -246,11 +248,12 @@ class _Job:
         self, model: "nn.Module", calibration: "CalibrationImages", report: "Report"
     ) -> tuple[Recipe, dict[str, Any]]:
         """Return the recipe with the widths of the budget, and what they were chosen by."""
-        from mrecg.mixed_precision.integer_program import choose_bits
+        from mrecg.mixed_precision.integer_program import choose_bits, require_solver
         from mrecg.mixed_precision.measurement import sensitivity
 
         if self.budget is None:
             return self.recipe, {}
+        require_solver()
         found = sensitivity(
             model, calibration, self.recipe, after=self.after, progress=report, memory=self.memory
         )
@@ -276,6 +279,7 @@ class _Job:
             validation=batches,
             recipe=self.recipe,
             budget=self.budget,
+            after=self.after,
             progress=report,
             memory=self.memory,
         )

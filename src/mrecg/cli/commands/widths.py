@@ -68,7 +68,7 @@ def sensitivity(
     from mrecg.cli.show.widths import show_choice, show_sensitivity
     from mrecg.cli.watching import reporting
     from mrecg.distributed import is_first, wait
-    from mrecg.mixed_precision.integer_program import choose_bits
+    from mrecg.mixed_precision.integer_program import choose_bits, require_solver
     from mrecg.mixed_precision.measurement import sensitivity as measure
 
     for file in (output, write_widths):
@@ -79,6 +79,7 @@ def sensitivity(
         raise RecipeError("--write-widths writes the widths of a budget; give --budget, too.")
     if budget is not None:
         read_budget(budget)
+        require_solver()
     widths, read = _widths(weight_bits), _widths(activation_bits)
     experiment = None if options.config is None else read_experiment(options.config)
     recipe = choose_recipe(options, experiment)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mrecg.records.accuracy_target import AccuracyTarget
 from mrecg.records.bit_choice import BitChoice, Cost
-from mrecg.records.sensitivity import QuantizedKind, Sensitivity
+from mrecg.records.sensitivity import QuantizedKind, Sensitivity, UnitHarms
 from mrecg.report.drawing import (
     ACCENT,
     INK,
@@ -91,8 +91,8 @@ def _draw_harms(found: Sensitivity, kind: QuantizedKind, name: str) -> Chart:
     def paint(axes: Sequence["Axes"]) -> None:
         axis = axes[0]
         for place, bits in enumerate(widths):
-            harms = [max(unit.harm_at(bits), _LEAST) for unit in units]
-            drawn = [harm if math.isfinite(harm) and harm > _LEAST else math.nan for harm in harms]
+            harms = [_harm_at(unit, bits) for unit in units]
+            drawn = [harm if _LEAST < harm < math.inf else math.nan for harm in harms]
             axis.plot(
                 range(len(names)),
                 drawn,
@@ -109,6 +109,11 @@ def _draw_harms(found: Sensitivity, kind: QuantizedKind, name: str) -> Chart:
     caption = f"Harm of the {kind}s of each {found.granularity} alone ({_distance(found)})"
     said = f"At {widths[0]} bits it is largest in {worst.name}, {number(worst.harms[0].harm)}."
     return draw(name, caption, said, paint, heights=(1.9,), below=room_for(names, 20))
+
+
+def _harm_at(unit: UnitHarms, bits: int) -> float:
+    """Return the harm at a width; NaN where it was not measured."""
+    return next((one.harm for one in unit.harms if one.bits == bits), math.nan)
 
 
 def _draw_front(chosen: BitChoice, name: str) -> Chart:
@@ -161,7 +166,8 @@ def _draw_front(chosen: BitChoice, name: str) -> Chart:
 def _harms(found: Sensitivity, kind: QuantizedKind) -> Table:
     widths = found.widths(kind)
     rows = tuple(
-        (unit.name, *(number(one.harm) for one in unit.harms)) for unit in found.of_kind(kind)
+        (unit.name, *(number(_harm_at(unit, bits)) for bits in widths))
+        for unit in found.of_kind(kind)
     )
     columns = (found.granularity, *(f"{bits} bits" for bits in widths))
     return Table(f"Harm of the {kind}s of each {found.granularity} alone", columns, rows)
