@@ -6,11 +6,12 @@ import torch
 import mrecg
 import toys
 from mrecg.errors import MrecgError
+from mrecg.mixed_precision import ladder
 from mrecg.records.record import Record
 
 RECIPE = mrecg.preset(
     "w2a2-qdrop",
-    {"reconstruct.steps": 20, "reconstruct.batch_size": 8, "network.steps": 0},
+    {"reconstruct.steps": 20, "reconstruct.batch_size": 4, "network.steps": 0},
 )
 
 
@@ -38,41 +39,53 @@ def test_rounding_to_nearest_is_enough_where_it_is(model: torch.nn.Module) -> No
     assert found.recipe.reconstruct.steps == 0
 
 
-def test_tries_cost_more_and_more_until_one_holds(model: torch.nn.Module) -> None:
-    """Without labels; nothing is tried behind the first that holds a limit."""
-    x = toys.images(32)
+def test_tries_cost_more_and_more(model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without labels; one try with more bits, and one with layers in float."""
+    monkeypatch.setattr(ladder, "MORE", (1.5,))
+    monkeypatch.setattr(ladder, "IN_FLOAT", (0.9,))
+    x = toys.images(16)
     all_tries = mrecg.quantize_to(model, x, max_drop=0, recipe=RECIPE, progress=False).record
     assert all_tries.target is not None
     attempts = all_tries.target.attempts
     assert not all_tries.target.is_held
     assert f"None of {len(attempts)} tries holds" in all_tries.target.verdict
-    assert [one.steps for one in attempts] == [0, 2, *[20] * (len(attempts) - 2)]
+    assert [one.steps for one in attempts] == [0, 2, 20, 20, 20]
     sizes = [one.bytes for one in attempts]
     assert sizes == sorted(sizes)
-    assert attempts[-1].left_in_float >= attempts[-2].left_in_float > 0
+    assert [one.left_in_float > 0 for one in attempts] == [False, False, False, False, True]
     kept = all_tries.target.kept
     assert attempts[kept].drop == min(one.drop for one in attempts)
     assert all_tries.size is not None
     assert all_tries.size.quantized_bytes == attempts[kept].bytes
     assert Record.parse(all_tries.to_json().encode(), "r") == all_tries
 
-    limit = 0.99 * attempts[0].drop
+
+def test_no_try_takes_more_than_the_budget_and_none_follows_the_first_that_holds(
+    model: torch.nn.Module,
+) -> None:
+    def tries(max_drop: float) -> Record:
+        return mrecg.quantize_to(
+            model,
+            toys.images(16),
+            max_drop=max_drop,
+            recipe=RECIPE,
+            budget="3bits",
+            progress=False,
+        ).record
+
+    found = tries(max_drop=0)
+    assert found.target is not None
+    assert found.bits is not None
+    attempts = found.target.attempts
+    assert found.bits.cost.bits <= 3
+    assert {one.bytes for one in attempts} == {found.bits.cost.bytes}
+    assert len(attempts) == 3
+    limit = min(attempts[1].drop, attempts[2].drop)
     first = next(index for index, one in enumerate(attempts) if one.drop <= limit)
-    held = mrecg.quantize_to(model, x, max_drop=limit, recipe=RECIPE, progress=False).record.target
+    held = tries(max_drop=limit).target
     assert held is not None
     assert held.is_held
     assert [one.name for one in held.attempts] == [one.name for one in attempts[: first + 1]]
-    assert f"The cheapest recipe that holds the target is {attempts[first].name}" in held.verdict
-
-
-def test_no_try_takes_more_than_the_budget(model: torch.nn.Module) -> None:
-    found = mrecg.quantize_to(
-        model, toys.images(32), max_drop=0, recipe=RECIPE, budget="3bits", progress=False
-    ).record
-    assert found.target is not None
-    assert found.bits is not None
-    assert found.bits.cost.bits <= 3
-    assert {one.bytes for one in found.target.attempts} == {found.bits.cost.bytes}
 
 
 @pytest.mark.parametrize(
