@@ -6,10 +6,8 @@ on to the outputs; so a unit at a width costs the rest of a forward pass, and al
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from operator import attrgetter
-from types import MappingProxyType
 
 import torch
 from jaxtyping import Float
@@ -19,9 +17,8 @@ from mrecg.cache.activation_cache import ActivationCache, run_float_units, run_q
 from mrecg.cache.storage import Storage
 from mrecg.config.recipe import Recipe
 from mrecg.graph.extract import Unit
-from mrecg.graph.insert import QuantizerRequest
-from mrecg.graph.recipe_placement import code_range
 from mrecg.graph.units import Chain
+from mrecg.mixed_precision.regridding import at_width
 from mrecg.optimize.answer_distance import AnswerDistance, has_negative_logits
 from mrecg.optimize.finite import require_finite_activations
 from mrecg.optimize.group import GroupValues, optimize_group
@@ -30,11 +27,7 @@ from mrecg.optimize.reconstruction import round_to_nearest
 from mrecg.optimize.schedule import derive_seed
 from mrecg.planning.cost import images_per_pass
 from mrecg.preparation.prepared_graph import PreparedGraph
-from mrecg.preparation.ranges import (
-    calibrate_activation,
-    make_activation_quantizer,
-    make_weight_quantizer,
-)
+from mrecg.preparation.ranges import calibrate_activation
 from mrecg.quantizers.activation_sample import ActivationSample
 from mrecg.quantizers.losses import SMALLEST_POWER, signal_power
 from mrecg.quantizers.state import QuantizerState
@@ -44,46 +37,13 @@ from mrecg.records.sensitivity import (
     WholeHarm,
     WidthHarm,
 )
+from mrecg.shortage import Parts, Shortages
 from mrecg.torch_state import compute_precision
 
-__all__ = ["HarmMeter", "Scored", "at_width", "distance_name"]
+__all__ = ["HarmMeter", "Scored", "distance_name"]
 
 Scored = Callable[[Tensor], float]
 """A metric of the answers to all images, in order."""
-
-
-def at_width(prepared: PreparedGraph, recipe: Recipe, bits: int) -> PreparedGraph:
-    """Return the same network with every quantizer at another width, without capturing it again."""
-    placed = tuple(
-        replace(one, request=_at(one.request, one.is_weight, recipe, bits))
-        for one in prepared.placed
-    )
-    weights = {
-        one.name: make_weight_quantizer(
-            one.request, attrgetter(one.tensor)(prepared.graph), recipe.weight
-        )
-        for one in placed
-        if one.is_weight
-    }
-    activations = {
-        one.name: make_activation_quantizer(one.request, recipe.activation, prepared.device)
-        for one in placed
-        if not one.is_weight
-    }
-    return replace(
-        prepared,
-        placed=placed,
-        weights=MappingProxyType(weights),
-        activations=MappingProxyType(activations),
-    )
-
-
-def _at(request: QuantizerRequest, is_weight: bool, recipe: Recipe, bits: int) -> QuantizerRequest:
-    settings = recipe.weight if is_weight else recipe.activation
-    low, high = code_range(bits, settings)
-    if request.low == 0 and settings.symmetric:  # of a tensor that cannot be negative
-        low, high = 0, 2**bits - 1
-    return replace(request, low=low, high=high)
 
 
 @dataclass(frozen=True)
@@ -135,16 +95,30 @@ def _run_whole(
 ) -> dict[str, Tensor]:
     """Return the answers to all images: of the float network, or of a state."""
     bindings = None if bound is None else bound[0].bind(chain.units, bound[1])
-    parts = []
-    for part in images.split(min(map(images_per_pass, chain.units))):
-        values = {chain.input: part.to(device)}
+
+    def forward(first: int, last: int) -> Mapping[str, Tensor]:
+        values = {chain.input: images[first:last].to(device)}
         with compute_precision("float32", device):
             if bindings is None:
-                made = run_float_units(chain.units, values)
-            else:
-                made = run_quantized_units(chain.units, values, bindings)
-        parts.append({name: made[name] for name in chain.outputs})
-    return {name: torch.cat([part[name] for part in parts]) for name in chain.outputs}
+                return run_float_units(chain.units, values)
+            return run_quantized_units(chain.units, values, bindings)
+
+    return _in_parts(len(images), chain.units, chain.outputs, forward)
+
+
+def _in_parts(
+    images: int,
+    units: Sequence[Unit],
+    outputs: Sequence[str],
+    forward: Callable[[int, int], Mapping[str, Tensor]],
+) -> dict[str, Tensor]:
+    """Return some values of all images, from passes over as many as memory holds."""
+    parts = Parts(Shortages(), "passes through the network")
+    size = min(map(images_per_pass, units))
+    kept = [
+        {name: made[name] for name in outputs} for _, _, made in parts.over(images, size, forward)
+    ]
+    return {name: torch.cat([part[name] for part in kept]) for name in outputs}
 
 
 @dataclass(frozen=True)
@@ -286,17 +260,15 @@ class HarmMeter:
     ) -> dict[str, Tensor]:
         """Return the answers to all images with one unit under a state, and float units before and behind it."""
         unit, *behind = prepared.chain.units[index:]
-        outputs, bindings = prepared.chain.outputs, prepared.bind([unit], state)
-        size = min(map(images_per_pass, (unit, *behind)))
-        parts = []
-        for first in range(0, len(self.images), size):
-            last = min(first + size, len(self.images))
+        bindings = prepared.bind([unit], state)
+
+        def forward(first: int, last: int) -> Mapping[str, Tensor]:
             given = {name: one.portion(first, last) for name, one in cache.of_float.items()}
             with compute_precision("float32", prepared.device):
-                made = run_quantized_units([unit], given, bindings)
-                made = run_float_units(behind, made)
-            parts.append({name: made[name] for name in outputs})
-        return {name: torch.cat([part[name] for part in parts]) for name in outputs}
+                return run_float_units(behind, run_quantized_units([unit], given, bindings))
+
+        units, outputs = (unit, *behind), prepared.chain.outputs
+        return _in_parts(len(self.images), units, outputs, forward)
 
     def _check(self, bits: int, state: QuantizerState, found: Sequence[UnitHarms]) -> WholeHarm:
         prepared = self._at_widths[bits]
