@@ -37,6 +37,7 @@ ROOMS = [
     "quantization",
     "metrics",
     "evaluation",
+    "mixed_precision",
     "data",
     "paper",
     "demo",
@@ -65,6 +66,7 @@ ALLOWED_PACKAGES = {
     "pydantic_core",  # the errors of pydantic
     "rich",
     "safetensors",
+    "scipy",
     "torch",
     "torchao",
     "torchvision",

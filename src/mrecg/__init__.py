@@ -7,8 +7,10 @@ from mrecg.config.presets import preset
 from mrecg.config.recipe import Recipe, read_recipe
 from mrecg.errors import MrecgError
 from mrecg.export.findings import Verification
+from mrecg.records.bit_choice import BitChoice
 from mrecg.records.plan import Plan
 from mrecg.records.record import Record
+from mrecg.records.sensitivity import Sensitivity
 
 if TYPE_CHECKING:
     from mrecg.conversion.onnx_modules import from_onnx
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     from mrecg.export.onnx.verification import verify_onnx
     from mrecg.export.pt2 import export_program
     from mrecg.metrics import Fidelity, fidelity
+    from mrecg.mixed_precision.accuracy_target import quantize_to
+    from mrecg.mixed_precision.integer_program import choose_bits
+    from mrecg.mixed_precision.measurement import sensitivity
     from mrecg.monitoring import TensorBoard
     from mrecg.optimize.progress import Progress
     from mrecg.pipeline import PreparedModel, prepare
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
     from mrecg.runs.trained import from_trained
 
 __all__ = [
+    "BitChoice",
     "Estimate",
     "Evaluation",
     "Fidelity",
@@ -37,9 +43,11 @@ __all__ = [
     "QuantizedModel",
     "Recipe",
     "Record",
+    "Sensitivity",
     "TensorBoard",
     "TrainableModel",
     "Verification",
+    "choose_bits",
     "evaluate",
     "export_onnx",
     "export_program",
@@ -50,14 +58,19 @@ __all__ = [
     "prepare",
     "preset",
     "quantize",
+    "quantize_to",
     "read_recipe",
     "resume",
+    "sensitivity",
     "verify_onnx",
 ]
 
 __version__ = "0.1.0"
 
 _NEEDS_TORCH = {
+    "choose_bits": "mrecg.mixed_precision.integer_program",
+    "quantize_to": "mrecg.mixed_precision.accuracy_target",
+    "sensitivity": "mrecg.mixed_precision.measurement",
     "Evaluation": "mrecg.evaluation",
     "evaluate": "mrecg.evaluation",
     "export_onnx": "mrecg.export.onnx.files",

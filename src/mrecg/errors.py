@@ -10,6 +10,7 @@ MrecgError
 ├── RunError           a run folder that cannot be read or written
 ├── ExportError        a model that cannot be written for a runtime
 │   └── VerificationError  a file that computes something else than the simulation
+├── TargetError        a target of accuracy that no try holds
 └── StorageError       memory or disk that is not enough, or a budget that cannot be read
 """
 
@@ -28,6 +29,7 @@ __all__ = [
     "RecipeError",
     "RunError",
     "StorageError",
+    "TargetError",
     "VerificationError",
     "did_you_mean",
     "expect",
@@ -74,6 +76,10 @@ class ExportError(MrecgError):
 
 class VerificationError(ExportError):
     """A file that computes something else than the simulation."""
+
+
+class TargetError(MrecgError):
+    """A target of accuracy that no try holds."""
 
 
 class StorageError(MrecgError):

@@ -22,6 +22,7 @@ from mrecg.torch_state import evaluation_mode, matmul_precision
 
 __all__ = [
     "Fidelity",
+    "Meter",
     "Metric",
     "Score",
     "answer",
@@ -100,7 +101,7 @@ def measure(model: nn.Module, loader: Iterable[Any], metric: Metric) -> Score:
     Raises:
         DataError: no images, images that the model cannot take, or a metric that fails or gives no number.
     """
-    meter = _Meter.of(metric)
+    meter = Meter.of(metric)
     images_seen = 0
     # Not inference mode: a metric's state has to stay a tensor that the caller can use.
     with torch.no_grad():
@@ -180,11 +181,11 @@ def _fidelity(node: fx.Node, found: OutputComparison) -> Fidelity:
     return Fidelity(found.relative_error, found.snr, found.agreement)
 
 
-class _Meter(ABC):
+class Meter(ABC):
     """Collects a metric over batches."""
 
     @staticmethod
-    def of(metric: Metric) -> "_Meter":
+    def of(metric: Metric) -> "Meter":
         if all(callable(getattr(metric, name, None)) for name in ("update", "compute")):
             return _ObjectMeter(metric)
         if callable(metric):
@@ -203,7 +204,7 @@ class _Meter(ABC):
         """Return the metric over all images."""
 
 
-class _FunctionMeter(_Meter):
+class _FunctionMeter(Meter):
     """Averages a function of a batch over images."""
 
     def __init__(self, function: Callable[[Any, Any], Any]) -> None:
@@ -233,7 +234,7 @@ class _FunctionMeter(_Meter):
         return means if self._has_names else means[""]
 
 
-class _ObjectMeter(_Meter):
+class _ObjectMeter(Meter):
     """Gives an object every batch; several processes are its own business, as they are torchmetrics'."""
 
     def __init__(self, metric: Any) -> None:

@@ -14,6 +14,7 @@ _ORDER = (
     "demo",
     "quantize",
     "plan",
+    "sensitivity",
     "evaluate",
     "verify-run",
     "report",

@@ -11,7 +11,16 @@ import threading
 from collections.abc import Iterator, Sequence
 
 # Importing the commands registers them.
-from mrecg.cli.commands import accuracy, deployment, grids, names, pages, paper, quantization  # noqa: F401
+from mrecg.cli.commands import (  # noqa: F401
+    accuracy,
+    deployment,
+    grids,
+    names,
+    pages,
+    paper,
+    quantization,
+    widths,
+)
 from mrecg.cli.consoles import app, console, error_console, interrupted, say
 from mrecg.errors import MrecgError, quoted, reason_of
 from mrecg.shortage import is_shortage

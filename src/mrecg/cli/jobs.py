@@ -2,17 +2,21 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mrecg.cli.float_accuracy import measure_float
 from mrecg.cli.inputs import Inputs
 from mrecg.cli.resumption import note_command
 from mrecg.config.recipe import Recipe
+from mrecg.config.width_rules import with_width_rules
 from mrecg.records.plan import Plan
 
 if TYPE_CHECKING:
-    from mrecg.data import EvaluationBatches
+    from torch import nn
+
+    from mrecg.data import CalibrationImages, EvaluationBatches
     from mrecg.monitoring import Reporter
+    from mrecg.optimize.progress import Report
     from mrecg.records.evaluation import Evaluation
     from mrecg.runs.folder import QuantizedModel
     from mrecg.runs.places import RunPlace
@@ -32,6 +36,9 @@ class QuantizeJob:
         place: the reserved folder; what is finished there is not done again.
         tensorboard: a folder for its files.
         command: that started the run, for `--resume`.
+        budget: of size, which decides the widths.
+        after: steps of a reconstruction before a unit's harm is measured.
+        max_drop: points of top-1, or divergence, that the cheapest recipe may lose.
     """
 
     inputs: Inputs
@@ -42,6 +49,9 @@ class QuantizeJob:
     place: "RunPlace"
     tensorboard: Path | None
     command: tuple[str, ...]
+    budget: str | None = None
+    after: int = 0
+    max_drop: float | None = None
 
     def run(self, reporter: "Reporter") -> "QuantizedModel":
         """Read everything and refuse what can be refused; measure, quantize, measure and save."""
@@ -53,20 +63,67 @@ class QuantizeJob:
         with reporter.phase("images"):
             calibration = inputs.calibration(self.recipe.seed)
         batches = inputs.evaluation(self.evaluation_images)
+        before = None
         with both_reports(reporter, self.tensorboard) as report:
-            with reporter.phase("capture"):
-                prepared = prepare(model, calibration, recipe=self.recipe, memory=self.memory)
-            # In seconds; the evaluation may take minutes.
-            prepared.check(self.plan)
-            prepared.check_storable()
-            before = None
-            if batches is not None:
-                before = measure_float(model, inputs.network, batches, reporter)
-            note_command(self.place, self.command)
-            checkpoints = prepared.checkpoints(self.place, self.plan)
-            quantized = prepared.quantize(self.plan, progress=report, checkpoints=checkpoints)
-            quantized = quantized.with_found(command=self.command)
+            if self.max_drop is not None:
+                if batches is not None:
+                    before = measure_float(model, inputs.network, batches, reporter)
+                quantized = self._to_target(model, calibration, batches, report)
+            else:
+                recipe, found = self._chosen(model, calibration, report)
+                with reporter.phase("capture"):
+                    prepared = prepare(model, calibration, recipe=recipe, memory=self.memory)
+                # In seconds; the evaluation may take minutes.
+                prepared.check(self.plan)
+                prepared.check_storable()
+                if batches is not None:
+                    before = measure_float(model, inputs.network, batches, reporter)
+                note_command(self.place, self.command)
+                checkpoints = prepared.checkpoints(self.place, self.plan)
+                quantized = prepared.quantize(self.plan, progress=report, checkpoints=checkpoints)
+                quantized = quantized.with_found(**found)
+        quantized = quantized.with_found(command=self.command)
         return self._measured_and_saved(quantized, before, batches, reporter)
+
+    def _chosen(
+        self, model: "nn.Module", calibration: "CalibrationImages", report: "Report"
+    ) -> tuple[Recipe, dict[str, Any]]:
+        """Return the recipe with the widths of the budget, and what they were chosen by."""
+        from mrecg.mixed_precision.integer_program import choose_bits, require_solver
+        from mrecg.mixed_precision.measurement import sensitivity
+
+        if self.budget is None:
+            return self.recipe, {}
+        require_solver()
+        found = sensitivity(
+            model, calibration, self.recipe, after=self.after, progress=report, memory=self.memory
+        )
+        chosen = choose_bits(found, self.budget)
+        recipe = with_width_rules(self.recipe, chosen.overrides())
+        return recipe, {"sensitivity": found, "bits": chosen}
+
+    def _to_target(
+        self,
+        model: "nn.Module",
+        calibration: "CalibrationImages",
+        batches: "EvaluationBatches | None",
+        report: "Report",
+    ) -> "QuantizedModel":
+        """Return the cheapest model that holds the target, or the nearest."""
+        from mrecg.mixed_precision.accuracy_target import quantize_to
+
+        assert self.max_drop is not None
+        return quantize_to(
+            model,
+            calibration,
+            max_drop=self.max_drop,
+            validation=batches,
+            recipe=self.recipe,
+            budget=self.budget,
+            after=self.after,
+            progress=report,
+            memory=self.memory,
+        )
 
     def _measured_and_saved(
         self,

@@ -13,6 +13,7 @@ from mrecg.config.targets import ACADEMIC, BACKENDS
 from mrecg.config.texts import bytes_of
 
 __all__ = [
+    "After",
     "CalibrationOptions",
     "EvaluationImages",
     "ImageOptions",
@@ -23,6 +24,7 @@ __all__ = [
     "ProgressOptions",
     "RecipeOptions",
     "RunFolder",
+    "SizeBudget",
     "Workers",
     "names_starting",
     "worker_count",
@@ -59,6 +61,21 @@ EvaluationImages = Annotated[
     int | None,
     typer.Option(
         min=1, metavar="N", help="Use so many labeled images, spread evenly; by default all."
+    ),
+]
+SizeBudget = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Spread widths over the layers within 3.5bits for a weight, 1.2MB of parameters or 0.5GBOPs.",
+    ),
+]
+After = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        metavar="N",
+        help="Measure sensitivity after so many steps of each unit alone; 0 is rounding to nearest.",
     ),
 ]
 Memory = Annotated[
@@ -201,6 +218,13 @@ class NetworkOptions(RecipeOptions, CalibrationOptions):
     ] = None
     recipe: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A recipe file in place of a preset.")
+    ] = None
+    widths: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Widths of single layers, as mrecg sensitivity --budget writes them and people edit them.",
+        ),
     ] = None
     config: Annotated[
         Path | None,

@@ -8,6 +8,7 @@ from typing import Any
 from mrecg.cli.options import NetworkOptions, RecipeOptions
 from mrecg.config.presets import DEFAULT_PRESET, preset, read_widths
 from mrecg.config.recipe import Recipe, read_recipe
+from mrecg.config.width_rules import read_width_rules, with_width_rules
 from mrecg.config.yaml_files import parse_value
 from mrecg.errors import RecipeError, quoted
 from mrecg.paper.mqbench import Experiment, is_mqbench, read_experiment
@@ -46,7 +47,10 @@ def choose_recipe(options: NetworkOptions, experiment: Experiment | None) -> Rec
         recipe = _scheduled(experiment.recipe, options.config, "paper", options)
     else:
         recipe = _of_preset(options.preset or DEFAULT_PRESET, options)
-    return _changed(recipe, options)
+    recipe = _changed(recipe, options)
+    if options.widths is not None:
+        recipe = with_width_rules(recipe, read_width_rules(options.widths))
+    return recipe
 
 
 def named_recipe(source: str, options: RecipeOptions) -> tuple[Recipe, Experiment | None]:

@@ -20,6 +20,7 @@ __all__ = [
     "NamedInputs",
     "are_images",
     "argument_names",
+    "as_given",
     "as_inputs",
     "by_position",
     "call",
@@ -103,6 +104,11 @@ def as_inputs(value: Any, where: str) -> Any:
             f"The inputs in {where} have batches of different sizes: {found}; give every image all of its inputs."
         )
     return NamedInputs(dict(value))
+
+
+def as_given(inputs: ModelInputs) -> Tensor | dict[str, Tensor]:
+    """Return inputs as a user gives them: a tensor, or tensors by name."""
+    return inputs if isinstance(inputs, Tensor) else dict(inputs.tensors)
 
 
 def tensors_of(inputs: ModelInputs) -> tuple[Tensor, ...]:

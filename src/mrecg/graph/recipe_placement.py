@@ -34,7 +34,7 @@ from mrecg.graph.operands import (
 )
 from mrecg.graph.operators import operator_of
 
-__all__ = ["RESULT_BITS", "RecipePlacement", "find_last_layers"]
+__all__ = ["RESULT_BITS", "RecipePlacement", "code_range", "find_last_layers"]
 
 RESULT_BITS = 8
 """Least width of a result that is rounded only so that its layer runs in integers: no product gets cheaper by fewer."""
@@ -166,7 +166,7 @@ class RecipePlacement(Quantizer):
     def _weight_spec(self, layer: fx.Node, bits: int) -> QuantizationSpec | None:
         if bits == FLOAT_BITS:
             return None
-        low, high = _code_range(bits, self.weight)
+        low, high = code_range(bits, self.weight)
         per_channel = self.settings.per_channel_weights
         scheme = {
             (True, True): torch.per_channel_symmetric,
@@ -187,7 +187,7 @@ class RecipePlacement(Quantizer):
         if bits == FLOAT_BITS:
             return None
         settings = self.activation
-        low, high = _code_range(bits, settings)
+        low, high = code_range(bits, settings)
         if settings.symmetric and settings.unsigned and cannot_be_negative(tensor):
             low, high = 0, 2**bits - 1
         return QuantizationSpec(
@@ -240,7 +240,7 @@ def override_matches(node: fx.Node, pattern: str) -> bool:
     return any(fnmatchcase(name, pattern) or name.startswith(f"{pattern}.") for name in names)
 
 
-def _code_range(bits: int, settings: TensorSettings) -> tuple[int, int]:
+def code_range(bits: int, settings: TensorSettings) -> tuple[int, int]:
     """Return the lowest and the highest code; `settings.narrow` drops the lowest of a symmetric grid."""
     if not settings.symmetric:
         return 0, 2**bits - 1

@@ -37,7 +37,9 @@ class LineReporter(Reporter):
         took = time.perf_counter() - started
         if event.group:
             count = f"{event.index + 1}/{event.groups} " if event.groups > 1 else ""
-            self.note(f"{label}: {count}{' + '.join(event.group)}: {finding(event)}")
+            found = finding(event)
+            said = f": {found}" if found else ""
+            self.note(f"{label}: {count}{' + '.join(event.group)}{said}")
         elif event.steps:
             self.note(f"{label}: {event.step} images in {duration(took)}")
         else:

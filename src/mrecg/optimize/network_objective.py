@@ -8,7 +8,6 @@ from typing import TypeVar
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
 from mrecg import distributed
 from mrecg.cache.activation_cache import run_float_units, run_quantized_units
@@ -17,10 +16,11 @@ from mrecg.config.settings import Answer, Precision
 from mrecg.errors import RecipeError
 from mrecg.graph.inputs import ModelInputs
 from mrecg.graph.units import Chain
+from mrecg.optimize.answer_distance import AnswerDistance
 from mrecg.optimize.tables import TableFigures
 from mrecg.planning.cost import images_per_pass, images_per_training_pass
 from mrecg.preparation.prepared_graph import Binding, PreparedGraph
-from mrecg.quantizers.losses import SMALLEST_POWER, reconstruction_loss, signal_power
+from mrecg.quantizers.losses import SMALLEST_POWER, signal_power
 from mrecg.shortage import Parts, Shortages
 from mrecg.torch_state import compute_precision
 
@@ -84,7 +84,6 @@ class NetworkObjective:
         self._chain, self._device = prepared.chain, prepared.device
         self.images_at_once = images_per_training_pass(self._chain.units)
         stage = recipe.network
-        self._temperature = stage.temperature if stage.learn == "codes" else 1.0
         self._feature_weight, self._precision = stage.feature_weight, recipe.reconstruct.precision
         self._parts = Parts(shortages, "passes through the network")
         self._measured_at_once = min(map(images_per_pass, self._chain.units))
@@ -95,18 +94,27 @@ class NetworkObjective:
             for name, one in self._answers.items()
             if one.kind == "auto" and name in tables
         }
-        self._logits = {
+        logits = (
             name
             for name, answer in self._answers.items()
             if "logits" in (answer.kind, self.taken_for.get(name))
-        }
+        )
+        self._distance = AnswerDistance(
+            answers=self._answers,
+            logits=frozenset(logits),
+            channels=self._chain.channels,
+            power=self._power,
+            temperature=stage.temperature if stage.learn == "codes" else 1.0,
+        )
 
     def __call__(self, images: ModelInputs, bindings: Mapping[str, Binding]) -> Float[Tensor, ""]:
         made, wanted = self._run_both(images, bindings, self._precision)
         distance = self._distance(made, wanted)
         if not self._feature_weight:
             return distance
-        errors = [self._relative_error(name, made[name], wanted[name]) for name in self._power]
+        errors = [
+            self._distance.relative_error(name, made[name], wanted[name]) for name in self._power
+        ]
         return distance + self._feature_weight * torch.stack(errors).mean()
 
     @torch.no_grad()
@@ -136,25 +144,6 @@ class NetworkObjective:
         compared = {*self._chain.outputs, *self._power}
         # A convolution may have been computed in another precision.
         return {name: made[name].float() for name in compared}, self._run_float(source)
-
-    def _distance(self, made: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Tensor:
-        """Return the weighted sum over the outputs."""
-        distances = [
-            answer.weight * self._divergence(name, made[name], wanted[name])
-            for name, answer in self._answers.items()
-        ]
-        return torch.stack(distances).sum()
-
-    def _divergence(self, name: str, made: Tensor, wanted: Tensor) -> Tensor:
-        if name not in self._logits:
-            return self._relative_error(name, made, wanted)
-        temperature = self._temperature
-        ours, theirs = ((logits / temperature).log_softmax(1) for logits in (made, wanted))
-        divergence = functional.kl_div(ours, theirs, reduction="batchmean", log_target=True)
-        return divergence * temperature**2
-
-    def _relative_error(self, name: str, made: Tensor, wanted: Tensor) -> Tensor:
-        return reconstruction_loss(made, wanted, self._chain.channels[name]) / self._power[name]
 
     @torch.no_grad()
     def _measure_outputs(

@@ -22,7 +22,7 @@ from mrecg.quantizers.activation_sample import Distribution
 from mrecg.quantizers.grid import Scaling
 from mrecg.quantizers.state import QuantizerState
 
-__all__ = ["GroupOutcome", "GroupReconstruction", "calibrate_units"]
+__all__ = ["GroupOutcome", "GroupReconstruction", "calibrate_units", "round_to_nearest"]
 
 
 class GroupOutcome(NamedTuple):
@@ -86,7 +86,7 @@ class GroupReconstruction:
             ModelError: even rounding to nearest gives no finite loss.
         """
         of_float, quantized = self.cache.inputs(members)
-        nearest = _round_to_nearest(self.prepared, members, before, ranges)
+        nearest = round_to_nearest(self.prepared, members, before, ranges)
         learns = self.recipe.reconstruct.steps > 0 and self._has_variables(members)
         nearest_losses = self.advance(members, nearest, keep=not learns)
         require_finite_losses(members, nearest_losses)
@@ -198,7 +198,7 @@ def calibrate_units(
     return scalings, distributions
 
 
-def _round_to_nearest(
+def round_to_nearest(
     prepared: PreparedGraph,
     members: Sequence[Unit],
     before: QuantizerState,

@@ -23,7 +23,13 @@ def check_arguments(model: object, calibration: object, quantizer: object) -> No
     check_model(model)
     advice = "give images as a tensor, or an iterable of image tensors, batches or (images, labels)"
     if not is_dataset(calibration):
-        expect(calibration, (CalibrationImages, Iterable), "The calibration set", advice, DataError)
+        expect(
+            calibration,
+            (CalibrationImages, Iterable),
+            "The calibration set",
+            advice,
+            DataError,
+        )
     if quantizer is not None:
         expect(quantizer, Quantizer, "The quantizer", "give one of torchao's PT2E", RecipeError)
 

@@ -6,10 +6,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_serializer, model_validator
 
+from mrecg.records.accuracy_target import AccuracyTarget
+from mrecg.records.bit_choice import BitChoice
 from mrecg.records.evaluation import Evaluation
 from mrecg.records.json_model import JsonModel
 from mrecg.records.oscillation import Oscillation
 from mrecg.records.plan import Layer, Plan
+from mrecg.records.sensitivity import Sensitivity
 
 __all__ = [
     "Curve",
@@ -197,6 +200,8 @@ class Record(JsonModel):
         skipped_images: what could not be read, with the reasons.
         accuracy: of the float and the quantized network on the same images; empty where it was not measured.
         size: of the parameters; `None` where it was not recorded.
+        sensitivity, bits: by which widths were chosen, and the choice; `None` where a recipe prescribed them.
+        target: the tries for a target of accuracy, of which this run is one; `None` where there was none.
         input_shape: of one image; empty where the network takes several inputs by name.
         input_shapes: of each input without the batch, by name, where there are several.
         preprocessing: how image files became such images, where mrecg read them.
@@ -221,6 +226,9 @@ class Record(JsonModel):
     skipped_images: tuple[str, ...] = ()
     accuracy: Mapping[Literal["float", "quantized"], Evaluation] = {}
     size: ModelSize | None = None
+    sensitivity: Sensitivity | None = None
+    bits: BitChoice | None = None
+    target: AccuracyTarget | None = None
     input_shape: tuple[int, ...] = ()
     input_shapes: Mapping[str, tuple[int, ...]] = {}
     preprocessing: Mapping[str, Any] = {}

@@ -15,6 +15,7 @@ from mrecg.report.sections.loss import loss_section
 from mrecg.report.sections.numbers import numbers_section
 from mrecg.report.sections.origin import origin_section
 from mrecg.report.sections.verdict import verdict_section
+from mrecg.report.sections.widths import widths_section
 from mrecg.report.wording import counted
 from mrecg.writing import require_new_file, write_file
 
@@ -69,8 +70,10 @@ def run_chapter(run: ReportedRun, key: str = "run") -> Chapter:
     """
     units = counted(len(run.record.units), "unit")
     subtitle = f"{run.recipe.name} · {run.widths} (weights/activations) · {units} · {counted(run.record.images, 'image')}"
+    widths = widths_section(run, key)
     sections: tuple[Section, ...] = (
         verdict_section(run, key),
+        *(() if widths is None else (widths,)),
         loss_section(run, key),
         joins_section(run, key),
         convergence_section(run, key),

@@ -10,7 +10,7 @@ from mrecg.cli.consoles import console, error_console
 from mrecg.cli.inputs import Inputs
 from mrecg.cli.jobs import QuantizeJob
 from mrecg.cli.option_groups import command
-from mrecg.cli.options import Memory, NetworkOptions, ProgressOptions
+from mrecg.cli.options import After, Memory, NetworkOptions, ProgressOptions, SizeBudget
 from mrecg.cli.recipe_choice import choose_recipe
 from mrecg.cli.resumption import (
     given_command,
@@ -19,6 +19,8 @@ from mrecg.cli.resumption import (
     required_folder,
     resumable,
 )
+from mrecg.errors import RecipeError, TargetError
+from mrecg.mixed_precision.budgets import read_budget
 from mrecg.paper.mqbench import read_experiment
 from mrecg.records.plan import Plan
 from mrecg.writing import require_new_file
@@ -116,6 +118,17 @@ def quantize(
             help="Measure on so many images, spread evenly; 0 measures nothing.",
         ),
     ] = None,
+    budget: SizeBudget = None,
+    after: After = 0,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="POINTS",
+            help="Take the cheapest recipe that loses at most so many points of top-1; without labels, "
+            "the largest divergence from float.",
+        ),
+    ] = None,
     memory: Memory = None,
 ) -> None:
     """Measure a float network, quantize it, measure it again, and save the run.
@@ -138,6 +151,14 @@ def quantize(
         if experiment is not None and not shown.quiet:
             show_notes(error_console, experiment)
         recipe = choose_recipe(options, experiment)
+        if budget is not None:
+            read_budget(budget)
+        if after and budget is None and max_drop is None:
+            raise RecipeError("--after measures sensitivity; give --budget or --max-drop, too.")
+        if max_drop is not None and plan_file is not None:
+            raise RecipeError(
+                "--max-drop tries several recipes, so no plan fits all; leave --plan out."
+            )
         followed = None if plan_file is None else Plan.read(plan_file)
         inputs = Inputs.resolve(options, experiment, validation)
         inputs.named_data()
@@ -151,14 +172,20 @@ def quantize(
                 place,
                 shown.tensorboard,
                 given_command(context),
+                budget,
+                after,
+                max_drop,
             )
-            record = job.run(reporter).record
+            quantized = job.run(reporter)
+    record = quantized.record
     if shown.as_json:
         console.print_json(record.to_json())
-        return
-    if shown.verbose:
-        show_record(console, record)
-    show_ending(console, record, recipe, place.folder)
+    else:
+        if shown.verbose:
+            show_record(console, record)
+        show_ending(console, record, quantized.recipe, place.folder)
+    if record.target is not None and not record.target.is_held:
+        raise TargetError(record.target.verdict)
 
 
 @command

@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from mrecg.cli.consoles import say
+from mrecg.cli.show.widths import show_target
 from mrecg.config.recipe import Recipe
 from mrecg.config.texts import size
 from mrecg.data import name_some
@@ -16,9 +17,12 @@ __all__ = ["show_ending"]
 
 def show_ending(console: Console, record: Record, recipe: Recipe, folder: Path) -> None:
     """Show five lines, and a sixth where something did not go as planned."""
+    if record.target is not None:
+        show_target(console, record.target)
     lines = {
         "accuracy": _accuracy(record),
         "size": _size(record),
+        "widths": _widths(record),
         "worst unit": f"{record.oscillation.largest_unit}: its loss is "
         f"{100 * record.oscillation.largest_loss:.3g} % of the signal's power",
         "note": _exceptions(record),
@@ -43,6 +47,13 @@ def _size(record: Record) -> str:
     before, after = record.size.float_bytes, record.size.quantized_bytes
     ratio = f", {before / after:.1f} times smaller" if after else ""
     return f"{size(before)} → {size(after)} of parameters{ratio}"
+
+
+def _widths(record: Record) -> str:
+    """Say what was chosen within a budget."""
+    if record.bits is None:
+        return ""
+    return f"{record.bits.cost.bits:.2f} bits for a weight on average, chosen within {record.bits.budget}"
 
 
 def _exceptions(record: Record) -> str:

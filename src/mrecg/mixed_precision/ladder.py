@@ -1,0 +1,155 @@
+"""The recipes that are tried for a target of accuracy, from the cheapest on."""
+
+import glob
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from mrecg.config.recipe import Recipe
+from mrecg.config.settings import FLOAT_BITS, LayerOverride
+from mrecg.config.width_rules import with_width_rules
+from mrecg.errors import RecipeError
+from mrecg.graph.inputs import as_given
+from mrecg.mixed_precision.budgets import cost_of
+from mrecg.mixed_precision.integer_program import choose_bits
+from mrecg.mixed_precision.layout import allowed_widths
+from mrecg.mixed_precision.measurement import sensitivity
+from mrecg.optimize.progress import Report
+from mrecg.preparation.calibration import CalibrationImages, gather_inputs
+from mrecg.records.bit_choice import BitChoice
+from mrecg.records.sensitivity import QuantizedKind, Sensitivity
+
+__all__ = ["Calibration", "Ladder", "LadderStep"]
+
+Calibration = CalibrationImages | Tensor | dict[str, Tensor]
+"""Images, or several inputs by name."""
+FEW = 10
+"""Few steps are the recipe's divided by it."""
+MORE = (1.25, 1.5, 2.0)
+"""More bits: the budget as a multiple of what the recipe's own widths take."""
+IN_FLOAT = (0.5, 0.9)
+"""Float: the fewest layers that do this part of the harm."""
+_MEASURED = 64
+"""Images that sensitivity is measured on."""
+
+
+class LadderStep(NamedTuple):
+    """One recipe to try, and what it was chosen by."""
+
+    name: str
+    recipe: Recipe
+    sensitivity: Sensitivity | None = None
+    bits: BitChoice | None = None
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The recipes to try, from the cheapest on; sensitivity is measured once it is needed."""
+
+    model: nn.Module
+    images: Calibration
+    recipe: Recipe
+    budget: str | None
+    after: int
+    report: Report
+    memory: int | str | None
+
+    def steps(self) -> Iterator[LadderStep]:
+        """Yield the recipes."""
+        if self.budget is not None:
+            found = self._sensitivity()
+            chosen = choose_bits(found, self.budget)
+            mixed = with_width_rules(self.recipe, chosen.overrides())
+            for step in _by_steps(mixed):
+                name = f"{step.name}, widths within {self.budget}"
+                yield step._replace(name=name, sensitivity=found, bits=chosen)
+            return
+        yield from _by_steps(self.recipe)
+        yield from self._wider()
+
+    def _wider(self) -> Iterator[LadderStep]:
+        """Yield mixed widths that take more, and then the widest of them with layers in float."""
+        try:
+            found = self._sensitivity()
+        except RecipeError:  # every width is prescribed, so there is nothing wider
+            return
+        activations = bool(found.of_kind("activation"))
+        own = cost_of(found, {})
+        chosen, seen = None, {own}
+        for factor in MORE:
+            amount = (own.bops if activations else own.bits) * factor
+            budget = f"{amount / 1e6:.6f}MBOPs" if activations else f"{amount:.6f}bits"
+            chosen = choose_bits(found, budget)
+            if chosen.cost in seen:
+                continue
+            seen.add(chosen.cost)
+            recipe = with_width_rules(self.recipe, chosen.overrides())
+            name = f"{factor:g} times the {'bit operations' if activations else 'bits'}"
+            yield LadderStep(name, recipe, found, chosen)
+        assert chosen is not None
+        for part in IN_FLOAT:
+            layers = _most_harmful(found, chosen, part)
+            rules = [
+                LayerOverride(
+                    layers=glob.escape(name), weight_bits=FLOAT_BITS, activation_bits=FLOAT_BITS
+                )
+                for name in layers
+            ]
+            recipe = with_width_rules(self.recipe, (*chosen.overrides(), *rules))
+            name = f"{MORE[-1]:g} times, {len(layers)} of {len(found.layers)} layers in float"
+            yield LadderStep(name, recipe, found, chosen)
+
+    def _sensitivity(self) -> Sensitivity:
+        weights = self._widths("weight", self.recipe.weight.bits if self.budget is None else 2)
+        activations: Sequence[int] = ()
+        if self.budget is None and self.recipe.placement.tensors == "layers":
+            activations = self._widths("activation", self.recipe.activation.bits)
+        return sensitivity(
+            self.model,
+            as_given(gather_inputs(self.images)[:_MEASURED]),
+            self.recipe,
+            weight_bits=weights,
+            activation_bits=activations,
+            after=self.after,
+            progress=self.report,
+            memory=self.memory,
+        )
+
+    def _widths(self, kind: QuantizedKind, least: int) -> Sequence[int]:
+        """Return the widths from the least one on that are worth measuring."""
+        allowed = [bits for bits in allowed_widths(self.recipe, kind) if bits >= least]
+        return sorted({*allowed[:3], *allowed[-1:]})
+
+
+def _by_steps(recipe: Recipe) -> Iterator[LadderStep]:
+    """Yield a recipe with no steps, with few, and with its own."""
+    steps = recipe.reconstruct.steps
+    nearest = {"reconstruct.steps": 0, "network.steps": 0, "plan.join": "none"}
+    yield LadderStep("rounding to nearest", recipe.override(nearest))
+    if steps >= 2 * FEW:
+        yield LadderStep(
+            f"{steps // FEW} steps", recipe.override({"reconstruct.steps": steps // FEW})
+        )
+    if steps:
+        yield LadderStep(f"{steps} steps", recipe)
+
+
+def _most_harmful(found: Sensitivity, chosen: BitChoice, part: float) -> list[str]:
+    """Return the fewest layers of units that do a part of the harm that is left at the chosen widths."""
+    widths = {(one.kind, one.name): one.bits for one in chosen.widths}
+    harms = {
+        unit.layers: unit.harm_at(widths[unit.kind, unit.name])
+        for unit in sorted(
+            found.units, key=lambda one: one.harm_at(widths[one.kind, one.name]), reverse=True
+        )
+    }
+    layers: list[str] = []
+    done, wanted = 0.0, part * sum(harms.values())
+    for names, harm in harms.items():
+        if done >= wanted:
+            break
+        layers += [name for name in names if name not in layers]
+        done += harm
+    return layers

@@ -1,0 +1,47 @@
+"""The same network at other widths: grids are exchanged, and nothing is captured again."""
+
+from dataclasses import replace
+from operator import attrgetter
+from types import MappingProxyType
+
+from mrecg.config.recipe import Recipe
+from mrecg.graph.insert import QuantizerRequest
+from mrecg.graph.recipe_placement import code_range
+from mrecg.preparation.prepared_graph import PreparedGraph
+from mrecg.preparation.ranges import make_activation_quantizer, make_weight_quantizer
+
+__all__ = ["at_width"]
+
+
+def at_width(prepared: PreparedGraph, recipe: Recipe, bits: int) -> PreparedGraph:
+    """Return the same network with every quantizer at another width, without capturing it again."""
+    placed = tuple(
+        replace(one, request=_at(one.request, one.is_weight, recipe, bits))
+        for one in prepared.placed
+    )
+    weights = {
+        one.name: make_weight_quantizer(
+            one.request, attrgetter(one.tensor)(prepared.graph), recipe.weight
+        )
+        for one in placed
+        if one.is_weight
+    }
+    activations = {
+        one.name: make_activation_quantizer(one.request, recipe.activation, prepared.device)
+        for one in placed
+        if not one.is_weight
+    }
+    return replace(
+        prepared,
+        placed=placed,
+        weights=MappingProxyType(weights),
+        activations=MappingProxyType(activations),
+    )
+
+
+def _at(request: QuantizerRequest, is_weight: bool, recipe: Recipe, bits: int) -> QuantizerRequest:
+    settings = recipe.weight if is_weight else recipe.activation
+    low, high = code_range(bits, settings)
+    if request.low == 0 and settings.symmetric:  # of a tensor that cannot be negative
+        low, high = 0, 2**bits - 1
+    return replace(request, low=low, high=high)

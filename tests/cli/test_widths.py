@@ -1,0 +1,89 @@
+"""Widths on the command line: measured, chosen within a budget, written, edited, followed."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import mrecg
+from command_line import Finished, small_network
+from mrecg.records.sensitivity import Sensitivity
+
+RTN = ("--preset", "w4a8-rtn", "--images", "16", "--set", "placement.first_last=same")
+
+
+def network(folder: Path) -> tuple[str, ...]:
+    return ("--network", small_network(folder, channels=1), "--data", "demo")
+
+
+def test_widths_are_measured_chosen_edited_and_followed(
+    tmp_path: Path, mrecg_command: Callable[..., Finished]
+) -> None:
+    given = (*network(tmp_path), *RTN)
+    files = ("--write-widths", "widths.yaml", "--output", "sensitivity.json")
+    done = mrecg_command(
+        "sensitivity", *given, "--weight-bits", "2,8", "--budget", "6.5bits", *files
+    )
+    assert done.returncode == 0, done.stderr
+    assert "harm: KL divergence from float on 16 images, rounded to nearest" in done.stdout
+    assert "8 bits everywhere" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert len(Sensitivity.read(tmp_path / "sensitivity.json").units) == 2
+
+    file = tmp_path / "widths.yaml"
+    file.write_text(file.read_text().replace("weight_bits: 2", "weight_bits: 3"))
+    run = ("--evaluation-images", "0", "--output", "run")
+    followed = mrecg_command("quantize", *given, "--widths", "widths.yaml", *run)
+    assert followed.returncode == 0, followed.stderr
+    units = mrecg.load(tmp_path / "run").record.units
+    assert sorted(layer.bits for unit in units for layer in unit.layers) == [3, 8]
+
+
+def test_a_budget_is_kept_in_one_command_and_shown_on_the_page(
+    tmp_path: Path, mrecg_command: Callable[..., Finished]
+) -> None:
+    run = ("--evaluation-images", "0", "--budget", "0.5kB", "--output", "run")
+    done = mrecg_command("quantize", *network(tmp_path), *RTN, *run)
+    assert done.returncode == 0, done.stderr
+    assert "chosen within 0.5kB" in done.stdout
+    record = mrecg.load(tmp_path / "run").record
+    assert record.size is not None
+    assert record.size.quantized_bytes <= 500
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Which layers need bits?" in page
+    assert "The least harm at each cost" in page
+
+
+def test_the_nearest_try_is_saved_where_none_holds(
+    tmp_path: Path, mrecg_command: Callable[..., Finished]
+) -> None:
+    given = ("quantize", *network(tmp_path), *RTN, "--evaluation-images")
+    missed = mrecg_command(*given, "0", "--max-drop", "0", "--budget", "2bits", "--output", "a")
+    assert missed.returncode == 1
+    assert "error: None of 1 tries holds the target" in missed.stderr
+    assert mrecg.load(tmp_path / "a").record.target is not None
+    held = mrecg_command(*given, "20", "--max-drop", "100", "--json", "--output", "b")
+    assert held.returncode == 0, held.stderr
+    assert json.loads(held.stdout)["target"]["metric"] == "top-1"
+
+
+def test_mistakes_end_with_a_sentence(
+    tmp_path: Path, mrecg_command: Callable[..., Finished]
+) -> None:
+    given = (*network(tmp_path), *RTN)
+    (tmp_path / "wrong.yaml").write_text("layers: [a]\n")
+    for arguments, said in [
+        (("sensitivity", *given, "--weight-bits", "two"), "expected whole numbers"),
+        (("sensitivity", *given, "--write-widths", "w.yaml"), "give --budget, too"),
+        (("sensitivity", *given, "--budget", "1 stone"), "such as 4.0bits"),
+        (("quantize", *given, "--budget", "1bits", "--output", "run"), "cannot be kept"),
+        (("quantize", *given, "--widths", "wrong.yaml", "--output", "run"), "one list called"),
+        (("quantize", *given, "--after", "5", "--output", "run"), "give --budget or --max-drop"),
+        (
+            ("quantize", *given, "--max-drop", "1", "--plan", "wrong.yaml", "--output", "run"),
+            "leave --plan out",
+        ),
+    ]:
+        done = mrecg_command(*arguments)
+        assert done.returncode == 1
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
