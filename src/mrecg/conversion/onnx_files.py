@@ -106,6 +106,8 @@ def _check_operators(model: onnx.ModelProto, path: Path) -> None:
     if len(nodes) > MOST_NODES:
         raise ModelError(f"The file {path} has {len(nodes)} nodes, expected at most {MOST_NODES}.")
     for node in nodes:
+        if not isinstance(node.op_type, str):  # protobuf gives bytes where they are no text
+            raise ModelError(f"The file {path} is damaged: the name of an operator is no text.")
         if node.domain not in ("", "ai.onnx"):
             raise ModelError(
                 f"The file {path} holds {node.op_type} of the domain '{node.domain}', expected operators of ONNX; "

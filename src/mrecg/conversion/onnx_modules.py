@@ -139,9 +139,15 @@ def _compare(
         name: torch.randn(_COMPARED, *shape, generator=generator) for name, shape in shapes.items()
     }
     levels = onnxruntime.GraphOptimizationLevel
-    wanted, optimized = (
-        _run_file(model, given, level) for level in (levels.ORT_DISABLE_ALL, levels.ORT_ENABLE_ALL)
-    )
+    try:
+        wanted, optimized = (
+            _run_file(model, given, level)
+            for level in (levels.ORT_DISABLE_ALL, levels.ORT_ENABLE_ALL)
+        )
+    except Exception as error:  # the runtime documents no narrower class
+        raise ModelError(
+            f"The network in {file} cannot run in ONNX Runtime: {reason_of(error)}."
+        ) from error
     try:
         with torch.no_grad():
             made = module(*given.values())
