@@ -18,6 +18,8 @@ __all__ = [
     "images_per_training_pass",
     "is_tried",
     "largest_value",
+    "output_positions",
+    "output_sizes",
     "planned_steps",
     "remaining_steps",
     "saved_bytes",
@@ -72,6 +74,20 @@ def largest_value(unit: Unit) -> int:
         if node.op != "get_attr"
     ]
     return max(sizes, default=1)
+
+
+def output_sizes(unit: Unit) -> dict[str, int]:
+    """Return the elements per image of each output."""
+    (nodes,) = unit.float_graph.graph.output_node().args
+    assert isinstance(nodes, tuple | list)
+    values = [traced_value(node) for node in nodes[: len(unit.outputs)]]
+    sizes = [math.prod(value.shape[1:]) if isinstance(value, Tensor) else 0 for value in values]
+    return dict(zip(unit.outputs, map(int, sizes), strict=True))
+
+
+def output_positions(unit: Unit) -> dict[str, int]:
+    """Return the positions per image of each output: its elements without the channels."""
+    return {name: size // unit.channels[name] for name, size in output_sizes(unit).items()}
 
 
 def remaining_steps(recipe: Recipe, taken: Sequence[int]) -> int:
