@@ -213,10 +213,7 @@ def _run(
     for done in range(1, settings.steps + 1):
         batch, reread = next(batches)
         scheduled = schedule_at(settings, done - 1)
-        if replayed is None:
-            loss = step(batch, scheduled, reread)
-        else:
-            loss = replayed(batch, scheduled)
+        loss = step(batch, scheduled, reread) if replayed is None else replayed(batch, scheduled)
         losses[done - 1] = loss
         if done % interval == 0:
             # Of all processes, so that they stop together.
