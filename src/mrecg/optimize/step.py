@@ -65,8 +65,8 @@ class Batch(NamedTuple):
             for name, values in made.items()
             if windows is not None
         }
-        given = (read_values(values, chosen, windows) for values in (quantized, mixed))
-        return cls(*given, made, inside)
+        given, floats = (read_values(one, chosen, windows) for one in (quantized, mixed))
+        return cls(given, floats, made, inside)
 
 
 def read_values(
@@ -141,12 +141,12 @@ class Step:
             one.grad = None  # of a try that memory was not enough for
         losses = []
         for first in range(0, size, at_once):
-            part = (
+            inputs, wanted, compared = (
                 {name: values[first : first + at_once] for name, values in whole.items()}
                 for whole in (given, targets, inside)
             )
             share = min(at_once, size - first) / size
-            losses.append(self._compute_gradients(*part, penalty, share))
+            losses.append(self._compute_gradients(inputs, wanted, compared, penalty, share))
         return torch.stack(losses).sum()
 
     def _compute_gradients(

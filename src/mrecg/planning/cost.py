@@ -3,8 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence, Sized
 
-import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from mrecg.config.recipe import Recipe
 from mrecg.graph.inputs import ModelInputs
@@ -80,9 +79,13 @@ def output_sizes(unit: Unit) -> dict[str, int]:
     """Return the elements per image of each output."""
     (nodes,) = unit.float_graph.graph.output_node().args
     assert isinstance(nodes, tuple | list)
-    values = [traced_value(node) for node in nodes[: len(unit.outputs)]]
-    sizes = [math.prod(value.shape[1:]) if isinstance(value, Tensor) else 0 for value in values]
-    return dict(zip(unit.outputs, map(int, sizes), strict=True))
+    sizes = [
+        int(math.prod(value.shape[1:]))
+        if isinstance(node, fx.Node) and isinstance(value := traced_value(node), Tensor)
+        else 0
+        for node in nodes
+    ]
+    return dict(zip(unit.outputs, sizes, strict=False))
 
 
 def output_positions(unit: Unit) -> dict[str, int]:
