@@ -51,7 +51,7 @@ def _both_ways(times: dict[str, tuple[list[float], list[float]]]) -> Iterator[No
         settings: Reconstruction,
         seed: int,
         report: Callable[[int, float], None],
-        previous: QuantizerState | None = None,
+        *more: Any,
     ) -> tuple[QuantizerState, GroupResult]:
         spent = times.setdefault(units[0].name, ([], []))
         for way, seconds in zip(("none", settings.window), spent, strict=True):
@@ -63,7 +63,7 @@ def _both_ways(times: dict[str, tuple[list[float], list[float]]]) -> Iterator[No
                 seconds.append(now - last)
                 last = time.process_time()
 
-            found = optimize_group(prepared, units, nearest, values, chosen, seed, timed, previous)
+            found = optimize_group(prepared, units, nearest, values, chosen, seed, timed, *more)
         return found
 
     with mock.patch.object(reconstruction, "optimize_group", optimize_both):
