@@ -90,9 +90,10 @@ def cut_small_maps(monkeypatch: pytest.MonkeyPatch) -> None:
 def cached_values(chain: Chain, images: Tensor) -> dict[str, CachedActivation]:
     """Return every value of the float network."""
     storage = Storage(images.device)
-    cached = {chain.input: storage.wrap(images)}
-    for name, value in run_float_units(chain.units, {chain.input: images}).items():
-        if name != chain.input:
+    (source,) = chain.inputs
+    cached = {source: storage.wrap(images)}
+    for name, value in run_float_units(chain.units, {source: images}).items():
+        if name != source:
             cached[name] = storage.allocate(len(images), value.shape[1:])
             cached[name].write(0, value)
     return cached

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence, Sized
 
+import torch
 from torch import Tensor, fx
 
 from mrecg.config.recipe import Recipe
