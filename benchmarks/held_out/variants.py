@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["CODES", "GROUPS", "JOINS", "VARIANTS", "Variant"]
+__all__ = ["BUDGETS", "CODES", "GROUPS", "JOINS", "VARIANTS", "Variant"]
 
 
 class Variant(NamedTuple):
@@ -89,5 +89,7 @@ CODES = {
     "generated": _learned("codes, 256 images from batch norms besides")._replace(generated=True),
 }
 """What the network as a whole learns, and from which views of the images."""
-GROUPS = {"joins": JOINS, "network": CODES}
-VARIANTS = JOINS | CODES
+BUDGETS = {"whole": Variant("the whole method", "qdrop-mrecg", {})}
+"""Everything as it is by default, with the steps that are asked for."""
+GROUPS = {"joins": JOINS, "network": CODES, "budgets": BUDGETS}
+VARIANTS = JOINS | CODES | BUDGETS

@@ -2,6 +2,7 @@
 
     pip install --editable ".[benchmarks]"
     python -m benchmarks.natural_images measure --bits w4a4 --methods rtn qdrop --steps 100
+    python -m benchmarks.natural_images windows         # steps on windows of large maps against whole ones
     python -m benchmarks.natural_images render          # docs/efficientnet-lite0.md
 
 The photographs are those that a few packages ship. Half of them give the calibration crops, the others the held-out
@@ -27,6 +28,7 @@ from benchmarks.natural_images.photographs import (
     weights,
 )
 from benchmarks.natural_images.render import agreement_store, photographs_store, write_agreement
+from benchmarks.natural_images.windows import configure_windows, measure_windows
 from benchmarks.provenance import commit
 from benchmarks.store import Result
 from mrecg.paper.networks import make_network
@@ -116,6 +118,7 @@ def main(given: Sequence[str] | None = None) -> None:
     """Run the command line."""
     commands = (
         Command("measure", _configure, _measure),
+        Command("windows", configure_windows, measure_windows),
         rendering("efficientnet-lite0.md", write_agreement),
     )
     run_command(__doc__, commands, given, threads=1)

@@ -5,6 +5,7 @@
     python -m benchmarks.performance step --without fused-clipping
     python -m benchmarks.performance step --against ../other-checkout    # against the step of another version
     python -m benchmarks.performance network-step                        # of the network as a whole, against training
+    python -m benchmarks.performance window-step                         # on windows of large maps, against whole ones
     python -m benchmarks.performance pipeline --networks resnet18_small --steps 20 --images 64
     python -m benchmarks.performance memory --network resnet18_small --side 28 --images 256 --memory 16MiB --steps 2000
     python -m benchmarks.performance range-memory
@@ -29,6 +30,7 @@ from benchmarks.performance import (
     rounding,
     scaling,
     step,
+    window_step,
 )
 from benchmarks.performance.render import write_performance
 
@@ -38,6 +40,7 @@ def main(given: Sequence[str] | None = None) -> None:
     commands = (
         Command("step", step.configure, step.run),
         Command("network-step", network_step.configure, network_step.run),
+        Command("window-step", window_step.configure, window_step.run),
         Command("pipeline", pipeline.configure, pipeline.run),
         Command("memory", memory.configure, memory.run),
         Command("range-memory", range_memory.configure, range_memory.run),

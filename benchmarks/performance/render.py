@@ -5,6 +5,7 @@ from pathlib import Path
 
 from benchmarks.accuracy.results import accuracy_store, authors_results
 from benchmarks.performance.results import performance_store
+from benchmarks.performance.window_step import windows_section
 from benchmarks.store import Result
 from benchmarks.tables import by_key, folded, table, with_lead
 
@@ -274,6 +275,7 @@ def write_performance(folder: Path, page: Path) -> int:
     kinds = (
         "step",
         "network_step",
+        "window_step",
         "paired",
         "pipeline",
         "rounding",
@@ -308,6 +310,7 @@ def write_performance(folder: Path, page: Path) -> int:
             if found["network_step"]
             else []
         ),
+        *windows_section(folder),
         *paired,
         *(PIPELINE, *_pipelines(found["pipeline"]), ""),
         *rounding,

@@ -9,6 +9,7 @@ __all__ = ["performance_store"]
 KEYS = {
     "step": ("network", "side", "method", "without"),
     "network_step": ("network", "side", "batch"),
+    "window_step": ("network", "side", "batch", "window"),
     "paired": ("network", "side", "method", "against"),
     "pipeline": ("network", "method", "steps"),
     "memory": ("network", "side", "images", "steps"),

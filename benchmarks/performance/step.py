@@ -96,7 +96,7 @@ def float_steps_between(times: dict[str, tuple[list[float], list[float]]]) -> It
         settings: Reconstruction,
         seed: int,
         report: Callable[[int, float], None],
-        *rest: Any,
+        *more: Any,
     ) -> tuple[QuantizerState, GroupResult]:
         float_step = FloatStep(prepared, units[0], values)
         ours, floats = times.setdefault(units[0].name, ([], []))
@@ -110,7 +110,7 @@ def float_steps_between(times: dict[str, tuple[list[float], list[float]]]) -> It
             last = time.process_time()
             floats.append(last - middle)
 
-        return optimize_group(prepared, units, nearest, values, settings, seed, between, *rest)
+        return optimize_group(prepared, units, nearest, values, settings, seed, between, *more)
 
     with mock.patch.object(reconstruction, "optimize_group", alternating):
         yield

@@ -13,6 +13,7 @@ from mrecg.cache.storage import Storage
 from mrecg.errors import StorageError
 from mrecg.optimize.progress import Progress
 from mrecg.planning.estimate import Estimate
+from mrecg.planning.windows import Cut
 from toys import normal
 
 CPU = torch.device("cpu")
@@ -46,6 +47,12 @@ def test_what_is_stored_comes_back(
     assert torch.equal(stored.portion(5, 6), expected[5:6])
     if len(shape) == 3:
         assert batch.stride()[1] == 1
+        cut = Cut(torch.tensor([0, 2, 1]), torch.tensor([1, 0, 2]), shape[1] - 2, shape[2] - 2)
+        found = stored.batch(chosen, cut)
+        assert found.stride() == torch.empty_like(found, memory_format=torch.channels_last).stride()
+        for window, index, top, left in zip(found, chosen, *cut[:2], strict=True):
+            wanted = expected[index, :, top : top + cut.height, left : left + cut.width]
+            assert torch.equal(window, wanted)
     assert len(stored) == 9
     assert not list(tmp_path.iterdir())  # the file has no name
 

@@ -13,6 +13,7 @@ import toys
 from mrecg import distributed
 from mrecg.optimize import group
 from mrecg.optimize.cuda_graph import Recorder
+from mrecg.planning import windows
 from mrecg.quantizers.grid import Scaling, UniformGrid
 from mrecg.quantizers.kernels import compilation
 from mrecg.quantizers.weight import WeightQuantizer
@@ -88,7 +89,9 @@ def learned_with(
     with monkeypatch.context() as patch:
         patch.setattr(compilation, "fits", lambda tensor: False)  # a graph knows torch's operators
         patch.setattr(group, "_recorder", new)
-        settings = {"reconstruct.steps": 30, "reconstruct.batch_size": 8}
+        patch.setattr(windows, "LARGEST_WHOLE", 0)
+        settings = {"steps": 30, "batch_size": 8, "window": 4}
+        settings = {f"reconstruct.{name}": value for name, value in settings.items()}
         quantized = mrecg.quantize(
             toys.make(network), toys.images(32), recipe=mrecg.preset(preset, settings)
         )
@@ -103,7 +106,7 @@ def learned_with(
 def test_a_recorded_step_misses_nothing_that_changes(
     preset: str, network: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Batches, masks, rates and penalty; a number that was recorded as it was would stay as it was."""
+    """Batches, windows, masks, rates and penalty; a number that was recorded as it was would stay as it was."""
     found = [learned_with(kind, preset, network, monkeypatch) for kind in (Tape, Rerun)]
     states = [one.model.state_dict() for one in found]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])

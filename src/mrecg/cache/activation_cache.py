@@ -98,7 +98,7 @@ class ActivationCache:
 
     def targets(self, units: Sequence[Unit]) -> CachedActivations:
         """Return the outputs of neighboring units that are read after them, in the float network."""
-        return {name: self.of_float[name] for name in self._read_later(units)}
+        return {name: self.of_float[name] for name in self._chain.read_later(units)}
 
     @torch.no_grad()
     def run_float(self, unit: Unit, sample: int | None) -> dict[str, ActivationSample]:
@@ -165,18 +165,18 @@ class ActivationCache:
                 target = self.of_float[name].portion(first, last)
                 losses[name] += float(reconstruction_loss(made[name], target, count)) * len(target)
             if keep:
-                for name in self._read_later(units):
+                for name in self._chain.read_later(units):
                     self._write(self.of_quantized, name, first, made[name], self._quantized)
         shared = distributed.average([loss / self._quantized for loss in losses.values()])
         return dict(zip(losses, shared, strict=True))
 
     def group_loss(self, units: Sequence[Unit], losses: Mapping[str, float]) -> float:
         """Return the sum of the losses of the group outputs that later units read."""
-        return sum(losses[name] for name in self._read_later(units))
+        return sum(losses[name] for name in self._chain.read_later(units))
 
     def group_power(self, units: Sequence[Unit]) -> float:
         """Return the power of the group outputs that later units read: what `group_loss` is compared with."""
-        return sum(self.output_power[name] for name in self._read_later(units))
+        return sum(self.output_power[name] for name in self._chain.read_later(units))
 
     def drop(self, units: Sequence[Unit]) -> None:
         """Free what no unit after `units` reads."""
@@ -190,12 +190,6 @@ class ActivationCache:
         for values in (self.of_float, self.of_quantized):
             for name in list(values):
                 self._storage.release(values.pop(name))
-
-    def _read_later(self, units: Sequence[Unit]) -> list[str]:
-        """Return the outputs of neighboring units that are read after them."""
-        last = self._chain.units.index(units[-1])
-        names = [name for unit in units for name in unit.outputs]
-        return [name for name in names if self._chain.last_reader.get(name, -1) > last]
 
     def _write(
         self, values: dict[str, CachedActivation], name: str, first: int, result: Tensor, count: int

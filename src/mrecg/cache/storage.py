@@ -12,6 +12,7 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from mrecg.errors import StorageError
+from mrecg.planning.windows import Cut
 from mrecg.shortage import Shortages
 
 __all__ = ["CachedActivation", "Place", "Storage", "copy_to_device"]
@@ -47,9 +48,16 @@ class CachedActivation(ABC):
     def __len__(self) -> int:
         return self.shape[0]
 
-    def batch(self, chosen: Int64[Tensor, " b"]) -> Shaped[Tensor, "b ..."]:
-        """Return the values of some images, on the device, in a tensor that is the caller's own."""
-        return self._as_batch(self._gather(chosen))
+    def batch(self, chosen: Int64[Tensor, " b"], cut: Cut | None = None) -> Shaped[Tensor, "b ..."]:
+        """Return the values of some images, on the device, in a tensor that is the caller's own.
+
+        Args:
+            chosen: the images' numbers.
+            cut: windows of these images' feature maps; without it whole maps are returned.
+        """
+        if cut is None:
+            return self._as_batch(self._gather(chosen))
+        return self._as_batch(self._gather_windows(chosen, cut), (cut.height, cut.width))
 
     def portion(self, first: int, last: int) -> Shaped[Tensor, "b ..."]:
         """Return the values of the images from `first` to before `last`, on the device; they must not be changed."""
@@ -61,17 +69,21 @@ class CachedActivation(ABC):
             values = values.permute(0, 2, 3, 1)
         self._put(first, values.detach().reshape(len(values), self._row))
 
-    def _as_batch(self, rows: Tensor) -> Tensor:
+    def _as_batch(self, rows: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         dtype = torch.float32 if rows.is_floating_point() else rows.dtype
         rows = rows.to(self._device, dtype, non_blocking=True)
+        shape = self.shape[1:] if size is None else (self.shape[1], *size)
         if self._channels_last:
-            channels, height, width = self.shape[1:]
+            channels, height, width = shape
             return rows.view(-1, height, width, channels).permute(0, 3, 1, 2)
-        values = rows.view(-1, *self.shape[1:])
+        values = rows.view(-1, *shape)
         return values.contiguous(memory_format=torch.channels_last) if values.ndim == 4 else values
 
     @abstractmethod
     def _gather(self, chosen: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _gather_windows(self, chosen: Tensor, cut: Cut) -> Tensor: ...
 
     @abstractmethod
     def _slice(self, first: int, last: int) -> Tensor: ...
@@ -100,6 +112,19 @@ class _InMemory(CachedActivation):
             pin_memory=self._pinned,
         )
         return torch.index_select(self._rows, 0, copy_to_device(chosen, self._rows.device), out=out)
+
+    def _gather_windows(self, chosen: Tensor, cut: Cut) -> Tensor:
+        channels, height, width = self.shape[1:]
+        # What is contiguous: all channels of a position, or a position of one plane.
+        planes, depth = (1, channels) if self._channels_last else (channels, 1)
+        plane = chosen[:, None] * planes + torch.arange(planes)
+        row = plane[:, :, None] * height + (cut.top[:, None] + torch.arange(cut.height))[:, None]
+        column = cut.left[:, None] + torch.arange(cut.width)
+        index = copy_to_device(
+            (row[..., None] * width + column[:, None, None]).flatten(), self._rows.device
+        )
+        found = self._rows.view(-1, depth).index_select(0, index).view(len(chosen), -1)
+        return found.pin_memory() if self._pinned else found
 
     def _slice(self, first: int, last: int) -> Tensor:
         return self._rows[first:last]
@@ -134,6 +159,17 @@ class _OnDisk(CachedActivation):
             self._read(row, index)
         return rows
 
+    def _gather_windows(self, chosen: Tensor, cut: Cut) -> Tensor:
+        channels, height, width = self.shape[1:]
+        line = width * channels
+        found = torch.empty(len(chosen), cut.height, cut.width, channels, dtype=self._dtype)
+        lines = torch.empty(cut.height, line, dtype=self._dtype)
+        places = zip(found, chosen.tolist(), cut.top.tolist(), cut.left.tolist(), strict=True)
+        for window, index, top, left in places:
+            self._read(lines, index * height + top, line * self._dtype.itemsize)
+            window.copy_(lines.view(cut.height, width, channels)[:, left : left + cut.width])
+        return found.flatten(1)
+
     def _slice(self, first: int, last: int) -> Tensor:
         return self._read(self._empty(last - first), first)
 
@@ -146,9 +182,10 @@ class _OnDisk(CachedActivation):
         except OSError as error:
             raise _disk_full(error) from error
 
-    def _read(self, rows: Tensor, first: int) -> Tensor:
+    def _read(self, rows: Tensor, first: int, size: int | None = None) -> Tensor:
+        """Fill rows with those of the file from the `first` on, which have `size` bytes each."""
         data = _bytes(rows)
-        self._file.seek(first * self._row_bytes)
+        self._file.seek(first * (size or self._row_bytes))
         while data:
             read = self._file.readinto(data)
             if not read:

@@ -254,6 +254,9 @@ class Reconstruction(Settings):
         images: how many of the calibration images the groups read, the first ones; all where it is `None`. The network stage
             reads all: it caches nothing, so more images cost it nothing.
         batch_size: images per step.
+        window: about how many positions of each image of a batch a step compares where a group's maps are large (more than
+            49,152 numbers). A step then reads a random window of every image, with the margin that gives the whole map's
+            values, or, where that is no saving, whole maps of fewer images, a quarter of the batch at least. `none` reads all.
         rounding_rate: Adam's rate for the rounding variables; `auto` scales it with the budget.
         activation_rate: the same for the activation scales; it decays to 0 by a cosine.
         activation_rate_unit: whether that rate is a fraction of each scale (`relative`), or `absolute` as in the papers' code.
@@ -282,6 +285,7 @@ class Reconstruction(Settings):
     steps: int = Field(default=500, ge=0, le=_MOST)
     images: Annotated[int, Field(ge=2, le=_MOST)] | None = None
     batch_size: int = Field(default=32, ge=1, le=_MOST)
+    window: Annotated[int, Field(ge=1, le=_MOST)] | Literal["none"] = 64
     rounding_rate: Annotated[float, Field(gt=0, le=_LARGEST)] | Literal["auto"] = "auto"
     activation_rate: Annotated[float, Field(ge=0, le=_LARGEST)] | Literal["auto"] = "auto"
     activation_rate_unit: Literal["relative", "absolute"] = "relative"

@@ -64,6 +64,12 @@ class Chain:
         readers = {name: index for index, unit in enumerate(self.units) for name in unit.inputs}
         return readers | dict.fromkeys(self.outputs, len(self.units))
 
+    def read_later(self, units: Sequence[Unit]) -> list[str]:
+        """Return the outputs of neighboring units that are read after them."""
+        last = self.units.index(units[-1])
+        names = [name for unit in units for name in unit.outputs]
+        return [name for name in names if self.last_reader.get(name, -1) > last]
+
 
 def cut_units(
     placed: fx.GraphModule,

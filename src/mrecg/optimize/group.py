@@ -1,7 +1,7 @@
 """Optimize one group: learn how its weights round and how large its scales are."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,7 +22,8 @@ from mrecg.optimize.schedule import (
     schedule_at,
     shuffled_batches,
 )
-from mrecg.optimize.step import Batch, Step
+from mrecg.optimize.step import Batch, Step, read_values
+from mrecg.planning.windows import View, find_view
 from mrecg.preparation.prepared_graph import PreparedGraph
 from mrecg.quantizers.activation import FakeQuantizer
 from mrecg.quantizers.adaround import LearnedRounding
@@ -205,24 +206,14 @@ def _run(
     device = step.variables[0].device
     recorder = _recorder(settings, device)
     replayed = None if recorder is None else ReplayedStep(step, step.mask, recorder)
-    batches = shuffled_batches(len(next(iter(values.targets.values()))), settings, seed)
+    batches = _batches(step, values, settings, seed)
     # One tensor for all: small ones that outlive their step keep the memory of large ones apart, which then grows.
     losses = torch.empty(settings.steps, device=device)
     interval = report_interval(settings.steps)
     for done in range(1, settings.steps + 1):
-        chosen = next(batches)
-        batch = Batch.read(
-            chosen,
-            values.quantized,
-            values.of_float,
-            values.targets,
-            mixes=step.mask is not None,
-        )
+        batch, reread = next(batches)
         scheduled = schedule_at(settings, done - 1)
-        if replayed is None:
-            loss = step(batch, scheduled, partial(_read_targets, values, chosen))
-        else:
-            loss = replayed(batch, scheduled)
+        loss = step(batch, scheduled, reread) if replayed is None else replayed(batch, scheduled)
         losses[done - 1] = loss
         if done % interval == 0:
             # Of all processes, so that they stop together.
@@ -249,8 +240,25 @@ def _run(
     )
 
 
-def _read_targets(values: GroupValues, chosen: Tensor) -> dict[str, Tensor]:
-    return {name: one.batch(chosen) for name, one in values.targets.items()}
+def _batches(
+    step: Step, values: GroupValues, settings: Reconstruction, seed: int
+) -> Iterator[tuple[Batch, Callable[[], dict[str, Tensor]]]]:
+    """Yield one batch of this process after the other, without end, and what reads its targets again.
+
+    Where maps are large, a batch is only part of what the recipe says.
+    """
+    view = View()
+    if settings.window != "none":
+        view = find_view(step.units, list(values.targets), settings.window)
+    # Every process draws places of its own, for images of its own.
+    generator = torch.Generator().manual_seed(derive_seed(seed, "windows", distributed.rank()))
+    images, mixes = len(next(iter(values.targets.values()))), step.mask is not None
+    for chosen in shuffled_batches(images, settings, seed, view.divisor):
+        drawn = None if view.windows is None else view.windows.draw(len(chosen), generator)
+        yield (
+            Batch.read(chosen, values.quantized, values.of_float, values.targets, mixes, drawn),
+            partial(read_values, values.targets, chosen, drawn),
+        )
 
 
 def _count_finite(losses: Float[Tensor, " steps"]) -> int:

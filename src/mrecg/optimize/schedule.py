@@ -95,13 +95,15 @@ def derive_seed(*purpose: object) -> int:
     return random.Random("/".join(map(str, purpose))).getrandbits(63)
 
 
-def shuffled_batches(images: int, settings: Reconstruction, seed: int) -> Iterator[Tensor]:
-    """Yield the indices of one batch of this process after the other, without end.
+def shuffled_batches(
+    images: int, settings: Reconstruction, seed: int, divisor: int = 1
+) -> Iterator[Tensor]:
+    """Yield the indices of one batch of this process after the other, without end; so many times fewer than the recipe says.
 
     Batches are drawn anew in every epoch, or are always the same in random order, as `settings.batches` says.
     """
     generator = torch.Generator().manual_seed(seed)
-    size = min(distributed.share_of_batch(settings.batch_size), images)
+    size = min(max(1, distributed.share_of_batch(settings.batch_size) // divisor), images)
     fixed = torch.arange(images)
     while True:
         if settings.batches == "fixed":

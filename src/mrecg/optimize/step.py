@@ -10,10 +10,12 @@ from torch import Tensor
 
 from mrecg import distributed
 from mrecg.cache.activation_cache import CachedActivations, run_quantized_units
+from mrecg.cache.storage import copy_to_device
 from mrecg.config.settings import Precision
 from mrecg.graph.units import Unit
 from mrecg.optimize.adam import Adam
 from mrecg.optimize.schedule import ScheduledValues
+from mrecg.planning.windows import DrawnWindows
 from mrecg.preparation.prepared_graph import Binding
 from mrecg.quantizers.adaround import LearnedRounding, Penalty
 from mrecg.quantizers.losses import loss_and_slopes
@@ -21,7 +23,7 @@ from mrecg.quantizers.qdrop import RandomMask
 from mrecg.shortage import Parts
 from mrecg.torch_state import compute_precision, matmul_precision
 
-__all__ = ["Batch", "Step"]
+__all__ = ["Batch", "Step", "read_values"]
 
 Tensors = dict[str, Tensor]
 
@@ -33,11 +35,13 @@ class Batch(NamedTuple):
         quantized: the group's inputs behind the quantized units before.
         of_float: the same in the float network, where a mask mixes them; a step overwrites these.
         targets: the group's outputs in the float network; a step overwrites these, too.
+        inside: 1 for each position of a target that is compared and 0 for the others, where all are windows; else empty.
     """
 
     quantized: Tensors
     of_float: Tensors
     targets: Tensors
+    inside: Tensors
 
     @classmethod
     def read(
@@ -47,14 +51,30 @@ class Batch(NamedTuple):
         of_float: CachedActivations,
         targets: CachedActivations,
         mixes: bool,
+        windows: DrawnWindows | None = None,
     ) -> "Batch":
-        """Read the activations of the images at `chosen`."""
-        mixed = [name for name in quantized if mixes and of_float[name] is not quantized[name]]
-        return cls(
-            {name: values.batch(chosen) for name, values in quantized.items()},
-            {name: of_float[name].batch(chosen) for name in mixed},
-            {name: values.batch(chosen) for name, values in targets.items()},
-        )
+        """Read the activations of the images at `chosen`, or only windows of them."""
+        mixed = {
+            name: of_float[name]
+            for name in quantized
+            if mixes and of_float[name] is not quantized[name]
+        }
+        made = read_values(targets, chosen, windows)
+        inside = {
+            name: copy_to_device(windows.inside(name), values.device)
+            for name, values in made.items()
+            if windows is not None
+        }
+        given, floats = (read_values(one, chosen, windows) for one in (quantized, mixed))
+        return cls(given, floats, made, inside)
+
+
+def read_values(
+    values: CachedActivations, chosen: Tensor, windows: DrawnWindows | None
+) -> dict[str, Tensor]:
+    """Return the values of the images at `chosen`, or windows of them."""
+    cut = (lambda name: None) if windows is None else windows.cut
+    return {name: one.batch(chosen, cut(name)) for name, one in values.items()}
 
 
 @dataclass(frozen=True)
@@ -102,7 +122,7 @@ class Step:
 
         def accumulate(at_once: int) -> Tensor:
             targets = unread.pop() if reread is None or unread else reread()
-            return self._accumulate(given, targets, scheduled.penalty, at_once)
+            return self._accumulate(given, targets, batch.inside, scheduled.penalty, at_once)
 
         size = len(next(iter(given.values())))
         loss = accumulate(size) if reread is None else self.parts.run(size, accumulate)[1]
@@ -111,26 +131,26 @@ class Step:
         return loss
 
     def _accumulate(
-        self, given: Tensors, targets: Tensors, penalty: Penalty, at_once: int
+        self, given: Tensors, targets: Tensors, inside: Tensors, penalty: Penalty, at_once: int
     ) -> Tensor:
         """Compute the gradients of a batch in parts; the loss is a mean over its images, so a part counts by its size."""
         size = len(next(iter(given.values())))
         if at_once >= size:
-            return self._compute_gradients(given, targets, penalty, 1.0)
+            return self._compute_gradients(given, targets, inside, penalty, 1.0)
         for one in self.variables:
             one.grad = None  # of a try that memory was not enough for
         losses = []
         for first in range(0, size, at_once):
-            inputs, wanted = (
-                {name: values[first : first + at_once] for name, values in both.items()}
-                for both in (given, targets)
+            inputs, wanted, compared = (
+                {name: values[first : first + at_once] for name, values in whole.items()}
+                for whole in (given, targets, inside)
             )
             share = min(at_once, size - first) / size
-            losses.append(self._compute_gradients(inputs, wanted, penalty, share))
+            losses.append(self._compute_gradients(inputs, wanted, compared, penalty, share))
         return torch.stack(losses).sum()
 
     def _compute_gradients(
-        self, given: Tensors, targets: Tensors, penalty: Penalty, share: float
+        self, given: Tensors, targets: Tensors, inside: Tensors, penalty: Penalty, share: float
     ) -> Tensor:
         """Add a part's share to the gradients; return its share of the loss."""
         if share < 1:
@@ -147,7 +167,10 @@ class Step:
                 made = run_quantized_units(self.units, given, {**self.bindings, **soft})
             outputs = [made[name].float() for name in targets]
             loss, slopes = loss_and_slopes(
-                outputs, list(targets.values()), [channels[name] for name in targets]
+                outputs,
+                list(targets.values()),
+                [channels[name] for name in targets],
+                [inside.get(name) for name in targets],
             )
             if share < 1:
                 loss, slopes = loss * share, [one.mul_(share) for one in slopes]

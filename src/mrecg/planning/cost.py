@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence, Sized
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from mrecg.config.recipe import Recipe
 from mrecg.graph.inputs import ModelInputs
@@ -18,6 +18,8 @@ __all__ = [
     "images_per_training_pass",
     "is_tried",
     "largest_value",
+    "output_positions",
+    "output_sizes",
     "planned_steps",
     "remaining_steps",
     "saved_bytes",
@@ -72,6 +74,24 @@ def largest_value(unit: Unit) -> int:
         if node.op != "get_attr"
     ]
     return max(sizes, default=1)
+
+
+def output_sizes(unit: Unit) -> dict[str, int]:
+    """Return the elements per image of each output."""
+    (nodes,) = unit.float_graph.graph.output_node().args
+    assert isinstance(nodes, tuple | list)
+    sizes = [
+        int(math.prod(value.shape[1:]))
+        if isinstance(node, fx.Node) and isinstance(value := traced_value(node), Tensor)
+        else 0
+        for node in nodes
+    ]
+    return dict(zip(unit.outputs, sizes, strict=False))
+
+
+def output_positions(unit: Unit) -> dict[str, int]:
+    """Return the positions per image of each output: its elements without the channels."""
+    return {name: size // unit.channels[name] for name, size in output_sizes(unit).items()}
 
 
 def remaining_steps(recipe: Recipe, taken: Sequence[int]) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mrecg import distributed
 from mrecg.config.recipe import Recipe
+from mrecg.config.settings import Reconstruction
 from mrecg.graph.inputs import ModelInputs
 from mrecg.graph.layers import traced_value
 from mrecg.graph.units import Chain, Unit
@@ -20,9 +21,11 @@ from mrecg.planning.cost import (
     images_per_training_pass,
     is_tried,
     largest_value,
+    output_sizes,
     planned_steps,
     saved_bytes,
 )
+from mrecg.planning.windows import find_view
 from mrecg.preparation.prepared_graph import PreparedGraph
 from mrecg.quantizers.qdrop import RandomMask
 from mrecg.records.plan import Plan
@@ -90,7 +93,7 @@ def estimate_run(
         seconds = _forward_seconds(prepared, probe)
     all_units = sum(seconds.values())
     in_groups = sum(
-        steps * sum(seconds[unit.name] for unit in units)
+        steps * _fraction(chain, units, settings) * sum(seconds[unit.name] for unit in units)
         for members in groups
         for units, steps in planned_steps(recipe, members, taken)
     )
@@ -104,7 +107,10 @@ def estimate_run(
         values=values,
         files=0 if memory is None else max(0, values - memory),
         working=max(
-            *(_working(members, batch, masked) for members in groups),
+            *(
+                _working(members, batch, masked, _fraction(chain, members, settings))
+                for members in groups
+            ),
             whole if recipe.network_steps else 0,
             *(_sampled(members, count, recipe.activation.ranges.sample) for members in groups),
         ),
@@ -120,6 +126,13 @@ def _passes(recipe: Recipe, count: int) -> int:
         return count + min(count, IMAGES_OF_LOSSES)
     # Once in the float network; quantized to nearest, and as learned.
     return 3 * count
+
+
+def _fraction(chain: Chain, units: Sequence[Unit], settings: Reconstruction) -> float:
+    """Return which part of a batch's maps a step of a group sees."""
+    if settings.window == "none":
+        return 1.0
+    return find_view(units, chain.read_later(units), settings.window).fraction
 
 
 def _members(chain: Chain, plan: Plan) -> list[tuple[Unit, ...]]:
@@ -140,7 +153,7 @@ def _most_elements(chain: Chain, groups: Sequence[Sequence[Unit]], keeps_inner: 
     most = done = 0
     for members in groups:
         done += len(members)
-        made = {name: size for unit in members for name, size in _outputs(unit).items()}
+        made = {name: size for unit in members for name, size in output_sizes(unit).items()}
         of_float |= made
         of_quantized |= {
             n: s for n, s in made.items() if keeps_inner or chain.last_reader.get(n, -1) >= done
@@ -152,23 +165,16 @@ def _most_elements(chain: Chain, groups: Sequence[Sequence[Unit]], keeps_inner: 
     return most
 
 
-def _outputs(unit: Unit) -> dict[str, int]:
-    result = unit.float_graph.graph.output_node()
-    nodes = result.args[0]
-    assert isinstance(nodes, tuple | list)
-    return {
-        name: _elements(traced_value(node)) for name, node in zip(unit.outputs, nodes, strict=False)
-    }
-
-
 def _elements(value: object) -> int:
     return int(math.prod(value.shape[1:])) if isinstance(value, Tensor) else 0
 
 
-def _working(members: Sequence[Unit], batch: int, masked: bool) -> int:
+def _working(members: Sequence[Unit], batch: int, masked: bool, fraction: float) -> int:
     """Return the bytes of an optimization step: the group's activations, its variables, and random masks."""
-    masks = 4 * RandomMask.pool_size(batch * max(map(largest_value, members))) if masked else 0
-    return batch * saved_bytes(members) + 4 * _SAVED_PER_WEIGHT * _parameters(members) + masks
+    seen = fraction * batch
+    masks = RandomMask.pool_size(round(seen * max(map(largest_value, members)))) if masked else 0
+    saved = round(seen * saved_bytes(members))
+    return saved + 4 * (_SAVED_PER_WEIGHT * _parameters(members) + masks)
 
 
 def _sampled(members: Sequence[Unit], images: int, kept: int) -> int:

@@ -25,6 +25,7 @@ def loss_and_slopes(
     outputs: Sequence[Float[Tensor, "..."]],
     targets: Sequence[Float[Tensor, "..."]],
     channels: Sequence[int],
+    inside: Sequence[Float[Tensor, "b 1 h w"] | None] | None = None,
 ) -> tuple[Float[Tensor, ""], list[Float[Tensor, "..."]]]:
     """Return the sum of `reconstruction_loss` over pairs, and its gradient with respect to each output.
 
@@ -32,11 +33,16 @@ def loss_and_slopes(
         outputs: as the units made them.
         targets: are overwritten with the gradients, which saves memory and time.
         channels: of each.
+        inside: for each output 1 where a position counts and 0 where not; without it all positions count.
     """
     loss = torch.zeros((), device=outputs[0].device)
-    for output, target, count in zip(outputs, targets, channels, strict=True):
+    parts = inside or [None] * len(outputs)
+    for output, target, count, part in zip(outputs, targets, channels, parts, strict=True):
         torch.sub(output, target, out=target)
-        weight = count / output.numel()
+        weight: float | Tensor = count / output.numel()
+        if part is not None:
+            target.mul_(part)
+            weight = count / (part.sum() * output.shape[1])
         rows = target.permute(0, 2, 3, 1).reshape(-1) if target.ndim == 4 else target.view(-1)
         loss += weight * torch.dot(rows, rows)
         target.mul_(2 * weight)

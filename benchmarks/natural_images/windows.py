@@ -1,0 +1,130 @@
+"""Steps on windows of large maps against steps on whole maps, and against whole maps of fewer images."""
+
+import argparse
+import itertools
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, kl_div
+
+import mrecg
+from benchmarks.accuracy.measure import answers, percent_equal
+from benchmarks.natural_images.photographs import NETWORK, calibration_and_held_out, weights
+from benchmarks.provenance import commit
+from benchmarks.store import Result, Store
+from benchmarks.tables import by_key, table
+from mrecg.paper.networks import make_network
+
+__all__ = ["configure_windows", "measure_windows", "windows_store", "windows_table"]
+
+BATCH = 32
+"""Crops that run at once where networks are compared."""
+Window = int | str
+
+
+def windows_store(folder: Path) -> Store:
+    """Return how near a network is to the float one, and what its groups cost."""
+    key = ("network", "side", "bits", "method", "window", "batch_size", "steps", "images", "seed")
+    return Store("windows", key, folder)
+
+
+def _way(text: str) -> tuple[Window, int]:
+    """Read positions (or `none`) and images of a step, such as 196x32."""
+    window, images = text.split("x")
+    return window if window == "none" else int(window), int(images)
+
+
+def configure_windows(measuring: argparse.ArgumentParser) -> None:
+    """Add this measurement's options."""
+    measuring.add_argument(
+        "--ways",
+        nargs="+",
+        type=_way,
+        default=[("none", 32), (196, 32), (64, 32), ("none", 8)],
+        metavar="POSITIONSxIMAGES",
+        help="of each step; none is whole maps",
+    )
+    measuring.add_argument("--bits", nargs="+", default=["w4a4"])
+    measuring.add_argument("--method", default="qdrop")
+    measuring.add_argument("--seeds", nargs="+", type=int, default=[1005])
+    measuring.add_argument("--steps", type=int, default=100)
+    measuring.add_argument("--side", type=int, default=224, help="of the crops, in pixels")
+    measuring.add_argument("--images", type=int, default=128, help="calibration crops")
+    measuring.add_argument("--held-out", type=int, default=252, help="crops to compare on")
+
+
+def measure_windows(arguments: argparse.Namespace) -> None:
+    """Measure and store every cell that has no result; nothing is done for the network as a whole."""
+    model, store = make_network(NETWORK, weights()), windows_store(arguments.results)
+    calibration, held_out = (
+        interpolate(crops, size=arguments.side, mode="bilinear", antialias=True)
+        for crops in calibration_and_held_out(arguments.images, arguments.held_out)
+    )
+    expected: Tensor | None = None
+    for seed, bits, (window, batch) in itertools.product(
+        arguments.seeds, arguments.bits, arguments.ways
+    ):
+        cell: dict[str, Any] = {
+            "network": NETWORK,
+            "side": arguments.side,
+            "bits": bits,
+            "method": arguments.method,
+            "window": window,
+            "batch_size": batch,
+            "steps": arguments.steps,
+            "images": len(calibration),
+            "held_out": len(held_out),
+            "seed": seed,
+        }
+        if cell in store:
+            continue
+        expected = answers(model, held_out, BATCH) if expected is None else expected
+        result = cell | _quantize(cell, model, calibration, held_out, expected)
+        store.add(result)
+        shown = {key: round(result[key], 4) for key in ("agreement", "divergence", "cpu_seconds")}
+        print(bits, window, batch, seed, shown, flush=True)
+
+
+def _quantize(
+    cell: dict[str, Any], model: nn.Module, calibration: Tensor, held_out: Tensor, expected: Tensor
+) -> Result:
+    settings = {f"reconstruct.{name}": cell[name] for name in ("window", "batch_size", "steps")}
+    recipe = mrecg.preset(
+        f"{cell['bits']}-{cell['method']}", {**settings, "seed": cell["seed"], "network.steps": 0}
+    )
+    started = time.process_time()
+    quantized = mrecg.quantize(model, calibration, recipe=recipe)
+    seconds = time.process_time() - started
+    found, record = answers(quantized.model, held_out, BATCH), quantized.record
+    predictions = found.log_softmax(1), expected.log_softmax(1)
+    return {
+        "agreement": percent_equal(found.argmax(1), expected.argmax(1)),
+        "divergence": float(kl_div(*predictions, reduction="batchmean", log_target=True)),
+        "logit_difference": float((found - expected).abs().mean()),
+        "losses": {unit.name: unit.relative_loss for unit in record.units},
+        "cpu_seconds": seconds,
+        "seconds": record.seconds,
+        "commit": commit(),
+        "recipe": recipe.model_dump(mode="json"),
+        "environment": record.environment,
+    }
+
+
+def windows_table(results: list[Result]) -> list[str]:
+    """Return quality against CPU seconds, one row for each way to take a step."""
+    rows = []
+    for key, cells in by_key(results, "side", "bits", "steps", "window", "batch_size").items():
+        side, bits, steps, window, batch = key
+        figures = [
+            statistics.mean(cell[name] for cell in cells)
+            for name in ("divergence", "logit_difference", "agreement")
+        ]
+        seconds = statistics.median(cell["cpu_seconds"] for cell in cells)
+        way = "whole maps" if window == "none" else f"{window} positions"
+        shown = f"{figures[0]:.3f} ({len(cells)})", f"{figures[1]:.3f}", f"{figures[2]:.1f}"
+        rows.append((f"{side}²", bits, steps, way, batch, *shown, f"{seconds:.0f}"))
+    columns = "crops | bits | steps | a step sees | of images | KL | mean logit difference | agree with float (%) | CPU seconds"
+    return table(columns, rows)
