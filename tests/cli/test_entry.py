@@ -27,6 +27,7 @@ GROUPS = {
     "demo": None,
     "quantize": NetworkOptions,
     "plan": NetworkOptions,
+    "sensitivity": NetworkOptions,
     "evaluate": ImageOptions,
     "verify-run": ImageOptions,
     "export": ImageOptions,
@@ -90,7 +91,7 @@ def test_the_version_and_the_completion_load_no_torch() -> None:
 
 def test_commands_come_in_the_order_in_which_they_are_needed() -> None:
     commands = typer.main.get_command(app).list_commands(None)  # type: ignore[attr-defined]
-    assert commands[:4] == ["demo", "quantize", "plan", "evaluate"]
+    assert commands[:5] == ["demo", "quantize", "plan", "sensitivity", "evaluate"]
     assert commands[-1] == "reproduce"
 
 
