@@ -14,7 +14,7 @@ from benchmarks.held_out.__main__ import main
 from benchmarks.held_out.measure import recipe_of
 from benchmarks.held_out.render import judges_rows, variant_rows
 from benchmarks.held_out.results import held_out_store, judges_store
-from benchmarks.held_out.variants import GROUPS, VARIANTS
+from benchmarks.held_out.variants import GROUPS, JOINS, VARIANTS
 from mrecg.optimize import network
 from mrecg.optimize.adam import Adam
 

@@ -8,7 +8,14 @@ import mrecg
 from command_line import Finished, small_network
 from mrecg.records.sensitivity import Sensitivity
 
-RTN = ("--preset", "w4a8-rtn", "--images", "16", "--set", "placement.first_last=same")
+SETTINGS = ("placement.first_last=same", "reconstruct.answer=logits")
+RTN = (
+    "--preset",
+    "w4a8-rtn",
+    "--images",
+    "16",
+    *(part for one in SETTINGS for part in ("--set", one)),
+)
 
 
 def network(folder: Path) -> tuple[str, ...]:
