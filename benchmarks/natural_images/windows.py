@@ -22,7 +22,8 @@ __all__ = ["configure_windows", "measure_windows", "windows_store", "windows_tab
 
 BATCH = 32
 """Crops that run at once where networks are compared."""
-Window = int | str
+Window = int | None
+"""Positions that a step sees of an image; `None` is the whole map."""
 
 
 def windows_store(folder: Path) -> Store:
@@ -34,7 +35,7 @@ def windows_store(folder: Path) -> Store:
 def _way(text: str) -> tuple[Window, int]:
     """Read positions (or `none`) and images of a step, such as 196x32."""
     window, images = text.split("x")
-    return window if window == "none" else int(window), int(images)
+    return None if window == "none" else int(window), int(images)
 
 
 def configure_windows(measuring: argparse.ArgumentParser) -> None:
@@ -43,7 +44,7 @@ def configure_windows(measuring: argparse.ArgumentParser) -> None:
         "--ways",
         nargs="+",
         type=_way,
-        default=[("none", 32), (196, 32), (64, 32), ("none", 8)],
+        default=[(None, 32), (196, 32), (64, 32), (None, 8)],
         metavar="POSITIONSxIMAGES",
         help="of each step; none is whole maps",
     )
@@ -91,7 +92,8 @@ def measure_windows(arguments: argparse.Namespace) -> None:
 def _quantize(
     cell: dict[str, Any], model: nn.Module, calibration: Tensor, held_out: Tensor, expected: Tensor
 ) -> Result:
-    settings = {f"reconstruct.{name}": cell[name] for name in ("window", "batch_size", "steps")}
+    settings = {f"reconstruct.{name}": cell[name] for name in ("batch_size", "steps")}
+    settings["reconstruct.window"] = cell["window"] or "none"
     recipe = mrecg.preset(
         f"{cell['bits']}-{cell['method']}", {**settings, "seed": cell["seed"], "network.steps": 0}
     )
@@ -116,14 +118,15 @@ def _quantize(
 def windows_table(results: list[Result]) -> list[str]:
     """Return quality against CPU seconds, one row for each way to take a step."""
     rows = []
-    for key, cells in by_key(results, "side", "bits", "steps", "window", "batch_size").items():
+    ordered = [one | {"window": one["window"] or 0} for one in results]  # None has no order
+    for key, cells in by_key(ordered, "side", "bits", "steps", "window", "batch_size").items():
         side, bits, steps, window, batch = key
         figures = [
             statistics.mean(cell[name] for cell in cells)
             for name in ("divergence", "logit_difference", "agreement")
         ]
         seconds = statistics.median(cell["cpu_seconds"] for cell in cells)
-        way = "whole maps" if window == "none" else f"{window} positions"
+        way = f"{window} positions" if window else "whole maps"
         shown = f"{figures[0]:.3f} ({len(cells)})", f"{figures[1]:.3f}", f"{figures[2]:.1f}"
         rows.append((f"{side}²", bits, steps, way, batch, *shown, f"{seconds:.0f}"))
     columns = "crops | bits | steps | a step sees | of images | KL | mean logit difference | agree with float (%) | CPU seconds"

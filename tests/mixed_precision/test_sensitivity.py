@@ -10,7 +10,9 @@ from mrecg.config.settings import FLOAT_BITS
 from mrecg.errors import MrecgError
 from mrecg.records.sensitivity import Sensitivity
 
-RECIPE = mrecg.preset("w4a4-rtn", {"reconstruct.answer": "logits"})  # the toys were not trained for classes
+RECIPE = mrecg.preset(
+    "w4a4-rtn", {"reconstruct.answer": "logits"}
+)  # the toys were not trained for classes
 
 
 def divergence(model: torch.nn.Module, other: torch.nn.Module, x: torch.Tensor) -> float:

@@ -285,7 +285,7 @@ class Reconstruction(Settings):
     steps: int = Field(default=500, ge=0, le=_MOST)
     images: Annotated[int, Field(ge=2, le=_MOST)] | None = None
     batch_size: int = Field(default=32, ge=1, le=_MOST)
-    window: Annotated[int, Field(ge=1, le=_MOST)] | Literal["none"] = 64
+    window: Annotated[int, Field(ge=1, le=_MOST)] | Literal["none"] = "none"
     rounding_rate: Annotated[float, Field(gt=0, le=_LARGEST)] | Literal["auto"] = "auto"
     activation_rate: Annotated[float, Field(ge=0, le=_LARGEST)] | Literal["auto"] = "auto"
     activation_rate_unit: Literal["relative", "absolute"] = "relative"
