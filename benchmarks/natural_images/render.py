@@ -4,7 +4,6 @@ import statistics
 from pathlib import Path
 
 from benchmarks.accuracy.cells import METHODS
-from benchmarks.natural_images.windows import windows_store, windows_table
 from benchmarks.store import Result, Store
 from benchmarks.tables import by_key, folded, provenance, summary, table, write_between_marks
 
@@ -82,7 +81,6 @@ def write_agreement(folder: Path, page: Path) -> int:
     if not results:
         raise SystemExit(f"There are no results in {folder}; run the benchmark first.")
     photographs = photograph_table(photographs_store(folder).read())
-    windows = windows_store(folder).read()
     lines = [
         "",
         f"**{_lead(results)}**",
@@ -91,23 +89,9 @@ def write_agreement(folder: Path, page: Path) -> int:
         "",
         *agreement_table(results),
         "",
-        "## What a step has to see",
-        "",
-        "Groups alone, the network as a whole learns nothing. A step compares whole maps, or windows of them (`reconstruct.window`), of so "
-        "many images. CPU seconds are those of the whole run, on a machine that had other work.",
-        "",
-        *windows_table(windows),
-        "",
         "## The float network",
         "",
     ]
-    lines += [
-        *photographs,
-        "",
-        "## Where the figures come from",
-        "",
-        *provenance([*results, *windows]),
-        "",
-    ]
+    lines += [*photographs, "", "## Where the figures come from", "", *provenance(results), ""]
     write_between_marks(page, folded("\n".join(lines)).split("\n"))
-    return len(results) + len(windows)
+    return len(results)

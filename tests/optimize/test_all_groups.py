@@ -274,7 +274,7 @@ def test_units_continue_from_the_run_for_the_plan(monkeypatch: pytest.MonkeyPatc
     def watched(
         prepared: PreparedGraph, units: Sequence[Unit], *rest: object
     ) -> tuple[QuantizerState, GroupResult]:
-        start = rest[-1]
+        start = rest[5]
         if start is not None:
             assert isinstance(start, QuantizerState)
             assert len(left) == 1
@@ -308,7 +308,7 @@ def test_joined_units_may_start_anew(
     original = reconstruction.optimize_group
 
     def watched(*arguments: object) -> tuple[QuantizerState, GroupResult]:
-        given.append(arguments[-1])
+        given.append(arguments[7])
         return original(*arguments)  # type: ignore[arg-type]
 
     settings = {"plan.keep": "all", "plan.joined_start": start}

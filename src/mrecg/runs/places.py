@@ -5,7 +5,7 @@ Until the run is finished, its folder holds `.unfinished` and nothing else; afte
 
 import contextlib
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,7 +124,8 @@ def reserve(folder: Path, resume: bool = False, together: bool = False) -> Itera
     """
     check = check_unfinished if resume else check_free
     check(folder)
-    place, made = RunPlace(folder), not folder.exists()
+    place = RunPlace(folder)
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
     if together and not distributed.is_first():
         distributed.wait()
         yield place
@@ -161,13 +162,13 @@ def _lock(place: RunPlace) -> FileLock:
     return lock
 
 
-def _tidy(place: RunPlace, made: bool) -> None:
-    """Remove what is of no use: the place of an unfinished run that keeps nothing, and a folder made for nothing."""
+def _tidy(place: RunPlace, made: Sequence[Path]) -> None:
+    """Remove what is of no use: the place of an unfinished run that keeps nothing, and folders made for nothing."""
     if not place.is_started:
         shutil.rmtree(place.unfinished, ignore_errors=True)
-        if made and not is_finished(place.folder):
-            with contextlib.suppress(OSError):
-                place.folder.rmdir()
+        with contextlib.suppress(OSError):  # something is in one of them
+            for folder in made:
+                folder.rmdir()
 
 
 def check_free(folder: Path) -> None:
