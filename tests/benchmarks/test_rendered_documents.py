@@ -10,6 +10,7 @@ import benchmarks.detector.__main__ as detector
 import benchmarks.export.__main__ as export
 import benchmarks.held_out.__main__ as held_out
 import benchmarks.natural_images.__main__ as natural_images
+import benchmarks.peers.__main__ as peers
 import benchmarks.performance.__main__ as performance
 import benchmarks.pictures.__main__ as pictures
 import benchmarks.reliability.__main__ as reliability
@@ -23,6 +24,7 @@ PAGES = {
     "detector.md": detector,
     "export.md": export,
     "efficientnet-lite0.md": natural_images,
+    "peers.md": peers,
     "performance.md": performance,
     "how-to/training.md": training,
     "reliability.md": reliability,
