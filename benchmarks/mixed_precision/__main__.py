@@ -30,6 +30,7 @@ def _configure(command: argparse.ArgumentParser) -> None:
     command.add_argument("--images", type=int, default=256)
     command.add_argument("--reference", type=Path, help="folder of the reference checkpoints")
     command.add_argument("--data", type=Path, default=DEBIAN_FOLDER, help="of the IDX files")
+    command.add_argument("--device", default="cpu")
 
 
 def _measure(arguments: argparse.Namespace) -> None:
@@ -40,7 +41,7 @@ def _measure(arguments: argparse.Namespace) -> None:
         cell |= {"steps": arguments.steps, "images": arguments.images}
         if cell in store:
             continue
-        model = float_network(cell["network"], arguments.reference)
+        model = float_network(cell["network"], arguments.reference).to(arguments.device)
         result = measure_spread(model, arguments.data, cell)
         store.add(cell | result)
         print(*cell.values(), f"{result['divergence']:.5f}", result["bytes"], flush=True)

@@ -47,6 +47,7 @@ def _configure(measuring: argparse.ArgumentParser) -> None:
     measuring.add_argument("--batch-size", type=int, default=16)
     measuring.add_argument("--images", type=int, default=256, help="calibration crops")
     measuring.add_argument("--held-out", type=int, default=504, help="crops to compare on")
+    measuring.add_argument("--device", default="cpu")
 
 
 def _on_photographs(model: nn.Module) -> Iterator[Result]:
@@ -93,6 +94,7 @@ def _measure(arguments: argparse.Namespace) -> None:
     model = make_network(NETWORK, weights())
     for seen in _on_photographs(model):
         photographs_store(arguments.results).add(seen)
+    model.to(arguments.device)
     store = agreement_store(arguments.results)
     calibration, held_out = calibration_and_held_out(arguments.images, arguments.held_out)
     expected = answers(model, held_out, BATCH)

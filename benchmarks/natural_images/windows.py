@@ -55,11 +55,13 @@ def configure_windows(measuring: argparse.ArgumentParser) -> None:
     measuring.add_argument("--side", type=int, default=224, help="of the crops, in pixels")
     measuring.add_argument("--images", type=int, default=128, help="calibration crops")
     measuring.add_argument("--held-out", type=int, default=252, help="crops to compare on")
+    measuring.add_argument("--device", default="cpu")
 
 
 def measure_windows(arguments: argparse.Namespace) -> None:
     """Measure and store every cell that has no result; nothing is done for the network as a whole."""
-    model, store = make_network(NETWORK, weights()), windows_store(arguments.results)
+    model = make_network(NETWORK, weights()).to(arguments.device)
+    store = windows_store(arguments.results)
     calibration, held_out = (
         interpolate(crops, size=arguments.side, mode="bilinear", antialias=True)
         for crops in calibration_and_held_out(arguments.images, arguments.held_out)

@@ -93,10 +93,11 @@ class Shortages:
                     ) from error
             # Not before the handler's end: what failed holds on to its tensors until then.
             _release_device_memory()
-            self._tell(line(following))
+            self.tell(line(following))
         raise AssertionError("there is no way to do it")
 
-    def _tell(self, line: str) -> None:
+    def tell(self, line: str) -> None:
+        """Report a line, unless it was reported before."""
         if line not in self.told:
             self.told.append(line)
             self._report(line)
@@ -111,7 +112,7 @@ class Parts:
     """
 
     def __init__(self, shortages: Shortages, what: str) -> None:
-        self._shortages, self._what = shortages, what
+        self.shortages, self._what = shortages, what
         self._most: int | None = None
 
     def run(self, planned: int, work: Callable[[int], _Result]) -> tuple[int, _Result]:
@@ -128,7 +129,7 @@ class Parts:
         ways = [most]
         while ways[-1] > 1:
             ways.append(-(-ways[-1] // 2))
-        found, result = self._shortages.first_that_fits(
+        found, result = self.shortages.first_that_fits(
             ways,
             work,
             lambda size: f"memory ran out: {self._what} take {size} images at once",

@@ -17,6 +17,7 @@ from mrecg.planning import windows
 from mrecg.quantizers.grid import Scaling, UniformGrid
 from mrecg.quantizers.kernels import compilation
 from mrecg.quantizers.weight import WeightQuantizer
+from mrecg.shortage import Shortages
 
 
 class Tape(TorchDispatchMode):
@@ -141,6 +142,28 @@ def test_the_tape_would_notice() -> None:
     assert float(place) == ((1 * 2 + 1) * 2 + 2) * 2 + 3
     with pytest.raises(AssertionError, match="waits"):
         tape.record(lambda: print(float(place)))
+
+
+class Refuses(Rerun):
+    """A recorder whose graph cannot hold what the step does, as where an operator waits for the device."""
+
+    def record(self, function: Callable[[], None]) -> None:
+        function()
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_steps_that_no_graph_holds_are_taken_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(Shortages, "tell", lambda self, line: told.append(line))
+    found = learned_with(Refuses, "w3a4-qdrop-mrecg", "residual", monkeypatch)
+    assert sum(u.loss for u in found.record.units) < sum(u.nearest_loss for u in found.record.units)
+    assert told
+    for line in told:
+        assert line == (
+            "steps run one by one, because a CUDA graph cannot hold them: "
+            "operation not permitted when stream is capturing"
+        )
 
 
 def test_only_a_cuda_device_records(monkeypatch: pytest.MonkeyPatch) -> None:

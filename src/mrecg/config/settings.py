@@ -271,7 +271,7 @@ class Reconstruction(Settings):
             bits and, where the processor has it, is faster for dense convolutions but not for depthwise ones;
             `tfloat32` rounds them to 11 bits on CUDA devices and changes nothing on others. What is learned stays in
             float32.
-        cuda_graphs: whether a CUDA device repeats a recorded step, which spares it waiting for the host.
+        cuda_graphs: whether a CUDA device repeats a recorded step where it can, which spares it waiting for the host.
         cache: precision of the stored inputs and targets; `float16` halves memory and rounds them to 11 bits, to
             fewer below 6e-5, and cuts them off at 65,504.
         batches: `reshuffled` every epoch, or the authors' `fixed` ones; images that fill no batch are left out, in
@@ -296,7 +296,7 @@ class Reconstruction(Settings):
     beta: tuple[_Exponent, _Exponent] = (20.0, 2.0)
     keep_quantized_probability: float = Field(default=1.0, gt=0, le=1)
     precision: Precision = "float32"
-    cuda_graphs: bool = False
+    cuda_graphs: bool = True
     cache: Literal["float32", "float16"] = "float32"
     batches: Literal["reshuffled", "fixed"] = "reshuffled"
     early_stop: bool = True

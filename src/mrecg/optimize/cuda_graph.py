@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from mrecg.cache.storage import copy_to_device
+from mrecg.errors import reason_of
 from mrecg.optimize.schedule import ScheduledValues
-from mrecg.optimize.step import Batch, Step
+from mrecg.optimize.step import Batch, Step, Tensors
 from mrecg.quantizers.adaround import Penalty
-from mrecg.quantizers.qdrop import RandomMask
 
 __all__ = ["CudaGraph", "Recorder", "ReplayedStep"]
 
@@ -70,20 +70,44 @@ class ReplayedStep:
     A graph repeats the same kernels on the same memory with the same numbers. So all that changes from call to call is
     copied into fixed tensors first: the batch, the scheduled values and the masks.
 
+    A network may do what a graph cannot hold, such as reading a value on the host, and a graph's memory is its own. Then steps
+    are taken as they are.
+
     Args:
         step: takes tensors as scheduled values.
-        mask: its mask, if it has one.
         recorder: has recorded nothing yet.
+        tell: is given a line where steps cannot be recorded.
     """
 
-    def __init__(self, step: Step, mask: RandomMask | None, recorder: Recorder) -> None:
-        self._step, self._mask, self._recorder = step, mask, recorder
-        self._calls = 0
-        if mask is not None:
-            mask.hold()
+    def __init__(self, step: Step, recorder: Recorder, tell: Callable[[str], None]) -> None:
+        self._step, self._recorder, self._tell = step, recorder, tell
+        self._calls, self._replays = 0, True
+        if step.mask is not None:
+            step.mask.hold()
 
-    def __call__(self, batch: Batch, scheduled: ScheduledValues) -> Tensor:
+    def __call__(
+        self, batch: Batch, scheduled: ScheduledValues, reread: Callable[[], Tensors]
+    ) -> Tensor:
         """Take the step; return its loss."""
+        if self._replays:
+            try:
+                return self._replay(batch, scheduled)
+            except RuntimeError as error:
+                if self._calls > WARM_UP:
+                    raise
+                self._give_up(reason_of(error))
+        return self._step(batch, scheduled, reread)
+
+    def _give_up(self, reason: str) -> None:
+        """Leave step and mask as if nothing had been held for a graph."""
+        self._replays = False
+        for one in self._step.variables:
+            one.grad = None
+        if self._step.mask is not None:
+            self._step.mask.release()
+        self._tell(f"steps run one by one, because a CUDA graph cannot hold them: {reason}")
+
+    def _replay(self, batch: Batch, scheduled: ScheduledValues) -> Tensor:
         if self._calls == 0:
             self._batch = Batch(*({n: v.clone() for n, v in part.items()} for part in batch))
             device = next(iter(batch.targets.values())).device
@@ -105,8 +129,8 @@ class ReplayedStep:
                 held[name].copy_(values)
         now = torch.tensor([*scheduled.penalty, *scheduled.rates], dtype=torch.float32)
         self._scheduled.copy_(copy_to_device(now, self._scheduled.device))
-        if self._mask is not None:
-            self._mask.redraw()
+        if self._step.mask is not None:
+            self._step.mask.redraw()
 
     def _take(self) -> None:
         strength, beta, *rates = self._scheduled.unbind()

@@ -204,23 +204,22 @@ def _run(
 ) -> GroupResult:
     """Take the steps, until the last or until roundings are decided and the loss is flat."""
     device = step.variables[0].device
-    recorder = _recorder(settings, device)
-    replayed = None if recorder is None else ReplayedStep(step, step.mask, recorder)
+    recorder, tell = _recorder(settings, device), step.parts.shortages.tell
+    take = step if recorder is None else ReplayedStep(step, recorder, tell)
     batches = _batches(step, values, settings, seed)
     # One tensor for all: small ones that outlive their step keep the memory of large ones apart, which then grows.
     losses = torch.empty(settings.steps, device=device)
     interval = report_interval(settings.steps)
     for done in range(1, settings.steps + 1):
         batch, reread = next(batches)
-        scheduled = schedule_at(settings, done - 1)
-        loss = step(batch, scheduled, reread) if replayed is None else replayed(batch, scheduled)
-        losses[done - 1] = loss
+        losses[done - 1] = take(batch, schedule_at(settings, done - 1), reread)
         if done % interval == 0:
             # Of all processes, so that they stop together.
-            (found,) = distributed.average([float(loss)])
+            loss = float(losses[done - 1])
+            (found,) = distributed.average([loss])
             if not math.isfinite(found):
                 break
-            report(done, float(loss))
+            report(done, loss)
             flat = settings.early_stop and _is_flat(losses[:done], interval)
             if flat and _is_decided(roundings):
                 break

@@ -23,7 +23,7 @@ from mrecg.quantizers.qdrop import RandomMask
 from mrecg.shortage import Parts
 from mrecg.torch_state import compute_precision, matmul_precision
 
-__all__ = ["Batch", "Step", "read_values"]
+__all__ = ["Batch", "Step", "Tensors", "read_values"]
 
 Tensors = dict[str, Tensor]
 

@@ -40,6 +40,10 @@ class RandomMask:
         """Give every mask memory of its own from here on, which `redraw` fills anew: a CUDA graph reads fixed memory."""
         self._held = []
 
+    def release(self) -> None:
+        """Draw a new mask each time again, as before `hold`."""
+        self._held, self._position = None, 0
+
     def redraw(self) -> None:
         """Draw new masks into the memory of those before, in the order in which they were asked for."""
         assert self._held is not None, "redraw needs hold first"
