@@ -3,6 +3,7 @@
     pip install --editable ".[benchmarks]"
     python -m benchmarks.natural_images measure --bits w4a4 --methods rtn qdrop --steps 100
     python -m benchmarks.natural_images windows         # steps on windows of large maps against whole ones
+    python -m benchmarks.natural_images budgets --device cuda    # steps and images per step of the whole method
     python -m benchmarks.natural_images render          # docs/efficientnet-lite0.md
 
 The photographs are those that a few packages ship. Half of them give the calibration crops, the others the held-out
@@ -20,6 +21,8 @@ import mrecg
 from benchmarks.accuracy.cells import METHODS
 from benchmarks.accuracy.measure import answers, percent_equal
 from benchmarks.commands import Command, rendering, run_command
+from benchmarks.natural_images.budgets import configure_budgets, measure_budgets
+from benchmarks.natural_images.nearness import BATCH
 from benchmarks.natural_images.photographs import (
     NETWORK,
     calibration_and_held_out,
@@ -32,9 +35,6 @@ from benchmarks.natural_images.windows import configure_windows, measure_windows
 from benchmarks.provenance import commit
 from benchmarks.store import Result
 from mrecg.paper.networks import make_network
-
-BATCH = 32
-"""Crops that run at once where the network is compared."""
 
 
 def _configure(measuring: argparse.ArgumentParser) -> None:
@@ -121,6 +121,7 @@ def main(given: Sequence[str] | None = None) -> None:
     commands = (
         Command("measure", _configure, _measure),
         Command("windows", configure_windows, measure_windows),
+        Command("budgets", configure_budgets, measure_budgets),
         rendering("efficientnet-lite0.md", write_agreement),
     )
     run_command(__doc__, commands, given, threads=1)

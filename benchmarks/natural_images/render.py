@@ -4,6 +4,7 @@ import statistics
 from pathlib import Path
 
 from benchmarks.accuracy.cells import METHODS
+from benchmarks.natural_images.budgets import budgets_store, budgets_table
 from benchmarks.store import Result, Store
 from benchmarks.tables import by_key, folded, provenance, summary, table, write_between_marks
 
@@ -75,6 +76,17 @@ def photograph_table(photographs: list[Result]) -> list[str]:
     return [found, "", *table("photograph | label | class | probability", rows)]
 
 
+def _budgets(folder: Path) -> list[str]:
+    results = budgets_store(folder).read()
+    if not results:
+        return []
+    lead = (
+        "The whole method on crops of 224², compared on the held-out crops; *images seen* counts the images of all steps of a "
+        "group and of the network as a whole. KL is the mean divergence from the float network ± its standard error over seeds."
+    )
+    return ["", "## Steps, and images per step", "", lead, "", *budgets_table(results)]
+
+
 def write_agreement(folder: Path, page: Path) -> int:
     """Write the page's tables from the results in a folder, and return how many results they show."""
     results = agreement_store(folder).read()
@@ -88,10 +100,18 @@ def write_agreement(folder: Path, page: Path) -> int:
         "## Agreement",
         "",
         *agreement_table(results),
+        *_budgets(folder),
         "",
         "## The float network",
         "",
     ]
-    lines += [*photographs, "", "## Where the figures come from", "", *provenance(results), ""]
+    lines += [
+        *photographs,
+        "",
+        "## Where the figures come from",
+        "",
+        *provenance([*results, *budgets_store(folder).read()]),
+        "",
+    ]
     write_between_marks(page, folded("\n".join(lines)).split("\n"))
     return len(results)

@@ -3,25 +3,23 @@
 import argparse
 import itertools
 import statistics
-import time
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
-from torch.nn.functional import interpolate, kl_div
+from torch import Tensor
+from torch.nn.functional import interpolate
 
 import mrecg
-from benchmarks.accuracy.measure import answers, percent_equal
+from benchmarks.accuracy.measure import answers
+from benchmarks.natural_images.nearness import BATCH, nearness
 from benchmarks.natural_images.photographs import NETWORK, calibration_and_held_out, weights
-from benchmarks.provenance import commit
 from benchmarks.store import Result, Store
 from benchmarks.tables import by_key, table
+from mrecg.config.recipe import Recipe
 from mrecg.paper.networks import make_network
 
 __all__ = ["configure_windows", "measure_windows", "windows_store", "windows_table"]
 
-BATCH = 32
-"""Crops that run at once where networks are compared."""
 Window = int | None
 """Positions that a step sees of an image; `None` is the whole map."""
 
@@ -85,36 +83,18 @@ def measure_windows(arguments: argparse.Namespace) -> None:
         if cell in store:
             continue
         expected = answers(model, held_out, BATCH) if expected is None else expected
-        result = cell | _quantize(cell, model, calibration, held_out, expected)
+        result = cell | nearness(_recipe(cell), model, calibration, held_out, expected)
         store.add(result)
         shown = {key: round(result[key], 4) for key in ("agreement", "divergence", "cpu_seconds")}
         print(bits, window, batch, seed, shown, flush=True)
 
 
-def _quantize(
-    cell: dict[str, Any], model: nn.Module, calibration: Tensor, held_out: Tensor, expected: Tensor
-) -> Result:
+def _recipe(cell: dict[str, Any]) -> Recipe:
     settings = {f"reconstruct.{name}": cell[name] for name in ("batch_size", "steps")}
     settings["reconstruct.window"] = cell["window"] or "none"
-    recipe = mrecg.preset(
+    return mrecg.preset(
         f"{cell['bits']}-{cell['method']}", {**settings, "seed": cell["seed"], "network.steps": 0}
     )
-    started = time.process_time()
-    quantized = mrecg.quantize(model, calibration, recipe=recipe)
-    seconds = time.process_time() - started
-    found, record = answers(quantized.model, held_out, BATCH), quantized.record
-    predictions = found.log_softmax(1), expected.log_softmax(1)
-    return {
-        "agreement": percent_equal(found.argmax(1), expected.argmax(1)),
-        "divergence": float(kl_div(*predictions, reduction="batchmean", log_target=True)),
-        "logit_difference": float((found - expected).abs().mean()),
-        "losses": {unit.name: unit.relative_loss for unit in record.units},
-        "cpu_seconds": seconds,
-        "seconds": record.seconds,
-        "commit": commit(),
-        "recipe": recipe.model_dump(mode="json"),
-        "environment": record.environment,
-    }
 
 
 def windows_table(results: list[Result]) -> list[str]:

@@ -38,6 +38,7 @@ def _configure(measuring: argparse.ArgumentParser) -> None:
     measuring.add_argument("--network", default="mbv2s")
     measuring.add_argument("--preset", default="w2a2-qdrop-mrecg")
     measuring.add_argument("--images", type=int, default=256, help="that calibrate")
+    measuring.add_argument("--device", default="cpu")
     measuring.add_argument("--steps", type=int, help="per group; else those of the preset")
     measuring.add_argument("--train-images", type=int, default=60_000)
     measuring.add_argument("--test-images", type=int, default=10_000)
@@ -61,7 +62,8 @@ def _measure(arguments: argparse.Namespace) -> None:
     work = arguments.work / "-".join(map(str, cell.values()))
     count, until = arguments.train_images, started + 60 * arguments.minutes
     chosen = images[-count:], labels[-count:]
-    trained = _train(quantized, *chosen, arguments.rate, work, until)
+    device = torch.device(arguments.device)
+    trained = _train(quantized, *chosen, arguments.rate, work, until, device)
     if trained is None:
         print("unfinished; call again to go on")
         return
@@ -96,7 +98,7 @@ def _run(cell: dict[str, Any], arguments: argparse.Namespace, images: Tensor) ->
     if is_finished(folder):
         return mrecg.load(folder)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(IMAGE_SEED))
-    model = float_network(arguments.network, arguments.reference)
+    model = float_network(arguments.network, arguments.reference).to(arguments.device)
     chosen = images[order[: arguments.images]]
     if RunPlace(folder).is_started:
         return mrecg.resume(folder, model, chosen)
@@ -112,9 +114,10 @@ def _train(
     rate: float,
     work: Path,
     until: float,
+    device: torch.device,
 ) -> tuple[nn.Module, float] | None:
     """Train an epoch with Adam, the rate falling by a cosine; `None` where it is `until` before the end."""
-    module = quantized.trainable()
+    module = quantized.trainable().to(device)
     optimizer = torch.optim.Adam(module.parameters(), lr=rate)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(EPOCH_SEED))
     batches = order.split(BATCH)
@@ -122,7 +125,7 @@ def _train(
     step, spent = 0, 0.0
     kept = Path(f"{work}.pt")
     if kept.exists():
-        found = torch.load(kept, weights_only=True)
+        found = torch.load(kept, weights_only=True, map_location=device)
         step, spent = found["step"], found["seconds"]
         for name, one in (("module", module), ("optimizer", optimizer), ("decay", decay)):
             one.load_state_dict(found[name])
@@ -130,7 +133,7 @@ def _train(
     for batch in batches[step:]:
         if time.perf_counter() > until:
             break
-        loss = cross_entropy(module(images[batch]), labels[batch])
+        loss = cross_entropy(module(images[batch].to(device)), labels[batch].to(device))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -143,7 +146,7 @@ def _train(
         kept,
     )
     print(f"step {step} of {len(batches)}, {spent:.0f} seconds")
-    return (module.eval(), spent) if step == len(batches) else None
+    return (module.cpu().eval(), spent) if step == len(batches) else None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
