@@ -160,17 +160,18 @@ def generated_images(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
         losses.append((var.sqrt() - norm.running_var.sqrt()).square().mean())
 
     hooks = [norm.register_forward_pre_hook(compare) for norm in norms]
-    generator = torch.Generator().manual_seed(0)
+    generator, device = torch.Generator().manual_seed(0), norms[0].weight.device
     found = []
     for _ in range(GENERATED // GENERATED_AT_ONCE):
-        images = torch.randn(GENERATED_AT_ONCE, *shape, generator=generator).requires_grad_()
+        noise = torch.randn(GENERATED_AT_ONCE, *shape, generator=generator)
+        images = noise.to(device).requires_grad_()
         adam = torch.optim.Adam([images], GENERATING_RATE)
         for _ in range(GENERATING_STEPS):
             losses.clear()
             model(images)
             (images.grad,) = torch.autograd.grad(torch.stack(losses).sum(), [images])
             adam.step()
-        found.append(images.detach())
+        found.append(images.detach().cpu())
     for hook in hooks:
         hook.remove()
     return torch.cat(found)
