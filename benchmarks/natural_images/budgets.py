@@ -14,13 +14,16 @@ from benchmarks.natural_images.photographs import NETWORK, calibration_and_held_
 from benchmarks.store import Result, Store
 from benchmarks.tables import by_key, table
 from mrecg.config.recipe import Recipe
-from mrecg.paper.networks import make_network
+from mrecg.paper.networks import NETWORKS, make_network
+from mrecg.planning.budget import fit_budget
 
 __all__ = ["budgets_store", "budgets_table", "configure_budgets", "measure_budgets"]
 
 BUDGET = re.compile(r"(\d+)x(\d+)(?:\+(\d+)(scales)?)?")
 """Steps and images of a group's step, then steps of the network as a whole where they are not the default's."""
-DEFAULT = ["500x32+100scales", "500x32", "250x32", "125x32", "250x16", "500x8", "250x8", "125x8"]
+AUTOMATIC = "auto"
+"""What a run gets that names no budget."""
+DEFAULT = [AUTOMATIC, "500x32+100scales", "125x32", "500x8", "250x8", "125x8"]
 
 
 def budgets_store(folder: Path) -> Store:
@@ -29,26 +32,24 @@ def budgets_store(folder: Path) -> Store:
 
 
 def _budget(text: str) -> str:
-    if BUDGET.fullmatch(text) is None:
-        raise argparse.ArgumentTypeError("a budget is STEPSxIMAGES, such as 250x16 or 250x16+500")
+    if text != AUTOMATIC and BUDGET.fullmatch(text) is None:
+        raise argparse.ArgumentTypeError("a budget is auto or STEPSxIMAGES, such as 250x16+500")
     return text
 
 
 def recipe_of(cell: dict[str, Any]) -> Recipe:
-    """Return the preset at a budget."""
-    found = BUDGET.fullmatch(cell["budget"])
-    assert found is not None
-    steps, images, stage, scales = found.groups()
-    settings: dict[str, Any] = {
-        "seed": cell["seed"],
-        "reconstruct.steps": int(steps),
-        "reconstruct.batch_size": int(images),
-    }
-    if stage:
-        settings["network.steps"] = int(stage)
-    if scales:
-        settings["network.learn"] = scales
-    return mrecg.preset(f"{cell['bits']}-{cell['method']}", settings)
+    """Return the preset at a budget, with numbers for it."""
+    settings: dict[str, Any] = {"seed": cell["seed"]}
+    if found := BUDGET.fullmatch(cell["budget"]):
+        steps, images, stage, scales = found.groups()
+        settings["reconstruct.steps"] = int(steps)
+        settings["reconstruct.batch_size"] = int(images)
+        if stage:
+            settings["network.steps"] = int(stage)
+        if scales:
+            settings["network.learn"] = scales
+    positions = NETWORKS[NETWORK].preprocessing.crop ** 2
+    return fit_budget(mrecg.preset(f"{cell['bits']}-{cell['method']}", settings), positions)
 
 
 def configure_budgets(measuring: argparse.ArgumentParser) -> None:
@@ -84,15 +85,17 @@ def measure_budgets(arguments: argparse.Namespace) -> None:
 def budgets_table(results: list[Result]) -> list[str]:
     """Return quality against work, one row for each budget, the most work first."""
     rows = []
-    for (bits, method, _), cells in by_key(results, "bits", "method", "budget").items():
+    for (bits, method, name), cells in by_key(results, "bits", "method", "budget").items():
         figures = [
-            statistics.mean(cell[name] for cell in cells)
-            for name in ("divergence", "logit_difference", "agreement")
+            statistics.mean(cell[figure] for cell in cells)
+            for figure in ("divergence", "logit_difference", "agreement")
         ]
         values = [cell["divergence"] for cell in cells]
         error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
         settings = cells[0]["recipe"]["reconstruct"]
-        way = f"{settings['steps']} steps of {settings['batch_size']} images"
+        way = (
+            "by default: " if name == AUTOMATIC else ""
+        ) + f"{settings['steps']} steps of {settings['batch_size']} images"
         stage = cells[0]["recipe"]["network"]
         whole = settings["steps"] if stage["steps"] == "auto" else stage["steps"]
         work = settings["steps"] * settings["batch_size"], whole * settings["batch_size"]

@@ -68,7 +68,7 @@ def measure(
 ) -> dict[str, Any]:
     """Run once on a device and return how far the steps are from its peak."""
     settings, model = recipe.reconstruct, model.to(device)
-    operations = operations_of_a_step(model, images[: settings.batch_size], recipe)
+    operations = operations_of_a_step(model, images[: settings.images_per_step], recipe)
     made: list[mrecg.QuantizedModel] = []
     seconds = seconds_of(lambda: made.append(mrecg.quantize(model, images, recipe=recipe)), device)
     record = made[0].record
@@ -76,7 +76,9 @@ def measure(
         "seconds": seconds,
         "phases": record.seconds,
         "operations_per_step": operations,
-        "operations_per_second": operations * settings.steps / record.seconds["reconstruction"],
+        "operations_per_second": operations
+        * settings.step_count
+        / record.seconds["reconstruction"],
         "peak_operations_per_second": measured_peak(recipe, device),
         "commit": commit(),
         "recipe": recipe.model_dump(mode="json"),

@@ -24,6 +24,7 @@ from mrecg.optimize.finite import require_finite_activations
 from mrecg.optimize.network import optimize_network
 from mrecg.optimize.network_objective import find_answers
 from mrecg.optimize.progress import PhaseClock, Progress, Report, phase
+from mrecg.planning.budget import fit_budget, positions_of
 from mrecg.planning.estimate import Estimate, estimate_run
 from mrecg.planning.joint_plan import check_plan, make_plan, single_plan
 from mrecg.preparation.arguments import check_arguments, resolve_memory, resolve_recipe
@@ -70,10 +71,11 @@ def prepare(
         MrecgError: an argument cannot be used; the message says why in a sentence.
     """
     started = time.perf_counter()
-    recipe, budget = resolve_recipe(recipe), resolve_memory(memory)
+    chosen, budget = resolve_recipe(recipe), resolve_memory(memory)
     check_arguments(model, calibration, quantizer)
     images = fit_inputs(model, gather_inputs(calibration), "the calibration set")
-    distributed.share_of_batch(recipe.reconstruct.batch_size)
+    recipe = fit_budget(chosen, positions_of(images))
+    distributed.share_of_batch(recipe.reconstruct.images_per_step)
     graph = prepare_graph(model, images, recipe, quantizer)
     source = {}
     if isinstance(calibration, CalibrationImages):
@@ -170,7 +172,7 @@ class PreparedModel:
         short = self._short_recipe()
         ahead = self._estimate(short, single_plan(units), images)
         plan = make_plan(units, rule.model_copy(update={"join": "capacity"}))
-        taken = {unit.name: short.reconstruct.steps for unit in units}
+        taken = {unit.name: short.reconstruct.step_count for unit in units}
         found = self._estimate(self.recipe, plan, images, taken)
         return replace(found, seconds=ahead.seconds + found.seconds)
 
@@ -208,7 +210,7 @@ class PreparedModel:
         shortages = Shortages(lambda line: report(Progress("memory", note=line)))
         self.check(plan)
         # Before hours of work build on them; where nothing is learned, the groups' own passes come soon enough.
-        if self.recipe.reconstruct.steps:
+        if self.recipe.reconstruct.step_count:
             self._require_finite(shortages=shortages)
         state = QuantizerState()
         if plan is None:
@@ -365,7 +367,7 @@ class PreparedModel:
 
     def _short_recipe(self) -> Recipe:
         """Return the recipe of the run that the metric `loss` takes."""
-        steps = round(self.recipe.reconstruct.steps * self.recipe.plan.loss_steps)
+        steps = round(self.recipe.reconstruct.step_count * self.recipe.plan.loss_steps)
         return self.recipe.override({"reconstruct.steps": steps, "network.steps": 0})
 
     def _estimate(

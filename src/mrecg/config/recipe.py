@@ -49,7 +49,9 @@ class Recipe(Settings):
     def network_steps(self) -> int:
         """Return the steps that optimize the network as a whole."""
         if self.network.steps == "auto":
-            return round(NETWORK_STEPS_PER_GROUP_STEP[self.network.learn] * self.reconstruct.steps)
+            return round(
+                NETWORK_STEPS_PER_GROUP_STEP[self.network.learn] * self.reconstruct.step_count
+            )
         return self.network.steps
 
     @model_validator(mode="after")

@@ -7,6 +7,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from mrecg.config.targets import ACADEMIC
 
 __all__ = [
+    "DEFAULT_BATCH_SIZE",
+    "DEFAULT_STEPS",
     "FLOAT_BITS",
     "ActivationRanges",
     "ActivationSettings",
@@ -26,6 +28,8 @@ __all__ = [
 Precision = Literal["float32", "tfloat32", "bfloat16"]
 FLOAT_BITS = 32
 """The width that means "leave in float"."""
+DEFAULT_STEPS, DEFAULT_BATCH_SIZE = 500, 32
+"""Steps of a group, and images per step, for small images where a recipe does not say."""
 
 
 def _check_bits(bits: int) -> int:
@@ -250,10 +254,11 @@ class Reconstruction(Settings):
     """How the groups are optimized.
 
     Attributes:
-        steps: optimizer steps per group; 0 is rounding to nearest.
+        steps: optimizer steps per group; 0 is rounding to nearest. `auto` is 500 for images of up to 64², and fewer in proportion to the
+            side of larger ones, down to 125: each of their steps sees more positions.
         images: how many of the calibration images the groups read, the first ones; all where it is `None`. The network stage
             reads all: it caches nothing, so more images cost it nothing.
-        batch_size: images per step.
+        batch_size: images per step; `auto` is 32 for images of up to 64², and fewer in proportion to the area of larger ones, down to 8.
         window: about how many positions of each image of a batch a step compares where a group's maps are large (more than
             49,152 numbers). A step then reads a random window of every image, with the margin that gives the whole map's
             values, or, where that is no saving, whole maps of fewer images, a quarter of the batch at least. `none` reads all.
@@ -282,9 +287,9 @@ class Reconstruction(Settings):
             `Answer` or its kind for each, in the order in which the network returns them.
     """
 
-    steps: int = Field(default=500, ge=0, le=_MOST)
+    steps: Annotated[int, Field(ge=0, le=_MOST)] | Literal["auto"] = "auto"
     images: Annotated[int, Field(ge=2, le=_MOST)] | None = None
-    batch_size: int = Field(default=32, ge=1, le=_MOST)
+    batch_size: Annotated[int, Field(ge=1, le=_MOST)] | Literal["auto"] = "auto"
     window: Annotated[int, Field(ge=1, le=_MOST)] | Literal["none"] = "none"
     rounding_rate: Annotated[float, Field(gt=0, le=_LARGEST)] | Literal["auto"] = "auto"
     activation_rate: Annotated[float, Field(ge=0, le=_LARGEST)] | Literal["auto"] = "auto"
@@ -302,6 +307,16 @@ class Reconstruction(Settings):
     early_stop: bool = True
     exclude: tuple[_Pattern, ...] = ()
     answer: Annotated[AnswerKind | tuple[Answer, ...], BeforeValidator(_read_answers)] = "auto"
+
+    @property
+    def step_count(self) -> int:
+        """Return `steps`, those for small images where the images have not decided yet."""
+        return DEFAULT_STEPS if self.steps == "auto" else self.steps
+
+    @property
+    def images_per_step(self) -> int:
+        """Return `batch_size`, that for small images where the images have not decided yet."""
+        return DEFAULT_BATCH_SIZE if self.batch_size == "auto" else self.batch_size
 
     @property
     def cached_bytes_per_element(self) -> int:

@@ -112,7 +112,7 @@ def _attempt(step: LadderStep, record: Record, drop: float, seconds: float) -> A
     assert record.size is not None
     return Attempt(
         name=step.name,
-        steps=step.recipe.reconstruct.steps,
+        steps=step.recipe.reconstruct.step_count,
         bits=sum(layer.parameters * layer.bits for layer in layers) / max(1, parameters),
         left_in_float=len(record.left_in_float),
         bytes=record.size.quantized_bytes,

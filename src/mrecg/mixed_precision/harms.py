@@ -205,7 +205,7 @@ class HarmMeter:
         cache: ActivationCache,
         samples: Mapping[str, ActivationSample],
     ) -> tuple[WidthHarm, QuantizerState]:
-        prepared, batch = self._at_widths[bits], self.recipe.reconstruct.batch_size
+        prepared, batch = self._at_widths[bits], self.recipe.reconstruct.images_per_step
         unit = prepared.chain.units[index]
         ranges = {
             name: calibrate_activation(

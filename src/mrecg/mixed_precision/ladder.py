@@ -125,7 +125,7 @@ class Ladder:
 
 def _by_steps(recipe: Recipe) -> Iterator[LadderStep]:
     """Yield a recipe with no steps, with few, and with its own."""
-    steps = recipe.reconstruct.steps
+    steps = recipe.reconstruct.step_count
     nearest = {"reconstruct.steps": 0, "network.steps": 0, "plan.join": "none"}
     yield LadderStep("rounding to nearest", recipe.override(nearest))
     if steps >= 2 * FEW:

@@ -71,7 +71,7 @@ def optimize_groups(
     """
     storage = storage or Storage(prepared.device)
     # Where nothing is learned, the quantized network runs for the record's losses only.
-    quantized = None if recipe.reconstruct.steps else IMAGES_OF_LOSSES
+    quantized = None if recipe.reconstruct.step_count else IMAGES_OF_LOSSES
     cache = ActivationCache(prepared.chain, images.groups, prepared.device, storage, quantized)
     reconstruction = GroupReconstruction(prepared, cache, recipe, previous or QuantizerState())
     judge = None

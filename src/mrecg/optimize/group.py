@@ -208,9 +208,9 @@ def _run(
     take = step if recorder is None else ReplayedStep(step, recorder, tell)
     batches = _batches(step, values, settings, seed)
     # One tensor for all: small ones that outlive their step keep the memory of large ones apart, which then grows.
-    losses = torch.empty(settings.steps, device=device)
-    interval = report_interval(settings.steps)
-    for done in range(1, settings.steps + 1):
+    losses = torch.empty(settings.step_count, device=device)
+    interval = report_interval(settings.step_count)
+    for done in range(1, settings.step_count + 1):
         batch, reread = next(batches)
         losses[done - 1] = take(batch, schedule_at(settings, done - 1), reread)
         if done % interval == 0:

@@ -87,7 +87,7 @@ class GroupReconstruction:
         """
         of_float, quantized = self.cache.inputs(members)
         nearest = round_to_nearest(self.prepared, members, before, ranges)
-        learns = self.recipe.reconstruct.steps > 0 and self._has_variables(members)
+        learns = self.recipe.reconstruct.step_count > 0 and self._has_variables(members)
         nearest_losses = self.advance(members, nearest, keep=not learns)
         require_finite_losses(members, nearest_losses)
         nearest_loss = self.cache.group_loss(members, nearest_losses)
@@ -180,7 +180,7 @@ def calibrate_units(
         RecipeError: a tensor is NaN or infinite, which no code is.
         ModelError: a range, or the power of a unit's outputs, is not finite.
     """
-    batch, kept = recipe.reconstruct.batch_size, recipe.activation.ranges.sample
+    batch, kept = recipe.reconstruct.images_per_step, recipe.activation.ranges.sample
     scalings, distributions = {}, {}
     for unit in units:
         for name, sample in cache.run_float(unit, kept).items():

@@ -55,7 +55,7 @@ class ScheduledValues(NamedTuple):
 
 def group_rates(settings: Reconstruction) -> GroupRates:
     """Return the rates of a group: those of the recipe, or, where they are `auto`, in inverse proportion to the steps."""
-    steps = settings.steps
+    steps = settings.step_count
     rounding = max(PAPER_ROUNDING_RATE, ROUNDING_REACH / steps)
     return GroupRates(
         _chosen(settings.rounding_rate, min(LARGEST_ROUNDING_RATE, rounding)),
@@ -73,10 +73,10 @@ def _chosen(rate: float | Literal["auto"], automatic: float) -> float:
 def schedule_at(settings: Reconstruction, taken: int) -> ScheduledValues:
     """Return penalty and rates of the step after `taken` others; the rates of scales decay by a cosine."""
     counted = taken + (settings.penalty_at == "end")
-    beta = beta_at(counted / settings.steps, settings.warm_up, settings.beta)
+    beta = beta_at(counted / settings.step_count, settings.warm_up, settings.beta)
     penalty = Penalty(0.0, 2.0) if beta is None else Penalty(settings.penalty, beta)
     rounding, *scales = group_rates(settings)
-    decay = cosine_decay(taken / settings.steps)
+    decay = cosine_decay(taken / settings.step_count)
     return ScheduledValues(penalty, (rounding, *(rate * decay for rate in scales)))
 
 
@@ -103,7 +103,7 @@ def shuffled_batches(
     Batches are drawn anew in every epoch, or are always the same in random order, as `settings.batches` says.
     """
     generator = torch.Generator().manual_seed(seed)
-    size = min(max(1, distributed.share_of_batch(settings.batch_size) // divisor), images)
+    size = min(max(1, distributed.share_of_batch(settings.images_per_step) // divisor), images)
     fixed = torch.arange(images)
     while True:
         if settings.batches == "fixed":

@@ -96,7 +96,7 @@ def output_positions(unit: Unit) -> dict[str, int]:
 
 def remaining_steps(recipe: Recipe, taken: Sequence[int]) -> int:
     """Return the steps of a group, of whose units each was given some before, alone."""
-    steps, rule = recipe.reconstruct.steps, recipe.plan
+    steps, rule = recipe.reconstruct.step_count, recipe.plan
     if len(taken) > 1 and rule.joined_start == "anew":
         taken = [0] * len(taken)
     remaining = [max(0, steps - one) for one in taken]
@@ -129,4 +129,4 @@ def planned_steps(
 
 def is_tried(recipe: Recipe, members: Sized) -> bool:
     """Return whether a planned group is optimized unit by unit, too, to see which is better."""
-    return len(members) > 1 and recipe.plan.keep == "better" and recipe.reconstruct.steps > 0
+    return len(members) > 1 and recipe.plan.keep == "better" and recipe.reconstruct.step_count > 0

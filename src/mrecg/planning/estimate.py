@@ -88,7 +88,7 @@ def estimate_run(
     chain, settings, taken = prepared.chain, recipe.reconstruct, taken or {}
     groups, (count, judging) = _members(chain, plan), images
     tries = any(is_tried(recipe, members) for members in groups)
-    batch = min(distributed.share_of_batch(settings.batch_size), count)
+    batch = min(distributed.share_of_batch(settings.images_per_step), count)
     with matmul_precision(settings.precision, prepared.device):
         seconds = _forward_seconds(prepared, probe)
     all_units = sum(seconds.values())
@@ -122,7 +122,7 @@ def estimate_run(
 
 def _passes(recipe: Recipe, count: int) -> int:
     """Return how many times one of the images that tune runs forward, all of them together."""
-    if not recipe.reconstruct.steps:
+    if not recipe.reconstruct.step_count:
         return count + min(count, IMAGES_OF_LOSSES)
     # Once in the float network; quantized to nearest, and as learned.
     return 3 * count

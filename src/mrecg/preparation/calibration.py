@@ -116,9 +116,9 @@ def check_image_count(count: int, settings: Reconstruction) -> None:
     Raises:
         DataError: with what to change.
     """
-    if settings.steps and count < settings.batch_size:
+    if settings.step_count and count < settings.images_per_step:
         raise DataError(
-            f"The calibration set has {count} images, expected at least {settings.batch_size} (one batch), or lower "
+            f"The calibration set has {count} images, expected at least {settings.images_per_step} (one batch), or lower "
             "reconstruct.batch_size; give more images."
         )
 

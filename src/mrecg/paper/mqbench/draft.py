@@ -167,7 +167,7 @@ class Draft:
         """Group our units as theirs where the file joins none."""
         paper, plan = PAPER_NETWORKS.get(self.fields.get("network", "")), self.recipe.plan
         single = plan.join == "none" and plan.granularity == "block"
-        if paper and single and self.dialect.units_of_paper and self.recipe.reconstruct.steps:
+        if paper and single and self.dialect.units_of_paper and self.recipe.reconstruct.step_count:
             self.recipe = self.recipe.override(paper.without_joins)
 
     def _check_quantizers(self, backend: str) -> None:
@@ -181,7 +181,7 @@ class Draft:
             )
         asked = (self.values.get(key) for key in (f"{QCONFIG}.w_fakequantize", _QDROP_ROUNDING))
         rounding = next(filter(None, asked), ADAROUND)
-        if self.recipe.reconstruct.steps and rounding not in (ADAROUND, LOGARITHMIC):
+        if self.recipe.reconstruct.step_count and rounding not in (ADAROUND, LOGARITHMIC):
             raise RecipeError(
                 f"{self.where} reconstructs with the weight quantizer {rounding}, expected {ADAROUND} "
                 "(or no reconstruction)."

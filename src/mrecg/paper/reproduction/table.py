@@ -5,9 +5,11 @@ from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from mrecg.config.presets import Schedule
+from mrecg.paper.networks import NETWORKS
 from mrecg.paper.published import published_top1
 from mrecg.paper.reproduction.cell_runs import Budget, Outcome
 from mrecg.paper.reproduction.table_axes import Cell
+from mrecg.planning.budget import fit_budget
 
 __all__ = ["Result", "Row", "as_markdown", "budget_lines", "columns", "rows", "texts"]
 
@@ -113,13 +115,14 @@ def budget_lines(cells: Iterable[Cell], budget: Budget) -> list[str]:
 
 
 def _budget(cell: Cell, budget: Budget) -> str:
-    recipe = cell.recipe(budget.overrides)
+    positions = NETWORKS[cell.network].preprocessing.crop ** 2
+    recipe = fit_budget(cell.recipe(budget.overrides), positions)
     tuning, images = recipe.reconstruct, budget.images_for(cell.network)
-    if not tuning.steps:
+    if not tuning.step_count:
         return f"rounding to nearest, {images:,} images"
     whole = f"then {recipe.network_steps:,} steps of" if recipe.network_steps else "none of"
     return (
-        f"{tuning.steps:,} steps per group in batches of {tuning.batch_size}, {whole} the whole network, "
+        f"{tuning.step_count:,} steps per group in batches of {tuning.images_per_step}, {whole} the whole network, "
         f"{images:,} images"
     )
 

@@ -1,0 +1,42 @@
+"""How many steps, and images per step, a group gets where the recipe leaves both to the size of the images.
+
+A step sees a convolution's every position: a large image says in one step what many small ones say. On photographs of 224², steps of 8
+images bring a network as near to float as steps of 32, and more steps bring it no nearer (docs/efficientnet-lite0.md).
+"""
+
+import math
+
+from mrecg.config.recipe import Recipe
+from mrecg.config.settings import DEFAULT_BATCH_SIZE, DEFAULT_STEPS
+from mrecg.graph.inputs import ModelInputs, tensors_of
+
+__all__ = ["fit_budget", "positions_of"]
+
+SMALL = 64 * 64
+"""Positions of an image up to which the default budget is that of small images."""
+FEWEST_STEPS, FEWEST_IMAGES = 125, 8
+
+
+def positions_of(images: ModelInputs) -> int:
+    """Return the positions of the largest input of one image: height times width of an image, 1 of a vector."""
+    return max(math.prod(one.shape[2:]) for one in tensors_of(images))
+
+
+def fit_budget(recipe: Recipe, positions: int) -> Recipe:
+    """Return the recipe with numbers in the place of an automatic budget; others stay as they are.
+
+    Args:
+        recipe: the choices.
+        positions: of one image.
+    """
+    larger, settings = max(1.0, positions / SMALL), recipe.reconstruct
+    automatic = {
+        "steps": max(FEWEST_STEPS, round(DEFAULT_STEPS / math.sqrt(larger))),
+        "batch_size": max(FEWEST_IMAGES, int(DEFAULT_BATCH_SIZE / larger)),
+    }
+    chosen = {
+        f"reconstruct.{name}": value
+        for name, value in automatic.items()
+        if getattr(settings, name) == "auto"
+    }
+    return recipe.override(chosen) if chosen else recipe
