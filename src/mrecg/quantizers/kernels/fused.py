@@ -7,6 +7,7 @@ passes but the arguments. Nothing waits for the device, so that CUDA graphs can 
 import importlib
 import importlib.util
 import math
+import os
 import warnings
 from functools import cache
 from typing import Any
@@ -37,11 +38,11 @@ def _kernels() -> Any:
 
 @cache
 def are_ready() -> bool:
-    """Return whether Triton is installed, and compiles and runs a kernel here; one warning says why not.
+    """Return whether Triton is installed, and compiles and runs a kernel here; one warning says why it does not.
 
-    Triton compiles code that launches its kernels, which needs a C compiler and Python's headers.
+    Triton launches its kernels by code in C, which needs a compiler and Python's headers; an empty CC means no compiler.
     """
-    if importlib.util.find_spec("triton") is None:
+    if importlib.util.find_spec("triton") is None or os.environ.get("CC") == "":
         return False
     try:
         one = torch.ones((), device="cuda")
