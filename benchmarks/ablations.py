@@ -15,7 +15,7 @@ from mrecg.optimize import group, network
 from mrecg.optimize.adam import Adam
 from mrecg.preparation import prepared_graph
 from mrecg.quantizers import kernels
-from mrecg.quantizers.kernels import GAMMA, ZETA, compilation
+from mrecg.quantizers.kernels import GAMMA, ZETA, compilation, fused
 
 __all__ = ["ABLATIONS", "without"]
 
@@ -98,7 +98,7 @@ ABLATIONS: dict[str, list[tuple[object, str, object]]] = {
         (storage.CachedActivation, "write", _write_as_it_is),
         (storage.CachedActivation, "_as_batch", _batch_as_it_is),
     ],
-    "native-kernels": [(compilation, "fits", lambda tensor: False)],
+    "native-kernels": [(owner, "fits", lambda tensor: False) for owner in (compilation, fused)],
     "hand-written-gradients": [
         (kernels, "fake_quantize", _composed_quantizer),
         (kernels, "soft_rounding", _composed_rounding),

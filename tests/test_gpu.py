@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import mrecg
 import toys
 from mrecg.paper.networks import NETWORKS, build
+from mrecg.quantizers.kernels import fused
 
 DEVICE = torch.device("cuda")
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
@@ -67,6 +68,24 @@ def test_recorded_steps_are_the_steps(method: str) -> None:
         assert one.first_loss == pytest.approx(other.first_loss, rel=1e-4)
         assert one.last_loss == pytest.approx(other.last_loss, rel=0.02)
     assert distance(recorded.model, taken.model, toys.images(16)) < 0.01
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+@pytest.mark.parametrize("method", ["brecq", "qdrop"])
+def test_fused_kernels_take_the_steps_of_torch(
+    method: str, graphs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What each kernel computes, `quantizers/test_fused_kernels.py` compares."""
+    pytest.importorskip("triton")
+    ours = quantize(f"w4a4-{method}", DEVICE, reconstruct__cuda_graphs=graphs)
+    monkeypatch.setattr(fused, "fits", lambda tensor: False)
+    theirs = quantize(f"w4a4-{method}", DEVICE, reconstruct__cuda_graphs=graphs)
+    kernels = [one.record.environment["kernels"] for one in (ours, theirs)]
+    assert kernels == ["triton", "torch"]
+    for one, other in zip(ours.record.groups, theirs.record.groups, strict=True):
+        assert one.first_loss == pytest.approx(other.first_loss, rel=1e-4)
+        assert one.last_loss == pytest.approx(other.last_loss, rel=0.02)
+    assert distance(ours.model, theirs.model, toys.images(16)) < 0.01
 
 
 @pytest.mark.parametrize("precision", ["float32", "tfloat32", "bfloat16"])

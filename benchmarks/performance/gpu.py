@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import mrecg
+from benchmarks.ablations import ABLATIONS, without
 from benchmarks.performance.random_network import random_network
 from benchmarks.performance.results import performance_store
 from benchmarks.provenance import commit
@@ -97,6 +98,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default="w2a4-qdrop")
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--cuda-graphs", action="store_true")
+    parser.add_argument("--without", choices=ABLATIONS, help="take one away")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -115,8 +117,9 @@ def run(arguments: argparse.Namespace) -> None:
     recipe = mrecg.preset(arguments.preset, settings)
     model, images = random_network(arguments.network, arguments.side, arguments.images)
     names = ("network", "side", "images", "batch", "steps", "preset", "precision", "cuda_graphs")
-    asked = {name: getattr(arguments, name) for name in names}
-    found = measure(model, images, recipe, device)
+    asked = {name: getattr(arguments, name) for name in (*names, "without")}
+    with without(arguments.without):
+        found = measure(model, images, recipe, device)
     result = {**asked, "device": found["environment"]["device"], **found}
     performance_store("gpu", arguments.results).add(result)
     share = result["operations_per_second"] / result["peak_operations_per_second"]

@@ -210,7 +210,9 @@ def _gpus(results: list[Result]) -> list[str]:
             r["device"],
             f"{r['network']}, {r['side']}², {r['images']} images",
             f"{r['preset']}, {r['steps']} steps",
-            r["precision"] + (", CUDA graphs" if r["cuda_graphs"] else ""),
+            r["precision"]
+            + (", CUDA graphs" if r["cuda_graphs"] else "")
+            + (f", without {r['without']}" if r.get("without") else ""),
             f"{r['seconds']:.0f}",
             f"{r['operations_per_second'] / 1e12:.1f}",
             f"{r['operations_per_second'] / r['peak_operations_per_second']:.1%}",

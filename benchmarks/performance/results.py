@@ -16,7 +16,10 @@ KEYS = {
     "range_memory": ("inputs", "outputs"),
     "rounding": ("network", "side", "images"),
     "scaling": ("units", "images"),
-    "gpu": ("device", "network", "side", "images", "preset", "steps", "precision", "cuda_graphs"),
+    "gpu": (
+        *("device", "network", "side", "images", "preset", "steps"),
+        *("precision", "cuda_graphs", "without"),
+    ),
 }
 
 

@@ -16,7 +16,6 @@ import toys
 from mrecg.quantizers.kernels import (
     INSIDE,
     Slope,
-    are_loaded,
     compilation,
     fake_quantize,
     match_strides,
@@ -303,7 +302,7 @@ def test_a_compiler_that_fails_is_one_warning(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert not compilation.fits(torch.ones(2))
-        assert not are_loaded()
+        assert not compilation.are_loaded()
         assert len(of_one_step("cpu", torch.float32)) == 6
 
 

@@ -252,7 +252,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "machine": platform.machine(),
         "device": gpu or str(device),
         "threads": torch.get_num_threads(),
-        "kernels": "native" if kernels.are_loaded() else "torch",
+        "kernels": kernels.computed_by(device),
     }
 
 

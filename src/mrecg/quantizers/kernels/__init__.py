@@ -1,6 +1,11 @@
-"""The element-wise parts of an optimization step and of a range search: compiled C on the CPU where there is a compiler, else torch operators."""
+"""The element-wise parts of an optimization step and of a range search.
 
-from mrecg.quantizers.kernels.compilation import are_loaded
+They are compiled C on the CPU where there is a compiler, Triton on a CUDA device where it is installed, else torch operators.
+"""
+
+import torch
+
+from mrecg.quantizers.kernels import compilation, fused
 from mrecg.quantizers.kernels.formulas import GAMMA, INSIDE, ZETA
 from mrecg.quantizers.kernels.functions import Slope, fake_quantize, grid_errors, soft_rounding
 from mrecg.quantizers.kernels.strides import match_strides
@@ -10,9 +15,16 @@ __all__ = [
     "INSIDE",
     "ZETA",
     "Slope",
-    "are_loaded",
+    "computed_by",
     "fake_quantize",
     "grid_errors",
     "match_strides",
     "soft_rounding",
 ]
+
+
+def computed_by(device: torch.device) -> str:
+    """Return what has computed float32 numbers on a device: `native`, `triton` or `torch`."""
+    if device.type == "cuda":
+        return "triton" if fused.fits(torch.empty(0, device=device)) else "torch"
+    return "native" if compilation.are_loaded() else "torch"

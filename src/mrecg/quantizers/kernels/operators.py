@@ -1,7 +1,7 @@
 """torch operators `mrecg::fake_quantize` and `mrecg::soft_rounding`, each with its backward pass as another operator, and
 `mrecg::grid_errors`, which has none.
 
-The dispatcher chooses who computes: on the CPU the compiled kernels where they take the tensors, elsewhere torch's
+Compiled kernels compute where they take the tensors, in C on a CPU and in Triton on a CUDA device, elsewhere torch's
 operators. A forward pass returns its result and what its backward pass reads besides the arguments: `None` from a compiled
 kernel, so that the same implementation computes both.
 
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mrecg.quantizers.kernels import compilation, formulas, native
+from mrecg.quantizers.kernels import compilation, formulas, fused, native
 from mrecg.quantizers.kernels.strides import lie_in_rows
 
 __all__ = ["NAMESPACE"]
@@ -40,19 +40,30 @@ _SCHEMAS = (
 )
 
 
-def _fake_quantize_on_cpu(x: Tensor, *rest: Any) -> formulas.Quantized:
-    if compilation.fits(x):
-        return native.fake_quantize(x, *rest), None, None, None
+def _compiled(tensor: Tensor) -> Any:
+    """Return the module whose kernels take a tensor, or `None`."""
+    if compilation.fits(tensor):
+        return native
+    return fused if fused.fits(tensor) else None
+
+
+def _compiled_in_rows(alpha: Tensor, scale_delta: Tensor) -> Any:
+    return _compiled(alpha) if lie_in_rows(alpha, scale_delta) else None
+
+
+def _fake_quantize(x: Tensor, *rest: Any) -> formulas.Quantized:
+    if (kernels := _compiled(x)) is not None:
+        return kernels.fake_quantize(x, *rest), None, None, None
     return formulas.fake_quantize(x, *rest)
 
 
 def _fake_quantize_without_values(x: Tensor, *rest: Any) -> formulas.Quantized:
-    if compilation.fits(x):
+    if _compiled(x) is not None:
         return torch.empty_like(x), None, None, None
     return formulas.fake_quantize(x, *rest)
 
 
-def _fake_quantize_backward_on_cpu(
+def _fake_quantize_backward(
     gradient: Tensor,
     values: Tensor,
     ratio: Tensor | None,
@@ -61,7 +72,8 @@ def _fake_quantize_backward_on_cpu(
     *rest: Any,
 ) -> tuple[Tensor, Tensor]:
     if ratio is None:
-        return native.fake_quantize_backward(gradient, values, *rest)
+        of_x, of_factor = _compiled(values).fake_quantize_backward(gradient, values, *rest)
+        return of_x, of_factor
     return formulas.fake_quantize_backward(gradient, values, ratio, codes, clipped, *rest)
 
 
@@ -79,34 +91,35 @@ def _fake_quantize_backward_without_values(
     return formulas.fake_quantize_backward(gradient, values, ratio, codes, clipped, unit, *rest)
 
 
-def _soft_rounding_on_cpu(
+def _soft_rounding(
     alpha: Tensor, base: Tensor, span: Tensor, scale_delta: Tensor, levels: int
 ) -> formulas.Rounded:
-    if compilation.fits(alpha) and lie_in_rows(alpha, scale_delta):
-        return native.soft_rounding(alpha, base, span, scale_delta, levels), None, None
+    if (kernels := _compiled_in_rows(alpha, scale_delta)) is not None:
+        return kernels.soft_rounding(alpha, base, span, scale_delta, levels), None, None
     return formulas.soft_rounding(alpha, base, span, scale_delta, levels)
 
 
 def _soft_rounding_without_values(
     alpha: Tensor, base: Tensor, span: Tensor, scale_delta: Tensor, levels: int
 ) -> formulas.Rounded:
-    if compilation.fits(alpha) and lie_in_rows(alpha, scale_delta):
+    if _compiled_in_rows(alpha, scale_delta) is not None:
         return torch.empty_like(alpha), None, None
     return formulas.soft_rounding(alpha, base, span, scale_delta, levels)
 
 
 def _soft_rounding_backward(
-    gradient: Tensor, sigmoid: Tensor, rounded: Tensor, alpha: Tensor, base: Tensor, *rest: Any
-) -> tuple[Tensor, Tensor]:
-    return formulas.soft_rounding_backward(gradient, sigmoid, rounded, *rest)
-
-
-def _soft_rounding_backward_on_cpu(
-    gradient: Tensor, sigmoid: Tensor | None, rounded: Tensor | None, *rest: Any
+    gradient: Tensor,
+    sigmoid: Tensor | None,
+    rounded: Tensor | None,
+    alpha: Tensor,
+    base: Tensor,
+    *rest: Any,
 ) -> tuple[Tensor, Tensor]:
     if sigmoid is None or rounded is None:
-        return native.soft_rounding_backward(gradient, *rest)
-    return _soft_rounding_backward(gradient, sigmoid, rounded, *rest)
+        kernels = _compiled(alpha)
+        of_alpha, of_delta = kernels.soft_rounding_backward(gradient, alpha, base, *rest)
+        return of_alpha, of_delta
+    return formulas.soft_rounding_backward(gradient, sigmoid, rounded, *rest)
 
 
 def _soft_rounding_backward_without_values(
@@ -124,7 +137,7 @@ def _soft_rounding_backward_without_values(
     return formulas.soft_rounding_backward(gradient, sigmoid, rounded, span, scale_delta, *rest)
 
 
-def _grid_errors_on_cpu(points: Tensor, *rest: Any) -> Tensor:
+def _grid_errors(points: Tensor, *rest: Any) -> Tensor:
     if compilation.fits(points):
         return native.grid_errors(points, *rest)
     return formulas.grid_errors(points, *rest)
@@ -136,31 +149,15 @@ def _grid_errors_without_values(
     return torch.empty_like(scale)
 
 
-_of_soft_rounding_backward = (
-    _soft_rounding_backward,
-    _soft_rounding_backward_on_cpu,
-    _soft_rounding_backward_without_values,
-)
-_IMPLEMENTATIONS: dict[str, tuple[Callable[..., Any], ...]] = {
-    # operator: for any device, for the CPU, for tensors without values
-    "fake_quantize": (
-        formulas.fake_quantize,
-        _fake_quantize_on_cpu,
-        _fake_quantize_without_values,
-    ),
-    "fake_quantize_backward": (
-        formulas.fake_quantize_backward,
-        _fake_quantize_backward_on_cpu,
-        _fake_quantize_backward_without_values,
-    ),
-    "soft_rounding": (
-        formulas.soft_rounding,
-        _soft_rounding_on_cpu,
-        _soft_rounding_without_values,
-    ),
-    "soft_rounding_backward": _of_soft_rounding_backward,
-    "soft_rounding_backward.tensor": _of_soft_rounding_backward,
-    "grid_errors": (formulas.grid_errors, _grid_errors_on_cpu, _grid_errors_without_values),
+_OF_SOFT_ROUNDING_BACKWARD = (_soft_rounding_backward, _soft_rounding_backward_without_values)
+_IMPLEMENTATIONS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    # operator: for tensors with values, for those without
+    "fake_quantize": (_fake_quantize, _fake_quantize_without_values),
+    "fake_quantize_backward": (_fake_quantize_backward, _fake_quantize_backward_without_values),
+    "soft_rounding": (_soft_rounding, _soft_rounding_without_values),
+    "soft_rounding_backward": _OF_SOFT_ROUNDING_BACKWARD,
+    "soft_rounding_backward.tensor": _OF_SOFT_ROUNDING_BACKWARD,
+    "grid_errors": (_grid_errors, _grid_errors_without_values),
 }
 
 
@@ -168,9 +165,8 @@ def _defined() -> torch.library.Library:
     library = torch.library.Library(NAMESPACE, "DEF")
     for schema in _SCHEMAS:
         library.define(schema)
-    for name, (anywhere, on_cpu, without_values) in _IMPLEMENTATIONS.items():
-        library.impl(name, anywhere, "CompositeExplicitAutograd")
-        library.impl(name, on_cpu, "CPU")
+    for name, (with_values, without_values) in _IMPLEMENTATIONS.items():
+        library.impl(name, with_values, "CompositeExplicitAutograd")
         # The derivative is `functions.py`'s: without these keys a call takes a microsecond less.
         library.impl(name, torch.library.fallthrough_kernel, "Autograd")
         library.impl(name, torch.library.fallthrough_kernel, "ADInplaceOrView")

@@ -1,0 +1,226 @@
+"""The Triton kernels compute what the torch operators do: on a CUDA device, else in Triton's interpreter, where Triton is installed."""
+
+import importlib.util
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from mrecg.quantizers.kernels import (
+    Slope,
+    compilation,
+    fake_quantize,
+    formulas,
+    fused,
+    soft_rounding,
+)
+
+IS_INSTALLED = importlib.util.find_spec("triton") is not None
+IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = torch.device("cpu" if IS_INTERPRETED else "cuda")
+runs = pytest.mark.skipif(
+    not IS_INSTALLED or not (IS_INTERPRETED or torch.cuda.is_available()),
+    reason="needs Triton, and a CUDA device or Triton's interpreter",
+)
+installed = pytest.mark.skipif(not IS_INSTALLED or IS_INTERPRETED, reason="needs Triton")
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "contiguous": lambda x: x,
+    "channels last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "not dense": lambda x: torch.stack([x, x], dim=-1)[..., 0],
+    "expanded": lambda x: x[:1].expand_as(x),
+}
+
+
+@installed
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels run on the device")
+def test_kernels_run_in_the_interpreter() -> None:
+    """In a process of its own: Triton decides at import whether it compiles."""
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n0", __file__]
+    run = subprocess.run(
+        command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stdout
+
+
+@pytest.fixture
+def by_both(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[Tensor]]]:
+    """Call a function by the kernels, then by torch's operators."""
+
+    def call(function: Callable[[], list[Tensor]]) -> list[list[Tensor]]:
+        found = []
+        monkeypatch.setattr(compilation, "fits", lambda tensor: False)
+        for by_kernels in (True, False):
+            monkeypatch.setattr(fused, "fits", lambda tensor, answer=by_kernels: answer)
+            found.append(function())
+        return found
+
+    return call
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
+
+
+@runs
+@pytest.mark.parametrize("bounds", [(-math.inf, math.inf), (0.0, math.inf), (-0.5, 0.75)])
+@pytest.mark.parametrize("scale", [0.25, 0.3])
+def test_codes_are_those_of_torch(bounds: tuple[float, float], scale: float) -> None:
+    """Ties, what is far outside, and what is no number."""
+    special = torch.tensor([-1e30, 1e30, math.inf, -math.inf, math.nan, -0.0], device=DEVICE)
+    x = torch.cat([torch.arange(-40, 40, device=DEVICE) * 0.125, special, normal(2000)])
+    numbers = (torch.tensor(scale, device=DEVICE), -3.0, 4.0, *bounds)
+    ours = fused.fake_quantize(x, None, *numbers)
+    theirs, *_ = formulas.fake_quantize(x, None, *numbers)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)
+
+
+@runs
+@pytest.mark.parametrize(
+    ("layout", "of_gradient"), [(one, one) for one in LAYOUTS] + [("channels last", "contiguous")]
+)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("bounds", [None, (-0.5, 0.75)])
+def test_fake_quantization(
+    layout: str,
+    of_gradient: str,
+    masked: bool,
+    bounds: tuple[float, float] | None,
+    by_both: Callable[..., list[list[Tensor]]],
+) -> None:
+    values = LAYOUTS[layout](normal(2, 3, 19, 21))  # 2,394 in three blocks
+    gradient = LAYOUTS[of_gradient](normal(2, 3, 19, 21, seed=1))
+    scale, unit = torch.tensor([0.3, 0.5], device=DEVICE)
+    drawn = (normal(5000, seed=2) > 0).float()
+    keep = drawn.as_strided(values.shape, torch.empty_like(values).stride(), 7) if masked else None
+
+    def quantize() -> list[Tensor]:
+        x, factor = values.detach().requires_grad_(), torch.ones_like(unit).requires_grad_()
+        made = fake_quantize(x, factor, scale, unit, (-3.0, 4.0), bounds, keep)
+        made.backward(gradient)
+        assert x.grad is not None
+        assert factor.grad is not None
+        assert made.stride() == torch.empty_like(values).stride()
+        return [made.detach(), x.grad, factor.grad]
+
+    ours, theirs = by_both(quantize)
+    assert torch.equal((ours[0] / scale).round(), (theirs[0] / scale).round())
+    torch.testing.assert_close(ours[0], theirs[0], rtol=0, atol=1e-6 if masked else 0)
+    assert torch.equal(ours[1], theirs[1])
+    torch.testing.assert_close(ours[2], theirs[2], rtol=1e-5, atol=1e-3)
+    assert all(torch.equal(*pair) for pair in zip(ours, by_both(quantize)[0], strict=True))
+
+
+@runs
+@pytest.mark.parametrize("slope", [None, (500.0, 4.0), "tensors"])
+@pytest.mark.parametrize("scales", ["per channel", "per tensor", "one number"])
+@pytest.mark.parametrize("shape", [(5, 41, 5, 5), (9, 1, 3, 3), (1, 1), (3, 1100)])
+def test_soft_rounding(
+    slope: Slope | str | None,
+    scales: str,
+    shape: tuple[int, ...],
+    by_both: Callable[..., list[list[Tensor]]],
+) -> None:
+    values = normal(*shape, seed=1) * 4
+    values[0, :3] = torch.tensor([-80.0, 0.0, 60.0], device=DEVICE)[: shape[1], None].view(
+        -1, *[1] * (len(shape) - 2)
+    )
+    if len(shape) == 4:
+        values = LAYOUTS["channels last"](values)
+    base, span, gradient = normal(*shape), normal(*shape, seed=4).abs(), normal(*shape, seed=2)
+    ones = [1] * (len(shape) - 1)
+    of_delta = {"per channel": (shape[0], *ones), "per tensor": (1, *ones), "one number": ()}
+    penalty = torch.tensor([0.1, 0.0], device=DEVICE).unbind() if slope == "tensors" else slope
+
+    def rounded() -> list[Tensor]:
+        alpha = values.detach().clone().requires_grad_()
+        delta = (normal(*of_delta[scales], seed=3) * 0.2).requires_grad_()
+        made = soft_rounding(alpha, base, span, delta, 15, penalty)
+        made.backward(gradient)
+        assert alpha.grad is not None
+        assert delta.grad is not None
+        return [made.detach(), alpha.grad, delta.grad]
+
+    for ours, theirs in zip(*by_both(rounded), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=2e-5)
+
+
+@runs
+def test_operators_keep_their_schemas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compilation, "fits", lambda tensor: False)
+    monkeypatch.setattr(fused, "fits", lambda tensor: True)
+    own, scale = torch.ops.mrecg, torch.tensor(0.3, device=DEVICE)
+    x, keep = normal(2, 3, 4), (normal(2, 3, 4, seed=1) > 0).float()
+    numbers = (keep, scale, -3.0, 4.0, -1.0, 0.9)
+    torch.library.opcheck(own.fake_quantize.default, (x, *numbers))
+    backward = (x, x, None, None, None, scale, *numbers)
+    torch.library.opcheck(own.fake_quantize_backward.default, backward)
+    given = (normal(5, 4), normal(5, 4, seed=1), normal(5, 4, seed=2), scale.expand(5, 1) + 0, 15)
+    torch.library.opcheck(own.soft_rounding.default, given)
+    backward = (normal(5, 4, seed=3), None, None, *given, scale, scale, True)
+    torch.library.opcheck(own.soft_rounding_backward.tensor, backward)
+
+
+@runs
+@pytest.mark.skipif(IS_INTERPRETED, reason="needs 24 GiB, and a device that is fast")
+def test_more_values_than_32_bits_count() -> None:
+    if torch.cuda.mem_get_info()[0] < 40 * 2**30:
+        pytest.skip("the device has too little memory")
+    x = torch.zeros(2**31 + 2000, device=DEVICE)
+    x[-1], scale = 0.8, torch.tensor(0.5, device=DEVICE)
+    numbers = (scale, -3.0, 4.0, -math.inf, math.inf)
+    made = fused.fake_quantize(x, None, *numbers)
+    assert (made[-1], made.count_nonzero()) == (1.0, 1)
+    of_x, of_factor = fused.fake_quantize_backward(x, x, scale, None, *numbers)
+    assert of_x[-1] == x[-1]
+    assert of_factor.item() == pytest.approx(0.5 * 0.8 * (2 - 1.6), rel=1e-5)
+
+
+@installed
+def test_kernels_compile_for_a_gpu_that_is_not_here() -> None:
+    """What the interpreter does not see: types. Division is exact, and no sum depends on the order of programs."""
+    from triton import compile
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from mrecg.quantizers.kernels import triton_kernels
+
+    numbers = {"size": "i64", "stride": "i32"} | dict.fromkeys(
+        ("lowest", "highest", "floor", "ceiling", "per_level", "strength", "exponent"), "fp32"
+    )
+    for name in triton_kernels.__all__:
+        kernel = getattr(triton_kernels, name)
+        constants = {"block": fused.BLOCK, "penalized": True, "by_pointer": False}
+        constants = {key: value for key, value in constants.items() if key in kernel.arg_names}
+        types = {key: numbers.get(key, "*fp32") for key in kernel.arg_names}
+        source = ASTSource(kernel, types | dict.fromkeys(constants, "constexpr"), constants)
+        code = compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]
+        assert ("div.rn.f32" in code) == name.startswith("fake_quantize")
+        assert "atom" not in code
+
+
+@pytest.fixture
+def untried() -> Iterator[None]:
+    fused.are_ready.cache_clear()
+    yield
+    fused.are_ready.cache_clear()
+
+
+@pytest.mark.usefixtures("untried")
+def test_a_triton_that_fails_is_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise RuntimeError("no headers")
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(fused, "_kernels", fail)
+    with pytest.warns(RuntimeWarning, match="Triton could not be compiled and run") as found:
+        assert not fused.are_ready()
+    assert len(found) == 1
+    assert not fused.are_ready()  # without another one, which would be an error
+    monkeypatch.setenv("CC", "")
+    fused.are_ready.cache_clear()
+    assert not fused.are_ready()
