@@ -61,7 +61,7 @@ def test_recipes_are_frozen() -> None:
         (
             "w2a4-brecq",
             {"reconstruct.steps": "many"},
-            "'reconstruct.steps': expected a whole number .got 'many'",
+            "'reconstruct.steps': expected a whole number or 'auto' .got 'many'",
         ),
         ("w2a4-brecq", {"plan.count": "many"}, "'plan.count': expected a whole number"),
         ("w2a4-brecq", {"reconstruct.early_stop": 3}, "expected true or false"),
