@@ -7,6 +7,7 @@
     python -m benchmarks.performance network-step                        # of the network as a whole, against training
     python -m benchmarks.performance window-step                         # on windows of large maps, against whole ones
     python -m benchmarks.performance pipeline --networks resnet18_small --steps 20 --images 64
+    python -m benchmarks.performance default-run --against ../other-checkout
     python -m benchmarks.performance memory --network resnet18_small --side 28 --images 256 --memory 16MiB --steps 2000
     python -m benchmarks.performance range-memory
     python -m benchmarks.performance rounding                            # to nearest, against ONNX Runtime
@@ -22,6 +23,7 @@ from collections.abc import Sequence
 
 from benchmarks.commands import Command, rendering, run_command
 from benchmarks.performance import (
+    default_run,
     gpu,
     memory,
     network_step,
@@ -42,6 +44,7 @@ def main(given: Sequence[str] | None = None) -> None:
         Command("network-step", network_step.configure, network_step.run),
         Command("window-step", window_step.configure, window_step.run),
         Command("pipeline", pipeline.configure, pipeline.run),
+        Command("default-run", default_run.configure, default_run.run),
         Command("memory", memory.configure, memory.run),
         Command("range-memory", range_memory.configure, range_memory.run),
         Command("rounding", rounding.configure, rounding.run),

@@ -47,6 +47,12 @@ PIPELINE = """## Where the seconds go
 Whole runs, as fractions of the run; `evaluation` is of as many images as were calibrated with. The estimate is that of the
 passes and steps.
 """
+DEFAULTS = """
+## A default run, before and now
+
+Whole runs at each version's default budget, one thread. What was before is extrapolated from two short runs. How near each comes to the
+float network: [EfficientNet-Lite0](efficientnet-lite0.md#steps-and-images-per-step).
+"""
 ROUNDING = """## Rounding to nearest
 
 At 8 bits (`w8a8-rtn`), from a float module and images to a quantized program, against torch's export to ONNX and ONNX Runtime's static
@@ -224,6 +230,21 @@ def _gpus(results: list[Result]) -> list[str]:
     )
 
 
+def _default_runs(results: list[Result]) -> list[str]:
+    rows = [
+        (
+            f"{one['network']}, {one['side']}², {one['images']} images",
+            one["preset"],
+            f"{one['ours']:.0f}",
+            f"{one['theirs']:.0f}",
+            f"**{one['theirs'] / one['ours']:.1f}**",
+            one["against"],
+        )
+        for one in results
+    ]
+    return table("run | preset | CPU seconds | before, extrapolated | ratio | before", rows)
+
+
 def _scaling(results: list[Result]) -> list[str]:
     rows = [[r["units"], r["images"], f"{r['image_forwards'] / r['units']:.0f}"] for r in results]
     return table("units | images | images run forward, per unit", rows)
@@ -280,6 +301,7 @@ def write_performance(folder: Path, page: Path) -> int:
         "window_step",
         "paired",
         "pipeline",
+        "default_run",
         "rounding",
         "gpu",
         "scaling",
@@ -296,6 +318,7 @@ def write_performance(folder: Path, page: Path) -> int:
     everything = [result for results in found.values() for result in results]
     commits = sorted({result["commit"] for result in everything})
     paired = [PAIRED, *_paired(found["paired"]), ""] if found["paired"] else []
+    defaults = [DEFAULTS, *_default_runs(found["default_run"]), ""] if found["default_run"] else []
     rounding = [ROUNDING, *_rounding(found["rounding"]), ""] if found["rounding"] else []
     sections = [
         *(
@@ -315,6 +338,7 @@ def write_performance(folder: Path, page: Path) -> int:
         *windows_section(folder),
         *paired,
         *(PIPELINE, *_pipelines(found["pipeline"]), ""),
+        *defaults,
         *rounding,
         AUTHORS,
         *_authors(found["pipeline"], found["step"], accuracy, authors),

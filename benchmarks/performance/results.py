@@ -12,6 +12,7 @@ KEYS = {
     "window_step": ("network", "side", "batch", "window"),
     "paired": ("network", "side", "method", "against"),
     "pipeline": ("network", "method", "steps"),
+    "default_run": ("network", "side", "images", "preset", "against"),
     "memory": ("network", "side", "images", "steps"),
     "range_memory": ("inputs", "outputs"),
     "rounding": ("network", "side", "images"),
