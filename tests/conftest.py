@@ -1,5 +1,6 @@
 """Shapes in annotations are checked while the tests run, in the rooms where tensors have shapes."""
 
+import gc
 import importlib
 import importlib.util
 import sys
@@ -23,6 +24,10 @@ settings.register_profile(
     phases=[Phase.explicit, Phase.generate],
 )
 settings.load_profile("repeatable")
+
+# A traced network is tens of thousands of objects, and torch's modules hundreds of thousands: at the default of 700 new
+# objects, the garbage collector takes a sixth of the tests' time.
+gc.set_threshold(20_000, 10, 10)
 
 # The hook compiles whatever its modules import for the first time; torchao's sources warn when they are compiled.
 importlib.import_module("mrecg.graph.insert")
