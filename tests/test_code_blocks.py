@@ -24,7 +24,8 @@ def is_run(block: Block) -> bool:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in NAMES if name not in RUN_IN_CI and any(map(is_run, blocks(ROOT / name)))]
+    "name",
+    [name for name in NAMES if name not in RUN_IN_CI and any(map(is_run, blocks(ROOT / name)))],
 )
 def test_blocks_run(
     name: str,

@@ -83,7 +83,17 @@ BRECQ = "w2a4-brecq"
 JOINED = "w2a2-qdrop-mrecg"
 EVALUATE = ("evaluate", f"{NEAREST}-2", "--data", "demo", "--json")
 LOST = f"{BRECQ}-lost"
-PLAN = ("plan", "--network", "mine:net", "--data", "demo", "--metric", "capacity", "--output", "plan.json")
+PLAN = (
+    "plan",
+    "--network",
+    "mine:net",
+    "--data",
+    "demo",
+    "--metric",
+    "capacity",
+    "--output",
+    "plan.json",
+)
 COMMANDS = [
     quantize(2, NEAREST),
     EVALUATE,
