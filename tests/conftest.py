@@ -1,5 +1,7 @@
 """Shapes in annotations are checked while the tests run, in the rooms where tensors have shapes."""
 
+import functools
+import gc
 import importlib
 import importlib.util
 import sys
@@ -24,9 +26,18 @@ settings.register_profile(
 )
 settings.load_profile("repeatable")
 
+# A traced network is tens of thousands of objects, and torch's modules hundreds of thousands: at the default of 700 new
+# objects, the garbage collector takes a sixth of the tests' time.
+gc.set_threshold(20_000, 10, 10)
+
 # The hook compiles whatever its modules import for the first time; torchao's sources warn when they are compiled.
 importlib.import_module("mrecg.graph.insert")
 _SHAPED = ("cache", "data", "optimize", "paper", "planning", "preparation", "quantizers")
+# torch.onnx parses the sources of its 500 translations anew for each file, which takes longer than a toy's own translation.
+_TRANSLATIONS = importlib.import_module("torch.onnx._internal._lazy_import").onnxscript_apis
+_TRANSLATIONS.get_torchlib_ops = functools.cache(
+    lambda: type(_TRANSLATIONS).__getattr__(_TRANSLATIONS, "get_torchlib_ops")()
+)
 install_import_hook(
     [f"mrecg.{room}" if room != "paper" else "mrecg.paper.networks" for room in _SHAPED],
     "typechecker.check",

@@ -13,8 +13,8 @@ from code_blocks import ROOT, Block, blocks, commands, pages
 from command_line import forget_modules_in, run
 from mrecg.cli.consoles import app
 
-NEWCOMER = "README.md"
-"""Its commands need a clone: `.ci/newcomer` runs them."""
+RUN_IN_CI = {"README.md": ".ci/newcomer", "docs/quickstart.md": ".ci/wheel-test"}
+"""Pages that a script runs as they are written, the first in a clone, the second with a wheel."""
 
 NAMES = [str(page.relative_to(ROOT)) for page in pages()]
 
@@ -24,7 +24,8 @@ def is_run(block: Block) -> bool:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in NAMES if name != NEWCOMER and any(map(is_run, blocks(ROOT / name)))]
+    "name",
+    [name for name in NAMES if name not in RUN_IN_CI and any(map(is_run, blocks(ROOT / name)))],
 )
 def test_blocks_run(
     name: str,
@@ -60,6 +61,12 @@ def _run(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
             words, env=os.environ | {"PATH": path}, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("page", "script"), RUN_IN_CI.items())
+def test_pages_that_a_script_runs(page: str, script: str) -> None:
+    assert page in (ROOT / script).read_text(encoding="utf-8")
+    assert script in (ROOT / ".ci/run").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -14,6 +14,7 @@ from mrecg.config.presets import DEFAULT_PRESET
 from mrecg.config.recipe import Recipe
 from mrecg.errors import ModelError, RecipeError
 from mrecg.graph.capture import export_frozen
+from mrecg.graph.captures import forget_captures
 from mrecg.graph.inputs import ModelInputs, NamedInputs, shapes
 from mrecg.graph.insert import Quantizer
 from mrecg.monitoring import watched
@@ -54,6 +55,7 @@ _PROBED = 8
 
 
 @default_torch_modes()
+@forget_captures()
 def prepare(
     model: nn.Module,
     calibration: CalibrationImages | Tensor | Iterable[Any] | Dataset[Any],
@@ -177,6 +179,7 @@ class PreparedModel:
         return replace(found, seconds=ahead.seconds + found.seconds)
 
     @default_torch_modes()
+    @forget_captures()
     def quantize(
         self,
         plan: Plan | None = None,

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,6 +31,7 @@ def net():
 OPTIONS = [
     *("--network", "deep_network:net", "--data", "demo", "--images", "32", "--preset", "w2a4-brecq"),
     *("--evaluation-images", "0", "--set", "reconstruct.batch_size=8", "--set", "reconstruct.early_stop=false"),
+    *("--steps", "100"),
 ]  # fmt: skip
 
 
@@ -48,17 +49,32 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def finish(folder: Path, *arguments: str) -> tuple[int, str]:
-    with start(folder, *arguments) as process:
-        _, errors = process.communicate()
-    return process.returncode, errors
+@pytest.fixture
+def command(
+    mrecg_command: Callable[..., Finished], tmp_path: Path
+) -> Iterator[Callable[..., Finished]]:
+    """The command line in another process than the one that ended: this one, with as many threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield mrecg_command
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def whole() -> dict[str, torch.Tensor]:
+    """The tensors of the run that nothing interrupts, once one of the tests has made it."""
+    return {}
 
 
 @pytest.mark.skipif(os.name != "posix", reason="the signals are POSIX ones")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_command_that_a_signal_ends_is_resumed(number: signal.Signals, tmp_path: Path) -> None:
-    steps = ["--steps", "300"]
-    with start(tmp_path, "quantize", *OPTIONS, *steps, "--output", "run") as process:
+def test_a_command_that_a_signal_ends_is_resumed(
+    number: signal.Signals,
+    tmp_path: Path,
+    command: Callable[..., Finished],
+    whole: dict[str, torch.Tensor],
+) -> None:
+    with start(tmp_path, "quantize", *OPTIONS, "--output", "run") as process:
         place = tmp_path / "run" / UNFINISHED
         while process.poll() is None and len(list(place.glob("tune-*"))) < 3:
             time.sleep(0.01)
@@ -75,15 +91,17 @@ def test_a_command_that_a_signal_ends_is_resumed(number: signal.Signals, tmp_pat
         how = shlex.split(last.partition("go on with ")[2])[1:]
     finished = {path.name for path in place.glob("tune-*")}
     assert len(finished) >= 3
-    code, errors = finish(tmp_path, *how)
-    assert code == 0, errors
-    assert "Going on with: mrecg quantize --network deep_network:net" in errors
-    code, errors = finish(tmp_path, "quantize", *OPTIONS, *steps, "--output", "whole")
-    assert code == 0, errors
-    resumed, whole = (mrecg.load(tmp_path / name) for name in ("run", "whole"))
-    for name, tensor in whole.program.state_dict.items():
+    done = command(*how)
+    assert done.returncode == 0, done.stderr
+    assert "Going on with: mrecg quantize --network deep_network:net" in done.stderr
+    resumed = mrecg.load(tmp_path / "run")
+    if not whole:
+        done = command("quantize", *OPTIONS, "--output", "whole")
+        assert done.returncode == 0, done.stderr
+        whole |= mrecg.load(tmp_path / "whole").program.state_dict
+    for name, tensor in whole.items():
         assert torch.equal(resumed.program.state_dict[name], tensor)
-    assert resumed.record.command[1:] == ("quantize", *OPTIONS, *steps, "--output", "run")
+    assert resumed.record.command[1:] == ("quantize", *OPTIONS, "--output", "run")
 
 
 @pytest.mark.parametrize(

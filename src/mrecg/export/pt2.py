@@ -8,12 +8,14 @@ import torch
 from mrecg.errors import ExportError, reason_of
 from mrecg.export.programs import with_plain_containers
 from mrecg.export.requirements import require_uniform
+from mrecg.graph.captures import forget_captures
 from mrecg.runs.folder import QuantizedModel
 from mrecg.writing import require_writable, write_file
 
 __all__ = ["export_program"]
 
 
+@forget_captures()
 def export_program(quantized: QuantizedModel, path: str | Path) -> Path:
     """Write a quantized model as `torch.export.save` does; it computes the simulation bit for bit.
 

@@ -15,6 +15,7 @@ from torch.export import ExportedProgram
 
 from mrecg.errors import CaptureError
 from mrecg.graph.batch_norm import ignore_running_statistics
+from mrecg.graph.captures import release_inputs
 from mrecg.graph.constant_folding import fold_computed_weights, fold_mutated_constants
 from mrecg.graph.functionalize import make_functional
 from mrecg.graph.inlining import inline_wrapped
@@ -89,9 +90,11 @@ def _traced(model: nn.Module, example: ModelInputs) -> ExportedProgram:
 def _export(model: nn.Module, example: ModelInputs) -> ExportedProgram:
     given = tensors_of(example)
     with _quiet():
-        return torch.export.export(
+        program = torch.export.export(
             model, given, dynamic_shapes=({0: torch.export.Dim.DYNAMIC},) * len(given)
         )
+    release_inputs(program)
+    return program
 
 
 def export_frozen(frozen: fx.GraphModule, example: ModelInputs) -> ExportedProgram:

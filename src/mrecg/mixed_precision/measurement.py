@@ -12,6 +12,7 @@ from mrecg.config.presets import DEFAULT_PRESET
 from mrecg.config.recipe import Recipe
 from mrecg.config.settings import FLOAT_BITS
 from mrecg.errors import DataError, RecipeError, expect
+from mrecg.graph.captures import forget_captures
 from mrecg.graph.inputs import ModelInputs
 from mrecg.metrics import Meter, Metric
 from mrecg.mixed_precision.harms import HarmMeter, Scored, distance_name
@@ -37,6 +38,7 @@ USUAL_WIDTHS = (2, 3, 4, 8)
 
 
 @default_torch_modes()
+@forget_captures()
 def sensitivity(
     model: nn.Module,
     images: CalibrationImages | Tensor | Iterable[Any] | Dataset[Any],

@@ -48,6 +48,8 @@ NETWORK_WEIGHT_SCALE_REACH = 3.0
 LARGEST_NETWORK_WEIGHT_SCALE_RATE = 3e-2
 SMALLEST_JUDGED = 256
 """Images, or views of them, that decide whether the stage is kept."""
+REPORTS_PER_CHECKPOINT = 4
+"""Variables and moments are three times the network: at each report, to write them would take a percent of a short run."""
 
 
 @torch.enable_grad()
@@ -275,7 +277,7 @@ def _run(
                 return tuple(curve), step + 1
             curve.append((step + 1, float(loss)))
             report(*curve[-1])
-            if checkpoints and step + 1 < steps:
+            if checkpoints and len(curve) % REPORTS_PER_CHECKPOINT == 0 and step + 1 < steps:
                 values = tuple(one.detach() for one in learned)
                 found = NetworkCheckpoint(step + 1, values, adam.moments(), tuple(curve))
                 checkpoints.keep_network(found)

@@ -24,6 +24,7 @@ from torch.export import ExportedProgram
 
 from mrecg.config.recipe import Recipe, parse_recipe
 from mrecg.errors import RecipeError, RunError, expect, reason_of
+from mrecg.graph.captures import forget_captures
 from mrecg.quantizers import kernels
 from mrecg.records.record import Record
 from mrecg.runs.bounds import check_sizes
@@ -72,7 +73,8 @@ class QuantizedModel:
     @cached_property
     def model(self) -> nn.Module:
         """Return the model as a module that evaluates in PyTorch."""
-        exported = self.program.module(check_guards=False)
+        with forget_captures():
+            exported = self.program.module(check_guards=False)
         assert isinstance(exported, fx.GraphModule)
         # The exported class forbids .eval() and .train(), which change nothing here: a plain one allows them.
         return fx.GraphModule(exported, exported.graph).eval()

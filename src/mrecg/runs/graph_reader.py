@@ -8,6 +8,7 @@ from torch.export import ExportedProgram
 
 from mrecg.errors import RunError
 from mrecg.graph.capture import export_frozen
+from mrecg.graph.captures import forget_captures
 from mrecg.graph.inputs import NamedInputs
 from mrecg.graph.outputs import structure_of
 from mrecg.runs.bounds import SizeBounds, refuse
@@ -32,7 +33,7 @@ def rebuild(stored: StoredGraph, tensors: Mapping[str, Tensor]) -> ExportedProgr
     images = _example(stored)
     builder, root = GraphBuilder(stored), _placed(tensors, stored)
     try:
-        with default_torch_modes(), SizeBounds():
+        with default_torch_modes(), forget_captures(), SizeBounds():
             program = export_frozen(fx.GraphModule(root, builder.graph), images)
     except RunError as error:  # of `SizeBounds`; fx adds lines of its own
         refuse(str(error).splitlines()[0])

@@ -31,6 +31,7 @@ from mrecg.export.onnx.sizes import check_other_sizes, open_sizes
 from mrecg.export.onnx.translation import translate
 from mrecg.export.programs import without_constants
 from mrecg.export.requirements import require_uniform
+from mrecg.graph.captures import forget_captures
 from mrecg.runs.folder import QuantizedModel
 from mrecg.writing import require_writable, write_file
 
@@ -45,6 +46,7 @@ _TWO_BITS = {ir.DataType.INT2, ir.DataType.UINT2}
 _IR_VERSIONS = {OPSET: 9, OPSET_OF_4_BITS: 10, OPSET_OF_2_BITS: 13}
 
 
+@forget_captures()
 def export_onnx(
     quantized: QuantizedModel,
     path: str | Path,

@@ -1,0 +1,1 @@
+print("visited", n, len(q))
