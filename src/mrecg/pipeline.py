@@ -50,7 +50,9 @@ __all__ = ["PLAN", "PreparedModel", "prepare"]
 PLAN = "plan.json"
 """Beside the checkpoints of an unfinished run whose plan was given."""
 _PROBED = 8
-"""Images that the estimate of time runs on."""
+"""Images that the estimate of time runs on; a single one where nothing is learned, which takes no longer than an estimate."""
+_FREEZING = 0.5
+"""Time of the finished graph's capture, as a fraction of that of the float network with quantizers and their ranges."""
 
 
 @default_torch_modes()
@@ -173,8 +175,7 @@ class PreparedModel:
         ahead = self._estimate(short, single_plan(units), images)
         plan = make_plan(units, rule.model_copy(update={"join": "capacity"}))
         taken = {unit.name: short.reconstruct.step_count for unit in units}
-        found = self._estimate(self.recipe, plan, images, taken)
-        return replace(found, seconds=ahead.seconds + found.seconds)
+        return self._estimate(self.recipe, plan, images, taken).behind(ahead)
 
     @default_torch_modes()
     def quantize(
@@ -219,25 +220,26 @@ class PreparedModel:
             plan = check_plan(plan, self.graph.chain.units)
         clock.lap("plan")
         with phase(report, "estimate"):
-            report(self._estimate(self.recipe, plan, None, dict(state.steps)))
-        found = self._optimize_groups(
+            found = self._estimate(self.recipe, plan, None, dict(state.steps))
+            report(found.without(*clock.laps))
+        tuned = self._optimize_groups(
             self.recipe, plan, "tune", report, shortages, state, checkpoints
         )
         clock.lap("reconstruction")
         state, network = self._optimize_network(
-            found.state, report, shortages, augment, checkpoints
+            tuned.state, report, shortages, augment, checkpoints
         )
         clock.lap("network")
         with phase(report, "freeze"):
             program = export_frozen(self.graph.freeze(state), self.images[:2].to(self.graph.device))
         clock.lap("freeze")
-        quantizers = self.graph.describe(state, found.distributions)
+        quantizers = self.graph.describe(state, tuned.distributions)
         record = Record(
-            units=found.units,
-            groups=found.groups,
-            plan=plan.after([group.units for group in found.groups], found.joins),
+            units=tuned.units,
+            groups=tuned.groups,
+            plan=plan.after([group.units for group in tuned.groups], tuned.joins),
             quantizers=quantizers,
-            oscillation=Oscillation.at_ends(found.units, [group.units for group in found.groups]),
+            oscillation=Oscillation.at_ends(tuned.units, [group.units for group in tuned.groups]),
             network=network,
             size=model_size(quantizers, program.state_dict),
             left_in_float=self.graph.left_in_float,
@@ -379,8 +381,10 @@ class PreparedModel:
     ) -> Estimate:
         given = len(self.images) // distributed.count() if images is None else images
         counts = split_counts(given, self.recipe)
-        probe = self.images[:_PROBED]
-        return estimate_run(self.graph, probe, counts, recipe, plan, self.memory, taken)
+        probe = self.images[: _PROBED if recipe.reconstruct.step_count or recipe.network_steps else 1]
+        found = estimate_run(self.graph, probe, counts, recipe, plan, self.memory, taken)
+        phases = {"capture": self.seconds, **found.phases, "freeze": _FREEZING * self.seconds}
+        return replace(found, phases=phases)
 
 
 def _input_shapes(images: ModelInputs) -> dict[str, Any]:

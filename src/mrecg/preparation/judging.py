@@ -1,5 +1,6 @@
 """Which images tune, and which judge what tuning did."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -7,10 +8,20 @@ import torch
 from mrecg.config.recipe import Recipe
 from mrecg.graph.inputs import ModelInputs, are_images, each
 
-__all__ = ["JUDGED_EVERY", "SplitImages", "mirror", "split_counts", "split_images"]
+__all__ = [
+    "JUDGED_EVERY",
+    "SplitCounts",
+    "SplitImages",
+    "judged_views",
+    "mirror",
+    "split_counts",
+    "split_images",
+]
 
 JUDGED_EVERY = 8
 """Of so many images, one is set aside where codes are learned."""
+SMALLEST_JUDGED = 256
+"""Images, or views of them, that decide whether the network as a whole is kept."""
 
 
 def mirror(images: ModelInputs) -> ModelInputs:
@@ -50,11 +61,33 @@ def split_images(images: ModelInputs, recipe: Recipe) -> SplitImages:
     return SplitImages(fitted[: recipe.reconstruct.images], fitted, judging)
 
 
-def split_counts(images: int, recipe: Recipe) -> tuple[int, int]:
-    """Return how many of some images the groups read, and how many judge."""
+class SplitCounts(NamedTuple):
+    """How many images there are in each part of `SplitImages`, and how many were given."""
+
+    given: int
+    groups: int
+    network: int
+    judging: int
+
+
+def split_counts(images: int, recipe: Recipe) -> SplitCounts:
+    """Return how many of some images are for what."""
     aside = len(range(0, images, JUDGED_EVERY)) if _sets_aside(images, recipe) else 0
     fitted = images - aside
-    return min(fitted, recipe.reconstruct.images or fitted), aside or images
+    groups = min(fitted, recipe.reconstruct.images or fitted)
+    return SplitCounts(images, groups, fitted, aside or images)
+
+
+def judged_views(images: int) -> int:
+    """Return in how many views, its own included, an image that is set aside judges the network as a whole.
+
+    A few dozen images alone can call a stage worse that brings a network much nearer to float.
+
+    Args:
+        images: how many are set aside.
+    """
+    # Of all calibration images together at most, so that the work stays in proportion to them.
+    return min(math.ceil(SMALLEST_JUDGED / images), JUDGED_EVERY)
 
 
 def _sets_aside(images: int, recipe: Recipe) -> bool:
