@@ -120,6 +120,10 @@ class PreparedModel:
             PlanError: the plan, or the recipe's rule, does not fit the model.
             RecipeError: `reconstruct.answer` does not fit its outputs.
         """
+        self._check_arguments(plan)
+        self._require_finite(_PROBED)
+
+    def _check_arguments(self, plan: Plan | None) -> None:
         check_image_count(len(self.images), self.recipe.reconstruct)
         distributed.share_of_images(self.images)
         find_answers(self.graph.chain, self.recipe)
@@ -127,7 +131,6 @@ class PreparedModel:
             check_plan(plan, self.graph.chain.units)
         elif self.recipe.plan.join != "loss":
             make_plan(self.graph.chain.units, self.recipe.plan)
-        self._require_finite(_PROBED)
 
     def _require_finite(self, count: int | None = None, shortages: Shortages | None = None) -> None:
         """Refuse what the float network makes no numbers of: of the first images, or of all of this process."""
@@ -209,7 +212,7 @@ class PreparedModel:
     ) -> QuantizedModel:
         clock = PhaseClock(capture=self.seconds)
         shortages = Shortages(lambda line: report(Progress("memory", note=line)))
-        self.check(plan)
+        self._check_arguments(plan)
         # Before hours of work build on them; where nothing is learned, the groups' own passes come soon enough.
         if self.recipe.reconstruct.step_count:
             self._require_finite(shortages=shortages)
