@@ -4,6 +4,7 @@ import statistics
 from pathlib import Path
 
 from benchmarks.accuracy.results import accuracy_store, authors_results
+from benchmarks.performance.first_call import first_call_section
 from benchmarks.performance.pipeline import pipeline_sections
 from benchmarks.performance.results import performance_store
 from benchmarks.performance.window_step import windows_section
@@ -280,6 +281,7 @@ def write_performance(folder: Path, page: Path) -> int:
         "pipeline",
         "default_run",
         "rounding",
+        "first_call",
         "gpu",
         "scaling",
         "memory",
@@ -317,6 +319,7 @@ def write_performance(folder: Path, page: Path) -> int:
         *(*pipeline_sections(found["pipeline"]), ""),
         *defaults,
         *rounding,
+        *first_call_section(found["first_call"]),
         AUTHORS,
         *_authors(found["pipeline"], found["step"], accuracy, authors),
         *("", f"Authors' code: {authors['times']['source']}\n"),
