@@ -256,7 +256,7 @@ def _run(
         batch = augment(images[next(batches)])
         if step < start:
             continue
-        with matmul_precision(settings.precision, prepared.device):
+        with matmul_precision(objective.precision, prepared.device):
             take = partial(_accumulate, batch, objective, variables, fixed, learned)
             _, loss = parts.run(min(objective.images_at_once, len(batch)), take)
             distributed.average_gradients(learned)

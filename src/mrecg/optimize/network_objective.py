@@ -19,6 +19,7 @@ from mrecg.graph.units import Chain
 from mrecg.optimize.answer_distance import AnswerDistance
 from mrecg.optimize.tables import TableFigures
 from mrecg.planning.cost import images_per_pass, images_per_training_pass
+from mrecg.planning.precision import choose_precision
 from mrecg.preparation.prepared_graph import Binding, PreparedGraph
 from mrecg.quantizers.losses import SMALLEST_POWER, signal_power
 from mrecg.shortage import Parts, Shortages
@@ -70,6 +71,7 @@ class NetworkObjective:
         shortages: are told where memory is not enough for as many images as planned.
 
     Attributes:
+        precision: of convolutions and products while something is learned.
         images_at_once: images that one forward and backward pass takes.
         taken_for: what `auto` takes the tables among the outputs for.
     """
@@ -84,7 +86,9 @@ class NetworkObjective:
         self._chain, self._device = prepared.chain, prepared.device
         self.images_at_once = images_per_training_pass(self._chain.units)
         stage = recipe.network
-        self._feature_weight, self._precision = stage.feature_weight, recipe.reconstruct.precision
+        self._feature_weight = stage.feature_weight
+        units, wanted = self._chain.units, recipe.reconstruct.precision
+        self.precision = choose_precision(wanted, units, self._device)
         self._parts = Parts(shortages, "passes through the network")
         self._measured_at_once = min(map(images_per_pass, self._chain.units))
         self._answers = find_answers(self._chain, recipe)
@@ -108,7 +112,7 @@ class NetworkObjective:
         )
 
     def __call__(self, images: ModelInputs, bindings: Mapping[str, Binding]) -> Float[Tensor, ""]:
-        made, wanted = self._run_both(images, bindings, self._precision)
+        made, wanted = self._run_both(images, bindings, self.precision)
         distance = self._distance(made, wanted)
         if not self._feature_weight:
             return distance

@@ -25,6 +25,7 @@ from mrecg.planning.cost import (
     planned_steps,
     saved_bytes,
 )
+from mrecg.planning.precision import choose_precision
 from mrecg.planning.windows import find_view
 from mrecg.preparation.judging import SplitCounts, judged_views
 from mrecg.preparation.prepared_graph import PreparedGraph
@@ -117,7 +118,8 @@ def estimate_run(
     groups, (given, count, fitted, judging) = _members(chain, plan), images
     tries = any(is_tried(recipe, members) for members in groups)
     batch = min(distributed.share_of_batch(settings.images_per_step), count)
-    with matmul_precision(settings.precision, prepared.device):
+    precision = choose_precision(settings.precision, chain.units, prepared.device)
+    with matmul_precision(precision, prepared.device):
         seconds = _forward_seconds(prepared, probe)
     optimizations = [
         one for members in groups for one in planned_steps(recipe, members, taken or {})
