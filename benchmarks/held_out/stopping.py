@@ -56,7 +56,7 @@ class _Rule:
 def stopped_by_held_out_images() -> Iterator[None]:
     """Let every group of a run end by that rule; of joins that are tried nothing is known here."""
     rule = _Rule()
-    optimize_groups, run_group = pipeline.optimize_groups, all_groups._GroupRun.run
+    optimize_groups, run_group = all_groups.optimize_groups, all_groups._GroupRun.run
     optimize_group, run = group.optimize_group, group._run
 
     def optimizing_groups(prepared: Any, images: Any, *rest: Any) -> Any:

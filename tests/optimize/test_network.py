@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import mrecg
 import toys
 from mrecg import pipeline
+from mrecg.graph.inputs import ChosenInputs
 from mrecg.optimize import network_objective
 from mrecg.preparation.judging import split_counts, split_images
 from mrecg.runs.folder import QuantizedModel
@@ -320,6 +321,18 @@ def test_more_images_than_the_groups_read(monkeypatch: pytest.MonkeyPatch) -> No
     record = run("residual", network__learn="codes", reconstruct__images=16).record
     assert counts == {"groups": 16, "network": 28, "judging": 4}
     assert record.images == 32
+
+
+def test_images_that_are_set_aside_are_not_copied() -> None:
+    """Nor are the others: calibration images are in memory once."""
+    images = toys.images(32)
+    split = split_images(images, mrecg.preset("w3a3-brecq", STEPS))
+    assert isinstance(split.groups, ChosenInputs)
+    assert isinstance(split.network, ChosenInputs)
+    assert split.groups.inputs is split.network.inputs is images
+    assert isinstance(split.judging, torch.Tensor)
+    assert split.judging.data_ptr() == images.data_ptr()
+    assert torch.equal(split.network[:7], images[1:8])
 
 
 @pytest.mark.parametrize("learn", ["scales", "codes"])

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mrecg import distributed
 from mrecg.config.recipe import Recipe
-from mrecg.graph.inputs import ModelInputs, joined
+from mrecg.graph.inputs import ChosenInputs, ModelInputs, joined
 from mrecg.optimize.adam import Adam
 from mrecg.optimize.augmentation import Augment, make_augment
 from mrecg.optimize.checkpoints import Checkpoints, NetworkCheckpoint
@@ -230,7 +230,7 @@ def _run(
     variables: _Variables,
     objective: NetworkObjective,
     parts: Parts,
-    images: ModelInputs,
+    images: ModelInputs | ChosenInputs,
     augment: Augment,
     recipe: Recipe,
     report: Callable[[int, float], None],

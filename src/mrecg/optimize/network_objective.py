@@ -14,7 +14,7 @@ from mrecg.cache.activation_cache import run_float_units, run_quantized_units
 from mrecg.config.recipe import Recipe
 from mrecg.config.settings import Answer, Precision
 from mrecg.errors import RecipeError
-from mrecg.graph.inputs import ModelInputs
+from mrecg.graph.inputs import ChosenInputs, ModelInputs
 from mrecg.graph.units import Chain
 from mrecg.optimize.answer_distance import AnswerDistance
 from mrecg.optimize.tables import TableFigures
@@ -79,7 +79,7 @@ class NetworkObjective:
     def __init__(
         self,
         prepared: PreparedGraph,
-        images: ModelInputs,
+        images: ModelInputs | ChosenInputs,
         recipe: Recipe,
         shortages: Shortages,
     ) -> None:
@@ -130,7 +130,7 @@ class NetworkObjective:
         """
         added = 0.0
         measure = partial(self._measure, images, bindings)
-        for first, last, distance in self._portions(images, measure):
+        for first, last, distance in self._portions(len(images), measure):
             added += distance * (last - first)
         (found,) = distributed.average([added / len(images)])
         return math.inf if math.isnan(found) else found
@@ -151,7 +151,7 @@ class NetworkObjective:
 
     @torch.no_grad()
     def _measure_outputs(
-        self, images: ModelInputs
+        self, images: ModelInputs | ChosenInputs
     ) -> tuple[dict[str, float], dict[str, TableFigures]]:
         """Return the power of each unit's outputs, and figures of the tables among the network's outputs."""
         powers = {name: 0.0 for unit in self._chain.units for name in unit.outputs}
@@ -164,7 +164,7 @@ class NetworkObjective:
         def forward(first: int, last: int) -> Mapping[str, Tensor]:
             return self._run_float(images[first:last].to(self._device))
 
-        for first, last, made in self._portions(images, forward):
+        for first, last, made in self._portions(len(images), forward):
             for name in powers:
                 power = float(signal_power(made[name], self._chain.channels[name]))
                 powers[name] += power * (last - first) / len(images)
@@ -188,6 +188,6 @@ class NetworkObjective:
         return float(self._distance(*self._run_both(images[first:last], bindings, "float32")))
 
     def _portions(
-        self, images: ModelInputs, work: Callable[[int, int], _Result]
+        self, images: int, work: Callable[[int, int], _Result]
     ) -> Iterator[tuple[int, int, _Result]]:
-        return self._parts.over(len(images), self._measured_at_once, work)
+        return self._parts.over(images, self._measured_at_once, work)

@@ -87,11 +87,11 @@ class Estimate:
 
     def without(self, *phases: str) -> "Estimate":
         """Return what is left once some phases are over."""
-        left = [
-            {name: value for name, value in of.items() if name not in phases}
-            for of in (self.phases, self.steps)
-        ]
-        return replace(self, phases=left[0], steps=left[1])
+        return replace(
+            self,
+            phases={name: one for name, one in self.phases.items() if name not in phases},
+            steps={name: one for name, one in self.steps.items() if name not in phases},
+        )
 
 
 def estimate_run(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 
 from mrecg.config.recipe import Recipe
-from mrecg.graph.inputs import ModelInputs, are_images, each
+from mrecg.graph.inputs import ChosenInputs, ModelInputs, are_images, each
 
 __all__ = [
     "JUDGED_EVERY",
@@ -38,8 +38,8 @@ class SplitImages(NamedTuple):
         judging: nothing is tuned on these; they decide whether what was learned is kept.
     """
 
-    groups: ModelInputs
-    network: ModelInputs
+    groups: ModelInputs | ChosenInputs
+    network: ModelInputs | ChosenInputs
     judging: ModelInputs
 
 
@@ -54,11 +54,16 @@ def split_images(images: ModelInputs, recipe: Recipe) -> SplitImages:
         images: the inputs for at least two.
         recipe: what is learned, and how many images the groups read.
     """
-    fitted, judging = images, mirror(images)
-    if _sets_aside(len(images), recipe):
-        aside = torch.arange(len(images)) % JUDGED_EVERY == 0
-        fitted, judging = images[~aside], images[aside]
-    return SplitImages(fitted[: recipe.reconstruct.images], fitted, judging)
+    first = recipe.reconstruct.images
+    if not _sets_aside(len(images), recipe):
+        return SplitImages(images[:first], images, mirror(images))
+    numbers = torch.arange(len(images))
+    fitted = numbers[numbers % JUDGED_EVERY != 0]
+    return SplitImages(
+        ChosenInputs(images, fitted[:first]),
+        ChosenInputs(images, fitted),
+        images[::JUDGED_EVERY],
+    )
 
 
 class SplitCounts(NamedTuple):
