@@ -384,7 +384,9 @@ class PreparedModel:
     ) -> Estimate:
         given = len(self.images) // distributed.count() if images is None else images
         counts = split_counts(given, self.recipe)
-        probe = self.images[: _PROBED if recipe.reconstruct.step_count or recipe.network_steps else 1]
+        probe = self.images[
+            : _PROBED if recipe.reconstruct.step_count or recipe.network_steps else 1
+        ]
         found = estimate_run(self.graph, probe, counts, recipe, plan, self.memory, taken)
         phases = {"capture": self.seconds, **found.phases, "freeze": _FREEZING * self.seconds}
         return replace(found, phases=phases)
