@@ -16,6 +16,7 @@ import mrecg
 SOURCE = Path(mrecg.__file__).parent
 ROOMS = [
     "errors",
+    "collection",
     "distributed",
     "torch_state",
     "reading",

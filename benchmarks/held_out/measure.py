@@ -84,6 +84,7 @@ def measure_variant(
         "joins": [join.model_dump() | {"gain": join.gain} for join in record.plan.joins],
         "joined": record.plan.joined,
         "losses": {unit.name: unit.relative_loss for unit in record.units},
+        "steps_taken": [group.steps for group in record.groups],
         "largest_loss": record.oscillation.largest_loss,
         "stage": None if found is None else found.model_dump(),
         "seconds": record.seconds,

@@ -1,12 +1,12 @@
 """The tables of `docs/choices.md`."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.held_out.results import held_out_store, judges_store
-from benchmarks.held_out.variants import CODES, JOINS, Variant
+from benchmarks.held_out.variants import CODES, JOINS, STOPS, Variant
 from benchmarks.store import Result
 from benchmarks.tables import by_key, folded, table, with_lead
 
@@ -32,6 +32,13 @@ CODES_HEADER = """
 ## What the network as a whole learns
 
 After the groups, 500 steps that learn codes and scales, or what the row says instead.
+"""
+STOPS_HEADER = """
+## When a group's steps end
+
+QDrop, and 125 steps of the network as a whole. At every twentieth of a group's steps its roundings are made hard and its error is
+measured on the images that are set aside; the group ends when none of the last three errors was lower than those before by half a
+percent. The penalty, which decides the roundings, then has not done its work: it is spread over all steps.
 """
 JUDGES_COLUMNS = (
     "images | wrong | mean distance from the true gain (points) | mean difference (points)"
@@ -76,7 +83,10 @@ def _better_by(cells: Sequence[Result], first: Mapping[Any, Result]) -> str:
 
 
 def variant_rows(
-    results: Sequence[Result], variants: Mapping[str, Variant], joins: bool
+    results: Sequence[Result],
+    variants: Mapping[str, Variant],
+    joins: bool,
+    cost: Callable[[Sequence[Result]], str] | None = None,
 ) -> list[tuple[object, ...]]:
     rows = []
     keys = ("network", "bits", "steps", "images")
@@ -95,7 +105,7 @@ def variant_rows(
                 tried = [join["kept"] for cell in same for join in cell["joins"]]
                 kept = f"{sum(tried)} of {len(tried)}" if tried else ""
                 more = (_ends(same, first), kept)
-            figures = (kl, _better_by(same, first), agreement, *more, _seconds(same))
+            figures = (kl, _better_by(same, first), agreement, *more, (cost or _seconds)(same))
             rows.append((*group, variants[name].about, *figures))
     return rows
 
@@ -109,6 +119,19 @@ def judges_rows(results: Sequence[Result]) -> list[tuple[object, ...]]:
         bias = statistics.mean(join[name] - join["truth"] for join in joins)
         rows.append((name, f"{wrong} of {len(joins)}", f"{100 * off:.1f}", f"{100 * bias:+.1f}"))
     return rows
+
+
+def _stops(keys: str, results: Sequence[Result]) -> list[str]:
+    if not any(result["variant"] in STOPS for result in results):
+        return []
+    head = f"{keys} | steps end | KL | better by | same class as float (%) | steps taken per unit"
+    return [STOPS_HEADER, *table(head, variant_rows(results, STOPS, False, _steps_taken))]
+
+
+def _steps_taken(cells: Sequence[Result]) -> str:
+    """Return the mean over units and cells."""
+    means = [statistics.mean(cell["steps_taken"]) for cell in cells if "steps_taken" in cell]
+    return f"{statistics.mean(means):.0f}" if means else ""
 
 
 def _lead(results: Sequence[Result]) -> str:
@@ -152,6 +175,7 @@ def write_choices(folder: Path, page: Path) -> int:
             f"{keys} | learned | KL | better by | same class as float (%) | seconds",
             variant_rows(results, CODES, joins=False),
         ),
+        *(_stops(keys, results)),
         *([JUDGES_HEADER, *table(JUDGES_COLUMNS, judges_rows(judged))] if judged else []),
         f"\nCommits: {', '.join(commits)}.",
     ]

@@ -1,10 +1,10 @@
-"""What was tried against the overfitting of the network as a whole, and is no setting.
+"""What was tried and is no setting: against the overfitting of the network as a whole, and to end groups sooner.
 
-Each trial replaces a part of the stage for the length of one run.
+Each trial replaces parts of the method for the length of one run.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 from unittest import mock
@@ -12,6 +12,7 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
+from benchmarks.held_out.stopping import stopped_by_held_out_images
 from mrecg.optimize import network
 from mrecg.optimize.adam import Adam
 from mrecg.preparation.prepared_graph import PreparedGraph
@@ -118,23 +119,25 @@ def _dropping_start(start: Callable[..., Any]) -> Callable[..., Any]:
     return started
 
 
-TRIALS: dict[str, tuple[str, Callable[[], object]]] = {
-    "averaged": ("_run", lambda: _averaging_run(network._run)),
-    "pulled": ("Adam", lambda: _PullingAdam),
-    "dropped": ("_start", lambda: _dropping_start(network._start)),
+Trial = contextlib.AbstractContextManager[object]
+
+
+def _replaced(attribute: str, make: Callable[[], object]) -> Callable[[], Trial]:
+    return lambda: mock.patch.object(network, attribute, make())
+
+
+TRIALS: dict[str, Callable[[], Trial]] = {
+    "averaged": _replaced("_run", lambda: _averaging_run(network._run)),
+    "pulled": _replaced("Adam", lambda: _PullingAdam),
+    "dropped": _replaced("_start", lambda: _dropping_start(network._start)),
+    "held-out-stop": stopped_by_held_out_images,
 }
-"""By name: what is replaced in the stage, and by what."""
+"""By name: what replaces parts of a run."""
 
 
-@contextlib.contextmanager
-def trial(name: str | None) -> Iterator[None]:
-    """Run the stage with one of the trials."""
-    if name is None:
-        yield
-        return
-    attribute, replacement = TRIALS[name]
-    with mock.patch.object(network, attribute, replacement()):
-        yield
+def trial(name: str | None) -> Trial:
+    """Return the context in which a run is one of the trials."""
+    return contextlib.nullcontext() if name is None else TRIALS[name]()
 
 
 @cache

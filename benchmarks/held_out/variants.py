@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["BUDGETS", "CODES", "GROUPS", "JOINS", "VARIANTS", "Variant"]
+__all__ = ["BUDGETS", "CODES", "GROUPS", "JOINS", "STOPS", "VARIANTS", "Variant"]
 
 
 class Variant(NamedTuple):
@@ -89,7 +89,16 @@ CODES = {
     "generated": _learned("codes, 256 images from batch norms besides")._replace(generated=True),
 }
 """What the network as a whole learns, and from which views of the images."""
+_STAGE = {"network.steps": 125}
+STOPS = {
+    "decided": Variant("when roundings are decided", "qdrop", _STAGE),
+    "held-out-stop": Variant(
+        "when the error on images set aside stops falling", "qdrop", _STAGE, trial="held-out-stop"
+    ),
+    "half-steps": Variant("after half of the steps", "qdrop", _STAGE, 0.5),
+}
+"""When a group's steps end before the last one; with 125 steps of the network as a whole behind them."""
 BUDGETS = {"whole": Variant("the whole method", "qdrop-mrecg", {})}
 """Everything as it is by default, with the steps that are asked for."""
-GROUPS = {"joins": JOINS, "network": CODES, "budgets": BUDGETS}
-VARIANTS = JOINS | CODES | BUDGETS
+GROUPS = {"joins": JOINS, "network": CODES, "stops": STOPS, "budgets": BUDGETS}
+VARIANTS = JOINS | CODES | STOPS | BUDGETS

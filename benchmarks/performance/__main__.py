@@ -11,6 +11,7 @@
     python -m benchmarks.performance memory --network resnet18_small --side 28 --images 256 --memory 16MiB --steps 2000
     python -m benchmarks.performance range-memory
     python -m benchmarks.performance rounding                            # to nearest, against ONNX Runtime
+    python -m benchmarks.performance first-call                          # against torch's import and export
     python -m benchmarks.performance scaling
     python -m benchmarks.performance gpu --precision tfloat32 --cuda-graphs
     python -m benchmarks.performance gpu --device cpu --network resnet18_small --side 28 --images 64 --steps 20
@@ -24,6 +25,7 @@ from collections.abc import Sequence
 from benchmarks.commands import Command, rendering, run_command
 from benchmarks.performance import (
     default_run,
+    first_call,
     gpu,
     memory,
     network_step,
@@ -48,6 +50,7 @@ def main(given: Sequence[str] | None = None) -> None:
         Command("memory", memory.configure, memory.run),
         Command("range-memory", range_memory.configure, range_memory.run),
         Command("rounding", rounding.configure, rounding.run),
+        Command("first-call", first_call.configure, first_call.run),
         Command("scaling", scaling.configure, scaling.run),
         Command("gpu", gpu.configure, gpu.run),
         rendering("performance.md", write_performance),

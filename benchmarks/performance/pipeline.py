@@ -22,15 +22,28 @@ from benchmarks.performance.memory import peak_resident
 from benchmarks.performance.random_network import random_network
 from benchmarks.performance.results import performance_store
 from benchmarks.provenance import commit
+from benchmarks.store import Result
+from benchmarks.tables import table
 from mrecg import pipeline
 from mrecg.cache.activation_cache import ActivationCache
-from mrecg.optimize import reconstruction
+from mrecg.optimize import progress, reconstruction
 from mrecg.optimize.judge import Judge
 from mrecg.paper.networks import NETWORKS
 from mrecg.planning import estimate
 
-__all__ = ["configure", "run"]
+__all__ = ["configure", "pipeline_sections", "run"]
 
+SECONDS = """## Where the seconds go
+
+Whole runs, as fractions of the run; `evaluation` is of as many images as were calibrated with.
+"""
+ESTIMATES = """## The estimate beside the truth
+
+What `prepared.estimate()` says before the run / what the run takes, in CPU seconds, by the phases of the record. The plan by `loss`
+is known to the run alone; the estimate takes the plan by capacity for it.
+"""
+
+RUN = "network | method | run"
 PHASES: dict[str, list[tuple[Any, str]]] = {
     "capture": [(pipeline, "prepare_graph")],
     "finite pass": [(pipeline, "require_finite_activations")],
@@ -44,8 +57,16 @@ PHASES: dict[str, list[tuple[Any, str]]] = {
     "finished graph": [(pipeline, "export_frozen")],
 }
 """What is timed inside a run; the rest of it is `other`. What one phase calls of another counts as its own."""
-ESTIMATED = ("ranges", "optimization", "float pass", "quantized passes", "judge", "whole network")
-"""What the estimate of the seconds is of."""
+
+
+@contextlib.contextmanager
+def in_cpu_seconds() -> Iterator[None]:
+    """Let estimates and the clock of a run's phases count CPU seconds."""
+    clock = SimpleNamespace(perf_counter=time.process_time)
+    with contextlib.ExitStack() as stack:
+        for module in (estimate, pipeline, progress):
+            stack.enter_context(mock.patch.object(module, "time", clock))
+        yield
 
 
 @contextlib.contextmanager
@@ -81,11 +102,10 @@ def measure(network: str, method: str, steps: int, count: int) -> dict[str, Any]
     model, images = random_network(network, NETWORKS[network].preprocessing.crop, count)
     recipe = mrecg.preset(f"w2a4-{method}", {"reconstruct.steps": steps})
     seconds: dict[str, float] = defaultdict(float)
-    clock = SimpleNamespace(perf_counter=time.process_time)
-    with mock.patch.object(estimate, "time", clock):
+    with in_cpu_seconds():
         expected = mrecg.prepare(model, images, recipe=recipe).estimate()
     before, started = peak_resident(), time.process_time()
-    with timed(seconds):
+    with in_cpu_seconds(), timed(seconds):
         quantized = mrecg.quantize(model, images, recipe=recipe)
     peak = peak_resident()
     finished = time.process_time()
@@ -99,11 +119,8 @@ def measure(network: str, method: str, steps: int, count: int) -> dict[str, Any]
         "steps": steps,
         "images": count,
         "seconds": seconds,
-        "estimated": {
-            "seconds": expected.seconds,
-            "of": sum(seconds.get(phase, 0) for phase in ESTIMATED),
-            "memory_gib": expected.memory / 2**30,
-        },
+        "estimated": {"phases": expected.phases, "memory_gib": expected.memory / 2**30},
+        "taken": quantized.record.seconds,
         "memory_gib": {"before": before / 2**30, "peak": peak / 2**30},
         "commit": commit(),
         "environment": quantized.record.environment,
@@ -128,4 +145,40 @@ def run(arguments: argparse.Namespace) -> None:
         total = sum(result["seconds"].values())
         parts = {name: f"{value / total:.1%}" for name, value in result["seconds"].items()}
         print(f"{network} {method}, {steps} steps: {total:.0f} s, {parts}", flush=True)
-        print(f"estimate {result['estimated']}, memory {result['memory_gib']}", flush=True)
+        for phase, taken in result["taken"].items():
+            expected = result["estimated"]["phases"][phase]
+            print(f"{phase}: estimated {expected:.1f} s, taken {taken:.1f} s", flush=True)
+        print(f"memory {result['estimated']['memory_gib']}, {result['memory_gib']}", flush=True)
+
+
+def pipeline_sections(results: list[Result]) -> list[str]:
+    """Return the tables: where the seconds go, and what was estimated."""
+    phases = list(dict.fromkeys(phase for found in results for phase in found["seconds"]))
+    estimated = [found for found in results if "taken" in found]
+    sections = [
+        SECONDS,
+        *table(f"{RUN} | seconds | {' | '.join(phases)}", _shares(results, phases)),
+    ]
+    if estimated:
+        head = f"{RUN} | {' | '.join(estimated[0]['taken'])} | estimate ÷ run"
+        sections += ["", ESTIMATES, *table(head, map(_estimated, estimated))]
+    return sections
+
+
+def _shares(results: list[Result], phases: list[str]) -> Iterator[list[str]]:
+    for found in results:
+        total = sum(found["seconds"].values())
+        parts = (found["seconds"].get(phase, 0) / total for phase in phases)
+        yield [*_run_of(found), f"{total:.0f}", *(f"{one:.1%}" if one else "" for one in parts)]
+
+
+def _estimated(found: Result) -> list[str]:
+    taken, expected = found["taken"], found["estimated"]["phases"]
+    cells = [f"{expected[phase]:.1f} / {seconds:.1f}" for phase, seconds in taken.items()]
+    ratio = sum(expected.values()) / sum(taken.values())
+    return [*_run_of(found), *cells, f"**{ratio:.2f}**"]
+
+
+def _run_of(found: Result) -> list[str]:
+    run = f"{found['steps']} steps, {found['images']} images"
+    return [found["network"], found["method"], run]

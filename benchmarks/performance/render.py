@@ -4,6 +4,8 @@ import statistics
 from pathlib import Path
 
 from benchmarks.accuracy.results import accuracy_store, authors_results
+from benchmarks.performance.first_call import first_call_section
+from benchmarks.performance.pipeline import pipeline_sections
 from benchmarks.performance.results import performance_store
 from benchmarks.performance.window_step import windows_section
 from benchmarks.store import Result
@@ -41,11 +43,6 @@ PAIRED = """## Against an earlier version
 
 The step of this version ÷ that of an earlier commit (`step --against`), in one process, step by step in turns, on the same
 network and images; geometric mean over the units.
-"""
-PIPELINE = """## Where the seconds go
-
-Whole runs, as fractions of the run; `evaluation` is of as many images as were calibrated with. The estimate is that of the
-passes and steps.
 """
 DEFAULTS = """
 ## A default run, before and now
@@ -112,25 +109,6 @@ def _ablations(results: list[Result]) -> list[str]:
         if r["without"] and (key := (r["network"], r["side"], r["method"])) in full
     ]
     return table("network | method | taken away | ratio without | with", rows)
-
-
-def _pipelines(results: list[Result]) -> list[str]:
-    phases = list(dict.fromkeys(phase for found in results for phase in found["seconds"]))
-    rows = []
-    for found in results:
-        total = sum(found["seconds"].values())
-        shares = [_share(found["seconds"].get(phase, 0), total) for phase in phases]
-        run = f"{found['steps']} steps, {found['images']} images"
-        expected = found.get("estimated")
-        ratio = f"{expected['seconds'] / expected['of']:.2f}" if expected else ""
-        rows.append([found["network"], found["method"], run, f"{total:.0f}", *shares, ratio])
-    return table(
-        " | ".join(["network", "method", "run", "seconds", *phases, "estimate ÷ run"]), rows
-    )
-
-
-def _share(seconds: float, total: float) -> str:
-    return f"{seconds / total:.1%}" if seconds else ""
 
 
 def _rounding(results: list[Result]) -> list[str]:
@@ -303,6 +281,7 @@ def write_performance(folder: Path, page: Path) -> int:
         "pipeline",
         "default_run",
         "rounding",
+        "first_call",
         "gpu",
         "scaling",
         "memory",
@@ -337,9 +316,10 @@ def write_performance(folder: Path, page: Path) -> int:
         ),
         *windows_section(folder),
         *paired,
-        *(PIPELINE, *_pipelines(found["pipeline"]), ""),
+        *(*pipeline_sections(found["pipeline"]), ""),
         *defaults,
         *rounding,
+        *first_call_section(found["first_call"]),
         AUTHORS,
         *_authors(found["pipeline"], found["step"], accuracy, authors),
         *("", f"Authors' code: {authors['times']['source']}\n"),

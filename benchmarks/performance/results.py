@@ -16,6 +16,7 @@ KEYS = {
     "memory": ("network", "side", "images", "steps"),
     "range_memory": ("inputs", "outputs"),
     "rounding": ("network", "side", "images"),
+    "first_call": (),
     "scaling": ("units", "images"),
     "gpu": (
         *("device", "network", "side", "images", "preset", "steps"),

@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from mrecg.collection import collection_paused
 from mrecg.config.presets import preset
 from mrecg.config.recipe import Recipe, read_recipe
 from mrecg.errors import MrecgError
@@ -96,7 +97,9 @@ _NEEDS_TORCH = {
 def __getattr__(name: str) -> Any:
     """Import what needs torch when it is first used: `mrecg --help` should answer at once."""
     if name in _NEEDS_TORCH:
-        return getattr(import_module(_NEEDS_TORCH[name]), name)
+        with collection_paused():
+            module = import_module(_NEEDS_TORCH[name])
+        return getattr(module, name)
     raise AttributeError(f"module 'mrecg' has no attribute '{name}'")
 
 

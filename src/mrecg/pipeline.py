@@ -51,7 +51,9 @@ __all__ = ["PLAN", "PreparedModel", "prepare"]
 PLAN = "plan.json"
 """Beside the checkpoints of an unfinished run whose plan was given."""
 _PROBED = 8
-"""Images that the estimate of time runs on."""
+"""Images that the estimate of time runs on; a single one where nothing is learned, which takes no longer than an estimate."""
+_FREEZING = 0.5
+"""Time of the finished graph's capture, as a fraction of that of the float network with quantizers and their ranges."""
 
 
 @default_torch_modes()
@@ -120,6 +122,10 @@ class PreparedModel:
             PlanError: the plan, or the recipe's rule, does not fit the model.
             RecipeError: `reconstruct.answer` does not fit its outputs.
         """
+        self._check_arguments(plan)
+        self._require_finite(_PROBED)
+
+    def _check_arguments(self, plan: Plan | None) -> None:
         check_image_count(len(self.images), self.recipe.reconstruct)
         distributed.share_of_images(self.images)
         find_answers(self.graph.chain, self.recipe)
@@ -127,7 +133,6 @@ class PreparedModel:
             check_plan(plan, self.graph.chain.units)
         elif self.recipe.plan.join != "loss":
             make_plan(self.graph.chain.units, self.recipe.plan)
-        self._require_finite(_PROBED)
 
     def _require_finite(self, count: int | None = None, shortages: Shortages | None = None) -> None:
         """Refuse what the float network makes no numbers of: of the first images, or of all of this process."""
@@ -175,8 +180,7 @@ class PreparedModel:
         ahead = self._estimate(short, single_plan(units), images)
         plan = make_plan(units, rule.model_copy(update={"join": "capacity"}))
         taken = {unit.name: short.reconstruct.step_count for unit in units}
-        found = self._estimate(self.recipe, plan, images, taken)
-        return replace(found, seconds=ahead.seconds + found.seconds)
+        return self._estimate(self.recipe, plan, images, taken).behind(ahead)
 
     @default_torch_modes()
     @forget_captures()
@@ -211,7 +215,7 @@ class PreparedModel:
     ) -> QuantizedModel:
         clock = PhaseClock(capture=self.seconds)
         shortages = Shortages(lambda line: report(Progress("memory", note=line)))
-        self.check(plan)
+        self._check_arguments(plan)
         # Before hours of work build on them; where nothing is learned, the groups' own passes come soon enough.
         if self.recipe.reconstruct.step_count:
             self._require_finite(shortages=shortages)
@@ -222,25 +226,26 @@ class PreparedModel:
             plan = check_plan(plan, self.graph.chain.units)
         clock.lap("plan")
         with phase(report, "estimate"):
-            report(self._estimate(self.recipe, plan, None, dict(state.steps)))
-        found = self._optimize_groups(
+            found = self._estimate(self.recipe, plan, None, dict(state.steps))
+            report(found.without(*clock.laps))
+        tuned = self._optimize_groups(
             self.recipe, plan, "tune", report, shortages, state, checkpoints
         )
         clock.lap("reconstruction")
         state, network = self._optimize_network(
-            found.state, report, shortages, augment, checkpoints
+            tuned.state, report, shortages, augment, checkpoints
         )
         clock.lap("network")
         with phase(report, "freeze"):
             program = export_frozen(self.graph.freeze(state), self.images[:2].to(self.graph.device))
         clock.lap("freeze")
-        quantizers = self.graph.describe(state, found.distributions)
+        quantizers = self.graph.describe(state, tuned.distributions)
         record = Record(
-            units=found.units,
-            groups=found.groups,
-            plan=plan.after([group.units for group in found.groups], found.joins),
+            units=tuned.units,
+            groups=tuned.groups,
+            plan=plan.after([group.units for group in tuned.groups], tuned.joins),
             quantizers=quantizers,
-            oscillation=Oscillation.at_ends(found.units, [group.units for group in found.groups]),
+            oscillation=Oscillation.at_ends(tuned.units, [group.units for group in tuned.groups]),
             network=network,
             size=model_size(quantizers, program.state_dict),
             left_in_float=self.graph.left_in_float,
@@ -382,8 +387,12 @@ class PreparedModel:
     ) -> Estimate:
         given = len(self.images) // distributed.count() if images is None else images
         counts = split_counts(given, self.recipe)
-        probe = self.images[:_PROBED]
-        return estimate_run(self.graph, probe, counts, recipe, plan, self.memory, taken)
+        probe = self.images[
+            : _PROBED if recipe.reconstruct.step_count or recipe.network_steps else 1
+        ]
+        found = estimate_run(self.graph, probe, counts, recipe, plan, self.memory, taken)
+        phases = {"capture": self.seconds, **found.phases, "freeze": _FREEZING * self.seconds}
+        return replace(found, phases=phases)
 
 
 def _input_shapes(images: ModelInputs) -> dict[str, Any]:

@@ -57,6 +57,25 @@ def test_what_is_stored_comes_back(
     assert not list(tmp_path.iterdir())  # the file has no name
 
 
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_chosen_images_are_read_where_they_are(shape: tuple[int, ...]) -> None:
+    """As if they had been copied; what is read is the reader's own."""
+    x, numbers = values(*shape), torch.tensor([1, 2, 5, 8])
+    before = x.clone()
+    chosen, copied = Storage(CPU).wrap(x, numbers), Storage(CPU).wrap(x[numbers])
+    some = torch.tensor([3, 0])
+    assert len(chosen) == 4
+    pairs = [(chosen.portion(1, 3), copied.portion(1, 3)), (chosen.batch(some), copied.batch(some))]
+    if len(shape) == 3:
+        cut = Cut(torch.tensor([0, 2]), torch.tensor([1, 0]), shape[1] - 2, shape[2] - 2)
+        pairs.append((chosen.batch(some, cut), copied.batch(some, cut)))
+    for found, wanted in pairs:
+        assert torch.equal(found, wanted)
+        assert found.stride() == wanted.stride()
+        found.zero_()
+    assert torch.equal(x, before)
+
+
 def test_half_precision_saturates() -> None:
     stored = Storage(CPU, half=True).allocate(1, (2,))
     stored.write(0, torch.tensor([[1e9, -1e9]]))

@@ -11,7 +11,14 @@ from mrecg.optimize.progress import Progress
 from mrecg.planning.estimate import Estimate
 from screens import shown
 
-ESTIMATE = Estimate(values=3 << 30, files=1 << 30, working=1 << 20, weights=1 << 20, seconds=600)
+ESTIMATE = Estimate(
+    values=3 << 30,
+    files=1 << 30,
+    working=1 << 20,
+    weights=1 << 20,
+    phases={"reconstruction": 400, "network": 200},
+    steps={},
+)
 LONG = ("layer1.0.conv_with_a_long_name", "layer1.1.conv_with_a_long_name")
 
 

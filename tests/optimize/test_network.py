@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import mrecg
 import toys
 from mrecg import pipeline
+from mrecg.graph.inputs import ChosenInputs
 from mrecg.optimize import network_objective
 from mrecg.preparation.judging import split_counts, split_images
 from mrecg.runs.folder import QuantizedModel
@@ -322,6 +323,18 @@ def test_more_images_than_the_groups_read(monkeypatch: pytest.MonkeyPatch) -> No
     assert record.images == 32
 
 
+def test_images_that_are_set_aside_are_not_copied() -> None:
+    """Nor are the others: calibration images are in memory once."""
+    images = toys.images(32)
+    split = split_images(images, mrecg.preset("w3a3-brecq", STEPS))
+    assert isinstance(split.groups, ChosenInputs)
+    assert isinstance(split.network, ChosenInputs)
+    assert split.groups.inputs is split.network.inputs is images
+    assert isinstance(split.judging, torch.Tensor)
+    assert split.judging.data_ptr() == images.data_ptr()
+    assert torch.equal(split.network[:7], images[1:8])
+
+
 @pytest.mark.parametrize("learn", ["scales", "codes"])
 def test_the_counts_of_images_are_those_of_the_split(learn: str) -> None:
     for images, first in ((32, None), (33, 8), (2, None)):
@@ -329,4 +342,4 @@ def test_the_counts_of_images_are_those_of_the_split(learn: str) -> None:
             "w3a3-brecq", STEPS | {"network.learn": learn, "reconstruct.images": first}
         )
         split = split_images(toys.images(images), recipe)
-        assert split_counts(images, recipe) == (len(split.groups), len(split.judging))
+        assert split_counts(images, recipe) == (images, *map(len, split))

@@ -1,6 +1,7 @@
 """The estimate of memory and time: against what a run holds, and against steps counted on paper."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ import mrecg
 import toys
 from mrecg.cache.storage import CachedActivation, Storage
 from mrecg.errors import DataError, PlanError
+from mrecg.optimize import network
 from mrecg.optimize.progress import Progress
+from mrecg.optimize.step import Step
 from mrecg.planning import estimate
 from mrecg.planning.estimate import Estimate
 from mrecg.preparation.prepared_graph import PreparedGraph
@@ -54,30 +57,65 @@ def test_the_estimate_counts_every_value_that_is_held(
     assert not any(one["device"] for one in held)
 
 
-def test_the_estimate_of_time_knows_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of every unit: what the plan's run has taken, it need not take again; a join that is tried takes its units' steps twice."""
+@pytest.mark.parametrize("join", ["none", "capacity", "loss"])
+def test_the_estimate_has_every_phase_and_the_steps_that_are_taken(
+    join: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the plan's run has taken need not be taken again; a join that is tried takes its units' steps twice."""
+    taken = {"groups": 0, "network": 0}
+    for name, owner, attribute in (
+        ("groups", Step, "__call__"),
+        ("network", network, "_accumulate"),
+    ):
+        original = getattr(owner, attribute)
+
+        def counted(*given: Any, _name: str = name, _original: Any = original, **more: Any) -> Any:
+            taken[_name] += 1
+            return _original(*given, **more)
+
+        monkeypatch.setattr(owner, attribute, counted)
+    settings = {"plan.join": join, "plan.count": 1, "reconstruct.early_stop": False}
+    steps = {"reconstruct.steps": 8, "network.steps": 3, "reconstruct.batch_size": 8}
+    prepared = prepare(mrecg.preset("w4a4-brecq", settings | steps))
+    events: list[Progress | Estimate] = []
+    before, record = prepared.estimate(), prepared.quantize(progress=events.append).record
+    (during,) = (one for one in events if isinstance(one, Estimate))
+    assert list(before.phases) == list(record.seconds)
+    assert all(value > 0 for value in before.phases.values())
+    assert before.seconds == sum(before.phases.values())
+    assert list(during.phases) == ["reconstruction", "network", "freeze"]  # those ahead
+    in_groups = taken["groups"] - (2 * 5 if join == "loss" else 0)
+    assert during.steps == {"reconstruction": in_groups, "network": 3}
+    assert before.steps["plan"] == taken["groups"] - in_groups
+    assert before.steps["network"] == taken["network"] == 3
+    if join != "loss":  # else that of the capacity stands in for the plan
+        assert before.steps["reconstruction"] == in_groups
+
+
+def test_the_estimate_of_time_follows_steps_and_images(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds: dict[str, float] = {}
     monkeypatch.setattr(estimate, "_forward_seconds", lambda prepared, images: seconds)
-    settings = {"reconstruct.steps": 40, "reconstruct.batch_size": 8, "plan.count": 1}
-    single = mrecg.preset("w4a4-brecq", settings | {"network.steps": 20})
-    prepared = prepare(single, 32)
-    units = prepared.graph.chain.units
-    seconds |= {unit.name: 2.0**index for index, unit in enumerate(units)}
-    total, step, passes = sum(seconds.values()), 8 * 4.0, 3 * 32
-    assert prepared.estimate().seconds == total * (3 * 28 + step * (40 + 20))
-    for join in ("capacity", "loss"):
-        joined = single.override({"plan.join": join, "network.steps": 0})
-        by_capacity = prepare(joined.override({"plan.join": "capacity"}))
-        (pair,) = by_capacity.plan().joined
-        jointly = sum(seconds[name] for name in pair)
-        # The images that judge run, too.
-        expected = total * (2 * passes + step * 40) + jointly * step * 80
-        if join == "loss":  # a run of a quarter of the steps, which all continue
-            expected += total * (passes + step * 10)
-            expected -= step * (10 * total + 20 * jointly)
-        assert prepare(joined, 32).estimate().seconds == expected
-        kept = prepare(joined.override({"plan.keep": "all", "plan.join": "capacity"}), 32)
-        assert kept.estimate().seconds == total * (passes + step * 40) + jointly * step * 40
+    settings = {"reconstruct.steps": 40, "reconstruct.batch_size": 8, "network.steps": 20}
+    recipe = mrecg.preset("w4a4-brecq", settings)
+    prepared = prepare(recipe, 32)
+    seconds |= {unit.name: 2.0**at for at, unit in enumerate(prepared.graph.chain.units)}
+    total, phases = sum(seconds.values()), prepared.estimate().phases
+    assert phases["plan"] == total * 32  # every image is looked at
+    more = {"reconstruct.steps": 50, "network.steps": 70}
+    further = prepare(recipe.override(more), 32).estimate().phases
+    step = total * 8
+    grown = {name: (further[name] - phases[name]) / step for name in ("reconstruction", "network")}
+    assert grown == pytest.approx(
+        {"reconstruction": 10 * estimate._GROUP_STEP, "network": 50 * estimate._NETWORK_STEP}
+    )
+    # Seven eighths of the images tune, the rest judges in eight views.
+    none = prepare(recipe.override({"reconstruct.steps": 0, "network.steps": 0}), 32).estimate()
+    quantized = estimate._QUANTIZED_PASS
+    assert none.phases["reconstruction"] == pytest.approx(total * 32 * (1 + quantized))
+    assert none.phases["network"] == none.phases["plan"] == 0
+    assert phases["network"] == pytest.approx(
+        total * (28 + 2 * 32 * (1 + quantized)) + step * 20 * estimate._NETWORK_STEP
+    )
 
 
 def test_capacity_stands_in_for_a_loss_that_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +131,8 @@ def test_capacity_stands_in_for_a_loss_that_is_not_known(monkeypatch: pytest.Mon
     assert of_loss.seconds > of_capacity.seconds
     # A plan that is given needs no run.
     plan = prepare(by_capacity).plan()
-    assert prepare(by_loss).estimate(plan) == of_capacity
+    given = prepare(by_loss).estimate(plan)
+    assert (given.values, given.steps) == (of_capacity.values, of_capacity.steps)
 
 
 def test_an_estimate_for_other_images_and_another_plan() -> None:
@@ -139,22 +178,6 @@ def test_the_estimate_arrives_once_before_the_groups(join: str) -> None:
     assert found.values > 0
     if join != "loss":
         assert found.memory == prepared.estimate().memory
-
-
-def test_the_estimate_of_a_run_for_the_loss_knows_the_plan_that_it_found(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """No stand-in is needed any more, and the steps that units have taken are behind them."""
-    names = ["stem", "stage.one", "stage.two", "stage.three", "fc"]
-    seconds = {name: 2.0**index for index, name in enumerate(names)}
-    monkeypatch.setattr(estimate, "_forward_seconds", lambda prepared, images: seconds)
-    settings = {"plan.join": "loss", "plan.count": 1, "plan.keep": "all", "network.steps": 0}
-    events: list[Progress | Estimate] = []
-    recipe = mrecg.preset("w4a4-brecq", QUICK | settings | {"reconstruct.steps": 8})
-    plan = prepare(recipe).quantize(progress=events.append).record.plan
-    (found,) = (one for one in events if isinstance(one, Estimate))
-    steps = sum(6 * len(group) * sum(seconds[name] for name in group) for group in plan.groups)
-    assert found.seconds == 3 * 16 * sum(seconds.values()) + 8 * 4.0 * steps
 
 
 def test_too_few_images_are_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:

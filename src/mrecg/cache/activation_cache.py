@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mrecg import distributed
 from mrecg.cache.storage import CachedActivation, Storage
-from mrecg.graph.inputs import ModelInputs
+from mrecg.graph.inputs import ChosenInputs, ModelInputs
 from mrecg.graph.units import Chain, Unit
 from mrecg.planning.cost import images_per_pass
 from mrecg.preparation.prepared_graph import Binding
@@ -71,7 +71,7 @@ class ActivationCache:
     def __init__(
         self,
         chain: Chain,
-        images: ModelInputs,
+        images: ModelInputs | ChosenInputs,
         device: torch.device,
         storage: Storage | None = None,
         quantized: int | None = None,
@@ -80,8 +80,11 @@ class ActivationCache:
         self._storage = storage or Storage(device)
         self.shortages = self._storage.shortages
         self._parts = Parts(self.shortages, "passes through units")
+        given, numbers = (
+            (images.inputs, images.numbers) if isinstance(images, ChosenInputs) else (images, None)
+        )
         self.of_float: dict[str, CachedActivation] = {
-            name: self._storage.wrap(one) for name, one in chain.named(images).items()
+            name: self._storage.wrap(one, numbers) for name, one in chain.named(given).items()
         }
         self.of_quantized: dict[str, CachedActivation] = dict(self.of_float)
         self.power: dict[str, float] = {}

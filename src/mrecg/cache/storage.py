@@ -134,6 +134,29 @@ class _InMemory(CachedActivation):
 
 
 @final
+class _Chosen(CachedActivation):
+    """Some rows of others, in the order of their numbers; they are read and not written."""
+
+    def __init__(
+        self, rows: _InMemory, numbers: Tensor, channels_last: bool, device: torch.device
+    ) -> None:
+        super().__init__(len(numbers), rows.shape[1:], channels_last, device)
+        self._rows, self._numbers = rows, numbers
+
+    def _gather(self, chosen: Tensor) -> Tensor:
+        return self._rows._gather(self._numbers[chosen])
+
+    def _gather_windows(self, chosen: Tensor, cut: Cut) -> Tensor:
+        return self._rows._gather_windows(self._numbers[chosen], cut)
+
+    def _slice(self, first: int, last: int) -> Tensor:
+        return self._rows._gather(self._numbers[first:last])
+
+    def _put(self, first: int, rows: Tensor) -> None:
+        raise AssertionError("the images are the caller's")
+
+
+@final
 class _OnDisk(CachedActivation):
     """Rows in a file without a name, so that whatever ends the process removes it.
 
@@ -230,12 +253,15 @@ class Storage:
         self._dtype = torch.float16 if half else torch.float32
         self._places: dict[int, tuple[Place, int]] = {}
 
-    def wrap(self, images: Shaped[Tensor, "n *shape"]) -> CachedActivation:
-        """Return an input of the caller's where it is; it is not counted."""
+    def wrap(
+        self, images: Shaped[Tensor, "n *shape"], numbers: Int64[Tensor, " some"] | None = None
+    ) -> CachedActivation:
+        """Return an input of the caller's where it is, for all images or those with some numbers; it is not counted."""
         # With one channel both layouts are one, and only the right strides tell a convolution so.
         gray = images.shape[1:2] == (1,)
         rows = images.contiguous().view(len(images), math.prod(images.shape[1:]))
-        return _InMemory(rows, images.shape[1:], gray, self._device)
+        whole = _InMemory(rows, images.shape[1:], gray, self._device)
+        return whole if numbers is None else _Chosen(whole, numbers, gray, self._device)
 
     def allocate(self, images: int, shape: Sequence[int]) -> CachedActivation:
         """Return room for one activation of all images; where memory runs out, on the host, or in a file.

@@ -274,8 +274,8 @@ class Reconstruction(Settings):
         keep_quantized_probability: 1 is BRECQ; below, each activation stays float with the rest (QDrop).
         precision: of the convolutions and matrix products while something is learned; `bfloat16` rounds their inputs to 8
             bits and, where the processor has it, is faster for dense convolutions but not for depthwise ones;
-            `tfloat32` rounds them to 11 bits on CUDA devices and changes nothing on others. What is learned stays in
-            float32.
+            `tfloat32` rounds them to 11 bits on CUDA devices and changes nothing on others; `auto` is `bfloat16` for groups
+            without grouped convolutions on processors that multiply in it, and else `float32`. What is learned stays in float32.
         cuda_graphs: whether a CUDA device repeats a recorded step where it can, which spares it waiting for the host.
         cache: precision of the stored inputs and targets; `float16` halves memory and rounds them to 11 bits, to
             fewer below 6e-5, and cuts them off at 65,504.
@@ -300,7 +300,7 @@ class Reconstruction(Settings):
     penalty_at: Literal["start", "end"] = "start"
     beta: tuple[_Exponent, _Exponent] = (20.0, 2.0)
     keep_quantized_probability: float = Field(default=1.0, gt=0, le=1)
-    precision: Precision = "float32"
+    precision: Precision | Literal["auto"] = "float32"
     cuda_graphs: bool = True
     cache: Literal["float32", "float16"] = "float32"
     batches: Literal["reshuffled", "fixed"] = "reshuffled"

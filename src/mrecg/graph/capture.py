@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
+from mrecg.collection import collection_paused
 from mrecg.errors import CaptureError
 from mrecg.graph.batch_norm import ignore_running_statistics
 from mrecg.graph.captures import release_inputs
@@ -89,7 +90,7 @@ def _traced(model: nn.Module, example: ModelInputs) -> ExportedProgram:
 
 def _export(model: nn.Module, example: ModelInputs) -> ExportedProgram:
     given = tensors_of(example)
-    with _quiet():
+    with _quiet(), collection_paused():
         program = torch.export.export(
             model, given, dynamic_shapes=({0: torch.export.Dim.DYNAMIC},) * len(given)
         )

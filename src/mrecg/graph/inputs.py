@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 from torch import Tensor, nn
 
 from mrecg.errors import DataError
 
 __all__ = [
+    "ChosenInputs",
     "ModelInputs",
     "NamedInputs",
     "are_images",
@@ -73,6 +75,27 @@ class NamedInputs:
 
 ModelInputs = Tensor | NamedInputs
 """What a network is given."""
+
+
+@dataclass(frozen=True, eq=False)
+class ChosenInputs:
+    """The inputs for some images, which are not copied before they are read.
+
+    Attributes:
+        inputs: for all images.
+        numbers: of those that are chosen.
+    """
+
+    inputs: ModelInputs
+    numbers: Int64[Tensor, " n"]
+
+    def __len__(self) -> int:
+        """Return the number of chosen images."""
+        return len(self.numbers)
+
+    def __getitem__(self, some: slice | Tensor) -> ModelInputs:
+        """Return the inputs for some of the chosen images."""
+        return self.inputs[self.numbers[some]]
 
 
 def as_inputs(value: Any, where: str) -> Any:

@@ -23,6 +23,7 @@ from mrecg.optimize.schedule import (
     shuffled_batches,
 )
 from mrecg.optimize.step import Batch, Step, read_values
+from mrecg.planning.precision import choose_precision
 from mrecg.planning.windows import View, find_view
 from mrecg.preparation.prepared_graph import PreparedGraph
 from mrecg.quantizers.activation import FakeQuantizer
@@ -145,7 +146,7 @@ def optimize_group(
         learned,
         Adam(*groups),
         mask,
-        settings.precision,
+        choose_precision(settings.precision, units, learned[0].device),
         Parts(shortages or Shortages(), "steps of groups"),
     )
     result = _run(step, list(variables.roundings.values()), values, settings, seed, report)

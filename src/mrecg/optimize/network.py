@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mrecg import distributed
 from mrecg.config.recipe import Recipe
-from mrecg.graph.inputs import ModelInputs, joined
+from mrecg.graph.inputs import ChosenInputs, ModelInputs, joined
 from mrecg.optimize.adam import Adam
 from mrecg.optimize.augmentation import Augment, make_augment
 from mrecg.optimize.checkpoints import Checkpoints, NetworkCheckpoint
@@ -29,7 +29,7 @@ from mrecg.optimize.schedule import (
     report_interval,
     shuffled_batches,
 )
-from mrecg.preparation.judging import JUDGED_EVERY, SplitImages
+from mrecg.preparation.judging import SplitImages, judged_views
 from mrecg.preparation.prepared_graph import Binding, PreparedGraph
 from mrecg.quantizers.activation import FakeQuantizer
 from mrecg.quantizers.latent import LatentCodes, LearnedWeight, ScaledCodes
@@ -46,8 +46,6 @@ LARGEST_NETWORK_ACTIVATION_RATE = 1e-3
 NETWORK_WEIGHT_SCALE_REACH = 3.0
 """Rate × steps of the weight scales, in code units."""
 LARGEST_NETWORK_WEIGHT_SCALE_RATE = 3e-2
-SMALLEST_JUDGED = 256
-"""Images, or views of them, that decide whether the stage is kept."""
 REPORTS_PER_CHECKPOINT = 4
 """Variables and moments are three times the network: at each report, to write them would take a percent of a short run."""
 
@@ -220,17 +218,12 @@ def _views(recipe: Recipe, purpose: str) -> tuple[Sequence[str], int]:
 
 
 def _judged(images: ModelInputs, recipe: Recipe, augment: Augment | None) -> ModelInputs:
-    """Return images that tuned nothing and, where they are few, views of them, like those that the stage learns from.
-
-    A few dozen images alone can call a stage worse that brings a network much nearer to float.
-    """
+    """Return images that tuned nothing and, where they are few, views of them, like those that the stage learns from."""
     names, seed = _views(recipe, "judged views")
     if augment is None and not names:
         return images
     views = augment or make_augment(names, seed)
-    # Of all calibration images together at most, so that the work stays in proportion to them.
-    times = min(math.ceil(SMALLEST_JUDGED / len(images)), JUDGED_EVERY)
-    return joined([images, *(views(images) for _ in range(times - 1))])
+    return joined([images, *(views(images) for _ in range(judged_views(len(images)) - 1))])
 
 
 def _run(
@@ -239,7 +232,7 @@ def _run(
     variables: _Variables,
     objective: NetworkObjective,
     parts: Parts,
-    images: ModelInputs,
+    images: ModelInputs | ChosenInputs,
     augment: Augment,
     recipe: Recipe,
     report: Callable[[int, float], None],
@@ -265,7 +258,7 @@ def _run(
         batch = augment(images[next(batches)])
         if step < start:
             continue
-        with matmul_precision(settings.precision, prepared.device):
+        with matmul_precision(objective.precision, prepared.device):
             take = partial(_accumulate, batch, objective, variables, fixed, learned)
             _, loss = parts.run(min(objective.images_at_once, len(batch)), take)
             distributed.average_gradients(learned)

@@ -14,11 +14,12 @@ from mrecg.cache.activation_cache import run_float_units, run_quantized_units
 from mrecg.config.recipe import Recipe
 from mrecg.config.settings import Answer, Precision
 from mrecg.errors import RecipeError
-from mrecg.graph.inputs import ModelInputs
+from mrecg.graph.inputs import ChosenInputs, ModelInputs
 from mrecg.graph.units import Chain
 from mrecg.optimize.answer_distance import AnswerDistance
 from mrecg.optimize.tables import TableFigures
 from mrecg.planning.cost import images_per_pass, images_per_training_pass
+from mrecg.planning.precision import choose_precision
 from mrecg.preparation.prepared_graph import Binding, PreparedGraph
 from mrecg.quantizers.losses import SMALLEST_POWER, signal_power
 from mrecg.shortage import Parts, Shortages
@@ -70,6 +71,7 @@ class NetworkObjective:
         shortages: are told where memory is not enough for as many images as planned.
 
     Attributes:
+        precision: of convolutions and products while something is learned.
         images_at_once: images that one forward and backward pass takes.
         taken_for: what `auto` takes the tables among the outputs for.
     """
@@ -77,14 +79,16 @@ class NetworkObjective:
     def __init__(
         self,
         prepared: PreparedGraph,
-        images: ModelInputs,
+        images: ModelInputs | ChosenInputs,
         recipe: Recipe,
         shortages: Shortages,
     ) -> None:
         self._chain, self._device = prepared.chain, prepared.device
         self.images_at_once = images_per_training_pass(self._chain.units)
         stage = recipe.network
-        self._feature_weight, self._precision = stage.feature_weight, recipe.reconstruct.precision
+        self._feature_weight = stage.feature_weight
+        units, wanted = self._chain.units, recipe.reconstruct.precision
+        self.precision = choose_precision(wanted, units, self._device)
         self._parts = Parts(shortages, "passes through the network")
         self._measured_at_once = min(map(images_per_pass, self._chain.units))
         self._answers = find_answers(self._chain, recipe)
@@ -108,7 +112,7 @@ class NetworkObjective:
         )
 
     def __call__(self, images: ModelInputs, bindings: Mapping[str, Binding]) -> Float[Tensor, ""]:
-        made, wanted = self._run_both(images, bindings, self._precision)
+        made, wanted = self._run_both(images, bindings, self.precision)
         distance = self._distance(made, wanted)
         if not self._feature_weight:
             return distance
@@ -126,7 +130,7 @@ class NetworkObjective:
         """
         added = 0.0
         measure = partial(self._measure, images, bindings)
-        for first, last, distance in self._portions(images, measure):
+        for first, last, distance in self._portions(len(images), measure):
             added += distance * (last - first)
         (found,) = distributed.average([added / len(images)])
         return math.inf if math.isnan(found) else found
@@ -147,7 +151,7 @@ class NetworkObjective:
 
     @torch.no_grad()
     def _measure_outputs(
-        self, images: ModelInputs
+        self, images: ModelInputs | ChosenInputs
     ) -> tuple[dict[str, float], dict[str, TableFigures]]:
         """Return the power of each unit's outputs, and figures of the tables among the network's outputs."""
         powers = {name: 0.0 for unit in self._chain.units for name in unit.outputs}
@@ -160,7 +164,7 @@ class NetworkObjective:
         def forward(first: int, last: int) -> Mapping[str, Tensor]:
             return self._run_float(images[first:last].to(self._device))
 
-        for first, last, made in self._portions(images, forward):
+        for first, last, made in self._portions(len(images), forward):
             for name in powers:
                 power = float(signal_power(made[name], self._chain.channels[name]))
                 powers[name] += power * (last - first) / len(images)
@@ -184,6 +188,6 @@ class NetworkObjective:
         return float(self._distance(*self._run_both(images[first:last], bindings, "float32")))
 
     def _portions(
-        self, images: ModelInputs, work: Callable[[int, int], _Result]
+        self, images: int, work: Callable[[int, int], _Result]
     ) -> Iterator[tuple[int, int, _Result]]:
-        return self._parts.over(len(images), self._measured_at_once, work)
+        return self._parts.over(images, self._measured_at_once, work)

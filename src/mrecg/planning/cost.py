@@ -25,7 +25,7 @@ __all__ = [
     "saved_bytes",
 ]
 
-IMAGES_OF_LOSSES = 64
+IMAGES_OF_LOSSES = 32
 """Images of each process that the record's losses are measured on at most, where no group is optimized."""
 _MOST_IMAGES = 64
 _SAVED_PER_ELEMENT = 3

@@ -4,7 +4,7 @@ import itertools
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,7 +25,9 @@ from mrecg.planning.cost import (
     planned_steps,
     saved_bytes,
 )
+from mrecg.planning.precision import choose_precision
 from mrecg.planning.windows import find_view
+from mrecg.preparation.judging import SplitCounts, judged_views
 from mrecg.preparation.prepared_graph import PreparedGraph
 from mrecg.quantizers.qdrop import RandomMask
 from mrecg.records.plan import Plan
@@ -33,8 +35,12 @@ from mrecg.torch_state import matmul_precision
 
 __all__ = ["Estimate", "estimate_run"]
 
-_STEP_PER_FORWARD = 4.0
-"""Cost of an optimization step in forward passes of as many images: forward, twice as much backward, and the rest."""
+_GROUP_STEP = 3.4
+"""Cost of a group's step in forward passes of as many images: forward, twice as much backward, and the rest."""
+_NETWORK_STEP = 4.0
+"""The same of the network as a whole, where the float network runs, too."""
+_QUANTIZED_PASS = 1.2
+"""Cost of a forward pass of quantized units in forward passes of the float ones."""
 _SAVED_PER_WEIGHT = 12
 """Tensors of a weight's size during a step: alpha, its gradient, two moments, and what rounding needs."""
 _HELD_PER_WEIGHT = 3
@@ -50,52 +56,84 @@ class Estimate:
         files: how many of them exceed the memory budget and go to files.
         working: bytes of an optimization step at most, or of the samples that ranges are found from, if these are more; what CUDA graphs hold besides is not counted.
         weights: bytes of the weights in all their forms.
-        seconds: of the reconstruction; extrapolated from one forward pass.
+        phases: seconds of each phase that is ahead, by its name in the record; extrapolated from a forward pass.
+        steps: optimizer steps of those phases that may take some, at most: a group may stop early.
     """
 
     values: int
     files: int
     working: int
     weights: int
-    seconds: float
+    phases: Mapping[str, float]
+    steps: Mapping[str, int]
+
+    @property
+    def seconds(self) -> float:
+        """Return the seconds of all phases that are ahead."""
+        return sum(self.phases.values())
 
     @property
     def memory(self) -> int:
         """Return the bytes of memory, without the model and the images."""
         return self.values - self.files + self.working + self.weights
 
+    def behind(self, run: "Estimate") -> "Estimate":
+        """Return the same where the plan takes a run of its own, whose groups are estimated there."""
+        return replace(
+            self,
+            phases={**self.phases, "plan": self.phases["plan"] + run.phases["reconstruction"]},
+            steps={**self.steps, "plan": run.steps["reconstruction"]},
+        )
+
+    def without(self, *phases: str) -> "Estimate":
+        """Return what is left once some phases are over."""
+        return replace(
+            self,
+            phases={name: one for name, one in self.phases.items() if name not in phases},
+            steps={name: one for name, one in self.steps.items() if name not in phases},
+        )
+
 
 def estimate_run(
     prepared: PreparedGraph,
     probe: ModelInputs,
-    images: tuple[int, int],
+    images: SplitCounts,
     recipe: Recipe,
     plan: Plan,
     memory: int | None = None,
     taken: Mapping[str, int] | None = None,
 ) -> Estimate:
-    """Estimate a reconstruction by `plan`.
+    """Estimate the reconstruction by `plan`, and what comes after it.
 
     Args:
         prepared: the model; its quantizers are not used.
         probe: inputs for a few images, of the right shape; their values do not matter.
-        images: how many tune the groups in this process, and how many judge.
+        images: how many there are in this process, and for what.
         recipe: steps, batch size and the precision of cached values.
         plan: fits the model.
         memory: bytes that the cache may take; `None` is no limit.
         taken: steps that units were given before, by their names.
     """
-    chain, settings, taken = prepared.chain, recipe.reconstruct, taken or {}
-    groups, (count, judging) = _members(chain, plan), images
+    chain, settings = prepared.chain, recipe.reconstruct
+    groups, (given, count, fitted, judging) = _members(chain, plan), images
     tries = any(is_tried(recipe, members) for members in groups)
     batch = min(distributed.share_of_batch(settings.images_per_step), count)
-    with matmul_precision(settings.precision, prepared.device):
+    precision = choose_precision(settings.precision, chain.units, prepared.device)
+    with matmul_precision(precision, prepared.device):
         seconds = _forward_seconds(prepared, probe)
-    all_units = sum(seconds.values())
-    in_groups = sum(
-        steps * _fraction(chain, units, settings) * sum(seconds[unit.name] for unit in units)
+    optimizations = [
+        one for members in groups for one in planned_steps(recipe, members, taken or {})
+    ]
+    in_steps = sum(
+        steps * batch * _fraction(chain, units, settings) * _sum(seconds, units)
+        for units, steps in optimizations
+    )
+    in_passes = sum(
+        _passes(recipe, members, count, judging if tries else 0) * _sum(seconds, members)
         for members in groups
-        for units, steps in planned_steps(recipe, members, taken)
+    )
+    of_network = _passes_of_network(recipe, fitted, judging) + (
+        recipe.network_steps * _NETWORK_STEP * min(batch, fitted)
     )
     whole = min(batch, images_per_training_pass(chain.units)) * saved_bytes(chain.units)
     masked = settings.keep_quantized_probability < 1
@@ -115,17 +153,47 @@ def estimate_run(
             *(_sampled(members, count, recipe.activation.ranges.sample) for members in groups),
         ),
         weights=4 * _HELD_PER_WEIGHT * _parameters(chain.units),
-        seconds=(_passes(recipe, count) + 3 * tries * judging) * all_units
-        + batch * _STEP_PER_FORWARD * (in_groups + recipe.network_steps * all_units),
+        phases={
+            # Every image is looked at for numbers that are none.
+            "plan": given * _sum(seconds, chain.units) if settings.step_count else 0.0,
+            "reconstruction": in_passes + _GROUP_STEP * in_steps,
+            "network": of_network * _sum(seconds, chain.units),
+        },
+        steps={
+            "plan": 0,
+            "reconstruction": sum(steps for _, steps in optimizations),
+            "network": recipe.network_steps,
+        },
     )
 
 
-def _passes(recipe: Recipe, count: int) -> int:
-    """Return how many times one of the images that tune runs forward, all of them together."""
+def _sum(seconds: Mapping[str, float], units: Sequence[Unit]) -> float:
+    return sum(seconds[unit.name] for unit in units)
+
+
+def _passes(recipe: Recipe, members: Sequence[Unit], count: int, judging: int) -> float:
+    """Return how many forward passes of an image a group's ranges and losses take, beside its steps.
+
+    Args:
+        recipe: what is learned.
+        members: the group.
+        count: images that tune.
+        judging: images that judge joins; 0 where none is tried.
+    """
     if not recipe.reconstruct.step_count:
-        return count + min(count, IMAGES_OF_LOSSES)
-    # Once in the float network; quantized to nearest, and as learned.
-    return 3 * count
+        return count + min(count, IMAGES_OF_LOSSES) * _QUANTIZED_PASS
+    # Quantized to nearest and as learned; of a join that is tried, twice.
+    tuned, judged = (4, 3) if is_tried(recipe, members) else (2, 1)
+    return count + judging + _QUANTIZED_PASS * (count * tuned + judging * judged)
+
+
+def _passes_of_network(recipe: Recipe, fitted: int, judging: int) -> float:
+    """Return the same of the network as a whole: its outputs' power, and the judging images before and after."""
+    if not recipe.network_steps:
+        return 0
+    views = recipe.network.learn == "codes" and recipe.network.augment
+    judged = judging * (judged_views(judging) if views else 1)
+    return fitted + 2 * judged * (1 + _QUANTIZED_PASS)
 
 
 def _fraction(chain: Chain, units: Sequence[Unit], settings: Reconstruction) -> float:

@@ -95,6 +95,4 @@ def show_total(console: Console, estimates: Sequence[Expectation]) -> None:
     """Show what all cells will take together."""
     possible = [one.found for one in estimates if not isinstance(one.found, str)]
     hours = sum(found.seconds for found in possible) / 3600
-    say(
-        console, f"{len(possible)} cells, {hours:.1f} hours in all, to within a factor of about two"
-    )
+    say(console, f"{len(possible)} cells, {hours:.1f} hours in all, to within a third")

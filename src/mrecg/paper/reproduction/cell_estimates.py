@@ -46,7 +46,7 @@ def estimate_cells(
 ) -> Iterator[Expectation]:
     """Estimate every cell that has no run in `output` yet, or say why it cannot run; what several lack is said once.
 
-    Time and memory are those of the quantization, to within a factor of about two. Each network is captured once; weights
+    Time and memory are those of the quantization, to within a third. Each network is captured once; weights
     and images are not read.
     """
     pending: list[Cell] = []

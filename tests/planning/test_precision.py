@@ -1,0 +1,51 @@
+"""`reconstruct.precision = auto`: bfloat16 where the processor multiplies in it and no convolution is grouped."""
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import nn
+
+import mrecg
+import toys
+from mrecg.planning.precision import choose_precision
+
+CPU = torch.device("cpu")
+STEPS = {"reconstruct.steps": 3, "reconstruct.batch_size": 8, "network.steps": 2}
+
+
+def multiply_in(monkeypatch: pytest.MonkeyPatch, capabilities: Mapping[str, bool]) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+
+
+def test_bfloat16_where_it_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    depthwise = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Conv2d(4, 4, 3, groups=4))
+    dense, grouped = (
+        mrecg.prepare(model, toys.images(8), recipe="w4a4-rtn").graph.chain.units
+        for model in (toys.make("residual"), depthwise)
+    )
+    for capabilities in ({"avx512_bf16": True}, {"amx_bf16": True, "avx512_bf16": False}):
+        multiply_in(monkeypatch, capabilities)
+        assert choose_precision("auto", dense, CPU) == "bfloat16"
+        assert choose_precision("auto", grouped, CPU) == "float32"
+        assert choose_precision("auto", dense, torch.device("cuda")) == "float32"
+        assert choose_precision("bfloat16", grouped, CPU) == "bfloat16"
+    for capabilities in ({"avx512_bf16": False}, {}):
+        multiply_in(monkeypatch, capabilities)
+        assert choose_precision("auto", dense, CPU) == "float32"
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_run_takes_what_is_chosen(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit for bit."""
+    multiply_in(monkeypatch, {"avx512_bf16": fast})
+    automatic, chosen, other = (
+        mrecg.quantize(
+            toys.make("residual"),
+            toys.images(16),
+            recipe=mrecg.preset("w2a4-brecq", STEPS | {"reconstruct.precision": precision}),
+        ).program.state_dict
+        for precision in ("auto", *("bfloat16", "float32")[:: 1 if fast else -1])
+    )
+    assert all(torch.equal(value, chosen[name]) for name, value in automatic.items())
+    assert not all(torch.equal(value, other[name]) for name, value in automatic.items())
