@@ -122,7 +122,7 @@ def estimate_run(
 
 def _passes(recipe: Recipe, count: int) -> int:
     """Return how many times one of the images that tune runs forward, all of them together."""
-    if not recipe.reconstruct.step_count:
+    if not recipe.reconstruct.reads_images:
         return count + min(count, IMAGES_OF_LOSSES)
     # Once in the float network; quantized to nearest, and as learned.
     return 3 * count
