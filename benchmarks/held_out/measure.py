@@ -41,9 +41,10 @@ class Images:
     """Training images in the order of the calibration set's permutation."""
 
     def __init__(self, folder: Path) -> None:
-        self._images, _ = load_split("train", folder)
+        self._images, labels = load_split("train", folder)
         order = np.random.RandomState(IMAGE_SEED).permutation(len(self._images))
         self._order = torch.from_numpy(order)
+        self.labels = labels[self._order]
 
     def __getitem__(self, part: slice) -> Tensor:
         return self._images[self._order[part]]

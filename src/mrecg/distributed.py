@@ -17,6 +17,7 @@ from torch import Tensor
 from mrecg.errors import DataError, RecipeError
 
 __all__ = [
+    "add_up",
     "average",
     "average_gradients",
     "count",
@@ -151,6 +152,13 @@ def average_gradients(parameters: Sequence[Tensor]) -> None:
     parts = flat.split([gradient.numel() for gradient in gradients])
     for gradient, part in zip(gradients, parts, strict=True):
         gradient.copy_(part.view(gradient.shape))
+
+
+def add_up(tensors: Iterable[Tensor]) -> None:
+    """Replace every tensor by its sum over the processes."""
+    if count() > 1:
+        for one in tensors:
+            dist.all_reduce(one)
 
 
 def gather_rows(rows: Tensor) -> Tensor:

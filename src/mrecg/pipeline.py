@@ -216,8 +216,8 @@ class PreparedModel:
         clock = PhaseClock(capture=self.seconds)
         shortages = Shortages(lambda line: report(Progress("memory", note=line)))
         self._check_arguments(plan)
-        # Before hours of work build on them; where nothing is learned, the groups' own passes come soon enough.
-        if self.recipe.reconstruct.step_count:
+        # Before hours of work build on them; where no code depends on images, the groups' own passes come soon enough.
+        if self.recipe.reconstruct.reads_images:
             self._require_finite(shortages=shortages)
         state = QuantizerState()
         if plan is None:

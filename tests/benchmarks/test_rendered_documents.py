@@ -6,9 +6,11 @@ from pathlib import Path
 
 import benchmarks.accuracy.__main__ as accuracy
 import benchmarks.architectures.__main__ as architectures
+import benchmarks.closed_form.__main__ as closed_form
 import benchmarks.detector.__main__ as detector
 import benchmarks.export.__main__ as export
 import benchmarks.held_out.__main__ as held_out
+import benchmarks.mixed_precision.__main__ as mixed_precision
 import benchmarks.natural_images.__main__ as natural_images
 import benchmarks.peers.__main__ as peers
 import benchmarks.performance.__main__ as performance
@@ -20,6 +22,8 @@ from benchmarks.tables import DOCS, README
 PAGES = {
     "results.md": accuracy,
     "choices.md": held_out,
+    "closed-form.md": closed_form,
+    "bits.md": mixed_precision,
     "limits.md": architectures,
     "detector.md": detector,
     "export.md": export,
@@ -46,7 +50,7 @@ def test_documents_are_what_the_scripts_write(tmp_path: Path) -> None:
     docs = tmp_path / "docs"
     (docs / "how-to").mkdir(parents=True)
     shutil.copy(README, tmp_path)
-    for page in ("efficientnet-lite0.md", "how-to/training.md"):
+    for page in ("efficientnet-lite0.md", "how-to/training.md", "closed-form.md", "bits.md"):
         shutil.copy(DOCS / page, docs / page)
     for page, benchmark in PAGES.items():
         benchmark.main(["render", "--docs", str(docs)])

@@ -3,10 +3,16 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 import mrecg
 from command_line import Finished, small_network
+from mrecg import quantization
 from mrecg.records.sensitivity import Sensitivity
+from mrecg.runs.folder import QuantizedModel
+from mrecg.runs.places import UNFINISHED
 
 SETTINGS = ("placement.first_last=same", "reconstruct.answer=logits")
 RTN = (
@@ -94,3 +100,36 @@ def test_mistakes_end_with_a_sentence(
         assert done.returncode == 1
         assert said in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_an_interrupted_search_goes_on_behind_its_finished_tries(
+    tmp_path: Path, mrecg_command: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def interrupted_once(*arguments: Any, **options: Any) -> QuantizedModel:
+        made.append(options["recipe"].reconstruct.rounding)
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        return quantize(*arguments, **options)
+
+    quantize = quantization.quantize
+    monkeypatch.setattr(quantization, "quantize", interrupted_once)
+    search = ("--max-drop", "0", "--budget", "3bits", "--evaluation-images", "0")
+    given = (*network(tmp_path), "--preset", "w4a8-qronos", *RTN[2:], *search)
+    source = tmp_path / "small_network.py"  # the same weights whenever it is built
+    seeded = "    import torch\n    torch.manual_seed(0)\n    return"
+    source.write_text(source.read_text().replace("    return", seeded))
+    stopped = mrecg_command("quantize", *given, "--output", "run")
+    assert stopped.returncode == 130, stopped.stderr
+    assert "go on with mrecg quantize --resume" in stopped.stderr
+    resumed = mrecg_command("quantize", "--resume", "run")
+    assert "None of 2 tries holds the target" in resumed.stderr
+    assert made == ["learned", "qronos", "qronos"]
+    target = mrecg.load(tmp_path / "run").record.target
+    assert target is not None
+    assert [one.name.partition(",")[0] for one in target.attempts] == [
+        "rounding to nearest",
+        "rounding in closed form",
+    ]
+    assert not (tmp_path / "run" / UNFINISHED).exists()

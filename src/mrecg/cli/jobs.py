@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mrecg.cli.float_accuracy import measure_float
 from mrecg.cli.inputs import Inputs
+from mrecg.cli.kept_tries import KeptTries
 from mrecg.cli.resumption import note_command
 from mrecg.config.recipe import Recipe
 from mrecg.config.width_rules import with_width_rules
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from mrecg.runs.places import RunPlace
 
 __all__ = ["QuantizeJob"]
+
+_TRIES = "tries"
 
 
 @dataclass(frozen=True)
@@ -109,10 +112,15 @@ class QuantizeJob:
         batches: "EvaluationBatches | None",
         report: "Report",
     ) -> "QuantizedModel":
-        """Return the cheapest model that holds the target, or the nearest."""
+        """Return the cheapest model that holds the target, or the nearest; each try is kept until the run is finished."""
         from mrecg.mixed_precision.accuracy_target import quantize_to
+        from mrecg.pipeline import prepare
 
         assert self.max_drop is not None
+        prepared = prepare(model, calibration, recipe=self.recipe, memory=self.memory)
+        prepared.check()
+        note_command(self.place, self.command)
+        prepared.checkpoints(self.place)  # a resumption is refused other images or weights
         return quantize_to(
             model,
             calibration,
@@ -123,6 +131,7 @@ class QuantizeJob:
             after=self.after,
             progress=report,
             memory=self.memory,
+            attempt=KeptTries(self.place.unfinished / _TRIES),
         )
 
     def _measured_and_saved(

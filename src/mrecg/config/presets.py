@@ -25,6 +25,11 @@ Schedule = Literal["fast", "paper"]
 
 METHODS: dict[str, dict[str, Any]] = {
     "rtn": {"reconstruct.steps": 0},
+    "qronos": {
+        "plan.granularity": "layer",
+        "reconstruct.rounding": "qronos",
+        "reconstruct.steps": 0,
+    },
     "adaround": {"plan.granularity": "layer"},
     "brecq": {},
     "qdrop": {"reconstruct.keep_quantized_probability": 0.5},
@@ -82,7 +87,7 @@ def preset(
     """Return the recipe of a named method, such as `w2a4-qdrop-mrecg`.
 
     Args:
-        name: `w{bits}a{bits}-{rtn|adaround|brecq|qdrop}[-mrecg]`.
+        name: `w{bits}a{bits}-{rtn|qronos|adaround|brecq|qdrop}[-mrecg]`.
         overrides: dotted keys and values, such as `{"reconstruct.steps": 500, "seed": 1}`.
         schedule: `fast`, which takes minutes, or `paper`, the authors' settings: steps, batches, rates and ranges.
 

@@ -254,8 +254,11 @@ class Reconstruction(Settings):
     """How the groups are optimized.
 
     Attributes:
-        steps: optimizer steps per group; 0 is rounding to nearest. `auto` is 500 for images of up to 64², and fewer in proportion to the
-            side of larger ones, down to 125: each of their steps sees more positions.
+        rounding: how weights round: `learned`, in `steps`, or `qronos`, in closed form and without steps: layer after layer, each
+            column takes over what those before it lost on what the layer reads in the quantized network (Zhang et al., 2025;
+            GPTQ, but towards the float network's products). It keeps the calibrated scales.
+        steps: optimizer steps per group; 0 is rounding to nearest, where no closed form rounds. `auto` is 500 for images of up to 64², and
+            fewer in proportion to the side of larger ones, down to 125: each of their steps sees more positions.
         images: how many of the calibration images the groups read, the first ones; all where it is `None`. The network stage
             reads all: it caches nothing, so more images cost it nothing.
         batch_size: images per step; `auto` is 32 for images of up to 64², and fewer in proportion to the area of larger ones, down to 8.
@@ -287,6 +290,7 @@ class Reconstruction(Settings):
             `Answer` or its kind for each, in the order in which the network returns them.
     """
 
+    rounding: Literal["learned", "qronos"] = "learned"
     steps: Annotated[int, Field(ge=0, le=_MOST)] | Literal["auto"] = "auto"
     images: Annotated[int, Field(ge=2, le=_MOST)] | None = None
     batch_size: Annotated[int, Field(ge=1, le=_MOST)] | Literal["auto"] = "auto"
@@ -308,6 +312,14 @@ class Reconstruction(Settings):
     exclude: tuple[_Pattern, ...] = ()
     answer: Annotated[AnswerKind | tuple[Answer, ...], BeforeValidator(_read_answers)] = "auto"
 
+    @model_validator(mode="after")
+    def _takes_steps_or_none(self) -> "Reconstruction":
+        if self.rounding != "learned" and self.steps:
+            raise ValueError(
+                f"rounding = {self.rounding} takes no steps, got steps = {self.steps}; set steps to 0, or rounding to learned"
+            )
+        return self
+
     @property
     def step_count(self) -> int:
         """Return `steps`, those for small images where the images have not decided yet."""
@@ -317,6 +329,11 @@ class Reconstruction(Settings):
     def images_per_step(self) -> int:
         """Return `batch_size`, that for small images where the images have not decided yet."""
         return DEFAULT_BATCH_SIZE if self.batch_size == "auto" else self.batch_size
+
+    @property
+    def reads_images(self) -> bool:
+        """Return whether codes depend on the calibration images: those rounded to nearest do not."""
+        return self.step_count > 0 or self.rounding != "learned"
 
     @property
     def cached_bytes_per_element(self) -> int:

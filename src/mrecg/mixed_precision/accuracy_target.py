@@ -48,10 +48,11 @@ def quantize_to(
     after: int = 0,
     progress: Report | bool | None = None,
     memory: int | str | None = None,
+    attempt: Callable[..., QuantizedModel] = quantize,
 ) -> QuantizedModel:
     """Quantize with the cheapest recipe that holds a target of accuracy.
 
-    Tried in the order of cost: rounding to nearest, a tenth of the recipe's steps, its steps, more bits where the network is
+    Tried in the order of cost: rounding to nearest, rounding in closed form, a tenth of the recipe's steps, its steps, more bits where the network is
     sensitive, and float for the layers that still hurt. With a budget, widths within it take the place of the last two.
 
     Args:
@@ -61,6 +62,8 @@ def quantize_to(
         metric: as in `mrecg.evaluate`, larger is better; by default the percent of right classes.
         budget: as in `mrecg.choose_bits`; no try takes more.
         after: as in `mrecg.sensitivity`, where widths are chosen.
+        attempt: quantizes with one recipe, in place of `mrecg.quantize`; one that keeps its results makes a search go on after
+            an interruption.
 
     Returns:
         The first try that holds the target, else the nearest; `record.target` tells all tries, and `record.target.is_held` which.
@@ -88,7 +91,7 @@ def quantize_to(
         ladder = Ladder(model, judge.tuned, recipe, budget, after, report, memory)
         for step in ladder.steps():
             started = time.perf_counter()
-            found = quantize(model, judge.tuned, recipe=step.recipe, progress=report, memory=memory)
+            found = attempt(model, judge.tuned, recipe=step.recipe, progress=report, memory=memory)
             drop = judge.drop(found)
             if best is None or drop < min(one.drop for one in attempts):
                 best = found.with_found(sensitivity=step.sensitivity, bits=step.bits)

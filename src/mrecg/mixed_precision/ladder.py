@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from mrecg.config.presets import METHODS
 from mrecg.config.recipe import Recipe
 from mrecg.config.settings import FLOAT_BITS, LayerOverride
 from mrecg.config.width_rules import with_width_rules
@@ -124,10 +125,22 @@ class Ladder:
 
 
 def _by_steps(recipe: Recipe) -> Iterator[LadderStep]:
-    """Yield a recipe with no steps, with few, and with its own."""
+    """Yield a recipe rounded to nearest, in closed form, with few steps, and with its own; what it does itself is the last."""
     steps = recipe.reconstruct.step_count
-    nearest = {"reconstruct.steps": 0, "network.steps": 0, "plan.join": "none"}
-    yield LadderStep("rounding to nearest", recipe.override(nearest))
+    nearest = recipe.override(
+        {
+            "reconstruct.rounding": "learned",
+            "reconstruct.steps": 0,
+            "network.steps": 0,
+            "plan.join": "none",
+            "plan.scheme": [],
+            "plan.groups": [],
+        }
+    )
+    yield LadderStep("rounding to nearest", nearest)
+    if recipe.reconstruct.reads_images:
+        closed = nearest.override(METHODS["qronos"])
+        yield LadderStep("rounding in closed form", closed)
     if steps >= 2 * FEW:
         yield LadderStep(
             f"{steps // FEW} steps", recipe.override({"reconstruct.steps": steps // FEW})

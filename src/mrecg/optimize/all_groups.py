@@ -70,8 +70,8 @@ def optimize_groups(
         checkpoints: keeps every finished group; those that it gives back are not optimized again.
     """
     storage = storage or Storage(prepared.device)
-    # Where nothing is learned, the quantized network runs for the record's losses only.
-    quantized = None if recipe.reconstruct.step_count else IMAGES_OF_LOSSES
+    # Where no code depends on images, the quantized network runs for the record's losses only.
+    quantized = None if recipe.reconstruct.reads_images else IMAGES_OF_LOSSES
     cache = ActivationCache(prepared.chain, images.groups, prepared.device, storage, quantized)
     reconstruction = GroupReconstruction(prepared, cache, recipe, previous or QuantizerState())
     judge = None

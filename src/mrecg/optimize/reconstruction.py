@@ -9,6 +9,7 @@ from mrecg.cache.activation_cache import ActivationCache
 from mrecg.config.recipe import Recipe
 from mrecg.errors import RecipeError
 from mrecg.graph.units import Unit
+from mrecg.optimize.closed_form import round_in_closed_form
 from mrecg.optimize.finite import (
     require_finite_losses,
     require_finite_power,
@@ -87,14 +88,14 @@ class GroupReconstruction:
         """
         of_float, quantized = self.cache.inputs(members)
         nearest = round_to_nearest(self.prepared, members, before, ranges)
-        learns = self.recipe.reconstruct.step_count > 0 and self._has_variables(members)
+        learns = self.recipe.reconstruct.reads_images and self._has_variables(members)
         nearest_losses = self.advance(members, nearest, keep=not learns)
         require_finite_losses(members, nearest_losses)
         nearest_loss = self.cache.group_loss(members, nearest_losses)
         result = GroupResult(steps=0, first_loss=nearest_loss, last_loss=nearest_loss)
         steps, state, losses = self.steps(members), nearest, nearest_losses
         if learns:
-            start = self._continue(members, nearest)
+            start = self._start(members, nearest)
             if steps:
                 state, result = optimize_group(
                     self.prepared,
@@ -144,6 +145,14 @@ class GroupReconstruction:
         activations = self.prepared.learned_activations(members).values()
         weights = self.prepared.learned_weights(members, exclude)
         return bool(weights) or any(one.learns for one in activations)
+
+    def _start(self, members: Sequence[Unit], nearest: QuantizerState) -> QuantizerState | None:
+        """Return the state that steps begin from, or that is the result without any; `None` where they begin at the float weights."""
+        found = self._continue(members, nearest)
+        if found is not None or self.recipe.reconstruct.rounding == "learned":
+            return found
+        exclude = self.recipe.reconstruct.exclude
+        return round_in_closed_form(self.prepared, self.cache, members, nearest, exclude)
 
     def _continue(self, members: Sequence[Unit], nearest: QuantizerState) -> QuantizerState | None:
         """Return `nearest` with what the earlier run found for a group; `None` where the group starts anew."""

@@ -155,7 +155,7 @@ def estimate_run(
         weights=4 * _HELD_PER_WEIGHT * _parameters(chain.units),
         phases={
             # Every image is looked at for numbers that are none.
-            "plan": given * _sum(seconds, chain.units) if settings.step_count else 0.0,
+            "plan": given * _sum(seconds, chain.units) if settings.reads_images else 0.0,
             "reconstruction": in_passes + _GROUP_STEP * in_steps,
             "network": of_network * _sum(seconds, chain.units),
         },
@@ -180,7 +180,7 @@ def _passes(recipe: Recipe, members: Sequence[Unit], count: int, judging: int) -
         count: images that tune.
         judging: images that judge joins; 0 where none is tried.
     """
-    if not recipe.reconstruct.step_count:
+    if not recipe.reconstruct.reads_images:
         return count + min(count, IMAGES_OF_LOSSES) * _QUANTIZED_PASS
     # Quantized to nearest and as learned; of a join that is tried, twice.
     tuned, judged = (4, 3) if is_tried(recipe, members) else (2, 1)

@@ -72,6 +72,7 @@ def _backends() -> Mapping[str, str]:
 def _presets() -> Mapping[str, str]:
     meanings = {
         "rtn": "round to nearest",
+        "qronos": "rounding in closed form, layer by layer, without steps",
         "adaround": "learned rounding, layer by layer",
         "brecq": "learned rounding, block by block",
         "qdrop": "the same with random dropping of activation quantizers",

@@ -40,7 +40,10 @@ def convergence_section(run: ReportedRun, key: str) -> Section:
 def _answer(run: ReportedRun, drawn: Sequence[GroupRecord]) -> str:
     groups = [group for group in run.record.groups if group.steps]
     if not groups:
-        return "Nothing was tuned: every weight is rounded to nearest."
+        how = "to nearest"
+        if run.recipe.reconstruct.rounding != "learned":
+            how = "in closed form, or to nearest where that is better"
+        return f"Nothing was tuned: every weight is rounded {how}."
     worst = max(groups, key=lambda group: group.undecided)
     undecided = (
         f"Almost all roundings are decided: at most {percent(worst.undecided)} of a group's were not"
