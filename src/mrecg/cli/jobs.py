@@ -40,7 +40,7 @@ class QuantizeJob:
         tensorboard: a folder for its files.
         command: that started the run, for `--resume`.
         budget: of size, which decides the widths.
-        after: steps of a reconstruction before a unit's harm is measured.
+        after: steps of a reconstruction before a unit's harm is measured; `None` is a tenth of the recipe's.
         max_drop: points of top-1, or divergence, that the cheapest recipe may lose.
     """
 
@@ -53,7 +53,7 @@ class QuantizeJob:
     tensorboard: Path | None
     command: tuple[str, ...]
     budget: str | None = None
-    after: int = 0
+    after: int | None = None
     max_drop: float | None = None
 
     def run(self, reporter: "Reporter") -> "QuantizedModel":

@@ -71,11 +71,12 @@ SizeBudget = Annotated[
     ),
 ]
 After = Annotated[
-    int,
+    int | None,
     typer.Option(
         min=0,
         metavar="N",
-        help="Measure sensitivity after so many steps of each unit alone; 0 is rounding to nearest.",
+        help="Measure sensitivity after so many steps of each unit alone; 0 is rounding to nearest; "
+        "with a budget, by default a tenth of the recipe's steps.",
     ),
 ]
 Memory = Annotated[

@@ -21,6 +21,7 @@ from mrecg.mixed_precision.integer_program import require_solver
 from mrecg.mixed_precision.ladder import Calibration, Ladder, LadderStep
 from mrecg.monitoring import watched
 from mrecg.optimize.progress import Report
+from mrecg.planning.budget import fit_budget, positions_of
 from mrecg.preparation.arguments import check_arguments, resolve_recipe
 from mrecg.preparation.calibration import CalibrationImages, gather_inputs
 from mrecg.quantization import quantize
@@ -45,7 +46,7 @@ def quantize_to(
     metric: Metric | None = None,
     recipe: Recipe | str = DEFAULT_PRESET,
     budget: str | None = None,
-    after: int = 0,
+    after: int | None = None,
     progress: Report | bool | None = None,
     memory: int | str | None = None,
     attempt: Callable[..., QuantizedModel] = quantize,
@@ -61,7 +62,7 @@ def quantize_to(
         validation: batches of images and labels, which can be gone through several times, such as a DataLoader.
         metric: as in `mrecg.evaluate`, larger is better; by default the percent of right classes.
         budget: as in `mrecg.choose_bits`; no try takes more.
-        after: as in `mrecg.sensitivity`, where widths are chosen.
+        after: as in `mrecg.sensitivity`, where widths are chosen; by default a tenth of the recipe's steps.
         attempt: quantizes with one recipe, in place of `mrecg.quantize`; one that keeps its results makes a search go on after
             an interruption.
 
@@ -71,7 +72,7 @@ def quantize_to(
     Raises:
         MrecgError: an argument cannot be used; the message says why in a sentence.
     """
-    recipe = resolve_recipe(recipe)
+    chosen = resolve_recipe(recipe)
     check_arguments(model, calibration, None)
     expect(max_drop, (int, float), "The largest drop", "give a number such as 0.5", RecipeError)
     if not 0 <= max_drop < float("inf"):
@@ -84,6 +85,7 @@ def quantize_to(
         if isinstance(calibration, CalibrationImages)
         else as_given(gather_inputs(calibration))
     )
+    recipe = fit_budget(chosen, positions_of(gather_inputs(source)))
     judge = _Judge.of(model, source, validation, metric, recipe)
     attempts: list[Attempt] = []
     best: QuantizedModel | None = None

@@ -53,7 +53,7 @@ class Ladder:
     images: Calibration
     recipe: Recipe
     budget: str | None
-    after: int
+    after: int | None
     report: Report
     memory: int | str | None
 

@@ -25,6 +25,7 @@ from mrecg.mixed_precision.layout import (
 )
 from mrecg.monitoring import watched
 from mrecg.optimize.progress import Progress, Report, phase
+from mrecg.planning.budget import fit_budget, positions_of
 from mrecg.preparation.arguments import check_arguments, resolve_memory, resolve_recipe
 from mrecg.preparation.calibration import CalibrationImages, check_image_count, gather_inputs
 from mrecg.preparation.prepared_graph import PreparedGraph, prepare_graph
@@ -35,6 +36,8 @@ __all__ = ["USUAL_WIDTHS", "sensitivity"]
 
 USUAL_WIDTHS = (2, 3, 4, 8)
 """Widths that are measured where the caller names none."""
+PART_OF_STEPS = 10
+"""What a unit gets before it is measured is this part of the recipe's steps: after 50 of 500, widths are better chosen (docs/bits.md)."""
 
 
 @default_torch_modes()
@@ -47,7 +50,7 @@ def sensitivity(
     weight_bits: Sequence[int] = USUAL_WIDTHS,
     activation_bits: Sequence[int] = (),
     granularity: Literal["layer", "block"] = "layer",
-    after: int = 0,
+    after: int | None = 0,
     labels: Tensor | None = None,
     metric: Metric | None = None,
     progress: Report | bool | None = None,
@@ -63,7 +66,8 @@ def sensitivity(
         recipe: placement and ranges, and how a unit is reconstructed.
         weight_bits, activation_bits: widths to measure; what is wider than the recipe's target can hold becomes narrower.
         granularity: whether single layers or blocks have one width each.
-        after: steps of a reconstruction of the unit alone before it is measured; 0 is rounding to nearest.
+        after: steps of a reconstruction of the unit alone before it is measured; 0 is rounding to nearest, `None` a tenth of the
+            recipe's steps.
         labels: of the images, in order; with them a metric is measured, too.
         metric: of outputs and labels, as in `mrecg.evaluate`; by default the percent of right classes.
         progress, memory: as in `mrecg.quantize`.
@@ -72,9 +76,12 @@ def sensitivity(
         MrecgError: an argument cannot be used, or there is no width to choose; the message says why in a sentence.
     """
     started = time.perf_counter()
-    recipe, budget = resolve_recipe(recipe), resolve_memory(memory)
+    chosen_recipe, budget = resolve_recipe(recipe), resolve_memory(memory)
     check_arguments(model, images, None)
     gathered = gather_inputs(images)
+    recipe = fit_budget(chosen_recipe, positions_of(gathered))
+    if after is None:
+        after = recipe.reconstruct.step_count // PART_OF_STEPS
     if after:
         check_image_count(len(gathered), recipe.reconstruct)
     scored = None if labels is None else _scored(labels, metric, len(gathered))

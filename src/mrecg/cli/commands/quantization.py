@@ -119,7 +119,7 @@ def quantize(
         ),
     ] = None,
     budget: SizeBudget = None,
-    after: After = 0,
+    after: After = None,
     max_drop: Annotated[
         float | None,
         typer.Option(
@@ -153,7 +153,7 @@ def quantize(
         recipe = choose_recipe(options, experiment)
         if budget is not None:
             read_budget(budget)
-        if after and budget is None and max_drop is None:
+        if after is not None and budget is None and max_drop is None:
             raise RecipeError("--after measures sensitivity; give --budget or --max-drop, too.")
         if max_drop is not None and plan_file is not None:
             raise RecipeError(
