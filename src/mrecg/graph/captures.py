@@ -1,4 +1,4 @@
-"""What torch keeps of captured graphs for as long as the process lives: without this module, a quarter of a MiB for each run."""
+"""Leftovers of captures, which torch keeps as long as the process lives: a quarter of a MiB for each run, if nothing forgets them."""
 
 import contextlib
 import linecache
