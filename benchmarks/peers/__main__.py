@@ -34,6 +34,9 @@ IMAGE_SEED = 1005
 OURS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("w8a8-rtn", {}),
     ("w4a4-qdrop", {"reconstruct.steps": 125}),
+    ("w2a4-qdrop", {"reconstruct.steps": 125}),
+    ("w2a4-qronos", {}),
+    ("w4a8-qronos", {}),
 )
 """Presets, and what differs from them."""
 
@@ -45,11 +48,18 @@ def _configure(measuring: argparse.ArgumentParser) -> None:
     measuring.add_argument(
         "--environments", type=Path, default=Path(tempfile.gettempdir()) / "peers"
     )
-    measuring.add_argument("--only", nargs="+", default=[], help="peers by package, or `ours`")
+    measuring.add_argument(
+        "--only", nargs="+", default=[], help="peers by package or name, or `ours`"
+    )
+    measuring.add_argument("--bits", nargs="+", default=[], help="widths, such as w4a4")
 
 
-def _ours(model: nn.Module, images: Tensor, tested: Tensor) -> Iterator[tuple[Result, Tensor]]:
+def _ours(
+    bits: Sequence[str], model: nn.Module, images: Tensor, tested: Tensor
+) -> Iterator[tuple[Result, Tensor]]:
     for preset, settings in OURS:
+        if bits and preset.partition("-")[0] not in bits:
+            continue
         recipe = mrecg.preset(preset, settings)
         started = time.process_time()
         quantized = mrecg.quantize(model, images, recipe=recipe)
@@ -80,9 +90,14 @@ def _theirs(peer: Peer, inputs: Path, environments: Path) -> tuple[Result, Tenso
 
 
 def _write_inputs(model: nn.Module, images: Tensor, tested: Tensor, folder: Path) -> None:
-    """Write the float network and the images for peers, which read no file of ours."""
+    """Write the images for peers, and the float network as an ONNX file and as a graph of torch's modules: peers import nothing of ours."""
     np.save(folder / "calibration.npy", images.numpy())
     np.save(folder / "tested.npy", tested.numpy())
+    traced = torch.fx.symbolic_trace(model.eval())
+    for node in traced.graph.nodes:
+        node.type = None  # shapes in annotations are jaxtyping's, which peers lack
+    traced.recompile()
+    torch.save(traced, folder / "float.pt")
     torch.onnx.export(
         model.eval(),
         (images[:2],),
@@ -95,6 +110,16 @@ def _write_inputs(model: nn.Module, images: Tensor, tested: Tensor, folder: Path
     )
 
 
+def asked_peers(only: Sequence[str], bits: Sequence[str]) -> list[Peer]:
+    """Return the peers of some packages or names, all where none is named, at some widths."""
+    return [
+        peer
+        for peer in PEERS
+        if (not only or {peer.name, peer.name_of_package} & set(only))
+        and (not bits or peer.bits in bits)
+    ]
+
+
 def _measure(arguments: argparse.Namespace) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     store = peers_store(arguments.results)
@@ -103,8 +128,8 @@ def _measure(arguments: argparse.Namespace) -> None:
     images = train[torch.from_numpy(chosen)]
     tested, labels = load_split("test", arguments.data)
 
-    def keep(network: str, found: Result, said: Tensor | None) -> None:
-        top1 = None if said is None else percent_equal(said, labels)
+    def keep(network: str, found: Result, said: Tensor) -> None:
+        top1 = percent_equal(said, labels)
         store.add({"network": network, "top1": top1, "commit": commit(), **found})
         print(
             f"{network} {found['tool']} {found['bits']}: {top1}, {found['seconds']} s", flush=True
@@ -115,19 +140,15 @@ def _measure(arguments: argparse.Namespace) -> None:
         said = answers(model, tested).argmax(1)
         keep(network, {"tool": "float", "bits": "", "seconds": None}, said)
         if not arguments.only or "ours" in arguments.only:
-            for found, said in _ours(model, images, tested):
+            for found, said in _ours(arguments.bits, model, images, tested):
                 keep(network, found, said)
-        asked = [p for p in PEERS if not arguments.only or p.name_of_package in arguments.only]
+        asked = asked_peers(arguments.only, arguments.bits)
         with tempfile.TemporaryDirectory() as folder:
-            if any(peer.program for peer in asked):
+            if asked:
                 _write_inputs(model, images, tested, Path(folder))
             for peer in asked:
-                cell: Result = {"tool": peer.name, "bits": peer.bits, "seconds": None}
-                if peer.program is None:
-                    keep(network, cell, None)
-                    continue
                 found, said = _theirs(peer, Path(folder), arguments.environments)
-                keep(network, cell | found, said)
+                keep(network, {"tool": peer.name, "bits": peer.bits, **found}, said)
 
 
 def main(given: Sequence[str] | None = None) -> None:

@@ -5,16 +5,17 @@ from pathlib import Path
 
 import nncf  # type: ignore[import-not-found]
 import onnx
-from onnx_files import calibration, report  # type: ignore[import-not-found]
+from onnx_files import report_file  # type: ignore[import-not-found]
+from reporting import calibration  # type: ignore[import-not-found]
 
 
 def quantize(folder: Path) -> None:
     """Write `quantized.onnx`."""
-    images = calibration(folder)
+    images = calibration(folder, at_once=1)
     dataset = nncf.Dataset(images, lambda image: {"images": image})
     model = nncf.quantize(onnx.load(folder / "float.onnx"), dataset, subset_size=len(images))
     onnx.save(model, folder / "quantized.onnx")
 
 
 inputs = Path(sys.argv[1])
-report(inputs, lambda: quantize(inputs))
+report_file(inputs, lambda: quantize(inputs))

@@ -4,16 +4,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from onnx_files import calibration, report  # type: ignore[import-not-found]
+from onnx_files import report_file  # type: ignore[import-not-found]
 from onnxruntime.quantization import CalibrationDataReader, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
+from reporting import calibration  # type: ignore[import-not-found]
 
 
 class Reader(CalibrationDataReader):
     """Gives the calibration images, one by one."""
 
     def __init__(self, folder: Path) -> None:
-        self.images = iter(calibration(folder))
+        self.images = iter(calibration(folder, at_once=1))
 
     def get_next(self) -> dict[str, Any] | None:
         """Return the next image."""
@@ -29,4 +30,4 @@ def quantize(folder: Path) -> None:
 
 
 inputs = Path(sys.argv[1])
-report(inputs, lambda: quantize(inputs))
+report_file(inputs, lambda: quantize(inputs))
