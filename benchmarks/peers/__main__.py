@@ -81,7 +81,7 @@ def _theirs(peer: Peer, inputs: Path, environments: Path) -> tuple[Result, Tenso
     python = peer.installed(environments)
     command, seconds = peer.run(python, inputs)
     found = {
-        "version": peer.package.partition("==")[2],
+        "version": peer.version,
         "versions": peer.versions(python),
         "command": command,
         "seconds": seconds,
@@ -89,15 +89,20 @@ def _theirs(peer: Peer, inputs: Path, environments: Path) -> tuple[Result, Tenso
     return found, torch.from_numpy(np.load(inputs / "answers.npy"))
 
 
-def _write_inputs(model: nn.Module, images: Tensor, tested: Tensor, folder: Path) -> None:
-    """Write the images for peers, and the float network as an ONNX file and as a graph of torch's modules: peers import nothing of ours."""
-    np.save(folder / "calibration.npy", images.numpy())
-    np.save(folder / "tested.npy", tested.numpy())
+def write_module(model: nn.Module, path: Path) -> None:
+    """Write a network as a graph of torch's modules, which needs no class of ours to be read."""
     traced = torch.fx.symbolic_trace(model.eval())
     for node in traced.graph.nodes:
         node.type = None  # shapes in annotations are jaxtyping's, which peers lack
     traced.recompile()
-    torch.save(traced, folder / "float.pt")
+    torch.save(traced, path)
+
+
+def _write_inputs(model: nn.Module, images: Tensor, tested: Tensor, folder: Path) -> None:
+    """Write the images for peers, and the float network as a graph and as an ONNX file: peers import nothing of ours."""
+    np.save(folder / "calibration.npy", images.numpy())
+    np.save(folder / "tested.npy", tested.numpy())
+    write_module(model, folder / "float.pt")
     torch.onnx.export(
         model.eval(),
         (images[:2],),

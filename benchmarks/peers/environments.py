@@ -44,6 +44,11 @@ class Peer:
         """Return it without the version; it names the virtual environment, too."""
         return self.package.partition("==")[0]
 
+    @property
+    def version(self) -> str:
+        """Return the package's version."""
+        return self.package.partition("==")[2]
+
     def installed(self, folder: Path) -> Path:
         """Return the Python of the peer's virtual environment, which is made if it is not there."""
         place = folder / self.name_of_package

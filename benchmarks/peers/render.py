@@ -1,19 +1,35 @@
 """The table of `docs/peers.md`."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from benchmarks.peers.environments import PEERS, Peer
 from benchmarks.store import Result, Store
 from benchmarks.tables import folded, table, with_lead
 
-__all__ = ["peers_store", "write_peers"]
+__all__ = ["lead", "peers_store", "rows", "write_peers"]
+
+STANDARD_ERROR = 0.3
+"""Of the top-1 of 10,000 images, in percent."""
 
 HEADER = """# Accuracy against seconds
 
 Written by `python -m benchmarks.peers render` from `benchmarks/results/peers.jsonl`, whose results name versions and commands. The
 networks are small ones on Fashion-MNIST, with 256 calibration images for everyone; top-1 is on all 10,000 test images, once, with a
 standard error of 0.3. Seconds are CPU seconds of one thread, of quantization alone: of an ONNX file for ONNX Runtime and NNCF
-(torch's export to it not counted), of the module for mrecg (its own export included). ONNX Runtime and NNCF have no 4-bit or 2-bit
-convolutions. Brevitas, AIMET and MCT have no program here yet; *not measured* marks what was left out.
+(torch's export to it not counted), of the module for all others (mrecg's own export included). ONNX Runtime and NNCF have no 4-bit or
+2-bit convolutions. *Not measured* marks what has a program and was left out, because it takes too long or for want of time.
+
+The first and the last layer have 8 bits everywhere, and weights a range for each channel. Where activations are quantized, and how
+their ranges are found, is each tool's own:
+
+- **Brevitas** follows its ImageNet example: equalization, ranges of least squared error, GPTQ or Qronos with columns in the order of
+  their importance, correction of biases. It quantizes what layers read.
+- **AIMET** follows its documentation: batch normalization folded, AdaRound with `tf-enhanced` ranges, then ranges of activations. It
+  quantizes results of layers and additions, so shortcuts have few bits, too. Its default is 15,000 iterations for each layer, which
+  takes thirty times as many as the row with 500.
+- **MCT** has its defaults but for widths and epochs, which have no default; five is the number in its documentation. Ranges of
+  activations are powers of two. Most of its seconds go into the weights of its loss (second derivatives), not into epochs.
 """
 
 
@@ -26,28 +42,48 @@ def write_peers(results: Path, path: Path) -> int:
     """Write the page; return how many results it shows."""
     found = peers_store(results).read()
     columns = "network | W/A | tool | top-1 | CPU seconds | version"
-    lines = [with_lead(HEADER, _lead(found)), *table(columns, map(_row, found)), ""]
+    lines = [with_lead(HEADER, lead(found)), *table(columns, rows(found, PEERS)), ""]
     path.write_text(folded("\n".join(lines)), encoding="utf-8")
     return len(found)
 
 
-def _lead(found: list[Result]) -> str:
-    """Return what is measured at 8 bits; differences below the standard error make no tool the best."""
-    parts = [
-        f"{one['tool']} {one['top1']:.2f} % in {one['seconds']:.1f} s on {one['network']}"
-        for one in found
-        if one["bits"] == "w8a8" and one["seconds"]
-    ]
-    return f"At 8 bits: {'; '.join(parts)}." if parts else "Nothing is measured yet."
+def lead(found: Sequence[Result]) -> str:
+    """Return the fastest tool at each width, of those that are within a standard error of the best."""
+    measured = [one for one in found if one["seconds"] is not None]
+    parts = []
+    for network, bits in sorted({(one["network"], one["bits"]) for one in measured}):
+        cell = [one for one in measured if (one["network"], one["bits"]) == (network, bits)]
+        best = max(one["top1"] for one in cell)
+        near = (one for one in cell if one["top1"] >= best - STANDARD_ERROR)
+        fastest = min(near, key=lambda one: one["seconds"])
+        figures = f"{fastest['top1']:.2f} % in {fastest['seconds']:.1f} s"
+        parts.append(f"{network} {_widths(bits)} {fastest['tool']} ({figures})")
+    if not parts:
+        return "Nothing is measured yet."
+    return f"Fastest of those within {STANDARD_ERROR} points of the best: {'; '.join(parts)}."
+
+
+def rows(found: Sequence[Result], peers: Iterable[Peer]) -> list[list[str]]:
+    """Return the rows of the table: what is measured, and which peers are not, of the networks that anything is measured on."""
+    shown = {(one["network"], one["bits"], one["tool"]): _row(one) for one in found}
+    for network in {one["network"] for one in found}:
+        for peer in peers:
+            cells = [network, _widths(peer.bits), peer.name, "not measured", "", peer.version]
+            shown.setdefault((network, peer.bits, peer.name), cells)
+    return [shown[key] for key in sorted(shown)]
 
 
 def _row(found: Result) -> list[str]:
-    top1, seconds = found["top1"], found["seconds"]
+    seconds = found["seconds"]
     return [
         found["network"],
-        found["bits"][1:].replace("a", "/") or "float",
+        _widths(found["bits"]) or "float",
         "" if found["tool"] == "float" else found["tool"],
-        "not measured" if top1 is None else f"{top1:.2f}",
+        f"{found['top1']:.2f}",
         "" if seconds is None else f"{seconds:.1f}",
         found.get("version", ""),
     ]
+
+
+def _widths(bits: str) -> str:
+    return bits[1:].replace("a", "/")
