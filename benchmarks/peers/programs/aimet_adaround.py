@@ -7,6 +7,7 @@ import re
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from aimet_torch.adaround import Adaround, AdaroundParameters  # type: ignore[import-not-found]
@@ -68,7 +69,7 @@ def quantize(folder: Path, bits: str, iterations: int | None) -> nn.Module:
 
 def _widen_ends(network: nn.Module, ends: list[str]) -> None:
     """Give the first and the last layer the widths that they have in mrecg: their weights, the images, the features and the answer."""
-    layers = [network.get_submodule(name) for name in ends]
+    layers: list[Any] = [network.get_submodule(name) for name in ends]
     for layer in layers:
         layer.param_quantizers["weight"].bitwidth = END_BITS
         for quantizer in layer.input_quantizers:

@@ -31,7 +31,7 @@ from torch_modules import END_BITS, float_network, report_module  # type: ignore
 AT_ONCE = 32
 
 
-class Node(BaseNodeMatcher):  # type: ignore[misc]
+class Node(BaseNodeMatcher):
     """Finds the nodes of some type whose attributes have some values."""
 
     def __init__(self, kind: type, **attributes: Any) -> None:
