@@ -44,7 +44,9 @@ def quantize(folder: Path, bits: str, method: str) -> nn.Module:
         return END_BITS if is_end(module) else activation_bits
 
     images = [(part, None) for part in batches(folder, AT_ONCE)]
-    model: nn.Module = preprocess_for_quantize(float_network(folder), equalize_iters=EQUALIZATION_ITERATIONS)
+    model: nn.Module = preprocess_for_quantize(
+        float_network(folder), equalize_iters=EQUALIZATION_ITERATIONS
+    )
     _, layers, _, _ = example.create_quant_maps(
         dtype=torch.float32,
         bias_bit_width=32,
