@@ -35,6 +35,7 @@ OURS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("w8a8-rtn", {}),
     ("w4a4-qdrop", {"reconstruct.steps": 125}),
     ("w2a4-qdrop", {"reconstruct.steps": 125}),
+    ("w4a4-qronos", {}),
     ("w2a4-qronos", {}),
     ("w4a8-qronos", {}),
 )

@@ -18,7 +18,7 @@ Written by `python -m benchmarks.peers render` from `benchmarks/results/peers.js
 networks are small ones on Fashion-MNIST, with 256 calibration images for everyone; top-1 is on all 10,000 test images, once, with a
 standard error of 0.3. Seconds are CPU seconds of one thread, of quantization alone: of an ONNX file for ONNX Runtime and NNCF
 (torch's export to it not counted), of the module for all others (mrecg's own export included). ONNX Runtime and NNCF have no 4-bit or
-2-bit convolutions. *Not measured* marks what has a program and was left out, because it takes too long or for want of time.
+2-bit convolutions. *Not measured* marks what has a program and was left out because of the time it takes.
 
 The first and the last layer have 8 bits everywhere, and weights a range for each channel. Where activations are quantized, and how
 their ranges are found, is each tool's own:
@@ -26,10 +26,10 @@ their ranges are found, is each tool's own:
 - **Brevitas** follows its ImageNet example: equalization, ranges of least squared error, GPTQ or Qronos with columns in the order of
   their importance, correction of biases. It quantizes what layers read.
 - **AIMET** follows its documentation: batch normalization folded, AdaRound with `tf-enhanced` ranges, then ranges of activations. It
-  quantizes results of layers and additions, so shortcuts have few bits, too. Its default is 15,000 iterations for each layer, which
-  takes thirty times as many as the row with 500.
+  quantizes results of layers and additions, so shortcuts have few bits, too. Its default is 15,000 iterations for each layer, thirty
+  times as many as in the row with 500.
 - **MCT** has its defaults but for widths and epochs, which have no default; five is the number in its documentation. Ranges of
-  activations are powers of two. Most of its seconds go into the weights of its loss (second derivatives), not into epochs.
+  activations are powers of two. Most of its time goes into second derivatives, which weight its loss, and not into epochs.
 """
 
 
@@ -48,18 +48,20 @@ def write_peers(results: Path, path: Path) -> int:
 
 
 def lead(found: Sequence[Result]) -> str:
-    """Return the fastest tool at each width, of those that are within a standard error of the best."""
+    """Return the fastest of those within a standard error of the best, at each width where two tools or more are measured."""
     measured = [one for one in found if one["seconds"] is not None]
     parts = []
     for network, bits in sorted({(one["network"], one["bits"]) for one in measured}):
         cell = [one for one in measured if (one["network"], one["bits"]) == (network, bits)]
+        if len({one["tool"].partition(",")[0] for one in cell}) < 2:
+            continue
         best = max(one["top1"] for one in cell)
         near = (one for one in cell if one["top1"] >= best - STANDARD_ERROR)
         fastest = min(near, key=lambda one: one["seconds"])
         figures = f"{fastest['top1']:.2f} % in {fastest['seconds']:.1f} s"
         parts.append(f"{network} {_widths(bits)} {fastest['tool']} ({figures})")
     if not parts:
-        return "Nothing is measured yet."
+        return "Nothing is compared yet."
     return f"Fastest of those within {STANDARD_ERROR} points of the best: {'; '.join(parts)}."
 
 

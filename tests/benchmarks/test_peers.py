@@ -75,4 +75,4 @@ def test_a_peer_without_a_result_is_not_measured() -> None:
 def test_the_fastest_is_one_that_is_as_good() -> None:
     found = [_result("best", 92, 30.0), _result("as good", 91.8, 2), _result("fast", 90, 1)]
     assert "n 4/4 as good (91.80 % in 2.0 s)" in lead(found)
-    assert lead([]) == "Nothing is measured yet."
+    assert lead([]) == lead(found[:1]) == "Nothing is compared yet."
