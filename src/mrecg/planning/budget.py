@@ -6,8 +6,8 @@ images bring a network as near to float as steps of 32, and more steps bring it 
 
 import math
 
+from mrecg.config.optimization import DEFAULT_BATCH_SIZE, DEFAULT_STEPS
 from mrecg.config.recipe import Recipe
-from mrecg.config.settings import DEFAULT_BATCH_SIZE, DEFAULT_STEPS
 from mrecg.graph.inputs import ModelInputs, tensors_of
 
 __all__ = ["fit_budget", "positions_of"]
