@@ -52,8 +52,8 @@ class Reconstruction(Settings):
         rounding: how weights round: `learned`, in `steps`, or `qronos`, in closed form and without steps: layer after layer, each
             column takes over what those before it lost on what the layer reads in the quantized network (Zhang et al., 2025;
             GPTQ, but towards the float network's products). It keeps the calibrated scales.
-        steps: optimizer steps per group; 0 is rounding to nearest, where no closed form rounds. `auto` is 500 for images of up to 64², and
-            fewer in proportion to the side of larger ones, down to 125: each of their steps sees more positions.
+        steps: optimizer steps per group; 0 is rounding to nearest. `auto` is 500 for images of up to 64², and from 4 weight bits on fewer
+            in proportion to the side of larger ones, down to 125: each of their steps sees more positions.
         images: how many of the calibration images the groups read, the first ones; all where it is `None`. The network stage
             reads all: it caches nothing, so more images cost it nothing.
         batch_size: images per step; `auto` is 32 for images of up to 64², and fewer in proportion to the area of larger ones, down to 8.
