@@ -54,3 +54,24 @@ def change_record(folder: Path, change: Callable[[dict[str, Any]], object]) -> N
 def copy(source: Path, target: Path) -> Path:
     """A run folder of one's own."""
     return Path(shutil.copytree(source, target))
+
+
+def operator(name: str, *args: object, **kwargs: object) -> Callable[[dict[str, Any]], None]:
+    """Return a change of a stored graph: it calls an operator last."""
+
+    def change(graph: dict[str, Any]) -> None:
+        node = {"name": "planted", "operator": name, "args": args, "kwargs": kwargs}
+        graph["nodes"].append(node)
+        graph["output"] = {"node": "planted"}
+
+    return change
+
+
+def rename_tensor(graph: dict[str, Any], name: str) -> None:
+    """Give the first tensor of a stored graph another name."""
+    first = next(iter(graph["tensors"]))
+    graph["tensors"][name] = graph["tensors"].pop(first)
+    text = json.dumps(graph["nodes"])
+    graph["nodes"] = json.loads(
+        text.replace(json.dumps({"tensor": first}), json.dumps({"tensor": name}))
+    )

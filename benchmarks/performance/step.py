@@ -27,7 +27,7 @@ from benchmarks.performance.paired import compare
 from benchmarks.performance.random_network import random_network
 from benchmarks.performance.results import performance_store
 from benchmarks.provenance import commit
-from mrecg.config.settings import Reconstruction
+from mrecg.config.optimization import Reconstruction
 from mrecg.graph.units import Unit
 from mrecg.optimize import reconstruction
 from mrecg.optimize.group import GroupResult, GroupValues, optimize_group

@@ -16,7 +16,7 @@ from benchmarks.performance.results import performance_store
 from benchmarks.provenance import commit
 from benchmarks.store import Result
 from benchmarks.tables import table
-from mrecg.config.settings import Reconstruction
+from mrecg.config.optimization import Reconstruction
 from mrecg.graph.units import Unit
 from mrecg.optimize import reconstruction
 from mrecg.optimize.group import GroupResult, GroupValues, optimize_group

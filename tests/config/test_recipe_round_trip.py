@@ -6,6 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import mrecg
+from mrecg.config.optimization import Reconstruction
 from mrecg.config.recipe import Recipe
 from mrecg.config.settings import (
     ActivationRanges,
@@ -14,7 +15,6 @@ from mrecg.config.settings import (
     Placement,
     PlanRule,
     Ranges,
-    Reconstruction,
     TensorSettings,
 )
 

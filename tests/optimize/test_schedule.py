@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import mrecg
-from mrecg.config.settings import Reconstruction
+from mrecg.config.optimization import Reconstruction
 from mrecg.optimize.schedule import (
     cosine_decay,
     derive_seed,

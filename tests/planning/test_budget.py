@@ -18,6 +18,11 @@ def test_large_images_get_fewer_steps_of_fewer_images(side: int, steps: int, ima
     assert (found.steps, found.batch_size) == (steps, images)
 
 
+def test_weights_of_few_bits_get_all_steps() -> None:
+    found = fit_budget(mrecg.preset("w2a4-qdrop"), 224**2).reconstruct
+    assert (found.steps, found.batch_size) == (500, 8)
+
+
 def test_numbers_that_are_given_stay() -> None:
     given = mrecg.preset("w4a4-qdrop", {"reconstruct.steps": 7})
     found = fit_budget(given, 224**2).reconstruct

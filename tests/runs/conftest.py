@@ -17,3 +17,9 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(saved: Path, tmp_path: Path) -> Path:
     """The folder of a run that a test may change."""
     return run_folders.copy(saved, tmp_path / "run")
+
+
+@pytest.fixture
+def canary(tmp_path: Path) -> Path:
+    """A file that exists when code was executed."""
+    return tmp_path / "canary"

@@ -8,14 +8,13 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from mrecg.config.optimization import NetworkStage, Reconstruction
+from mrecg.config.sections import Settings
 from mrecg.config.settings import (
     FLOAT_BITS,
     ActivationSettings,
-    NetworkStage,
     Placement,
     PlanRule,
-    Reconstruction,
-    Settings,
     TensorSettings,
 )
 from mrecg.config.targets import ACADEMIC, find_backend

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from mrecg.config.optimization import Answer
 from mrecg.config.recipe import Recipe
-from mrecg.config.settings import Answer
 from mrecg.graph.inputs import ModelInputs
 from mrecg.graph.outputs import named_tensors
 from mrecg.metrics import answer

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from mrecg.config.settings import Answer
+from mrecg.config.optimization import Answer
 from mrecg.optimize.tables import TableFigures
 from mrecg.quantizers.losses import reconstruction_loss
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mrecg import distributed
 from mrecg.cache.activation_cache import CachedActivations
-from mrecg.config.settings import Reconstruction
+from mrecg.config.optimization import Reconstruction
 from mrecg.graph.units import Unit
 from mrecg.optimize.adam import Adam
 from mrecg.optimize.cuda_graph import CudaGraph, Recorder, ReplayedStep

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from mrecg import distributed
 from mrecg.cache.activation_cache import run_float_units, run_quantized_units
+from mrecg.config.optimization import Answer, Precision
 from mrecg.config.recipe import Recipe
-from mrecg.config.settings import Answer, Precision
 from mrecg.errors import RecipeError
 from mrecg.graph.inputs import ChosenInputs, ModelInputs
 from mrecg.graph.units import Chain
@@ -59,7 +59,7 @@ class NetworkObjective:
 
     The distance of an output is the Kullback-Leibler divergence of the predictions where it is logits, divided by a
     temperature and multiplied by its square (Hinton et al., 2015), else the squared error relative to the power
-    (`config.settings.Answer`). On the way it is the mean of the units' relative errors.
+    (`config.optimization.Answer`). On the way it is the mean of the units' relative errors.
 
     Raises:
         RecipeError: the recipe describes another number of outputs, or takes for logits what is no table.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mrecg import distributed
-from mrecg.config.settings import Reconstruction
+from mrecg.config.optimization import Reconstruction
 from mrecg.quantizers.adaround import Penalty, beta_at
 
 __all__ = [

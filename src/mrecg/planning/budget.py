@@ -1,13 +1,14 @@
 """How many steps, and images per step, a group gets where the recipe leaves both to the size of the images.
 
 A step sees a convolution's every position: a large image says in one step what many small ones say. On photographs of 224², steps of 8
-images bring a network as near to float as steps of 32, and more steps bring it no nearer (docs/efficientnet-lite0.md).
+images bring a network as near to float as steps of 32, and more steps bring it no nearer, from 4 bits on (docs/efficientnet-lite0.md). Weights of
+fewer bits need all steps.
 """
 
 import math
 
+from mrecg.config.optimization import DEFAULT_BATCH_SIZE, DEFAULT_STEPS
 from mrecg.config.recipe import Recipe
-from mrecg.config.settings import DEFAULT_BATCH_SIZE, DEFAULT_STEPS
 from mrecg.graph.inputs import ModelInputs, tensors_of
 
 __all__ = ["fit_budget", "positions_of"]
@@ -15,6 +16,8 @@ __all__ = ["fit_budget", "positions_of"]
 SMALL = 64 * 64
 """Positions of an image up to which the default budget is that of small images."""
 FEWEST_STEPS, FEWEST_IMAGES = 125, 8
+FEW_BITS = 4
+"""Weights of fewer bits get all steps."""
 
 
 def positions_of(images: ModelInputs) -> int:
@@ -31,7 +34,9 @@ def fit_budget(recipe: Recipe, positions: int) -> Recipe:
     """
     larger, settings = max(1.0, positions / SMALL), recipe.reconstruct
     automatic = {
-        "steps": max(FEWEST_STEPS, round(DEFAULT_STEPS / math.sqrt(larger))),
+        "steps": DEFAULT_STEPS
+        if recipe.weight.bits < FEW_BITS
+        else max(FEWEST_STEPS, round(DEFAULT_STEPS / math.sqrt(larger))),
         "batch_size": max(FEWEST_IMAGES, int(DEFAULT_BATCH_SIZE / larger)),
     }
     chosen = {

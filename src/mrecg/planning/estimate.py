@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from mrecg import distributed
+from mrecg.config.optimization import Reconstruction
 from mrecg.config.recipe import Recipe
-from mrecg.config.settings import Reconstruction
 from mrecg.graph.inputs import ModelInputs
 from mrecg.graph.layers import traced_value
 from mrecg.graph.units import Chain, Unit

@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 
-from mrecg.config.settings import Precision
+from mrecg.config.optimization import Precision
 from mrecg.graph.units import Unit
 
 __all__ = ["choose_precision"]

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from mrecg.config.settings import Reconstruction
+from mrecg.config.optimization import Reconstruction
 from mrecg.errors import DataError
 from mrecg.graph.inputs import ModelInputs, NamedInputs, as_inputs, each, joined
 from mrecg.records.record import ImageSource
