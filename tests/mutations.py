@@ -192,7 +192,7 @@ def _checkpoint_files() -> dict[str, bytes]:
     """What an unfinished run keeps: a group, and the network as a whole."""
     recipe = mrecg.preset(
         "w2a4-brecq",
-        {"reconstruct.steps": 1, "reconstruct.batch_size": 4, "network.steps": 2},
+        {"reconstruct.steps": 1, "reconstruct.batch_size": 4, "network.steps": 5},
     )
     with tempfile.TemporaryDirectory() as scratch:
         kept = FolderCheckpoints(Path(scratch), INPUTS)

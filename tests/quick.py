@@ -13,7 +13,7 @@ GROUPS_ALONE = QUICK | {"network.steps": 0, "reconstruct.early_stop": False}
 
 def quick(name: str = "w2a4-qdrop", **overrides: object) -> mrecg.Recipe:
     """Return a preset with few steps; `__` in a name stands for a dot."""
-    steps = {} if "rtn" in name else QUICK
+    steps = {} if "rtn" in name or "qronos" in name else QUICK
     return mrecg.preset(name, steps | {k.replace("__", "."): v for k, v in overrides.items()})
 
 

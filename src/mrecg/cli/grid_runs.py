@@ -64,12 +64,13 @@ class GridRun:
         Raises:
             RunError: it was made with other settings or images.
         """
+        from mrecg.planning.budget import fit_record
         from mrecg.runs.files import is_finished, recipe_of, record_of
 
         if not is_finished(self.folder):
             return None
         record = record_of(self.folder)
-        differences = recipe_of(self.folder).differences(self.check())
+        differences = recipe_of(self.folder).differences(fit_record(self.check(), record))
         asked = self._inputs().images
         if record.images != asked:
             differences.append(("images", (record.images, asked)))

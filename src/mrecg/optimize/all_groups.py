@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from mrecg import distributed
 from mrecg.cache.activation_cache import ActivationCache
 from mrecg.cache.storage import Storage
 from mrecg.config.recipe import Recipe
@@ -71,7 +72,9 @@ def optimize_groups(
     """
     storage = storage or Storage(prepared.device)
     # Where no code depends on images, the quantized network runs for the record's losses only.
-    quantized = None if recipe.reconstruct.reads_images else IMAGES_OF_LOSSES
+    quantized = (
+        None if recipe.reconstruct.reads_images else max(1, IMAGES_OF_LOSSES // distributed.count())
+    )
     cache = ActivationCache(prepared.chain, images.groups, prepared.device, storage, quantized)
     reconstruction = GroupReconstruction(prepared, cache, recipe, previous or QuantizerState())
     judge = None

@@ -10,8 +10,9 @@ import math
 from mrecg.config.optimization import DEFAULT_BATCH_SIZE, DEFAULT_STEPS
 from mrecg.config.recipe import Recipe
 from mrecg.graph.inputs import ModelInputs, tensors_of
+from mrecg.records.record import Record
 
-__all__ = ["fit_budget", "positions_of"]
+__all__ = ["fit_budget", "fit_record", "positions_of"]
 
 SMALL = 64 * 64
 """Positions of an image up to which the default budget is that of small images."""
@@ -45,3 +46,9 @@ def fit_budget(recipe: Recipe, positions: int) -> Recipe:
         if getattr(settings, name) == "auto"
     }
     return recipe.override(chosen) if chosen else recipe
+
+
+def fit_record(recipe: Recipe, record: Record) -> Recipe:
+    """Return the recipe with numbers for the images that a record's run was given."""
+    shapes = record.input_shapes.values() or [record.input_shape]
+    return fit_budget(recipe, max(math.prod(shape[1:]) for shape in shapes))

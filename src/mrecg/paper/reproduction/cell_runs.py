@@ -1,7 +1,6 @@
 """The runs of the table: one folder per cell; finished cells are skipped, interrupted ones go on behind their last finished
 group, failed ones are reported and the rest goes on."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +26,7 @@ from mrecg.paper.networks import NETWORKS, make_network
 from mrecg.paper.published import PAPER_NETWORKS, find_checkpoint
 from mrecg.paper.reproduction.table_axes import Cell
 from mrecg.pipeline import prepare
-from mrecg.planning.budget import fit_budget
+from mrecg.planning.budget import fit_record
 from mrecg.planning.estimate import Estimate
 from mrecg.records.record import Record
 from mrecg.runs.files import is_finished, recipe_of, record_of
@@ -159,7 +158,7 @@ def finished_run(cell: Cell, sources: Sources, budget: Budget, folder: Path) -> 
         # Unreadable images are not counted, so a few may be missing.
         complete = (1 - MOST_SKIPPED) * asked_for <= evaluated.count <= asked_for
         differences["evaluation images"] = (asked_for if complete else evaluated.count, asked_for)
-    wanted = fit_budget(cell.recipe(budget.overrides), math.prod(record.input_shape[1:]))
+    wanted = fit_record(cell.recipe(budget.overrides), record)
     differences |= recipe.differences(wanted)
     for name, (made, asked) in differences.items():
         if made != asked:
