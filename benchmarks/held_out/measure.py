@@ -68,7 +68,7 @@ def measure_variant(
     given = Images(folder)
     calibration = given[:images]
     if variant.generated:
-        groups = {"reconstruct.images": split_counts(images, recipe)[0]}
+        groups = {"reconstruct.images": split_counts(images, recipe).groups}
         recipe = recipe.override(groups)
         more = generated_images(model, tuple(calibration.shape[1:]))
         calibration = torch.cat([calibration, more])

@@ -6,7 +6,7 @@ import torch
 import mrecg
 import toys
 from mrecg.graph.inputs import NamedInputs
-from mrecg.planning.budget import fit_budget, positions_of
+from mrecg.planning.budget import fit_budget, fit_record, positions_of
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,15 @@ def test_a_run_names_the_numbers_that_it_used() -> None:
     recipe = mrecg.preset("w8a8-rtn", settings)
     found = mrecg.prepare(toys.make("residual"), toys.images(32), recipe=recipe).recipe
     assert (found.reconstruct.steps, found.reconstruct.batch_size) == (0, 32)
+    found_again = fit_record(
+        recipe, mrecg.quantize(toys.make("residual"), toys.images(32), recipe=recipe).record
+    )
+    assert found_again == found
+
+
+def test_harm_is_measured_after_a_tenth_of_the_steps() -> None:
+    recipe = mrecg.preset("w4a8-brecq", {"reconstruct.steps": 20, "reconstruct.batch_size": 4})
+    model, images = toys.make("chain"), toys.images(8)
+    for after, taken in ((None, 2), (0, 0)):
+        found = mrecg.sensitivity(model, images, recipe, weight_bits=(4,), after=after)
+        assert found.after == taken
