@@ -16,7 +16,7 @@ from mrecg.graph.inputs import as_given
 from mrecg.mixed_precision.budgets import cost_of
 from mrecg.mixed_precision.integer_program import choose_bits
 from mrecg.mixed_precision.layout import allowed_widths
-from mrecg.mixed_precision.measurement import sensitivity
+from mrecg.mixed_precision.measurement import PART_OF_STEPS, sensitivity
 from mrecg.optimize.progress import Report
 from mrecg.preparation.calibration import CalibrationImages, gather_inputs
 from mrecg.records.bit_choice import BitChoice
@@ -26,8 +26,6 @@ __all__ = ["Calibration", "Ladder", "LadderStep"]
 
 Calibration = CalibrationImages | Tensor | dict[str, Tensor]
 """Images, or several inputs by name."""
-FEW = 10
-"""Few steps are the recipe's divided by it."""
 MORE = (1.25, 1.5, 2.0)
 """More bits: the budget as a multiple of what the recipe's own widths take."""
 IN_FLOAT = (0.5, 0.9)
@@ -141,9 +139,10 @@ def _by_steps(recipe: Recipe) -> Iterator[LadderStep]:
     if recipe.reconstruct.reads_images:
         closed = nearest.override(METHODS["qronos"])
         yield LadderStep("rounding in closed form", closed)
-    if steps >= 2 * FEW:
+    if steps >= 2 * PART_OF_STEPS:
         yield LadderStep(
-            f"{steps // FEW} steps", recipe.override({"reconstruct.steps": steps // FEW})
+            f"{steps // PART_OF_STEPS} steps",
+            recipe.override({"reconstruct.steps": steps // PART_OF_STEPS}),
         )
     if steps:
         yield LadderStep(f"{steps} steps", recipe)

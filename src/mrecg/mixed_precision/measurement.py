@@ -32,12 +32,12 @@ from mrecg.preparation.prepared_graph import PreparedGraph, prepare_graph
 from mrecg.records.sensitivity import LayerCost, QuantizedKind, Sensitivity, UnitHarms, WholeHarm
 from mrecg.torch_state import default_torch_modes
 
-__all__ = ["USUAL_WIDTHS", "sensitivity"]
+__all__ = ["PART_OF_STEPS", "USUAL_WIDTHS", "sensitivity"]
 
 USUAL_WIDTHS = (2, 3, 4, 8)
 """Widths that are measured where the caller names none."""
 PART_OF_STEPS = 10
-"""What a unit gets before it is measured is this part of the recipe's steps: after 50 of 500, widths are better chosen (docs/bits.md)."""
+"""Few steps are the recipe's divided by it; after 50 of 500, widths are better chosen than to nearest (docs/bits.md)."""
 
 
 @default_torch_modes()
