@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.held_out.results import held_out_store, judges_store
-from benchmarks.held_out.variants import CODES, JOINS, STOPS, Variant
+from benchmarks.held_out.variants import CODES, JOINS, LONG, STOPS, Variant
 from benchmarks.store import Result
 from benchmarks.tables import by_key, folded, table, with_lead
 
@@ -173,7 +173,7 @@ def write_choices(folder: Path, page: Path) -> int:
         CODES_HEADER,
         *table(
             f"{keys} | learned | KL | better by | same class as float (%) | seconds",
-            variant_rows(results, CODES, joins=False),
+            variant_rows(results, CODES | LONG, joins=False),
         ),
         *(_stops(keys, results)),
         *([JUDGES_HEADER, *table(JUDGES_COLUMNS, judges_rows(judged))] if judged else []),

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["BUDGETS", "CODES", "GROUPS", "JOINS", "STOPS", "VARIANTS", "Variant"]
+__all__ = ["BUDGETS", "CODES", "GROUPS", "JOINS", "LONG", "STOPS", "VARIANTS", "Variant"]
 
 
 class Variant(NamedTuple):
@@ -89,6 +89,14 @@ CODES = {
     "generated": _learned("codes, 256 images from batch norms besides")._replace(generated=True),
 }
 """What the network as a whole learns, and from which views of the images."""
+LONG = {
+    "mrecg-3000": _learned("the whole method, 3,000 steps", "qdrop-mrecg", steps=3000),
+    "mrecg-8000": _learned("the whole method, 8,000 steps", "qdrop-mrecg", steps=8000),
+    "mrecg-8000-rate-40": _learned(
+        "the whole method, 8,000 steps, twice the rate", "qdrop-mrecg", steps=8000, code_rate=0.04
+    ),
+}
+"""Many steps of the network as a whole, after joined groups."""
 _STAGE = {"network.steps": 125}
 STOPS = {
     "decided": Variant("when roundings are decided", "qdrop", _STAGE),
@@ -100,5 +108,5 @@ STOPS = {
 """When a group's steps end before the last one; with 125 steps of the network as a whole behind them."""
 BUDGETS = {"whole": Variant("the whole method", "qdrop-mrecg", {})}
 """Everything as it is by default, with the steps that are asked for."""
-GROUPS = {"joins": JOINS, "network": CODES, "stops": STOPS, "budgets": BUDGETS}
-VARIANTS = JOINS | CODES | STOPS | BUDGETS
+GROUPS = {"joins": JOINS, "network": CODES, "long": LONG, "stops": STOPS, "budgets": BUDGETS}
+VARIANTS = JOINS | CODES | LONG | STOPS | BUDGETS
