@@ -33,7 +33,7 @@ def step(x: Tensor, weight: Tensor, keep_probability: float) -> tuple[Tensor, li
     quantizer = UniformQuantizer(grid).learn(activation, mask)
     scaling = Scaling(x.new_full((4, 1, 1, 1), 0.3), x.new_ones(4, 1, 1, 1))
     learned = WeightQuantizer(grid, scaling).learn_rounding(weight, scaling)
-    output = functional.conv2d(quantizer(x, None), learned.soft_weight(Penalty(0.01, 10.0)))
+    output = functional.conv2d(quantizer(x, None), learned.soft_weight(Penalty(0.01, 10.0).slope()))
     loss, slopes = loss_and_slopes([output], [torch.zeros_like(output)], [4])
     variables = [learned.alpha, learned.scale.delta, *quantizer.variables]
     torch.autograd.backward([output], slopes, inputs=variables)

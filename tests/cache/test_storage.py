@@ -104,6 +104,19 @@ def test_an_accelerator_comes_first(
     assert Storage(torch.device("cuda", 0), limit)._place(800) == expected
 
 
+def test_what_a_step_reads_without_the_host(tmp_path: Path) -> None:
+    """What lies where the units run, but for images by numbers, which are the host's."""
+    x = values(4, 3, 5, 5)
+    here, elsewhere = Storage(CPU), Storage(torch.device("cuda", 0))
+    assert here.wrap(x).is_on_device
+    assert here.allocate(4, (3,)).is_on_device
+    assert not here.wrap(x, torch.tensor([1, 2])).is_on_device
+    assert not Storage(CPU, limit=0).allocate(4, (3,)).is_on_device
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 0))
+        assert not elsewhere.wrap(x).is_on_device
+
+
 def test_a_full_disk_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*arguments: object, **options: object) -> None:
         raise OSError(28, "No space left on device")

@@ -78,6 +78,7 @@ def learned_with(
     preset: str,
     network: str,
     monkeypatch: pytest.MonkeyPatch,
+    windows_of: int | str = 4,
 ) -> mrecg.QuantizedModel:
     made = []
 
@@ -91,7 +92,7 @@ def learned_with(
         patch.setattr(compilation, "fits", lambda tensor: False)  # a graph knows torch's operators
         patch.setattr(group, "_recorder", new)
         patch.setattr(windows, "LARGEST_WHOLE", 0)
-        settings = {"steps": 30, "batch_size": 8, "window": 4}
+        settings = {"steps": 30, "batch_size": 8, "window": windows_of}
         settings = {f"reconstruct.{name}": value for name, value in settings.items()}
         quantized = mrecg.quantize(
             toys.make(network), toys.images(32), recipe=mrecg.preset(preset, settings)
@@ -103,12 +104,17 @@ def learned_with(
 
 @pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.parametrize("network", ["residual", "dense", "vit"])
-@pytest.mark.parametrize("preset", ["w2a2-brecq", "w3a4-qdrop-mrecg"])
+@pytest.mark.parametrize(
+    ("preset", "windows_of"), [("w2a2-brecq", 4), ("w3a4-qdrop-mrecg", 4), ("w3a4-qdrop", "none")]
+)
 def test_a_recorded_step_misses_nothing_that_changes(
-    preset: str, network: str, monkeypatch: pytest.MonkeyPatch
+    preset: str, windows_of: int | str, network: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Batches, windows, masks, rates and penalty; a number that was recorded as it was would stay as it was."""
-    found = [learned_with(kind, preset, network, monkeypatch) for kind in (Tape, Rerun)]
+    """Batches, windows, masks, rates and penalty; a number that was recorded as it was would stay as it was.
+
+    Without windows a step reads the batch by itself, with them it is read before.
+    """
+    found = [learned_with(kind, preset, network, monkeypatch, windows_of) for kind in (Tape, Rerun)]
     states = [one.model.state_dict() for one in found]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     assert found[0].record.units == found[1].record.units

@@ -42,7 +42,7 @@ def test_learning_reads_elements_of_both_networks(
     """QDrop, eq. 8: each element behind the quantized units, or with 1 - p from the float network."""
     batches: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
     read: list[dict[str, Tensor]] = []
-    take, run_units = Step.__call__, step.run_quantized_units
+    take, run_units = Step.take, step.run_quantized_units
 
     def watched(self: Step, batch: Batch, *others: Any) -> Tensor:
         batches.append(({n: v.clone() for n, v in batch.of_float.items()}, dict(batch.quantized)))
@@ -54,7 +54,7 @@ def test_learning_reads_elements_of_both_networks(
         read.append({name: value.clone() for name, value in given.items()})
         return run_units(units, given, bindings)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Step, "__call__", watched)
+    monkeypatch.setattr(Step, "take", watched)
     monkeypatch.setattr(step, "run_quantized_units", reads)
     optimize("w2a2-qdrop", keep_quantized_probability=probability)
     from_quantized, compared = 0, 0
@@ -141,7 +141,7 @@ def test_no_step_leaves_a_tensor_behind(monkeypatch: pytest.MonkeyPatch) -> None
     """One that outlived its step would keep the large ones around it apart, and memory would grow with the steps."""
     left: list[weakref.ref[Tensor]] = []
     alive: list[int] = []
-    take = Step.__call__
+    take = Step.take
 
     def watched(self: Step, batch: Batch, *others: Any) -> Tensor:
         alive.append(sum(tensor() is not None for tensor in left))
@@ -149,7 +149,7 @@ def test_no_step_leaves_a_tensor_behind(monkeypatch: pytest.MonkeyPatch) -> None
         left.extend(map(weakref.ref, (loss, *batch.quantized.values(), *batch.targets.values())))
         return loss
 
-    monkeypatch.setattr(Step, "__call__", watched)
+    monkeypatch.setattr(Step, "take", watched)
     optimize("w2a2-qdrop", steps=40)
     assert len(left) > 100
     assert max(alive) <= 3  # the last step's, which its caller still holds

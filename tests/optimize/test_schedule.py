@@ -13,6 +13,7 @@ from mrecg.optimize.schedule import (
     schedule_at,
     shuffled_batches,
 )
+from mrecg.quantizers.adaround import Penalty
 
 
 def settings(**overrides: object) -> Reconstruction:
@@ -37,9 +38,9 @@ def test_batches(batches: str) -> None:
 def test_a_penalty_follows_the_warm_up_and_rates_decay() -> None:
     chosen = settings(steps=100, penalty=0.3, warm_up=0.25, beta=(20.0, 2.0), weight_scale_rate=0.1)
     before, at_once, last = (schedule_at(chosen, taken) for taken in (24, 25, 100))
-    assert not before.penalty.acts
-    assert at_once.penalty == (0.3, 20)
-    assert last.penalty == (0.3, 2)
+    assert before.slope is None
+    assert at_once.slope == Penalty(0.3, 20).slope()
+    assert last.slope == Penalty(0.3, 2).slope()
     rounding, _, weight_scale = last.rates
     assert rounding == at_once.rates[0] > 0  # which never decays
     assert weight_scale == 0
@@ -50,11 +51,11 @@ def test_a_penalty_follows_the_warm_up_and_rates_decay() -> None:
 def test_the_authors_counter_is_at_one_in_the_first_step() -> None:
     """Their penalty starts in step 100 of 500, where β is 20, and reaches β = 2 in the last; ours starts in the 101st."""
     chosen = settings(steps=500, penalty=0.3, penalty_at="end")
-    assert not schedule_at(chosen, 98).penalty.acts
-    assert schedule_at(chosen, 99).penalty == (0.3, 20)
-    assert schedule_at(chosen, 499).penalty == (0.3, 2)
+    assert schedule_at(chosen, 98).slope is None
+    assert schedule_at(chosen, 99).slope == Penalty(0.3, 20).slope()
+    assert schedule_at(chosen, 499).slope == Penalty(0.3, 2).slope()
     ours = settings(steps=500, penalty=0.3)
-    assert not schedule_at(ours, 99).penalty.acts
+    assert schedule_at(ours, 99).slope is None
     assert schedule_at(chosen, 99).rates == schedule_at(ours, 99).rates
 
 

@@ -15,7 +15,7 @@ from mrecg.cache.storage import CachedActivation, Storage
 from mrecg.graph.receptive_fields import Extent
 from mrecg.graph.units import Chain
 from mrecg.optimize.schedule import shuffled_batches
-from mrecg.optimize.step import Batch
+from mrecg.optimize.step import BatchReader, Drawn
 from mrecg.planning import windows
 from mrecg.planning.cost import output_positions
 from mrecg.planning.windows import AxisCut, View, Windows, find_view, find_windows
@@ -118,7 +118,7 @@ def test_what_is_compared_in_a_window_is_what_the_whole_map_has_there(
             continue
         drawn = found.draw(IMAGES, torch.Generator().manual_seed(first))
         inputs, targets = ({name: cached[name] for name in names} for names in (read, made))
-        batch = Batch.read(torch.arange(IMAGES), inputs, inputs, targets, False, drawn)
+        batch = BatchReader(inputs, {}, targets).read(Drawn(torch.arange(IMAGES), drawn))
         results = run_float_units(members, batch.quantized)
         for name, target in batch.targets.items():
             inside = batch.inside[name].bool().expand_as(target)

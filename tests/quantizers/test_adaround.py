@@ -25,7 +25,7 @@ def test_soft_rounding_and_its_gradient(beta: float | None) -> None:
     with torch.no_grad():
         learned.alpha.add_(normal(6, 90, seed=1).mul_(2))
     upstream = normal(6, 90, seed=2).double()
-    soft = learned.soft_weight(None if beta is None else Penalty(0.3, beta))
+    soft = learned.soft_weight(None if beta is None else Penalty(0.3, beta).slope())
     soft.backward(upstream)
 
     alpha = learned.alpha.detach().clone().requires_grad_()
@@ -47,7 +47,7 @@ def test_the_penalty_pushes_away_from_the_middle(value: float) -> None:
     learned = start(torch.full((1, 4), value), scaling, UniformGrid(0, 3, False))
     with torch.no_grad():
         learned.alpha.fill_(20 * (value - 0.5))
-    learned.soft_weight(Penalty(1.0, 2.0)).sum().mul(0).backward()
+    learned.soft_weight(Penalty(1.0, 2.0).slope()).sum().mul(0).backward()
     assert learned.alpha.grad is not None
     torch.testing.assert_close(learned.alpha.grad, torch.zeros(1, 4))
 
@@ -57,7 +57,7 @@ def test_a_weight_read_twice_is_penalized_once() -> None:
     learned = start(normal(2, 3), scaling, UniformGrid(0, 3, False))
     slopes = []
     for readers in (1, 2):
-        soft = learned.soft_weight(Penalty(1.0, 4.0))
+        soft = learned.soft_weight(Penalty(1.0, 4.0).slope())
         (torch.stack([soft] * readers).sum() * 0).backward()
         assert learned.alpha.grad is not None
         slopes.append(learned.alpha.grad.clone())
@@ -184,7 +184,7 @@ def rank_of_learned_rounding(seed: int) -> int:
     optimizer = torch.optim.Adam([learned.alpha], lr=2.5e-2)
     for step in range(500):
         beta = beta_at(step / 500, 0.2, (20.0, 2.0))
-        soft = learned.soft_weight(None if beta is None else Penalty(1.0, beta))
+        soft = learned.soft_weight(None if beta is None else Penalty(1.0, beta).slope())
         loss = (inputs @ soft.T - target).pow(2).mean()
         optimizer.zero_grad()
         loss.backward()

@@ -95,7 +95,7 @@ def test_fake_quantization(
     values = LAYOUTS[layout](normal(2, 3, 19, 21))  # 2,394 in three blocks
     gradient = LAYOUTS[of_gradient](normal(2, 3, 19, 21, seed=1))
     scale, unit = torch.tensor([0.3, 0.5], device=DEVICE)
-    drawn = (normal(5000, seed=2) > 0).float()
+    drawn = normal(5000, seed=2) > 0
     keep = drawn.as_strided(values.shape, torch.empty_like(values).stride(), 7) if masked else None
 
     def quantize() -> list[Tensor]:
@@ -113,6 +113,38 @@ def test_fake_quantization(
     assert torch.equal(ours[1], theirs[1])
     torch.testing.assert_close(ours[2], theirs[2], rtol=1e-5, atol=1e-3)
     assert all(torch.equal(*pair) for pair in zip(ours, by_both(quantize)[0], strict=True))
+
+
+@runs
+@pytest.mark.parametrize("masked", [False, True])
+def test_bfloat16_is_computed_in_float32(masked: bool) -> None:
+    """And the results are rounded to bfloat16, or cut off by the interpreter; the sum for the scale is of float32."""
+    x, gradient = (normal(3000, seed=seed).bfloat16() for seed in (0, 1))
+    keep = normal(3000, seed=2) > 0 if masked else None
+    scale, unit = torch.tensor([0.3, 0.5], device=DEVICE)
+    numbers = (keep, scale, -3.0, 4.0, -0.5, math.inf)
+    found, wanted = fused.fake_quantize(x, *numbers), fused.fake_quantize(x.float(), *numbers)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), wanted, rtol=2**-7, atol=0)
+    ours = fused.fake_quantize_backward(gradient, x, unit, *numbers)
+    theirs = fused.fake_quantize_backward(gradient.float(), x.float(), unit, *numbers)
+    assert torch.equal(ours[0], theirs[0].bfloat16())
+    assert torch.equal(ours[1], theirs[1])
+
+
+@runs
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_squared_errors(layout: str, dtype: torch.dtype) -> None:
+    """The gradient has the output's format."""
+    output = LAYOUTS[layout](normal(2, 3, 19, 21).to(dtype))
+    target = normal(2, 3, 19, 21, seed=1).contiguous(memory_format=torch.channels_last)
+    error, slope = fused.squared_error(output, target, 0.01)
+    wanted, of_output = formulas.squared_error(output.float(), target.clone(), 0.01, None)
+    assert slope.dtype == dtype
+    torch.testing.assert_close(error, wanted, rtol=1e-4, atol=0)
+    tolerance = 1e-6 if dtype == torch.float32 else 2**-7
+    torch.testing.assert_close(slope.float(), of_output, rtol=tolerance, atol=0)
 
 
 @runs
@@ -154,7 +186,7 @@ def test_operators_keep_their_schemas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compilation, "fits", lambda tensor: False)
     monkeypatch.setattr(fused, "fits", lambda tensor: True)
     own, scale = torch.ops.mrecg, torch.tensor(0.3, device=DEVICE)
-    x, keep = normal(2, 3, 4), (normal(2, 3, 4, seed=1) > 0).float()
+    x, keep = normal(2, 3, 4), normal(2, 3, 4, seed=1) > 0
     numbers = (keep, scale, -3.0, 4.0, -1.0, 0.9)
     torch.library.opcheck(own.fake_quantize.default, (x, *numbers))
     backward = (x, x, None, None, None, scale, *numbers)
@@ -189,14 +221,23 @@ def test_kernels_compile_for_a_gpu_that_is_not_here() -> None:
 
     from mrecg.quantizers.kernels import triton_kernels
 
-    numbers = {"size": "i64", "stride": "i32"} | dict.fromkeys(
-        ("lowest", "highest", "floor", "ceiling", "per_level", "strength", "exponent"), "fp32"
+    floats = (
+        "lowest",
+        "highest",
+        "floor",
+        "ceiling",
+        "per_level",
+        "strength",
+        "exponent",
+        "weight",
     )
+    numbers = {"size": "i64", "stride": "i32"} | dict.fromkeys(floats, "fp32")
     for name in triton_kernels.__all__:
         kernel = getattr(triton_kernels, name)
         constants = {"block": fused.BLOCK, "penalized": True, "by_pointer": False}
         constants = {key: value for key, value in constants.items() if key in kernel.arg_names}
-        types = {key: numbers.get(key, "*fp32") for key in kernel.arg_names}
+        types = {key: numbers.get(key, "*fp32") for key in kernel.arg_names} | {"keep": "*i1"}
+        types = {key: kind for key, kind in types.items() if key in kernel.arg_names}
         source = ASTSource(kernel, types | dict.fromkeys(constants, "constexpr"), constants)
         code = compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]
         assert ("div.rn.f32" in code) == name.startswith("fake_quantize")

@@ -127,7 +127,7 @@ def rank_of_learned_rounding(seed: int) -> int:
     optimizer = torch.optim.Adam([learned.alpha], lr=2.5e-2)
     for progress in torch.linspace(0, 1, 500).tolist():
         beta = beta_at(progress, 0.2, (20.0, 2.0))
-        soft = learned.soft_weight(None if beta is None else Penalty(0.3, beta))
+        soft = learned.soft_weight(None if beta is None else Penalty(0.3, beta).slope())
         loss = (inputs @ (soft - weight).T).pow(2).mean() / errors.mean()
         optimizer.zero_grad()
         loss.backward()

@@ -1,5 +1,6 @@
 """Random masks: they repeat, they differ, and they fit."""
 
+import pytest
 import torch
 
 from mrecg.quantizers.qdrop import RandomMask
@@ -20,6 +21,19 @@ def test_masks_fit_tensors_of_any_layout() -> None:
         assert mask.like(x).shape == x.shape
     laid_out = base.contiguous(memory_format=torch.channels_last)
     assert mask.like(laid_out).stride() == laid_out.stride()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bool])
+def test_a_mask_takes_each_element_from_one_network(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By numbers as on the CPU, or by booleans as on a CUDA device."""
+    mask = RandomMask(0.5, seed=0)
+    kept = (torch.arange(12) % 3 == 0).view(3, 4)
+    monkeypatch.setattr(mask, "like", lambda x: kept.to(dtype))
+    of_float, quantized = torch.arange(12.0).view(3, 4), -torch.arange(12.0).view(3, 4)
+    wanted = torch.where(kept, quantized, of_float)
+    assert torch.equal(mask.mix(of_float.clone(), quantized), wanted)
 
 
 def test_held_masks_are_the_masks() -> None:

@@ -48,11 +48,16 @@ class CachedActivation(ABC):
     def __len__(self) -> int:
         return self.shape[0]
 
+    @property
+    @abstractmethod
+    def is_on_device(self) -> bool:
+        """Return whether a batch is read where the units run, by numbers that are there: without the host."""
+
     def batch(self, chosen: Int64[Tensor, " b"], cut: Cut | None = None) -> Shaped[Tensor, "b ..."]:
         """Return the values of some images, on the device, in a tensor that is the caller's own.
 
         Args:
-            chosen: the images' numbers.
+            chosen: the images' numbers, on the host or where the values are.
             cut: windows of these images' feature maps; without it whole maps are returned.
         """
         if cut is None:
@@ -103,6 +108,10 @@ class _InMemory(CachedActivation):
         self._rows = rows
         self._pinned = device.type == "cuda" and not rows.is_cuda
 
+    @property
+    def is_on_device(self) -> bool:
+        return not self._pinned
+
     def _gather(self, chosen: Tensor) -> Tensor:
         out = torch.empty(
             len(chosen),
@@ -143,6 +152,10 @@ class _Chosen(CachedActivation):
         super().__init__(len(numbers), rows.shape[1:], channels_last, device)
         self._rows, self._numbers = rows, numbers
 
+    @property
+    def is_on_device(self) -> bool:
+        return False  # its numbers are on the host
+
     def _gather(self, chosen: Tensor) -> Tensor:
         return self._rows._gather(self._numbers[chosen])
 
@@ -175,6 +188,10 @@ class _OnDisk(CachedActivation):
         except OSError as error:
             raise _disk_full(error) from error
         weakref.finalize(self, self._file.close)
+
+    @property
+    def is_on_device(self) -> bool:
+        return False
 
     def _gather(self, chosen: Tensor) -> Tensor:
         rows = self._empty(len(chosen))
@@ -256,12 +273,26 @@ class Storage:
     def wrap(
         self, images: Shaped[Tensor, "n *shape"], numbers: Int64[Tensor, " some"] | None = None
     ) -> CachedActivation:
-        """Return an input of the caller's where it is, for all images or those with some numbers; it is not counted."""
+        """Return an input of the caller's, for all images or those with some numbers; it is not counted.
+
+        It stays where it is, but for a copy on a CUDA device while that has room.
+        """
         # With one channel both layouts are one, and only the right strides tell a convolution so.
         gray = images.shape[1:2] == (1,)
         rows = images.contiguous().view(len(images), math.prod(images.shape[1:]))
-        whole = _InMemory(rows, images.shape[1:], gray, self._device)
-        return whole if numbers is None else _Chosen(whole, numbers, gray, self._device)
+
+        def make(place: Place) -> CachedActivation:
+            if place == "device":
+                own = rows if numbers is None else rows[numbers]
+                return _InMemory(own.to(self._device), images.shape[1:], gray, self._device)
+            whole = _InMemory(rows, images.shape[1:], gray, self._device)
+            return whole if numbers is None else _Chosen(whole, numbers, gray, self._device)
+
+        size = rows.nbytes if numbers is None else rows[:1].nbytes * len(numbers)
+        places: tuple[Place, ...] = ("host",)
+        if self._place(size) == "device":
+            places = ("device", "host")
+        return self.shortages.first_that_fits(places, make, _moved)[1]
 
     def allocate(self, images: int, shape: Sequence[int]) -> CachedActivation:
         """Return room for one activation of all images; where memory runs out, on the host, or in a file.
@@ -305,8 +336,8 @@ def _moved(place: Place) -> str:
 
 
 def copy_to_device(values: Tensor, device: torch.device) -> Tensor:
-    """Copy values of the host to a device; the host does not wait for the copy."""
-    if device.type == "cuda":
+    """Copy values to a device; the host does not wait for the copy."""
+    if device.type == "cuda" and not values.is_cuda:
         values = values.pin_memory()
     return values.to(device, non_blocking=True)
 

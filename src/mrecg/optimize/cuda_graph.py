@@ -10,11 +10,11 @@ from torch import Tensor
 from mrecg.cache.storage import copy_to_device
 from mrecg.errors import reason_of
 from mrecg.optimize.schedule import ScheduledValues
-from mrecg.optimize.step import Batch, Step, Tensors
-from mrecg.quantizers.adaround import Penalty
+from mrecg.optimize.step import Batch, Drawn, Step
 
 __all__ = ["CudaGraph", "Recorder", "ReplayedStep"]
 
+_NO_SLOPE = (0.0, 0.0)
 WARM_UP = 3
 """Steps before the recorded one, in which libraries choose kernels and workspaces, and Adam its moments."""
 
@@ -68,7 +68,8 @@ class ReplayedStep:
     """Called like a `Step`; after the first few calls one is recorded, and repeated from then on.
 
     A graph repeats the same kernels on the same memory with the same numbers. So all that changes from call to call is
-    copied into fixed tensors first: the batch, the scheduled values and the masks.
+    copied into fixed tensors first: the scheduled values, the masks, and the numbers of the batch's images, whose activations the
+    graph reads by itself. Windows, and activations that are not on the device, are read before and copied, too.
 
     A network may do what a graph cannot hold, such as reading a value on the host, and a graph's memory is its own. Then steps
     are taken as they are.
@@ -85,18 +86,16 @@ class ReplayedStep:
         if step.mask is not None:
             step.mask.hold()
 
-    def __call__(
-        self, batch: Batch, scheduled: ScheduledValues, reread: Callable[[], Tensors]
-    ) -> Tensor:
-        """Take the step; return its loss."""
+    def __call__(self, drawn: Drawn, scheduled: ScheduledValues) -> Tensor:
+        """Take the step; return its loss, which the next call overwrites."""
         if self._replays:
             try:
-                return self._replay(batch, scheduled)
+                return self._replay(drawn, scheduled)
             except RuntimeError as error:
                 if self._calls > WARM_UP:
                     raise
                 self._give_up(reason_of(error))
-        return self._step(batch, scheduled, reread)
+        return self._step(drawn, scheduled)
 
     def _give_up(self, reason: str) -> None:
         """Leave step and mask as if nothing had been held for a graph."""
@@ -107,13 +106,10 @@ class ReplayedStep:
             self._step.mask.release()
         self._tell(f"steps run one by one, because a CUDA graph cannot hold them: {reason}")
 
-    def _replay(self, batch: Batch, scheduled: ScheduledValues) -> Tensor:
+    def _replay(self, drawn: Drawn, scheduled: ScheduledValues) -> Tensor:
         if self._calls == 0:
-            self._batch = Batch(*({n: v.clone() for n, v in part.items()} for part in batch))
-            device = next(iter(batch.targets.values())).device
-            size = len(scheduled.penalty) + len(scheduled.rates)
-            self._scheduled = torch.empty(size, dtype=torch.float32, device=device)
-        self._fill(batch, scheduled)
+            self._hold(drawn, scheduled)
+        self._fill(drawn, scheduled)
         if self._calls < WARM_UP:
             self._recorder.run(self._take)
         else:
@@ -121,17 +117,34 @@ class ReplayedStep:
                 self._recorder.record(self._take)
             self._recorder.replay()
         self._calls += 1
-        return self._loss.clone()
+        return self._loss
 
-    def _fill(self, batch: Batch, scheduled: ScheduledValues) -> None:
-        for held, given in zip(self._batch, batch, strict=True):
-            for name, values in given.items():
-                held[name].copy_(values)
-        now = torch.tensor([*scheduled.penalty, *scheduled.rates], dtype=torch.float32)
+    def _hold(self, drawn: Drawn, scheduled: ScheduledValues) -> None:
+        """Make the tensors that change from call to call."""
+        device = self._step.variables[0].device
+        self._chosen = torch.empty_like(drawn.chosen, device=device)
+        self._batch: Batch | None = None
+        if drawn.windows is not None or not self._step.reader.is_on_device:
+            read = self._step.reader.read(drawn)
+            self._batch = Batch(*({n: v.clone() for n, v in part.items()} for part in read))
+        size = len(_NO_SLOPE) + len(scheduled.rates)
+        self._scheduled = torch.empty(size, dtype=torch.float32, device=device)
+
+    def _fill(self, drawn: Drawn, scheduled: ScheduledValues) -> None:
+        if self._batch is None:
+            self._chosen.copy_(copy_to_device(drawn.chosen, self._chosen.device))
+        else:
+            for held, given in zip(self._batch, self._step.reader.read(drawn), strict=True):
+                for name, values in given.items():
+                    held[name].copy_(values)
+        numbers = [*(scheduled.slope or _NO_SLOPE), *scheduled.rates]
+        now = torch.tensor(numbers, dtype=torch.float32)
         self._scheduled.copy_(copy_to_device(now, self._scheduled.device))
         if self._step.mask is not None:
             self._step.mask.redraw()
 
     def _take(self) -> None:
-        strength, beta, *rates = self._scheduled.unbind()
-        self._loss = self._step(self._batch, ScheduledValues(Penalty(strength, beta), tuple(rates)))
+        strength, exponent, *rates = self._scheduled.unbind()
+        scheduled = ScheduledValues((strength, exponent), tuple(rates))
+        batch = self._batch or self._step.reader.read(Drawn(self._chosen))
+        self._loss = self._step.take(batch, scheduled)

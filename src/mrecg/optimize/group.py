@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -22,7 +21,7 @@ from mrecg.optimize.schedule import (
     schedule_at,
     shuffled_batches,
 )
-from mrecg.optimize.step import Batch, Step, read_values
+from mrecg.optimize.step import BatchReader, Drawn, Step
 from mrecg.planning.precision import choose_precision
 from mrecg.planning.windows import View, find_view
 from mrecg.preparation.prepared_graph import PreparedGraph
@@ -140,6 +139,7 @@ def optimize_group(
     biases = prepared.bind(units, nearest, without={*prepared.weights, *prepared.activations})
     learning = {*variables.roundings, *variables.activations}
     step = Step(
+        _reader(values, mixes=mask is not None),
         units,
         {**prepared.bind(units, start, learning), **biases, **variables.activations},
         variables.roundings,
@@ -149,8 +149,17 @@ def optimize_group(
         choose_precision(settings.precision, units, learned[0].device),
         Parts(shortages or Shortages(), "steps of groups"),
     )
-    result = _run(step, list(variables.roundings.values()), values, settings, seed, report)
+    result = _run(step, list(variables.roundings.values()), settings, seed, report)
     return start | variables.current(), result
+
+
+def _reader(values: GroupValues, mixes: bool) -> BatchReader:
+    mixed = {
+        name: values.of_float[name]
+        for name, one in values.quantized.items()
+        if mixes and values.of_float[name] is not one
+    }
+    return BatchReader(values.quantized, mixed, values.targets)
 
 
 def _start(
@@ -198,7 +207,6 @@ def _adam_groups(
 def _run(
     step: Step,
     roundings: Sequence[LearnedRounding],
-    values: GroupValues,
     settings: Reconstruction,
     seed: int,
     report: Callable[[int, float], None],
@@ -207,13 +215,12 @@ def _run(
     device = step.variables[0].device
     recorder, tell = _recorder(settings, device), step.parts.shortages.tell
     take = step if recorder is None else ReplayedStep(step, recorder, tell)
-    batches = _batches(step, values, settings, seed)
+    batches = _batches(step, settings, seed)
     # One tensor for all: small ones that outlive their step keep the memory of large ones apart, which then grows.
     losses = torch.empty(settings.step_count, device=device)
     interval = report_interval(settings.step_count)
     for done in range(1, settings.step_count + 1):
-        batch, reread = next(batches)
-        losses[done - 1] = take(batch, schedule_at(settings, done - 1), reread)
+        losses[done - 1] = take(next(batches), schedule_at(settings, done - 1))
         if done % interval == 0:
             # Of all processes, so that they stop together.
             loss = float(losses[done - 1])
@@ -240,25 +247,19 @@ def _run(
     )
 
 
-def _batches(
-    step: Step, values: GroupValues, settings: Reconstruction, seed: int
-) -> Iterator[tuple[Batch, Callable[[], dict[str, Tensor]]]]:
-    """Yield one batch of this process after the other, without end, and what reads its targets again.
+def _batches(step: Step, settings: Reconstruction, seed: int) -> Iterator[Drawn]:
+    """Draw one batch of this process after the other, without end.
 
     Where maps are large, a batch is only part of what the recipe says.
     """
     view = View()
     if settings.window != "none":
-        view = find_view(step.units, list(values.targets), settings.window)
+        view = find_view(step.units, list(step.reader.targets), settings.window)
     # Every process draws places of its own, for images of its own.
     generator = torch.Generator().manual_seed(derive_seed(seed, "windows", distributed.rank()))
-    images, mixes = len(next(iter(values.targets.values()))), step.mask is not None
-    for chosen in shuffled_batches(images, settings, seed, view.divisor):
-        drawn = None if view.windows is None else view.windows.draw(len(chosen), generator)
-        yield (
-            Batch.read(chosen, values.quantized, values.of_float, values.targets, mixes, drawn),
-            partial(read_values, values.targets, chosen, drawn),
-        )
+    for chosen in shuffled_batches(step.reader.images, settings, seed, view.divisor):
+        windows = None if view.windows is None else view.windows.draw(len(chosen), generator)
+        yield Drawn(chosen, windows)
 
 
 def _count_finite(losses: Float[Tensor, " steps"]) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 from mrecg import distributed
 from mrecg.config.optimization import Reconstruction
 from mrecg.quantizers.adaround import Penalty, beta_at
+from mrecg.quantizers.kernels import Slope
 
 __all__ = [
     "REPORTS_PER_RUN",
@@ -47,9 +48,12 @@ class GroupRates(NamedTuple):
 
 
 class ScheduledValues(NamedTuple):
-    """The penalty and the rate of each of Adam's groups at one step: numbers, or tensors without axes."""
+    """The slope of the rounding penalty, if it acts, and the rate of each of Adam's groups at one step.
 
-    penalty: Penalty
+    Numbers, or tensors without axes.
+    """
+
+    slope: Slope | None
     rates: tuple[float | Tensor, ...]
 
 
@@ -71,13 +75,15 @@ def _chosen(rate: float | Literal["auto"], automatic: float) -> float:
 
 
 def schedule_at(settings: Reconstruction, taken: int) -> ScheduledValues:
-    """Return penalty and rates of the step after `taken` others; the rates of scales decay by a cosine."""
+    """Return the penalty's slope and the rates of the step after `taken` others; the rates of scales decay by a cosine."""
     counted = taken + (settings.penalty_at == "end")
     beta = beta_at(counted / settings.step_count, settings.warm_up, settings.beta)
-    penalty = Penalty(0.0, 2.0) if beta is None else Penalty(settings.penalty, beta)
+    slope = None
+    if beta is not None and settings.penalty > 0:
+        slope = Penalty(settings.penalty, beta).slope()
     rounding, *scales = group_rates(settings)
     decay = cosine_decay(taken / settings.step_count)
-    return ScheduledValues(penalty, (rounding, *(rate * decay for rate in scales)))
+    return ScheduledValues(slope, (rounding, *(rate * decay for rate in scales)))
 
 
 def cosine_decay(progress: float) -> float:

@@ -3,9 +3,11 @@
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
 from mrecg import distributed
@@ -17,13 +19,15 @@ from mrecg.optimize.adam import Adam
 from mrecg.optimize.schedule import ScheduledValues
 from mrecg.planning.windows import DrawnWindows
 from mrecg.preparation.prepared_graph import Binding
-from mrecg.quantizers.adaround import LearnedRounding, Penalty
+from mrecg.quantizers import kernels
+from mrecg.quantizers.adaround import LearnedRounding
+from mrecg.quantizers.kernels import Slope
 from mrecg.quantizers.losses import loss_and_slopes
 from mrecg.quantizers.qdrop import RandomMask
 from mrecg.shortage import Parts
 from mrecg.torch_state import compute_precision, matmul_precision
 
-__all__ = ["Batch", "Step", "Tensors", "read_values"]
+__all__ = ["Batch", "BatchReader", "Drawn", "Step", "Tensors"]
 
 Tensors = dict[str, Tensor]
 
@@ -43,38 +47,67 @@ class Batch(NamedTuple):
     targets: Tensors
     inside: Tensors
 
-    @classmethod
-    def read(
-        cls,
-        chosen: Tensor,
-        quantized: CachedActivations,
-        of_float: CachedActivations,
-        targets: CachedActivations,
-        mixes: bool,
-        windows: DrawnWindows | None = None,
-    ) -> "Batch":
-        """Read the activations of the images at `chosen`, or only windows of them."""
-        mixed = {
-            name: of_float[name]
-            for name in quantized
-            if mixes and of_float[name] is not quantized[name]
-        }
-        made = read_values(targets, chosen, windows)
+
+class Drawn(NamedTuple):
+    """Images that a step sees, or windows of them.
+
+    Attributes:
+        chosen: the images' numbers.
+        windows: the parts of their maps; `None` for whole maps.
+    """
+
+    chosen: Int64[Tensor, " b"]
+    windows: DrawnWindows | None = None
+
+
+@dataclass(frozen=True)
+class BatchReader:
+    """Read the batches of a group.
+
+    Attributes:
+        quantized: its inputs behind the quantized units before.
+        of_float: those of its inputs in the float network that a mask mixes with them.
+        targets: its outputs in the float network.
+    """
+
+    quantized: CachedActivations
+    of_float: CachedActivations
+    targets: CachedActivations
+
+    @property
+    def images(self) -> int:
+        """Return how many there are."""
+        return len(next(iter(self.targets.values())))
+
+    @property
+    def is_on_device(self) -> bool:
+        """Return whether all is where the units run."""
+        values = (self.quantized, self.of_float, self.targets)
+        return all(one.is_on_device for part in values for one in part.values())
+
+    def read(self, drawn: Drawn) -> Batch:
+        """Return the activations of the images that were drawn, or windows of them."""
+        made, windows = self.read_targets(drawn), drawn.windows
         inside = {
             name: copy_to_device(windows.inside(name), values.device)
             for name, values in made.items()
             if windows is not None
         }
-        given, floats = (read_values(one, chosen, windows) for one in (quantized, mixed))
-        return cls(given, floats, made, inside)
+        return Batch(_read(self.quantized, drawn), _read(self.of_float, drawn), made, inside)
+
+    def read_targets(self, drawn: Drawn) -> Tensors:
+        """Return the batch's targets alone."""
+        return _read(self.targets, drawn)
 
 
-def read_values(
-    values: CachedActivations, chosen: Tensor, windows: DrawnWindows | None
-) -> dict[str, Tensor]:
-    """Return the values of the images at `chosen`, or windows of them."""
-    cut = (lambda name: None) if windows is None else windows.cut
-    return {name: one.batch(chosen, cut(name)) for name, one in values.items()}
+def _in_float32(output: Tensor) -> Tensor:
+    """Return an output in the format that the loss is computed in, which compiled kernels do by themselves."""
+    return output if kernels.take(output) else output.float()
+
+
+def _read(values: CachedActivations, drawn: Drawn) -> Tensors:
+    cut = (lambda name: None) if drawn.windows is None else drawn.windows.cut
+    return {name: one.batch(drawn.chosen, cut(name)) for name, one in values.items()}
 
 
 @dataclass(frozen=True)
@@ -82,6 +115,7 @@ class Step:
     """Forward, backward, optimizer. Reads no tensor's value, which would make the host wait for a GPU.
 
     Attributes:
+        reader: of the group's batches.
         units: neighboring units, run in order.
         bindings: what their graphs take, but for the weights of `roundings`.
         roundings: the learned roundings by the names of their quantizers.
@@ -92,6 +126,7 @@ class Step:
         parts: of a batch, where memory is not enough for the whole.
     """
 
+    reader: BatchReader
     units: Sequence[Unit]
     bindings: Mapping[str, Binding]
     roundings: Mapping[str, LearnedRounding]
@@ -101,7 +136,12 @@ class Step:
     precision: Precision
     parts: Parts
 
-    def __call__(
+    def __call__(self, drawn: Drawn, scheduled: ScheduledValues) -> Tensor:
+        """Read a batch and take the step on it; return its loss."""
+        reread = partial(self.reader.read_targets, drawn)
+        return self.take(self.reader.read(drawn), scheduled, reread)
+
+    def take(
         self,
         batch: Batch,
         scheduled: ScheduledValues,
@@ -111,7 +151,7 @@ class Step:
 
         Args:
             batch: of all images.
-            scheduled: the penalty and the rates.
+            scheduled: the penalty's slope and the rates.
             reread: returns the batch's targets once more, for a second try in smaller parts; without it there is none.
         """
         given = {
@@ -122,7 +162,7 @@ class Step:
 
         def accumulate(at_once: int) -> Tensor:
             targets = unread.pop() if reread is None or unread else reread()
-            return self._accumulate(given, targets, batch.inside, scheduled.penalty, at_once)
+            return self._accumulate(given, targets, batch.inside, scheduled.slope, at_once)
 
         size = len(next(iter(given.values())))
         loss = accumulate(size) if reread is None else self.parts.run(size, accumulate)[1]
@@ -131,12 +171,12 @@ class Step:
         return loss
 
     def _accumulate(
-        self, given: Tensors, targets: Tensors, inside: Tensors, penalty: Penalty, at_once: int
+        self, given: Tensors, targets: Tensors, inside: Tensors, slope: Slope | None, at_once: int
     ) -> Tensor:
         """Compute the gradients of a batch in parts; the loss is a mean over its images, so a part counts by its size."""
         size = len(next(iter(given.values())))
         if at_once >= size:
-            return self._compute_gradients(given, targets, inside, penalty, 1.0)
+            return self._compute_gradients(given, targets, inside, slope, 1.0)
         for one in self.variables:
             one.grad = None  # of a try that memory was not enough for
         losses = []
@@ -146,26 +186,23 @@ class Step:
                 for whole in (given, targets, inside)
             )
             share = min(at_once, size - first) / size
-            losses.append(self._compute_gradients(inputs, wanted, compared, penalty, share))
+            losses.append(self._compute_gradients(inputs, wanted, compared, slope, share))
         return torch.stack(losses).sum()
 
     def _compute_gradients(
-        self, given: Tensors, targets: Tensors, inside: Tensors, penalty: Penalty, share: float
+        self, given: Tensors, targets: Tensors, inside: Tensors, slope: Slope | None, share: float
     ) -> Tensor:
         """Add a part's share to the gradients; return its share of the loss."""
-        if share < 1:
-            penalty = penalty._replace(strength=penalty.strength * share)
+        if share < 1 and slope is not None:
+            slope = share * slope[0], slope[1]
         # Once per part, however often a weight is read, so that the penalty counts once.
-        soft = {
-            name: one.soft_weight(penalty if penalty.acts else None)
-            for name, one in self.roundings.items()
-        }
+        soft = {name: one.soft_weight(slope) for name, one in self.roundings.items()}
         device = next(iter(given.values())).device
         channels = {name: count for unit in self.units for name, count in unit.channels.items()}
         with matmul_precision(self.precision, device):
             with compute_precision(self.precision, device):
                 made = run_quantized_units(self.units, given, {**self.bindings, **soft})
-            outputs = [made[name].float() for name in targets]
+            outputs = [_in_float32(made[name]) for name in targets]
             loss, slopes = loss_and_slopes(
                 outputs,
                 list(targets.values()),
@@ -178,10 +215,9 @@ class Step:
         return loss
 
     def _mix(self, of_float: Tensor | None, quantized: Tensor) -> Tensor:
-        """Take each element of an input from either network (QDrop, eq. 8)."""
         if of_float is None or self.mask is None:
             return quantized
-        return of_float.lerp_(quantized, self.mask.like(quantized))
+        return self.mask.mix(of_float, quantized)
 
     def _backward(self, outputs: Sequence[Tensor], slopes: Sequence[Tensor]) -> None:
         """Compute the gradients of the variables and of nothing else; an output may depend on none of them."""

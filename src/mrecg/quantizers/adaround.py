@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mrecg.quantizers import kernels
 from mrecg.quantizers.grid import SMALLEST_SCALE, Grid, RoundingNeighbors, Scaling
-from mrecg.quantizers.kernels import GAMMA, ZETA
+from mrecg.quantizers.kernels import GAMMA, ZETA, Slope
 
 __all__ = ["LearnedRounding", "LearnedScale", "Penalty", "beta_at", "rectified_sigmoid"]
 
@@ -33,15 +33,10 @@ class Penalty(NamedTuple):
         beta: β.
     """
 
-    strength: float | Tensor
-    beta: float | Tensor
+    strength: float
+    beta: float
 
-    @property
-    def acts(self) -> bool:
-        """Return whether it changes anything; a tensor is not read, which would make the host wait."""
-        return isinstance(self.strength, Tensor) or self.strength > 0
-
-    def slope(self) -> tuple[float | Tensor, float | Tensor]:
+    def slope(self) -> tuple[float, float]:
         """Return c and e of the penalty's slope −c · d · (d²)^e with respect to σ.
 
         With d = σ − ½, 2h − 1 = 2 (ζ − γ) d.
@@ -135,8 +130,8 @@ class LearnedRounding:
         scale.delta.copy_((learned.scale / scale.scaling.scale - 1) * scale.levels)
         return rounding
 
-    def soft_weight(self, penalty: Penalty | None = None) -> Float[Tensor, "..."]:
-        """Return the softly rounded weight; its backward pass adds the slope of `penalty` to the gradient of `alpha`.
+    def soft_weight(self, slope: Slope | None = None) -> Float[Tensor, "..."]:
+        """Return the softly rounded weight; its backward pass adds a penalty's slope to the gradient of `alpha`.
 
         The value of the penalty is not computed: nothing reads it.
         """
@@ -146,7 +141,7 @@ class LearnedRounding:
             self.span,
             self.scale.delta,
             self.scale.levels,
-            None if penalty is None else penalty.slope(),
+            slope,
         )
 
     @torch.no_grad()

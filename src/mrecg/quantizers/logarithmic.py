@@ -163,12 +163,12 @@ class FrozenLogarithmicWeight(nn.Module):
 
 
 class _StraightThrough(torch.autograd.Function):
-    """Rounds to the grid where `keep` is 1 or absent; the gradient passes as it is."""
+    """Rounds to the grid where `keep` is 1, true or absent; the gradient passes as it is."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, levels: Logarithms, keep: Tensor | None) -> Tensor:
         rounded = levels.round(x)
-        return rounded if keep is None else torch.lerp(x, rounded, keep)
+        return rounded if keep is None else torch.where(keep.bool(), rounded, x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:

@@ -7,6 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from mrecg.quantizers import kernels
+
 __all__ = ["SMALLEST_POWER", "loss_and_slopes", "reconstruction_loss", "signal_power"]
 
 SMALLEST_POWER = 1e-12
@@ -31,22 +33,18 @@ def loss_and_slopes(
 
     Args:
         outputs: as the units made them.
-        targets: are overwritten with the gradients, which saves memory and time.
+        targets: may be overwritten with the gradients, which saves memory and time.
         channels: of each.
         inside: for each output 1 where a position counts and 0 where not; without it all positions count.
     """
     loss = torch.zeros((), device=outputs[0].device)
-    parts = inside or [None] * len(outputs)
+    parts, slopes = inside or [None] * len(outputs), []
     for output, target, count, part in zip(outputs, targets, channels, parts, strict=True):
-        torch.sub(output, target, out=target)
-        weight: float | Tensor = count / output.numel()
-        if part is not None:
-            target.mul_(part)
-            weight = count / (part.sum() * output.shape[1])
-        rows = target.permute(0, 2, 3, 1).reshape(-1) if target.ndim == 4 else target.view(-1)
-        loss += weight * torch.dot(rows, rows)
-        target.mul_(2 * weight)
-    return loss, list(targets)
+        compared = output.numel() if part is None else part.sum() * output.shape[1]
+        error, slope = kernels.squared_error(output, target, count / compared, part)
+        loss += error
+        slopes.append(slope)
+    return loss, slopes
 
 
 def signal_power(target: Float[Tensor, "..."], channels: int) -> Float[Tensor, ""]:

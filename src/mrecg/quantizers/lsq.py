@@ -99,7 +99,8 @@ class LearnedActivationScale(FakeQuantizer):
         return (self.factor,) if self.quantizer.learns else ()
 
     def __call__(self, x: Float[Tensor, "*shape"], bounds: Bounds) -> Float[Tensor, "*shape"]:
-        x = x.to(self.scaling.scale.dtype)
+        if not kernels.take(x):
+            x = x.to(self.scaling.scale.dtype)
         keep = None if self.mask is None else self.mask.like(x)
         found = kernels.fake_quantize(
             x, self.factor, self.current().scale, self.unit, self.limits, bounds, keep

@@ -7,7 +7,13 @@ import torch
 
 from mrecg.quantizers.kernels import compilation, fused
 from mrecg.quantizers.kernels.formulas import GAMMA, INSIDE, ZETA
-from mrecg.quantizers.kernels.functions import Slope, fake_quantize, grid_errors, soft_rounding
+from mrecg.quantizers.kernels.functions import (
+    Slope,
+    fake_quantize,
+    grid_errors,
+    soft_rounding,
+    squared_error,
+)
 from mrecg.quantizers.kernels.strides import match_strides
 
 __all__ = [
@@ -20,7 +26,14 @@ __all__ = [
     "grid_errors",
     "match_strides",
     "soft_rounding",
+    "squared_error",
+    "take",
 ]
+
+
+def take(tensor: torch.Tensor) -> bool:
+    """Return whether compiled kernels take a tensor's number format as it is."""
+    return compilation.fits(tensor) or fused.fits(tensor)
 
 
 def computed_by(device: torch.device) -> str:

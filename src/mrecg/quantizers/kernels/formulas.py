@@ -22,6 +22,7 @@ __all__ = [
     "grid_errors",
     "soft_rounding",
     "soft_rounding_backward",
+    "squared_error",
 ]
 
 ZETA = 1.1
@@ -164,3 +165,15 @@ def grid_errors(
     codes = torch.clamp(torch.round(rows / scale) + zero_point, lowest, highest)
     error = ((codes - zero_point) * scale - rows).abs_().pow_(exponent)
     return error.sum(dim=2) if counts is None else (error * counts[:, None, :]).sum(dim=2)
+
+
+def squared_error(
+    output: Tensor, target: Tensor, weight: float | Tensor, inside: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return `weight · Σ (output − target)²` where `inside` is 1 or absent, and its gradient in the memory of `target`."""
+    torch.sub(output, target, out=target)
+    if inside is not None:
+        target.mul_(inside)
+    rows = target.permute(0, 2, 3, 1).reshape(-1) if target.ndim == 4 else target.view(-1)
+    error = weight * torch.dot(rows, rows)
+    return error, target.mul_(2 * weight)

@@ -4,12 +4,12 @@ import math
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from mrecg.quantizers.kernels import operators
+from mrecg.quantizers.kernels import formulas, fused, operators
 
-__all__ = ["Slope", "fake_quantize", "grid_errors", "soft_rounding"]
+__all__ = ["Slope", "fake_quantize", "grid_errors", "soft_rounding", "squared_error"]
 
 Slope = tuple[float | Tensor, float | Tensor]
 """Strength c and exponent e of the rounding penalty's slope −c · d · (d²)^e with respect to σ, where d = σ − ½.
@@ -37,7 +37,7 @@ def fake_quantize(
     unit: Float[Tensor, ""],
     limits: tuple[float, float],
     bounds: tuple[float, float] | None,
-    keep: Float[Tensor, "*shape"] | None,
+    keep: Shaped[Tensor, "*shape"] | None,
 ) -> Float[Tensor, "*shape"]:
     """Quantize and dequantize `x`; straight-through gradient for x, LSQ's for the factor of the scale.
 
@@ -48,7 +48,7 @@ def fake_quantize(
         unit: the derivative of the scale with respect to the factor.
         limits: the lowest and the highest code, less the zero point.
         bounds: what x is clipped to first, with the gradient of a clip; `None` for no clip.
-        keep: 1 where an element is quantized, 0 where it passes as float; `None` quantizes all.
+        keep: 1 or true where an element is quantized, 0 or false where it passes as float; `None` quantizes all.
     """
     numbers = (*limits, *(bounds or _UNBOUNDED))
     return cast(Tensor, _FakeQuantize.apply(x, factor, keep, scale, unit, numbers))  # type: ignore[no-untyped-call]
@@ -144,3 +144,22 @@ def grid_errors(
         exponent: of the error, positive.
     """
     return cast(Tensor, _grid_errors(points, counts, scale, zero_point, *codes, exponent))
+
+
+def squared_error(
+    output: Float[Tensor, "*shape"],
+    target: Float[Tensor, "*shape"],
+    weight: float | Float[Tensor, ""],
+    inside: Float[Tensor, "b 1 h w"] | None,
+) -> tuple[Float[Tensor, ""], Float[Tensor, "*shape"]]:
+    """Return `weight · Σ (output − target)²` and its gradient with respect to the output, in the output's format.
+
+    Args:
+        output: as a network made it.
+        target: float32, may be overwritten.
+        weight: of the sum.
+        inside: 1 where a position counts and 0 where not; `None` counts all.
+    """
+    if isinstance(weight, float) and inside is None and fused.fits(output):
+        return fused.squared_error(output, target, weight)
+    return formulas.squared_error(output, target, weight, inside)

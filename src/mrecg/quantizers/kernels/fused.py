@@ -25,8 +25,10 @@ __all__ = [
     "fits",
     "soft_rounding",
     "soft_rounding_backward",
+    "squared_error",
 ]
 
+_DTYPES = (torch.float32, torch.bfloat16)
 BLOCK = 1024
 """Values that one program of a kernel works on at once."""
 
@@ -59,8 +61,8 @@ def are_ready() -> bool:
 
 
 def fits(tensor: Tensor) -> bool:
-    """Return whether the kernels take a tensor: float32 numbers on a CUDA device. Compiles one at the first call."""
-    return tensor.is_cuda and tensor.dtype == torch.float32 and are_ready()
+    """Return whether the kernels take a tensor: float32 or bfloat16 on a CUDA device. Compiles one at the first call."""
+    return tensor.is_cuda and tensor.dtype in _DTYPES and are_ready()
 
 
 def fake_quantize(
@@ -94,7 +96,7 @@ def fake_quantize_backward(
     ceiling: float,
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of x and of the scale's factor."""
-    of_x, sums = torch.empty_like(x), x.new_empty(_blocks(x))
+    of_x, sums = torch.empty_like(x), unit.new_empty(_blocks(x))
     gradient, x = match_strides(gradient, of_x), match_strides(x, of_x)
     keep = None if keep is None else match_strides(keep, of_x)
     numbers = (x.numel(), *map(float, (lowest, highest, floor, ceiling)))
@@ -154,3 +156,14 @@ def soft_rounding_backward(
 def _row(weight: Tensor, scale_delta: Tensor) -> tuple[int, int]:
     """Return the length of a row, and the stride of the scale deltas."""
     return weight.numel() // len(weight), int(scale_delta.numel() > 1)
+
+
+def squared_error(output: Tensor, target: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+    """Return `weight · Σ (output − target)²`, and its gradient with respect to the output."""
+    slope, sums = torch.empty_like(output), target.new_empty(_blocks(output))
+    output, target = match_strides(output, slope), match_strides(target, slope)
+    with torch.cuda.device_of(output):
+        _kernels().squared_error[len(sums),](
+            output, target, slope, sums, output.numel(), weight, BLOCK
+        )
+    return sums.sum() * weight, slope

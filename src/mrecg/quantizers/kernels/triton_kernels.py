@@ -1,7 +1,8 @@
 """Fake quantization and soft rounding as Triton kernels: what `kernels.c` is for the CPU. Importing this needs Triton.
 
 Formulas, their sources and their names are those of formulas.py. Tensors are read as flat memory, with 64-bit offsets; sums are
-taken in parts of fixed size and never by atomic additions, so that the same tensors give the same bits.
+taken in parts of fixed size and never by atomic additions, so that the same tensors give the same bits. Values are computed in
+float32, also where they are stored in fewer bits.
 """
 
 from typing import no_type_check  # its annotations and values are Triton's, not Python's
@@ -11,7 +12,13 @@ import triton.language as tl
 
 from mrecg.quantizers.kernels import formulas
 
-__all__ = ["fake_quantize", "fake_quantize_backward", "soft_rounding", "soft_rounding_backward"]
+__all__ = [
+    "fake_quantize",
+    "fake_quantize_backward",
+    "soft_rounding",
+    "soft_rounding_backward",
+    "squared_error",
+]
 
 LOWEST, HIGHEST = tl.constexpr(formulas.INSIDE[0]), tl.constexpr(formulas.INSIDE[1])
 SMALLEST_SQUARE = tl.constexpr(formulas.SMALLEST_SQUARE)
@@ -34,10 +41,16 @@ def _code(ratio, lowest, highest):
 
 @triton.jit
 @no_type_check
+def _load(pointers, exist):
+    return tl.load(pointers, mask=exist, other=0).to(tl.float32)
+
+
+@triton.jit
+@no_type_check
 def _ratio(clipped, keep, scale, places, exist):
     ratio = tl.div_rn(clipped, scale)  # a plain division is approximate
     if keep is not None:
-        ratio = ratio * tl.load(keep + places, mask=exist, other=0.0)
+        ratio = ratio * _load(keep + places, exist)
     return ratio
 
 
@@ -50,7 +63,7 @@ def fake_quantize(
     places = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     exist = places < size
     step = tl.load(scale)
-    clipped = _clip(tl.load(x + places, mask=exist, other=0.0), floor, ceiling)
+    clipped = _clip(_load(x + places, exist), floor, ceiling)
     ratio = _ratio(clipped, keep, step, places, exist)
     code = _code(ratio, lowest, highest)
     if keep is None:
@@ -79,8 +92,8 @@ def fake_quantize_backward(
     """Store a block of the gradient of x, and the block's part of the gradient of the scale's factor in `sums`."""
     places = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     exist = places < size
-    value = tl.load(x + places, mask=exist, other=0.0)
-    slope = tl.load(gradient + places, mask=exist, other=0.0)
+    value = _load(x + places, exist)
+    slope = _load(gradient + places, exist)
     ratio = _ratio(_clip(value, floor, ceiling), keep, tl.load(scale), places, exist)
     outside = (ratio <= lowest - 0.5) | (ratio >= highest + 0.5)
     passed = tl.where(outside, 0.0, slope)
@@ -101,9 +114,9 @@ def soft_rounding(alpha, base, span, delta, soft, size, stride, per_level, block
         columns = first + tl.arange(0, block)
         exist = columns < size
         places = row * size + columns
-        sigmoid = tl.sigmoid(tl.load(alpha + places, mask=exist, other=0.0))
-        change = tl.load(span + places, mask=exist, other=0.0) * _clip(sigmoid, LOWEST, HIGHEST)
-        rounded = tl.load(base + places, mask=exist, other=0.0) + change
+        sigmoid = tl.sigmoid(_load(alpha + places, exist))
+        change = _load(span + places, exist) * _clip(sigmoid, LOWEST, HIGHEST)
+        rounded = _load(base + places, exist) + change
         tl.store(soft + places, rounded * factor, mask=exist)
         first += block
 
@@ -139,11 +152,11 @@ def soft_rounding_backward(
         columns = first + tl.arange(0, block)
         exist = columns < size
         places = row * size + columns
-        slope = tl.load(gradient + places, mask=exist, other=0.0)
-        width = tl.load(span + places, mask=exist, other=0.0)
-        sigmoid = tl.sigmoid(tl.load(alpha + places, mask=exist, other=0.0))
+        slope = _load(gradient + places, exist)
+        width = _load(span + places, exist)
+        sigmoid = tl.sigmoid(_load(alpha + places, exist))
         change = width * _clip(sigmoid, LOWEST, HIGHEST)
-        sums += slope * (tl.load(base + places, mask=exist, other=0.0) + change)
+        sums += slope * (_load(base + places, exist) + change)
         of_sigmoid = slope * factor * width
         if penalized:
             distance = sigmoid - 0.5
@@ -154,3 +167,14 @@ def soft_rounding_backward(
         tl.store(of_alpha + places, of_sigmoid * sigmoid * (1 - sigmoid), mask=exist)
         first += block
     tl.store(of_rows + row, tl.sum(sums, axis=0) * per_level)
+
+
+@triton.jit
+@no_type_check
+def squared_error(output, target, slope, sums, size, weight, block: tl.constexpr):
+    """Store a block of 2 · weight · (output − target), and the block's sum of squared differences in `sums`."""
+    places = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
+    exist = places < size
+    difference = _load(output + places, exist) - _load(target + places, exist)
+    tl.store(slope + places, 2 * weight * difference, mask=exist)
+    tl.store(sums + tl.program_id(0), tl.sum(difference * difference, axis=0))
