@@ -104,6 +104,22 @@ def test_an_accelerator_comes_first(
     assert Storage(torch.device("cuda", 0), limit)._place(800) == expected
 
 
+@pytest.mark.parametrize("numbers", [None, torch.arange(1, 600, 2)])
+def test_images_are_copied_to_a_device_with_room(
+    numbers: torch.Tensor | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Channels last, in which convolutions are fastest; integers stay integers."""
+    monkeypatch.setattr(Storage, "_place", lambda self, size: "device")
+    x = torch.arange(600 * 3 * 2 * 2).view(600, 3, 2, 2)
+    wrapped = Storage(CPU).wrap(x, numbers)
+    x = x if numbers is None else x[numbers]
+    batch = wrapped.batch(torch.tensor([5, 0]))
+    assert torch.equal(batch, x[[5, 0]])
+    assert batch.stride()[1] == 1
+    assert torch.equal(wrapped.portion(0, len(x)), x)
+    assert wrapped.is_on_device
+
+
 def test_what_a_step_reads_without_the_host(tmp_path: Path) -> None:
     """What lies where the units run, but for images by numbers, which are the host's."""
     x = values(4, 3, 5, 5)

@@ -23,6 +23,7 @@ _PLACES: tuple[Place, ...] = ("device", "host", "file")
 _DEVICE_SHARE = 0.5
 """Of the GPU's free memory; the rest is for the optimization itself."""
 _LARGEST_HALF = 65504.0
+_COPIED_AT_ONCE = 256
 
 
 class CachedActivation(ABC):
@@ -68,7 +69,7 @@ class CachedActivation(ABC):
         """Return the values of the images from `first` to before `last`, on the device; they must not be changed."""
         return self._as_batch(self._slice(first, last))
 
-    def write(self, first: int, values: Float[Tensor, "b ..."]) -> None:
+    def write(self, first: int, values: Shaped[Tensor, "b ..."]) -> None:
         """Store the values of some neighboring images."""
         if self._channels_last:
             values = values.permute(0, 2, 3, 1)
@@ -277,21 +278,24 @@ class Storage:
 
         It stays where it is, but for a copy on a CUDA device while that has room.
         """
-        # With one channel both layouts are one, and only the right strides tell a convolution so.
-        gray = images.shape[1:2] == (1,)
-        rows = images.contiguous().view(len(images), math.prod(images.shape[1:]))
+        count, shape = len(images) if numbers is None else len(numbers), images.shape[1:]
 
         def make(place: Place) -> CachedActivation:
             if place == "device":
-                own = rows if numbers is None else rows[numbers]
-                return _InMemory(own.to(self._device), images.shape[1:], gray, self._device)
-            whole = _InMemory(rows, images.shape[1:], gray, self._device)
+                rows = torch.empty(count, math.prod(shape), dtype=images.dtype, device=self._device)
+                copied = _InMemory(rows, shape, True, self._device)
+                for first in range(0, count, _COPIED_AT_ONCE):
+                    part = slice(first, first + _COPIED_AT_ONCE)
+                    copied.write(first, images[part if numbers is None else numbers[part]])
+                return copied
+            # With one channel both layouts are one, and only the right strides tell a convolution so.
+            gray = shape[:1] == (1,)
+            rows = images.contiguous().view(len(images), math.prod(shape))
+            whole = _InMemory(rows, shape, gray, self._device)
             return whole if numbers is None else _Chosen(whole, numbers, gray, self._device)
 
-        size = rows.nbytes if numbers is None else rows[:1].nbytes * len(numbers)
-        places: tuple[Place, ...] = ("host",)
-        if self._place(size) == "device":
-            places = ("device", "host")
+        on_device = self._place(count * math.prod(shape) * images.itemsize) == "device"
+        places: tuple[Place, ...] = ("device", "host") if on_device else ("host",)
         return self.shortages.first_that_fits(places, make, _moved)[1]
 
     def allocate(self, images: int, shape: Sequence[int]) -> CachedActivation:

@@ -5,9 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from mrecg.quantizers.kernels import fused
+
 __all__ = ["Adam"]
 
 _STEPS = "steps"
+_BETAS, _EPS = (0.9, 0.999), 1e-8
 
 
 class _Group:
@@ -24,6 +27,16 @@ class _Group:
         assert len(gradients) == len(self.parameters), "a gradient is missing that was there before"
         if not gradients:
             return
+        if all(map(fused.fits, self.parameters)):
+            # torch's kernel gives a device little to do at once where tensors are small.
+            for one in zip(self.parameters, gradients, self.means, self.squares, strict=True):
+                fused.adam(*one, self._steps[0], rate, _BETAS, _EPS)
+        else:
+            self._step_by_torch(gradients, rate)
+        for one in self.parameters:
+            one.grad = None
+
+    def _step_by_torch(self, gradients: list[Tensor], rate: float | Tensor) -> None:
         for one in gradients:
             # A root is infinitely steep at 0: without this, one such slope makes its variable NaN for good.
             one.nan_to_num_(0.0, 0.0, 0.0)
@@ -36,19 +49,17 @@ class _Group:
             [],
             self._steps,
             lr=rate,
-            beta1=0.9,
-            beta2=0.999,
+            beta1=_BETAS[0],
+            beta2=_BETAS[1],
             weight_decay=0.0,
-            eps=1e-8,
+            eps=_EPS,
             amsgrad=False,
             maximize=False,
         )
-        for one in self.parameters:
-            one.grad = None
 
 
 class Adam:
-    """Adam (Kingma and Ba, ICLR 2015) with torch's constants and torch's kernel.
+    """Adam (Kingma and Ba, ICLR 2015) with torch's constants and torch's kernel, or ours in Triton on a CUDA device.
 
     `torch.optim.Adam` gathers parameters, gradients and moments anew in every step, which takes longer than the kernel
     where a step is a few milliseconds. Here the first step decides which tensors have a gradient: one that no output depends

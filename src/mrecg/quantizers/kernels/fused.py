@@ -1,4 +1,4 @@
-"""Fake quantization and soft rounding on CUDA devices by Triton kernels, one pass over memory in each direction.
+"""The element-wise parts of a step on CUDA devices by Triton kernels, one pass over memory in each direction.
 
 torch's builds for CUDA bring Triton; without it, torch's operators compute. As on the CPU nothing is kept for the backward
 passes but the arguments. Nothing waits for the device, so that CUDA graphs can hold it.
@@ -19,6 +19,7 @@ from mrecg.errors import reason_of
 from mrecg.quantizers.kernels.strides import match_strides
 
 __all__ = [
+    "adam",
     "are_ready",
     "fake_quantize",
     "fake_quantize_backward",
@@ -167,3 +168,26 @@ def squared_error(output: Tensor, target: Tensor, weight: float) -> tuple[Tensor
             output, target, slope, sums, output.numel(), weight, BLOCK
         )
     return sums.sum() * weight, slope
+
+
+def adam(
+    parameter: Tensor,
+    gradient: Tensor,
+    mean: Tensor,
+    square: Tensor,
+    step: Tensor,
+    rate: float | Tensor,
+    betas: tuple[float, float],
+    eps: float,
+) -> None:
+    """Change a dense parameter and its moments as Adam does in the step of that number, from 1 on.
+
+    Elements of the gradient that are NaN or infinite count as 0.
+    """
+    gradient = match_strides(gradient, parameter)
+    by_pointer = isinstance(rate, Tensor)
+    constants = (*betas, *map(math.log, betas), eps, by_pointer, BLOCK)
+    with torch.cuda.device_of(parameter):
+        _kernels().adam[_blocks(parameter),](
+            *(parameter, gradient, mean, square, step, rate, parameter.numel(), *constants)
+        )

@@ -13,6 +13,7 @@ import triton.language as tl
 from mrecg.quantizers.kernels import formulas
 
 __all__ = [
+    "adam",
     "fake_quantize",
     "fake_quantize_backward",
     "soft_rounding",
@@ -178,3 +179,39 @@ def squared_error(output, target, slope, sums, size, weight, block: tl.constexpr
     difference = _load(output + places, exist) - _load(target + places, exist)
     tl.store(slope + places, 2 * weight * difference, mask=exist)
     tl.store(sums + tl.program_id(0), tl.sum(difference * difference, axis=0))
+
+
+@triton.jit
+@no_type_check
+def adam(
+    parameter,
+    gradient,
+    mean,
+    square,
+    step,
+    rate,
+    size,
+    beta1: tl.constexpr,
+    beta2: tl.constexpr,
+    log_beta1: tl.constexpr,
+    log_beta2: tl.constexpr,
+    eps: tl.constexpr,
+    by_pointer: tl.constexpr,
+    block: tl.constexpr,
+):
+    """Take a block's step with gradients that are finite or count as 0; the rate as a number or a pointer to it."""
+    places = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
+    exist = places < size
+    if by_pointer:
+        rate = tl.load(rate)
+    taken = tl.load(step).to(tl.float64)  # 1 - 0.999 has few digits in float32
+    of_mean = (1 - tl.exp(taken * log_beta1)).to(tl.float32)
+    of_square = (1 - tl.exp(taken * log_beta2)).to(tl.float32)
+    slope = _load(gradient + places, exist)
+    slope = tl.where(tl.abs(slope) < float("inf"), slope, 0.0)
+    first = beta1 * _load(mean + places, exist) + (1 - beta1) * slope
+    second = beta2 * _load(square + places, exist) + (1 - beta2) * slope * slope
+    tl.store(mean + places, first, mask=exist)
+    tl.store(square + places, second, mask=exist)
+    change = rate / of_mean * first / (tl.sqrt(second) / tl.sqrt(of_square) + eps)
+    tl.store(parameter + places, _load(parameter + places, exist) - change, mask=exist)
