@@ -82,7 +82,10 @@ def _budgets(folder: Path) -> list[str]:
         return []
     lead = (
         "The whole method on crops of 224², compared on the held-out crops; *images seen* counts the images of all steps of a "
-        "group and of the network as a whole. KL is the mean divergence from the float network ± its standard error over seeds."
+        "group and of the network as a whole. KL is the mean divergence from the float network ± its standard error over seeds. "
+        "All calibration crops come from half of the photographs, those that judge the network as a whole, too: what it learns of "
+        "these few photographs by heart passes the judge. Where weights have 2 bits, learning codes does that, and learning scales "
+        "alone comes nearer."
     )
     return ["", "## Steps, and images per step", "", lead, "", *budgets_table(results)]
 
