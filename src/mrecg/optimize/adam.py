@@ -29,8 +29,9 @@ class _Group:
             return
         if all(map(fused.fits, self.parameters)):
             # torch's kernel gives a device little to do at once where tensors are small.
-            for one in zip(self.parameters, gradients, self.means, self.squares, strict=True):
-                fused.adam(*one, self._steps[0], rate, _BETAS, _EPS)
+            moments = zip(self.means, self.squares, strict=True)
+            for one, slope, (mean, square) in zip(self.parameters, gradients, moments, strict=True):
+                fused.adam(one, slope, mean, square, self._steps[0], rate, _BETAS, _EPS)
         else:
             self._step_by_torch(gradients, rate)
         for one in self.parameters:
