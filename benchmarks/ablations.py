@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.accuracy.choices import CHOICES
-from mrecg.cache import storage
+from mrecg.cache.stored import CachedActivation
 from mrecg.graph import extract
 from mrecg.optimize import group, network
 from mrecg.optimize.adam import Adam
@@ -84,19 +84,19 @@ class _GatheringAdam(Adam):
         self._adam.zero_grad()
 
 
-def _write_as_it_is(self: storage.CachedActivation, first: int, values: Tensor) -> None:
+def _write_as_it_is(self: CachedActivation, first: int, values: Tensor) -> None:
     self._put(first, values.detach().reshape(len(values), self._row))
 
 
-def _batch_as_it_is(self: storage.CachedActivation, rows: Tensor) -> Tensor:
+def _batch_as_it_is(self: CachedActivation, rows: Tensor) -> Tensor:
     return rows.to(self._device, torch.float32).view(-1, *self.shape[1:])
 
 
 ABLATIONS: dict[str, list[tuple[object, str, object]]] = {
     "channels-last": [
         (prepared_graph, "set_memory_format", lambda module, memory_format: module),
-        (storage.CachedActivation, "write", _write_as_it_is),
-        (storage.CachedActivation, "_as_batch", _batch_as_it_is),
+        (CachedActivation, "write", _write_as_it_is),
+        (CachedActivation, "_as_batch", _batch_as_it_is),
     ],
     "native-kernels": [(owner, "fits", lambda tensor: False) for owner in (compilation, fused)],
     "hand-written-gradients": [

@@ -1,5 +1,6 @@
 """The place of cached activations must not decide a result, and nothing may stay behind."""
 
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,6 @@ from torch import Tensor
 
 import mrecg
 import toys
-from mrecg.cache import storage
 from mrecg.cache.storage import Storage
 from mrecg.errors import StorageError
 from mrecg.optimize.progress import Progress
@@ -34,7 +34,7 @@ def test_what_is_stored_comes_back(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(storage.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     stored, x = Storage(CPU, limit, half).allocate(9, shape), values(*shape)
     for first in (0, 4, 8):
         stored.write(first, x[first : first + 4])
@@ -137,7 +137,7 @@ def test_a_full_disk_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> N
     def full(*arguments: object, **options: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(storage.tempfile, "TemporaryFile", full)
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
     with pytest.raises(StorageError, match="No space left on device; set TMPDIR"):
         Storage(CPU, 0).allocate(4, (4,))
 

@@ -125,7 +125,7 @@ def test_a_cache_goes_where_there_is_room(monkeypatch: pytest.MonkeyPatch) -> No
             raise MemoryError
 
     told: list[str] = []
-    monkeypatch.setattr(storage, "_InMemory", Nowhere)
+    monkeypatch.setattr(storage, "InMemory", Nowhere)
     places = Storage(torch.device("cpu"), shortages=Shortages(told.append))
     monkeypatch.setattr(places, "_place", lambda size: "device")
     x = toys.normal(4, 2, 3, 3)

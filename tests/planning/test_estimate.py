@@ -9,7 +9,8 @@ from torch import nn
 
 import mrecg
 import toys
-from mrecg.cache.storage import CachedActivation, Storage
+from mrecg.cache.storage import Storage
+from mrecg.cache.stored import CachedActivation
 from mrecg.errors import DataError, PlanError
 from mrecg.optimize import network
 from mrecg.optimize.progress import Progress

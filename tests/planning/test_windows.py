@@ -11,7 +11,8 @@ from torch.nn import functional
 import mrecg
 import toys
 from mrecg.cache.activation_cache import run_float_units
-from mrecg.cache.storage import CachedActivation, Storage
+from mrecg.cache.storage import Storage
+from mrecg.cache.stored import CachedActivation
 from mrecg.graph.receptive_fields import Extent
 from mrecg.graph.units import Chain
 from mrecg.optimize.schedule import shuffled_batches

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from mrecg import distributed
-from mrecg.cache.storage import CachedActivation, Storage
+from mrecg.cache.storage import Storage
+from mrecg.cache.stored import CachedActivation
 from mrecg.graph.inputs import ChosenInputs, ModelInputs
 from mrecg.graph.units import Chain, Unit
 from mrecg.planning.cost import images_per_pass

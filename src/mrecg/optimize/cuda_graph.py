@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from mrecg.cache.storage import copy_to_device
+from mrecg.cache.stored import copy_to_device
 from mrecg.errors import reason_of
 from mrecg.optimize.schedule import ScheduledValues
 from mrecg.optimize.step import Batch, Drawn, Step

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mrecg import distributed
 from mrecg.cache.activation_cache import CachedActivations, run_quantized_units
-from mrecg.cache.storage import copy_to_device
+from mrecg.cache.stored import copy_to_device
 from mrecg.config.optimization import Precision
 from mrecg.graph.units import Unit
 from mrecg.optimize.adam import Adam
