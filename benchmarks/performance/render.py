@@ -7,6 +7,7 @@ from benchmarks.accuracy.results import accuracy_store, authors_results
 from benchmarks.performance.first_call import first_call_section
 from benchmarks.performance.pipeline import pipeline_sections
 from benchmarks.performance.results import performance_store
+from benchmarks.performance.threads import threads_section
 from benchmarks.performance.window_step import windows_section
 from benchmarks.store import Result
 from benchmarks.tables import by_key, folded, table, with_lead
@@ -282,6 +283,7 @@ def write_performance(folder: Path, page: Path) -> int:
         "default_run",
         "rounding",
         "first_call",
+        "threads",
         "gpu",
         "scaling",
         "memory",
@@ -320,6 +322,7 @@ def write_performance(folder: Path, page: Path) -> int:
         *defaults,
         *rounding,
         *first_call_section(found["first_call"]),
+        *threads_section(found["threads"]),
         AUTHORS,
         *_authors(found["pipeline"], found["step"], accuracy, authors),
         *("", f"Authors' code: {authors['times']['source']}\n"),

@@ -13,6 +13,7 @@ from benchmarks.performance.__main__ import main
 from benchmarks.performance.memory import peak_resident
 from benchmarks.performance.results import performance_store
 from benchmarks.performance.scaling import image_forwards
+from benchmarks.performance.threads import seconds_of_network, threads_section
 from benchmarks.store import Result
 
 SMALL = ("--network", "resnet18_small", "--side", "28", "--images", "32")
@@ -124,3 +125,16 @@ def test_growth_is_stored_cell_by_cell(tmp_path: Path) -> None:
     found = measure(tmp_path, "scaling", "--units", "2", "--images", "16", "32")
     assert [(cell["units"], cell["images"]) for cell in found] == [(2, 16), (2, 32)]
     assert found[0]["image_forwards"] < found[1]["image_forwards"]
+
+
+def test_seconds_of_threads_are_of_parts_and_of_the_whole() -> None:
+    """In this process: what two threads gain is measured where nothing else runs."""
+    seconds = seconds_of_network("resnet18_small", 8, 16, 1)
+    assert list(seconds) == ["groups", "network as a whole", "whole run", "training in float"]
+    assert min(seconds.values()) > 0
+    assert seconds["groups"] + seconds["network as a whole"] < seconds["whole run"]
+    place = {"work": "resnet18_small", "side": 8, "images": 16}
+    parts = {part: {"1": one, "2": one / 2} for part, one in seconds.items()}
+    rows = threads_section([{**place, "seconds": parts}])[3:-1]
+    assert len(rows) == len(parts)
+    assert all(row.endswith("| **2.00** |") for row in rows)
