@@ -166,7 +166,7 @@ def threads_section(results: list[Result]) -> list[str]:
         return []
     rows = [
         [
-            f"{one['work']}, {one['side']}², {one['images']} images"
+            f"{one['work']}, {one['side']}², {one['images']} images, {one['steps']} steps"
             if one["side"]
             else one["work"],
             part,
