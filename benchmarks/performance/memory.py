@@ -1,4 +1,4 @@
-"""Resident memory of a whole run at its peak, with a memory budget.
+"""Resident memory of a whole run at its peak, with a memory budget, and what it was before the network as a whole was optimized.
 
 A few steps per group are enough for a large network: what they hold does not depend on how many there are, which a small
 network with many steps shows.
@@ -40,13 +40,16 @@ def measure(
     """Run once under a budget and return memory, estimate and time."""
     model, calibration = random_network(network, side, images)
     estimates: list[Estimate] = []
+    of_network: list[int] = []
     before, started = peak_resident(), time.perf_counter()
 
     def report(event: Progress | Estimate) -> None:
         if isinstance(event, Estimate):
             estimates.append(event)
-        else:
-            show(event)
+            return
+        if event.phase == "network":
+            of_network.append(peak_resident())
+        show(event)
 
     quantized = mrecg.quantize(
         model,
@@ -57,6 +60,7 @@ def measure(
     )
     return {
         "peak_gib": peak_resident() / 2**30,
+        "groups_gib": of_network[0] / 2**30,
         "before_gib": before / 2**30,
         "estimate_memory_gib": estimates[0].memory / 2**30,
         "estimate_files_gib": estimates[0].files / 2**30,
