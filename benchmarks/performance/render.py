@@ -78,8 +78,8 @@ in both networks. It does not grow with the number of units, so that the whole r
 MEMORY = """## Memory
 
 Resident memory of the process at its peak. The budget is for values of calibration images; files are read, not mapped,
-so they do not count. The rest is torch, the images themselves and the step; the last steps are of the network as a whole, in parts
-of as many images as save 2 GiB for the backward pass.
+so they do not count. The rest is torch, the images themselves and the step. The network as a whole takes its steps in parts of as
+many images as save 2 GiB for the backward pass.
 """
 RANGE_MEMORY = """
 The search for the ranges of a weight, for all channels and candidates at once, holds at most so much beside the weight:
@@ -236,13 +236,13 @@ def _memory(results: list[Result]) -> list[str]:
             f"{r['network']}, {r['side']}², {r['images']} images, {r['steps']:,} steps of {r['batch']}",
             r["budget"],
             f"{r['peak_gib']:.2f} GiB",
-            f"{r['groups_gib']:.2f} GiB" if "groups_gib" in r else "",
+            f"{r['network_gib']:.2f} GiB" if "network_gib" in r else "",
             f"{r['before_gib']:.2f} GiB",
             f"{r['estimate_memory_gib']:.2f} GiB, {r['estimate_files_gib']:.2f} GiB",
         ]
         for r in results
     ]
-    columns = "run | budget | peak | before the network as a whole | before the run | estimate: memory, files"
+    columns = "run | budget | peak | in steps of the network as a whole | before the run | estimate: memory, files"
     return table(columns, rows)
 
 
