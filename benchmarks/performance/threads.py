@@ -1,7 +1,7 @@
 """What a second thread gains: wall seconds of a short run and its parts with one thread and with two, and of each kernel in C.
 
 New processes take turns, the fastest turn counts. Steps of training the float network say what torch itself gains. Wall time needs
-a machine on which nothing else runs.
+a machine on which nothing else runs: threads that wait for each other on a busy one are many times slower, so nothing is stored then.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,6 +39,8 @@ PARTS = {"reconstruction": "groups", "network": "network as a whole"}
 """Phases of a record that are steps and passes, by what the table calls them."""
 TRAINING = "training in float"
 KERNELS = "kernels in C"
+MOST_OF_OTHERS = 0.1
+"""Of a core, that other processes may use meanwhile."""
 REPETITIONS = 20
 """Of a kernel, of which the fastest counts."""
 
@@ -103,6 +106,7 @@ def _of_new_process(call: str, threads: int) -> dict[str, float]:
         f"import json, torch\ntorch.set_num_threads({threads})\n"
         f"from {__name__} import *\nprint(json.dumps({call}))"
     )
+    started, before = time.perf_counter(), _seconds_of_others()
     done = subprocess.run(
         [sys.executable, "-c", program],
         env=os.environ | {"OMP_NUM_THREADS": str(threads)},
@@ -110,8 +114,21 @@ def _of_new_process(call: str, threads: int) -> dict[str, float]:
         text=True,
         check=True,
     )
+    others = (_seconds_of_others() - before) / (time.perf_counter() - started)
+    if others > MOST_OF_OTHERS:
+        raise SystemExit(
+            f"Other processes took {others:.0%} of a core meanwhile, expected at most {MOST_OF_OTHERS:.0%}; end or pause them."
+        )
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
+
+
+def _seconds_of_others() -> float:
+    """Return the CPU seconds that Linux has given so far to what is neither this process nor a finished child of it."""
+    _, user, nice, system, *_ = Path("/proc/stat").read_text().split(maxsplit=4)
+    all_of_them = (int(user) + int(nice) + int(system)) / os.sysconf("SC_CLK_TCK")
+    own = os.times()
+    return all_of_them - sum(own[:4])
 
 
 def measure(call: str, turns: int) -> dict[str, dict[str, float]]:

@@ -8,12 +8,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import mrecg.paper.networks
-from benchmarks.performance import step
+from benchmarks.performance import step, threads
 from benchmarks.performance.__main__ import main
 from benchmarks.performance.memory import peak_resident
 from benchmarks.performance.results import performance_store
 from benchmarks.performance.scaling import image_forwards
-from benchmarks.performance.threads import seconds_of_network, threads_section
 from benchmarks.store import Result
 
 SMALL = ("--network", "resnet18_small", "--side", "28", "--images", "32")
@@ -129,12 +128,21 @@ def test_growth_is_stored_cell_by_cell(tmp_path: Path) -> None:
 
 def test_seconds_of_threads_are_of_parts_and_of_the_whole() -> None:
     """In this process: what two threads gain is measured where nothing else runs."""
-    seconds = seconds_of_network("resnet18_small", 8, 16, 1)
+    seconds = threads.seconds_of_network("resnet18_small", 8, 16, 1)
     assert list(seconds) == ["groups", "network as a whole", "whole run", "training in float"]
     assert min(seconds.values()) > 0
     assert seconds["groups"] + seconds["network as a whole"] < seconds["whole run"]
     place = {"work": "resnet18_small", "side": 8, "images": 16}
     parts = {part: {"1": one, "2": one / 2} for part, one in seconds.items()}
-    rows = threads_section([{**place, "seconds": parts}])[3:-1]
+    rows = threads.threads_section([{**place, "seconds": parts}])[3:-1]
     assert len(rows) == len(parts)
     assert all(row.endswith("| **2.00** |") for row in rows)
+
+
+def test_wall_seconds_of_a_busy_machine_are_not_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "MOST_OF_OTHERS", -100.0)
+    with pytest.raises(SystemExit, match="Other processes took"):
+        measure(tmp_path, "threads", "--networks")
+    assert not (tmp_path / "threads.jsonl").exists()
