@@ -132,7 +132,7 @@ def test_seconds_of_threads_are_of_parts_and_of_the_whole() -> None:
     assert list(seconds) == ["groups", "network as a whole", "whole run", "training in float"]
     assert min(seconds.values()) > 0
     assert seconds["groups"] + seconds["network as a whole"] < seconds["whole run"]
-    place = {"work": "resnet18_small", "side": 8, "images": 16}
+    place = {"work": "resnet18_small", "side": 8, "images": 16, "steps": 1}
     parts = {part: {"1": one, "2": one / 2} for part, one in seconds.items()}
     rows = threads.threads_section([{**place, "seconds": parts}])[3:-1]
     assert len(rows) == len(parts)
