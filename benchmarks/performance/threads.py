@@ -146,8 +146,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add this measurement's options."""
     parser.add_argument("--networks", nargs="*", default=["resnet18@224", "mobilenetv2_100@224"])
     parser.add_argument("--images", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--turns", type=int, default=1)
     parser.add_argument("--no-kernels", action="store_true", help="networks alone")
 
 
@@ -187,7 +187,7 @@ def threads_section(results: list[Result]) -> list[str]:
             if one["side"]
             else one["work"],
             part,
-            *(f"{seconds[threads]:.4g}" for threads in ("1", "2")),
+            *(f"{seconds[threads]:.3g}" for threads in ("1", "2")),
             f"**{seconds['1'] / seconds['2']:.2f}**",
         ]
         for one in results
