@@ -49,6 +49,9 @@ bench: .venv/ready
 	$(BIN)/python -m benchmarks.held_out judges
 	$(BIN)/python -m benchmarks.held_out render
 	for name in step network-step pipeline scaling memory range-memory; do $(BIN)/python -m benchmarks.performance $$name || exit 1; done
+	$(BIN)/python -m benchmarks.performance network-step --batch 8 --networks mobilenetv2_100@224 resnet18@224 regnetx_600m@224
+	$(BIN)/python -m benchmarks.performance memory --network mobilenetv2_100 --images 64
+	$(BIN)/python -m benchmarks.performance threads # on an otherwise idle machine
 	for steps in 20 2000; do \
 		$(BIN)/python -m benchmarks.performance memory --network resnet18_small --side 28 --images 256 --steps $$steps || exit 1; done
 	for name in native-kernels fused-clipping adam-gathered-once channels-last hand-written-gradients calibrated-image-scale float32; do \

@@ -12,6 +12,7 @@
     python -m benchmarks.performance range-memory
     python -m benchmarks.performance rounding                            # to nearest, against ONNX Runtime
     python -m benchmarks.performance first-call                          # against torch's import and export
+    python -m benchmarks.performance threads                             # one and two, on an idle machine
     python -m benchmarks.performance scaling
     python -m benchmarks.performance gpu --precision tfloat32 --cuda-graphs
     python -m benchmarks.performance gpu --device cpu --network resnet18_small --side 28 --images 64 --steps 20
@@ -34,6 +35,7 @@ from benchmarks.performance import (
     rounding,
     scaling,
     step,
+    threads,
     window_step,
 )
 from benchmarks.performance.render import write_performance
@@ -51,6 +53,7 @@ def main(given: Sequence[str] | None = None) -> None:
         Command("range-memory", range_memory.configure, range_memory.run),
         Command("rounding", rounding.configure, rounding.run),
         Command("first-call", first_call.configure, first_call.run),
+        Command("threads", threads.configure, threads.run),
         Command("scaling", scaling.configure, scaling.run),
         Command("gpu", gpu.configure, gpu.run),
         rendering("performance.md", write_performance),

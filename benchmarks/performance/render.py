@@ -7,6 +7,7 @@ from benchmarks.accuracy.results import accuracy_store, authors_results
 from benchmarks.performance.first_call import first_call_section
 from benchmarks.performance.pipeline import pipeline_sections
 from benchmarks.performance.results import performance_store
+from benchmarks.performance.threads import threads_section
 from benchmarks.performance.window_step import windows_section
 from benchmarks.store import Result
 from benchmarks.tables import by_key, folded, table, with_lead
@@ -77,7 +78,8 @@ in both networks. It does not grow with the number of units, so that the whole r
 MEMORY = """## Memory
 
 Resident memory of the process at its peak. The budget is for values of calibration images; files are read, not mapped,
-so they do not count. The rest is torch, the images themselves and the step.
+so they do not count. The rest is torch, the images themselves and the step. The network as a whole takes its steps in parts of as
+many images as save 2 GiB for the backward pass.
 """
 RANGE_MEMORY = """
 The search for the ranges of a weight, for all channels and candidates at once, holds at most so much beside the weight:
@@ -231,15 +233,17 @@ def _scaling(results: list[Result]) -> list[str]:
 def _memory(results: list[Result]) -> list[str]:
     rows = [
         [
-            f"{r['network']}, {r['side']}², {r['images']} images, {r['steps']:,} steps",
+            f"{r['network']}, {r['side']}², {r['images']} images, {r['steps']:,} steps of {r['batch']}",
             r["budget"],
             f"{r['peak_gib']:.2f} GiB",
+            f"{r['network_gib']:.2f} GiB" if "network_gib" in r else "",
             f"{r['before_gib']:.2f} GiB",
             f"{r['estimate_memory_gib']:.2f} GiB, {r['estimate_files_gib']:.2f} GiB",
         ]
         for r in results
     ]
-    return table("run | budget | peak | before the run | estimate: memory, files", rows)
+    columns = "run | budget | peak | in steps of the network as a whole | before the run | estimate: memory, files"
+    return table(columns, rows)
 
 
 def _range_memory(results: list[Result]) -> list[str]:
@@ -282,6 +286,7 @@ def write_performance(folder: Path, page: Path) -> int:
         "default_run",
         "rounding",
         "first_call",
+        "threads",
         "gpu",
         "scaling",
         "memory",
@@ -320,6 +325,7 @@ def write_performance(folder: Path, page: Path) -> int:
         *defaults,
         *rounding,
         *first_call_section(found["first_call"]),
+        *threads_section(found["threads"]),
         AUTHORS,
         *_authors(found["pipeline"], found["step"], accuracy, authors),
         *("", f"Authors' code: {authors['times']['source']}\n"),

@@ -17,6 +17,7 @@ KEYS = {
     "range_memory": ("inputs", "outputs"),
     "rounding": ("network", "side", "images"),
     "first_call": (),
+    "threads": ("work", "side", "images"),
     "scaling": ("units", "images"),
     "gpu": (
         *("device", "network", "side", "images", "preset", "steps"),

@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import mrecg.paper.networks
-from benchmarks.performance import step
+from benchmarks.performance import step, threads
 from benchmarks.performance.__main__ import main
 from benchmarks.performance.memory import peak_resident
 from benchmarks.performance.results import performance_store
@@ -103,7 +103,7 @@ def test_a_budget_moves_values_into_files(tmp_path: Path) -> None:
     assert narrow["estimate_files_gib"] > 0 == wide["estimate_files_gib"]
     assert narrow["estimate_memory_gib"] < wide["estimate_memory_gib"]
     for result in (narrow, wide):
-        assert result["before_gib"] <= result["peak_gib"]
+        assert result["before_gib"] <= result["peak_gib"] >= result["network_gib"] > 0.1
 
 
 def test_work_grows_linearly_with_units_and_images() -> None:
@@ -124,3 +124,25 @@ def test_growth_is_stored_cell_by_cell(tmp_path: Path) -> None:
     found = measure(tmp_path, "scaling", "--units", "2", "--images", "16", "32")
     assert [(cell["units"], cell["images"]) for cell in found] == [(2, 16), (2, 32)]
     assert found[0]["image_forwards"] < found[1]["image_forwards"]
+
+
+def test_seconds_of_threads_are_of_parts_and_of_the_whole() -> None:
+    """In this process: what two threads gain is measured where nothing else runs."""
+    seconds = threads.seconds_of_network("resnet18_small", 8, 16, 1)
+    assert list(seconds) == ["groups", "network as a whole", "whole run", "training in float"]
+    assert min(seconds.values()) > 0
+    assert seconds["groups"] + seconds["network as a whole"] < seconds["whole run"]
+    place = {"work": "resnet18_small", "side": 8, "images": 16, "steps": 1}
+    parts = {part: {"1": one, "2": one / 2} for part, one in seconds.items()}
+    rows = threads.threads_section([{**place, "seconds": parts}])[3:-1]
+    assert len(rows) == len(parts)
+    assert all(row.endswith("| **2.00** |") for row in rows)
+
+
+def test_wall_seconds_of_a_busy_machine_are_not_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "MOST_OF_OTHERS", -100.0)
+    with pytest.raises(SystemExit, match="Other processes took"):
+        measure(tmp_path, "threads", "--networks")
+    assert not (tmp_path / "threads.jsonl").exists()

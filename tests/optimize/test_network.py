@@ -1,5 +1,6 @@
 """Optimizing the network as a whole, after its groups."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -343,3 +344,28 @@ def test_the_counts_of_images_are_those_of_the_split(learn: str) -> None:
         )
         split = split_images(toys.images(images), recipe)
         assert split_counts(images, recipe) == (images, *map(len, split))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_feature_map_is_channels_last(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of gray images, too, whose strides have to say so: from the first convolution on layouts are handed down."""
+    made: list[Tensor] = []
+
+    def watched(run: Callable[..., dict[str, Tensor]]) -> Callable[..., dict[str, Tensor]]:
+        def watch(*given: Any) -> dict[str, Tensor]:
+            values = run(*given)
+            made.extend(one for one in values.values() if one.ndim == 4)
+            return values
+
+        return watch
+
+    for name in ("run_float_units", "run_quantized_units"):
+        monkeypatch.setattr(network_objective, name, watched(getattr(network_objective, name)))
+    layers = (nn.Conv2d(channels, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 1), nn.ReLU())
+    model = nn.Sequential(*layers, nn.Conv2d(6, 6, 3, groups=2), nn.Flatten(), nn.Linear(96, 5))
+    settings = {"reconstruct.steps": 0, "reconstruct.batch_size": 8, "network.steps": 1}
+    recipe = mrecg.preset("w4a4-brecq", settings)
+    mrecg.quantize(model.eval(), toys.normal(16, channels, 8, 8), recipe=recipe)
+    assert made
+    assert all(one.is_contiguous(memory_format=torch.channels_last) for one in made)
+    assert not any(one.is_contiguous() for one in made if one.shape[1] > 1)

@@ -1,10 +1,9 @@
 """The compiled kernels compute what the torch operators do, in every layout, and nothing needs them."""
 
-import itertools
 import math
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from mrecg.quantizers.kernels import (
     compilation,
     fake_quantize,
     match_strides,
+    native,
     soft_rounding,
 )
 
@@ -164,20 +164,56 @@ def test_a_slope_may_be_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not torch.equal(found[0], found[2])
 
 
+# Large enough that several threads compute.
+MAP, LIMITS = (4, 40, 40, 41), (-3.0, 4.0, -1.0, 1.0)
+WEIGHT = (250, 20, 5, 5)
+OF_THREADS: dict[str, Callable[[], Sequence[Tensor]]] = {
+    "fake_quantize": lambda: [
+        native.fake_quantize(normal(*MAP), keep, torch.tensor(0.3), *LIMITS)
+        for keep in (None, (uniform(*MAP) < 0.5).float())
+    ],
+    "fake_quantize_backward": lambda: native.fake_quantize_backward(
+        normal(*MAP, seed=1), normal(*MAP), torch.tensor(0.2), None, torch.tensor(0.3), *LIMITS
+    ),
+    "fake_quantize_backward, masked": lambda: native.fake_quantize_backward(
+        *(normal(*MAP, seed=1), normal(*MAP), torch.tensor(0.2), uniform(*MAP).round()),
+        *(torch.tensor(0.3), *LIMITS),
+    ),
+    "soft_rounding": lambda: [
+        native.soft_rounding(normal(*WEIGHT), normal(*WEIGHT), uniform(*WEIGHT), delta, 15)
+        for delta in (normal(250, 1, 1, 1), torch.ones(1))
+    ],
+    "soft_rounding_backward": lambda: [
+        one
+        for delta in (normal(250, 1, 1, 1), torch.ones(1))
+        for one in native.soft_rounding_backward(
+            *(normal(*WEIGHT, seed=1), normal(*WEIGHT), normal(*WEIGHT), uniform(*WEIGHT)),
+            *(delta, 15, 0.5, 2.0, True),
+        )
+    ],
+    "grid_errors": lambda: [
+        native.grid_errors(normal(9, 500), counts, uniform(9, 20), normal(9, 20), -8.0, 7.0, 2.4)
+        for counts in (None, uniform(9, 500))
+    ],
+}
+
+
 @compiled
-def test_sums_do_not_depend_on_the_number_of_threads() -> None:
-    x, scale = normal(8, 40, 40, 40), torch.tensor(0.3)
-    threads, slopes = torch.get_num_threads(), []
+@pytest.mark.parametrize("kernel", OF_THREADS)
+def test_threads_change_no_bit(kernel: str) -> None:
+    threads, found = torch.get_num_threads(), []
     try:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            factor = torch.ones((), requires_grad=True)
-            made = fake_quantize(x, factor, scale, scale, (-3.0, 4.0), (-1.0, 1.0), None)
-            made.backward(normal(8, 40, 40, 40, seed=1))
-            slopes.append(factor.grad)
+            found.append(OF_THREADS[kernel]())
     finally:
         torch.set_num_threads(threads)
-    assert all(torch.equal(*pair) for pair in itertools.pairwise(slopes))
+    for one, two, three in zip(*found, strict=True):
+        assert (
+            one.numel() > 2 * compilation.PART or one.numel() < 512
+        )  # else one thread computes it
+        assert torch.equal(one, two)
+        assert torch.equal(one, three)
 
 
 OPERATORS = torch.ops.mrecg

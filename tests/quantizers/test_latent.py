@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from mrecg.quantizers.grid import Scaling, UniformGrid
 from mrecg.quantizers.latent import LatentCodes
@@ -43,6 +44,23 @@ def test_gradients_pass_the_rounding_and_stop_outside_the_grid() -> None:
     torch.testing.assert_close(learned.latent.grad, torch.tensor([[0.0, 1.0, 1.5, 0.0]]))
     values = (torch.tensor([[0.0, 1.0, 2.0, 3.0]]) - 1) * 0.5
     torch.testing.assert_close(learned.factor.grad, (upstream * values).sum(1, keepdim=True))
+
+
+def test_gradients_are_bit_for_bit_those_of_autograd() -> None:
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(0, 4, (6, 8), generator=generator).float()
+    learned, state = start(codes, torch.randn(6, 8, generator=generator), 0.3)
+    upstream = torch.randn(6, 8, generator=generator)
+    learned.weight().backward(upstream)
+    latent, factor = (one.detach().requires_grad_() for one in (learned.latent, learned.factor))
+    inside = functional.hardtanh(latent, GRID.low, GRID.high)
+    rounded = inside + (torch.round(inside) - inside).detach()
+    composed = (rounded - state.scaling.zero_point) * (state.scaling.scale * factor)
+    composed.backward(upstream)
+    for one, other in ((learned.latent, latent), (learned.factor, factor)):
+        assert one.grad is not None
+        assert other.grad is not None
+        assert torch.equal(one.grad, other.grad)
 
 
 def test_codes_stay_on_the_grid_and_scales_grow_by_the_factor() -> None:

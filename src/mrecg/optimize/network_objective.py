@@ -18,7 +18,7 @@ from mrecg.graph.inputs import ChosenInputs, ModelInputs
 from mrecg.graph.units import Chain
 from mrecg.optimize.answer_distance import AnswerDistance
 from mrecg.optimize.tables import TableFigures
-from mrecg.planning.cost import images_per_pass, images_per_training_pass
+from mrecg.planning.cost import fastest_layout, images_per_pass, images_per_training_pass
 from mrecg.planning.precision import choose_precision
 from mrecg.preparation.prepared_graph import Binding, PreparedGraph
 from mrecg.quantizers.losses import SMALLEST_POWER, signal_power
@@ -141,13 +141,12 @@ class NetworkObjective:
         bindings: Mapping[str, Binding],
         precision: Precision,
     ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
-        source = images.to(self._device)
+        given = fastest_layout(self._chain, images, self._device)
         with compute_precision(precision, self._device):
-            given = self._chain.named(source)
             made = run_quantized_units(self._chain.units, given, bindings)
         compared = {*self._chain.outputs, *self._power}
         # A convolution may have been computed in another precision.
-        return {name: made[name].float() for name in compared}, self._run_float(source)
+        return {name: made[name].float() for name in compared}, self._run_float(given)
 
     @torch.no_grad()
     def _measure_outputs(
@@ -162,7 +161,8 @@ class NetworkObjective:
         }
 
         def forward(first: int, last: int) -> Mapping[str, Tensor]:
-            return self._run_float(images[first:last].to(self._device))
+            portion = images[first:last]
+            return self._run_float(fastest_layout(self._chain, portion, self._device))
 
         for first, last, made in self._portions(len(images), forward):
             for name in powers:
@@ -177,9 +177,9 @@ class NetworkObjective:
         return found, {name: table.of_all_processes() for name, table in tables.items()}
 
     @torch.no_grad()
-    def _run_float(self, images: ModelInputs) -> Mapping[str, Tensor]:
+    def _run_float(self, given: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         with compute_precision("float32", self._device):
-            return run_float_units(self._chain.units, self._chain.named(images))
+            return run_float_units(self._chain.units, given)
 
     def _measure(
         self, images: ModelInputs, bindings: Mapping[str, Binding], first: int, last: int

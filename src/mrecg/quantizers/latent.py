@@ -2,18 +2,19 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import final
+from typing import Any, cast, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from mrecg.quantizers.adaround import LearnedScale
 from mrecg.quantizers.grid import SMALLEST_SCALE, Grid, Scaling
 from mrecg.quantizers.weight import WeightState
 
 __all__ = ["LatentCodes", "LearnedWeight", "ScaledCodes"]
+
+_hardtanh_backward = torch.ops.aten.hardtanh_backward.default
 
 
 class LearnedWeight(ABC):
@@ -84,9 +85,8 @@ class LatentCodes(LearnedWeight):
 
     def weight(self) -> Float[Tensor, "..."]:
         """Return the quantized weight; gradients pass the rounding, and stop outside the grid."""
-        inside = functional.hardtanh(self.latent, self.grid.low, self.grid.high)
-        codes = inside + (torch.round(inside) - inside).detach()
-        return (codes - self.scaling.zero_point) * (self.scaling.scale * self.factor)
+        numbers = (self.scaling.scale, self.scaling.zero_point, self.grid.low, self.grid.high)
+        return cast(Tensor, _Rounded.apply(self.latent, self.factor, *numbers))  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def current(self) -> WeightState:
@@ -94,3 +94,33 @@ class LatentCodes(LearnedWeight):
         codes = torch.round(self.latent.clamp(self.grid.low, self.grid.high))
         scale = (self.scaling.scale * self.factor).clamp(min=SMALLEST_SCALE)
         return WeightState(codes, Scaling(scale, self.scaling.zero_point))
+
+
+class _Rounded(torch.autograd.Function):
+    """The values of rounded latents, by hand: a layer of a small network is little work, and autograd's bookkeeping half of it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        latent: Tensor,
+        factor: Tensor,
+        scale: Tensor,
+        zero_point: Tensor,
+        low: int,
+        high: int,
+    ) -> Tensor:
+        codes = torch.clamp(latent, low, high).round_().sub_(zero_point)
+        grown = scale * factor
+        ctx.save_for_backward(latent, codes, grown, scale)
+        ctx.limits = low, high
+        return codes * grown
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        latent, codes, grown, scale = ctx.saved_tensors
+        of_codes, of_latent, of_factor = gradients[0] * grown, None, None
+        if ctx.needs_input_grad[0]:
+            of_latent = _hardtanh_backward(of_codes, latent, *ctx.limits)
+        if ctx.needs_input_grad[1]:
+            of_factor = (gradients[0] * codes).sum_to_size(scale.shape).mul_(scale)
+        return of_latent, of_factor, None, None, None, None
