@@ -1,6 +1,11 @@
 """Configuration files of the shape of the authors'."""
 
+from pathlib import Path
 from typing import Any
+
+import yaml
+
+from mrecg.paper.mqbench import Experiment, read_experiment
 
 SCHEMES = {
     "mobilenet_v2": "[1, 2, (3, 3), 4, (5, 5), 6, (7, 7, 7), (8, 8, 8), 9, (10, 10), 11]",
@@ -8,6 +13,8 @@ SCHEMES = {
     "resnet50": "[1, 2, 3, (4, 4), 5, 6, (7, 7, 7), 8, 9, 10, (11, 11), 12, 13, 14]",
     "regnetx_600m": "[1, 2, 3, 4, (5, 5, 5), 6, 7, (8, 8), 9, 10, 11, 12, (13, 13), 14]",
 }
+QCONFIG = "extra_prepare_dict.extra_qconfig_dict"
+"""Where the authors' files keep what they say of quantizers."""
 
 
 def settings(model: str = "resnet18", prob: float = 0.5) -> dict[str, Any]:
@@ -97,3 +104,40 @@ def qdrop_settings() -> dict[str, Any]:
     }
     quant = quantizers | {"calibrate": 1024, "recon": tuning}
     return {"quant": quant} | {key: content[key] for key in ("model", "data", "process")}
+
+
+def read(tmp_path: Path, content: dict[str, Any] | str) -> Experiment:
+    """Return what is read from a file with that content."""
+    path = tmp_path / "experiment.yaml"
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return read_experiment(path)
+
+
+def changed(key: str, value: Any) -> dict[str, Any]:
+    """Return a file of the authors' with one value changed."""
+    content = settings()
+    *parents, last = key.split(".")
+    inner = content
+    for parent in parents:
+        inner = inner.setdefault(parent, {})
+    inner[last] = value
+    return content
+
+
+def leaves(content: dict[str, Any], prefix: str = "") -> set[str]:
+    """Return the keys of all values."""
+    found: set[str] = set()
+    for key, value in content.items():
+        found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key}
+    return found
+
+
+def without(content: dict[str, Any], *keys: str) -> dict[str, Any]:
+    """Remove keys from a file."""
+    for key in keys:
+        *parents, last = key.split(".")
+        inner = content
+        for parent in parents:
+            inner = inner[parent]
+        del inner[last]
+    return content

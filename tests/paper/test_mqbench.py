@@ -8,41 +8,16 @@ import pytest
 import torch
 import yaml
 
-from configuration_files import SCHEMES, qdrop_settings, settings
+from configuration_files import QCONFIG, SCHEMES, changed, leaves, read, settings, without
 from mrecg.config.presets import preset
 from mrecg.config.recipe import read_recipe
-from mrecg.config.targets import BACKENDS
-from mrecg.config.yaml_files import flat
 from mrecg.errors import RecipeError
-from mrecg.paper.mqbench import Experiment, is_mqbench, read_experiment
+from mrecg.paper.mqbench import is_mqbench
 from mrecg.paper.mqbench.keys import KEYS
 from mrecg.paper.networks import NETWORKS, build
 from mrecg.preparation.prepared_graph import prepare_graph
 
 UNITS = {"mobilenet_v2": 18, "resnet18": 10, "resnet50": 18, "regnetx_600m": 18}
-
-
-def read(tmp_path: Path, content: dict[str, Any] | str) -> Experiment:
-    path = tmp_path / "experiment.yaml"
-    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
-    return read_experiment(path)
-
-
-def changed(key: str, value: Any) -> dict[str, Any]:
-    content = settings()
-    *parents, last = key.split(".")
-    inner = content
-    for parent in parents:
-        inner = inner.setdefault(parent, {})
-    inner[last] = value
-    return content
-
-
-def leaves(content: dict[str, Any], prefix: str = "") -> set[str]:
-    found: set[str] = set()
-    for key, value in content.items():
-        found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key}
-    return found
 
 
 @pytest.mark.parametrize("prob", [0.5, 1.0])
@@ -100,32 +75,6 @@ def test_missing_keys_come_from_the_root(tmp_path: Path) -> None:
         read(tmp_path, {"root": "experiment.yaml"})
 
 
-@pytest.mark.parametrize("observer", ["w_observer", "a_observer"])
-@pytest.mark.parametrize(
-    ("name", "method", "power_of_two"),
-    [
-        ("MinMaxObserver", "minmax", False),
-        ("EMAMinMaxObserver", "minmax", False),
-        ("EMAQuantileObserver", "magnitude", False),
-        ("ClipStdObserver", "std", False),
-        ("LSQObserver", "lsq", False),
-        ("MinMaxFloorObserver", "minmax", True),
-        ("PoTModeObserver", "minmax", True),
-    ],
-)
-def test_observers(
-    observer: str, name: str, method: str, power_of_two: bool, tmp_path: Path
-) -> None:
-    content = changed(f"extra_prepare_dict.extra_qconfig_dict.{observer}", name)
-    recipe = read(tmp_path, content).recipe
-    tensor = recipe.weight if observer[0] == "w" else recipe.activation
-    assert (tensor.ranges.method, tensor.power_of_two) == (method, power_of_two)
-    averaged = 0.9 if name.startswith("EMA") or observer[0] == "w" else None
-    assert (
-        recipe.activation.ranges.running_mean == averaged
-    )  # of the file's EMAMSEObserver, or of none
-
-
 def test_naive_quantization_takes_no_steps(tmp_path: Path) -> None:
     content = changed("quantize.quantize_type", "naive_ptq")
     content["extra_prepare_dict"]["extra_qconfig_dict"]["w_fakequantize"] = "FixedFakeQuantize"
@@ -134,80 +83,11 @@ def test_naive_quantization_takes_no_steps(tmp_path: Path) -> None:
     assert recipe.plan.join == "none"
 
 
-def test_fixed_activations_neither_learn_nor_drop(tmp_path: Path) -> None:
-    key = "extra_prepare_dict.extra_qconfig_dict.a_fakequantize"
-    tuning = read(tmp_path, changed(key, "FixedFakeQuantize")).recipe.reconstruct
-    assert tuning.activation_rate == 0
-    assert tuning.keep_quantized_probability == 1
-
-
 def test_excluded_nodes_become_patterns(tmp_path: Path) -> None:
     content = changed("quantize.reconstruction.exclude_node", ["layer1_0_conv1"])
     content["quantize"]["reconstruction"]["exclude_node_prefix"] = ["layer4"]
     exclude = read(tmp_path, content).recipe.reconstruct.exclude
     assert exclude == ("layer1[._]0[._]conv1", "layer4*")
-
-
-MQBENCH_BACKENDS = {"tensorrt": "Tensorrt", "vitis": "Vitis", "tengine_u8": "Tengine_u8"}
-OURS_ALONE = ("onnxruntime", "onnxruntime_avx2", "xnnpack", "nnie")
-QCONFIG = "extra_prepare_dict.extra_qconfig_dict"
-
-
-def without(content: dict[str, Any], *keys: str) -> dict[str, Any]:
-    """Remove keys from a file."""
-    for key in keys:
-        *parents, last = key.split(".")
-        inner = content
-        for parent in parents:
-            inner = inner[parent]
-        del inner[last]
-    return content
-
-
-@pytest.mark.parametrize("backend", [name for name in BACKENDS if name not in OURS_ALONE])
-def test_schemes_win_over_a_backend(backend: str, tmp_path: Path) -> None:
-    """As in MQBench since April 2022: the target places the quantizers, the file says what each is like."""
-    content = changed("quantize.backend", MQBENCH_BACKENDS.get(backend, backend.upper()))
-    found = read(tmp_path, content)
-    target = BACKENDS[backend]
-    recipe = found.recipe
-    assert (recipe.weight.bits, recipe.activation.bits) == (2, 4)
-    assert (recipe.weight.symmetric, recipe.activation.symmetric) == (False, False)
-    assert recipe.placement.per_channel_weights
-    assert recipe.placement.tensors == target.settings["placement.tensors"]
-    assert recipe.placement.first_last == "same"
-    assert recipe.weight.ranges.p == 2.4
-    (remark,) = (note.remark for note in found.mapped if note.key == "quantize.backend")
-    # What the target's integers cannot hold is simulated, and said.
-    fits = backend == "pplcuda"
-    assert recipe.placement.backend == (backend if fits else "academic")
-    assert ("cannot run" in remark) != fits
-
-
-@pytest.mark.parametrize("backend", [name for name in BACKENDS if name not in OURS_ALONE])
-def test_without_schemes_a_backend_has_its_own(backend: str, tmp_path: Path) -> None:
-    content = changed("quantize.backend", MQBENCH_BACKENDS.get(backend, backend.upper()))
-    without(content, f"{QCONFIG}.w_qscheme", f"{QCONFIG}.a_qscheme", f"{QCONFIG}.a_observer")
-    recipe, target = read(tmp_path, content).recipe, BACKENDS[backend]
-    assert recipe.placement.backend == backend
-    assert (recipe.weight.bits, recipe.activation.bits) == target[:2]
-    averaged = {"onnx_qnn": None, "pplcuda": None, "vitis": None}.get(backend, 0.9)
-    assert recipe.activation.ranges.running_mean == averaged
-    assert recipe.activation.ranges.method == "minmax"
-
-
-@pytest.mark.parametrize("narrow", [None, True, False])
-def test_tensorrt_uses_every_code_unless_the_file_says_otherwise(
-    narrow: bool | None, tmp_path: Path
-) -> None:
-    content = changed("quantize.backend", "Tensorrt")
-    for kind, per_channel in (("w", True), ("a", False)):
-        scheme = {"bit": 8, "symmetry": True, "per_channel": per_channel}
-        scheme |= {} if narrow is None else {"symmetric_range": narrow}
-        content["extra_prepare_dict"]["extra_qconfig_dict"][f"{kind}_qscheme"] = scheme
-    recipe = read(tmp_path, content).recipe
-    assert (recipe.weight.narrow, recipe.activation.narrow) == (bool(narrow), bool(narrow))
-    assert recipe.placement.backend == ("tensorrt" if narrow else "academic")
 
 
 def test_absent_keys_are_what_mqbench_takes(tmp_path: Path) -> None:
@@ -303,45 +183,6 @@ def test_units_without_a_scheme_are_those_of_the_papers_code(
     assert plan.cut == "behind-quantizers"
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "setting"),
-    [
-        ("a_observer_extra_args.ema_ratio", 0.8, "activation.ranges.running_mean"),
-        ("a_qscheme.ema_ratio", 0.8, "activation.ranges.running_mean"),
-        ("w_observer_extra_args.p", 3.0, "weight.ranges.p"),
-        ("a_qscheme.std_scale", 3.0, "activation.ranges.std_multiple"),
-        ("a_qscheme.threshold", 0.999, "activation.ranges.percentile"),
-    ],
-)
-def test_arguments_of_observers_are_honored(
-    key: str, value: float, setting: str, tmp_path: Path
-) -> None:
-    dumped = dict(flat(read(tmp_path, changed(f"{QCONFIG}.{key}", value)).recipe.model_dump()))
-    assert dumped[setting] == pytest.approx(100 * value if "threshold" in key else value)
-
-
-@pytest.mark.parametrize(
-    ("key", "reason"),
-    [
-        (f"{QCONFIG}.w_observer_extra_args.ema_ratio", "observed once"),
-        (f"{QCONFIG}.a_observer_extra_args.bins", "observer's constructor"),
-        (f"{QCONFIG}.w_qscheme.quant_min", "observer's constructor"),
-        (f"{QCONFIG}.a_fakeq_params.use_grad_scaling", "Adam's step"),
-        (f"{QCONFIG}.w_fakeq_params.alpha", "quantizer's constructor"),
-        (
-            "extra_prepare_dict.extra_quantizer_dict.additional_node_name",
-            "by what an operator does",
-        ),
-        ("extra_prepare_dict.concrete_args", "torch.export"),
-    ],
-)
-def test_what_is_not_honored_is_named_with_the_reason(
-    key: str, reason: str, tmp_path: Path
-) -> None:
-    notes = {note.key: note.remark for note in read(tmp_path, changed(key, 1)).ignored}
-    assert reason in notes[key]
-
-
 def test_models_have_their_names_in_mqbench_and_qdrop(tmp_path: Path) -> None:
     names = ("resnet18", "resnet34", "resnet50", "resnet101", "regnetx_200m", "regnetx_400m")
     for name in (*names, "regnetx_600m", "regnetx_800m", "regnetx_1600m", "regnetx_3200m"):
@@ -353,89 +194,6 @@ def test_models_have_their_names_in_mqbench_and_qdrop(tmp_path: Path) -> None:
     found = read(tmp_path, changed("model.type", "mnasnet"))
     assert found.network is None
     assert "--network" in {note.key: note.remark for note in found.ignored}["model.type"]
-
-
-def test_the_files_of_qdrop_resolve(tmp_path: Path) -> None:
-    content = qdrop_settings()
-    found = read(tmp_path, content)
-    noted = [note.key for note in (*found.mapped, *found.ignored)]
-    assert sorted(noted) == sorted(leaves(content))
-    assert {note.key for note in found.ignored} == {
-        "quant.recon.keep_gpu",
-        "data.batch_size",
-        "data.pin_memory",
-    }
-    changes = {
-        "name": "experiment",
-        "activation.ranges.running_mean": None,
-        "reconstruct.batch_size": 32,
-        "reconstruct.batches": "reshuffled",
-    }
-    assert found.recipe == preset("w2a4-qdrop", changes, "paper")
-    assert (found.images, found.network) == (1024, "resnet18")
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "wanted"),
-    [
-        ("a_qconfig.quantizer", "FixedFakeQuantize", {"reconstruct.activation_rate": 0.0}),
-        ("a_qconfig.observer", "AvgMinMaxObserver", {"activation.ranges.method": "minmax"}),
-        ("w_qconfig.ch_axis", -1, {"placement.per_channel_weights": False}),
-        ("w_qconfig.symmetric", True, {"weight.symmetric": True}),
-        ("recon", None, {"reconstruct.steps": 0}),
-    ],
-)
-def test_keys_of_qdrop(key: str, value: Any, wanted: dict[str, Any], tmp_path: Path) -> None:
-    content = qdrop_settings()
-    *parents, last = ("quant." + key).split(".")
-    inner = content
-    for parent in parents:
-        inner = inner[parent]
-    if value is None:
-        del inner[last]
-    else:
-        inner[last] = value
-    dumped = dict(flat(read(tmp_path, content).recipe.model_dump()))
-    assert {name: dumped[name] for name in wanted} == wanted
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
-        ("w_qconfig.ch_axis", 1, r"expected 0 \(a range per output channel\) or -1, got 1"),
-        ("a_qconfig.ch_axis", 0, "one range per tensor"),
-        ("a_qconfig.observer", "MSEObserve", "did you mean 'MSEObserver'"),
-        ("calibrate", "all", "whole number"),
-        ("w_qconfig.quantizer", "FixedFakeQuantize", "expected AdaRoundFakeQuantize .or no recon"),
-    ],
-)
-def test_mistakes_in_files_of_qdrop(key: str, value: Any, message: str, tmp_path: Path) -> None:
-    content = qdrop_settings()
-    *parents, last = key.split(".")
-    inner = content["quant"]
-    for parent in parents:
-        inner = inner[parent]
-    inner[last] = value
-    with pytest.raises(RecipeError, match=message):
-        read(tmp_path, content)
-
-
-@pytest.mark.parametrize("steps", [0, 20000])
-def test_the_quantizers_of_nnie(steps: int, tmp_path: Path) -> None:
-    """Its rounding is learned like AdaRound's, its activations neither learn nor drop."""
-    content = changed("quantize.quantize_type", "advanced_ptq" if steps else "naive_ptq")
-    extra = content["extra_prepare_dict"]["extra_qconfig_dict"]
-    extra |= {"w_fakequantize": "NNIEFakeQuantize", "a_fakequantize": "NNIEFakeQuantize"}
-    extra |= {"w_observer": "MinMaxObserver", "a_observer": "EMAMinMaxObserver"}
-    with pytest.raises(RecipeError, match=r"set quantize\.backend: NNIE"):
-        read(tmp_path, content)
-    content["quantize"]["backend"] = "NNIE"
-    recipe = read(tmp_path, content).recipe
-    assert recipe.placement.backend == "nnie"
-    assert recipe.reconstruct.steps == steps
-    assert recipe.reconstruct.keep_quantized_probability == 1
-    extra["a_fakequantize"] = "QDropFakeQuantize"
-    assert read(tmp_path, content).recipe.reconstruct.keep_quantized_probability == 0.5
 
 
 def test_what_nobody_reads_is_listed(tmp_path: Path) -> None:
