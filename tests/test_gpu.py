@@ -102,9 +102,16 @@ def test_every_precision_learns(precision: str, graphs: bool) -> None:
     assert sum(unit.loss for unit in found.record.units) < nearest
 
 
-def test_the_host_holds_what_the_limit_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    free, limited = (quantize("w4a4-qdrop", DEVICE, memory=memory) for memory in (None, 1))
-    for one, other in zip(free.record.groups, limited.record.groups, strict=True):
+@pytest.mark.parametrize("graphs", [False, True])
+@pytest.mark.parametrize("memory", [None, 1])
+def test_a_device_without_room_changes_nothing(
+    memory: int | None, graphs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then the host holds the activations, or files do."""
+    free = quantize("w4a4-qdrop", DEVICE, reconstruct__cuda_graphs=graphs)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 0))
+    full = quantize("w4a4-qdrop", DEVICE, memory, reconstruct__cuda_graphs=graphs)
+    for one, other in zip(free.record.groups, full.record.groups, strict=True):
         assert one.last_loss == pytest.approx(other.last_loss, rel=0.02)
 
 

@@ -9,7 +9,9 @@ from torch import Tensor
 
 import mrecg
 import toys
+from mrecg.cache import storage
 from mrecg.cache.storage import Storage
+from mrecg.cache.stored import InMemory
 from mrecg.errors import StorageError
 from mrecg.optimize.progress import Progress
 from mrecg.planning.estimate import Estimate
@@ -110,14 +112,28 @@ def test_images_are_copied_to_a_device_with_room(
 ) -> None:
     """Channels last, in which convolutions are fastest; integers stay integers."""
     monkeypatch.setattr(Storage, "_place", lambda self, size: "device")
-    x = torch.arange(600 * 3 * 2 * 2).view(600, 3, 2, 2)
-    wrapped = Storage(CPU).wrap(x, numbers)
+    monkeypatch.setattr(storage, "_COPIED_AT_ONCE", 10_000)
+    places, x = Storage(CPU), torch.arange(600 * 3 * 2 * 2).view(600, 3, 2, 2)
+    monkeypatch.setattr(places, "_device", torch.device("cpu", 0))  # another name for the same
+    wrapped = places.wrap(x, numbers)
     x = x if numbers is None else x[numbers]
     batch = wrapped.batch(torch.tensor([5, 0]))
     assert torch.equal(batch, x[[5, 0]])
     assert batch.stride()[1] == 1
     assert torch.equal(wrapped.portion(0, len(x)), x)
-    assert wrapped.is_on_device
+
+
+def test_images_stay_where_they_are_if_the_device_has_less_room_than_it_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(self: InMemory, first: int, values: Tensor) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(InMemory, "write", full)
+    monkeypatch.setattr(Storage, "_place", lambda self, size: "device")
+    places, x = Storage(torch.device("meta")), values(4, 3, 5, 5)
+    assert places.wrap(x)._rows.data_ptr() == x.data_ptr()  # type: ignore[attr-defined]
+    assert places.shortages.told == ["memory ran out: cached activations are on the host"]
 
 
 def test_what_a_step_reads_without_the_host(tmp_path: Path) -> None:

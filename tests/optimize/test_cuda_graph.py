@@ -1,5 +1,6 @@
 """CUDA graphs without a GPU: a tape repeats operators on the same memory and with the same numbers, as a graph does."""
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ import mrecg
 import toys
 from mrecg import distributed
 from mrecg.optimize import group
-from mrecg.optimize.cuda_graph import Recorder
+from mrecg.optimize.cuda_graph import Recorder, ReplayedStep
 from mrecg.planning import windows
 from mrecg.quantizers.grid import Scaling, UniformGrid
 from mrecg.quantizers.kernels import compilation
@@ -79,6 +80,7 @@ def learned_with(
     network: str,
     monkeypatch: pytest.MonkeyPatch,
     windows_of: int | str = 4,
+    memory: int | None = None,
 ) -> mrecg.QuantizedModel:
     made = []
 
@@ -94,8 +96,9 @@ def learned_with(
         patch.setattr(windows, "LARGEST_WHOLE", 0)
         settings = {"steps": 30, "batch_size": 8, "window": windows_of}
         settings = {f"reconstruct.{name}": value for name, value in settings.items()}
+        recipe = mrecg.preset(preset, settings)
         quantized = mrecg.quantize(
-            toys.make(network), toys.images(32), recipe=mrecg.preset(preset, settings)
+            toys.make(network), toys.images(32), recipe=recipe, memory=memory
         )
     assert made or recorder is None
     assert all(one.replays > 3 for one in made if isinstance(one, Tape))
@@ -117,6 +120,15 @@ def test_a_recorded_step_misses_nothing_that_changes(
     found = [learned_with(kind, preset, network, monkeypatch, windows_of) for kind in (Tape, Rerun)]
     states = [one.model.state_dict() for one in found]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert found[0].record.units == found[1].record.units
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_a_recorded_step_is_given_what_is_in_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [
+        learned_with(kind, "w3a4-qdrop", "residual", monkeypatch, "none", memory)
+        for kind, memory in ((Tape, 1), (Rerun, None))
+    ]
     assert found[0].record.units == found[1].record.units
 
 
@@ -161,10 +173,20 @@ class Refuses(Rerun):
 @pytest.mark.usefixtures("unchecked_shapes")
 def test_steps_that_no_graph_holds_are_taken_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
+    recorders: list[weakref.ref[Refuses]] = []
     monkeypatch.setattr(Shortages, "tell", lambda self, line: told.append(line))
+    give_up = ReplayedStep._give_up
+
+    def watched(self: ReplayedStep, reason: str) -> None:
+        assert isinstance(self._recorder, Refuses)
+        recorders.append(weakref.ref(self._recorder))
+        give_up(self, reason)
+
+    monkeypatch.setattr(ReplayedStep, "_give_up", watched)
     found = learned_with(Refuses, "w3a4-qdrop-mrecg", "residual", monkeypatch)
     assert sum(u.loss for u in found.record.units) < sum(u.nearest_loss for u in found.record.units)
     assert told
+    assert not any(recorder() for recorder in recorders)  # nor what its graph held
     for line in told:
         assert line == (
             "steps run one by one, because a CUDA graph cannot hold them: "

@@ -103,7 +103,9 @@ def test_every_pass_goes_on_in_parts_and_says_so_once(monkeypatch: pytest.Monkey
         monkeypatch.setattr(module, "run_quantized_units", few)
     objective = limited(NetworkObjective.__call__, 4, lambda _, images, bindings: len(images))
     monkeypatch.setattr(NetworkObjective, "__call__", objective)
-    forward = limited(NetworkObjective._run_float, 5, lambda _, images: len(images))
+    forward = limited(
+        NetworkObjective._run_float, 5, lambda _, given: len(next(iter(given.values())))
+    )
     monkeypatch.setattr(NetworkObjective, "_run_float", forward)
     found, notes = run()
     assert len(set(notes)) == len(notes)

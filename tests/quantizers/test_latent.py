@@ -46,7 +46,7 @@ def test_gradients_pass_the_rounding_and_stop_outside_the_grid() -> None:
     torch.testing.assert_close(learned.factor.grad, (upstream * values).sum(1, keepdim=True))
 
 
-def test_gradients_are_bit_for_bit_those_of_autograd() -> None:
+def test_weights_and_gradients_are_bit_for_bit_those_of_autograd() -> None:
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(0, 4, (6, 8), generator=generator).float()
     learned, state = start(codes, torch.randn(6, 8, generator=generator), 0.3)
@@ -56,6 +56,7 @@ def test_gradients_are_bit_for_bit_those_of_autograd() -> None:
     inside = functional.hardtanh(latent, GRID.low, GRID.high)
     rounded = inside + (torch.round(inside) - inside).detach()
     composed = (rounded - state.scaling.zero_point) * (state.scaling.scale * factor)
+    assert torch.equal(learned.weight(), composed)
     composed.backward(upstream)
     for one, other in ((learned.latent, latent), (learned.factor, factor)):
         assert one.grad is not None

@@ -18,7 +18,8 @@ _PLACES: tuple[Place, ...] = ("device", "host", "file")
 
 _DEVICE_SHARE = 0.5
 """Of the GPU's free memory; the rest is for the optimization itself."""
-_COPIED_AT_ONCE = 256
+_COPIED_AT_ONCE = 1 << 26
+"""Bytes of images on their way to a device, whose layout is changed there."""
 
 
 @final
@@ -63,9 +64,10 @@ class Storage:
             if place == "device":
                 rows = torch.empty(count, math.prod(shape), dtype=images.dtype, device=self._device)
                 copied = InMemory(rows, shape, True, self._device)
-                for first in range(0, count, _COPIED_AT_ONCE):
-                    part = slice(first, first + _COPIED_AT_ONCE)
-                    copied.write(first, images[part if numbers is None else numbers[part]])
+                for first in range(0, count, at_once):
+                    part = slice(first, first + at_once)
+                    some = images[part if numbers is None else numbers[part]]
+                    copied.write(first, some.to(self._device))
                 return copied
             # With one channel both layouts are one, and only the right strides tell a convolution so.
             gray = shape[:1] == (1,)
@@ -73,8 +75,10 @@ class Storage:
             whole = InMemory(rows, shape, gray, self._device)
             return whole if numbers is None else Chosen(whole, numbers, gray, self._device)
 
-        on_device = self._place(count * math.prod(shape) * images.itemsize) == "device"
-        places: tuple[Place, ...] = ("device", "host") if on_device else ("host",)
+        bytes_of_one = max(1, math.prod(shape) * images.itemsize)
+        at_once = max(1, _COPIED_AT_ONCE // bytes_of_one)
+        copies = images.device != self._device and self._place(count * bytes_of_one) == "device"
+        places: tuple[Place, ...] = ("device", "host") if copies else ("host",)
         return self.shortages.first_that_fits(places, make, _moved)[1]
 
     def allocate(self, images: int, shape: Sequence[int]) -> CachedActivation:

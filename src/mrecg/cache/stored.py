@@ -70,7 +70,7 @@ class CachedActivation(ABC):
 
     def _as_batch(self, rows: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         dtype = torch.float32 if rows.is_floating_point() else rows.dtype
-        rows = rows.to(self._device, dtype, non_blocking=True)
+        rows = rows.to(self._device, dtype, non_blocking=self._device.type == "cuda")
         shape = self.shape[1:] if size is None else (self.shape[1], *size)
         if self._channels_last:
             channels, height, width = shape
@@ -104,7 +104,7 @@ class InMemory(CachedActivation):
 
     @property
     def is_on_device(self) -> bool:
-        return not self._pinned
+        return self._rows.device == self._device
 
     def _gather(self, chosen: Tensor) -> Tensor:
         out = torch.empty(

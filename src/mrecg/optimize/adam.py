@@ -27,8 +27,8 @@ class _Group:
         assert len(gradients) == len(self.parameters), "a gradient is missing that was there before"
         if not gradients:
             return
-        if all(map(fused.fits, self.parameters)):
-            # torch's kernel gives a device little to do at once where tensors are small.
+        if isinstance(rate, Tensor) and all(map(fused.fits, self.parameters)):
+            # In a recorded step, where launches cost nothing: torch's kernel gives a device little to do at once.
             moments = zip(self.means, self.squares, strict=True)
             for one, slope, (mean, square) in zip(self.parameters, gradients, moments, strict=True):
                 fused.adam(one, slope, mean, square, self._steps[0], rate, _BETAS, _EPS)
@@ -60,7 +60,7 @@ class _Group:
 
 
 class Adam:
-    """Adam (Kingma and Ba, ICLR 2015) with torch's constants and torch's kernel, or ours in Triton on a CUDA device.
+    """Adam (Kingma and Ba, ICLR 2015) with torch's constants and torch's kernel, or ours in Triton in steps that a CUDA device repeats.
 
     `torch.optim.Adam` gathers parameters, gradients and moments anew in every step, which takes longer than the kernel
     where a step is a few milliseconds. Here the first step decides which tensors have a gradient: one that no output depends

@@ -81,16 +81,18 @@ class ReplayedStep:
     """
 
     def __init__(self, step: Step, recorder: Recorder, tell: Callable[[str], None]) -> None:
-        self._step, self._recorder, self._tell = step, recorder, tell
-        self._calls, self._replays = 0, True
+        self._step, self._tell = step, tell
+        self._recorder: Recorder | None = recorder
+        self._batch: Batch | None = None
+        self._calls = 0
         if step.mask is not None:
             step.mask.hold()
 
     def __call__(self, drawn: Drawn, scheduled: ScheduledValues) -> Tensor:
         """Take the step; return its loss, which the next call overwrites."""
-        if self._replays:
+        if self._recorder is not None:
             try:
-                return self._replay(drawn, scheduled)
+                return self._replay(self._recorder, drawn, scheduled)
             except RuntimeError as error:
                 if self._calls > WARM_UP:
                     raise
@@ -98,24 +100,24 @@ class ReplayedStep:
         return self._step(drawn, scheduled)
 
     def _give_up(self, reason: str) -> None:
-        """Leave step and mask as if nothing had been held for a graph."""
-        self._replays = False
+        """Leave step, mask and memory as if nothing had been held for a graph."""
+        self._recorder = self._batch = None
         for one in self._step.variables:
             one.grad = None
         if self._step.mask is not None:
             self._step.mask.release()
         self._tell(f"steps run one by one, because a CUDA graph cannot hold them: {reason}")
 
-    def _replay(self, drawn: Drawn, scheduled: ScheduledValues) -> Tensor:
+    def _replay(self, recorder: Recorder, drawn: Drawn, scheduled: ScheduledValues) -> Tensor:
         if self._calls == 0:
             self._hold(drawn, scheduled)
         self._fill(drawn, scheduled)
         if self._calls < WARM_UP:
-            self._recorder.run(self._take)
+            recorder.run(self._take)
         else:
             if self._calls == WARM_UP:
-                self._recorder.record(self._take)
-            self._recorder.replay()
+                recorder.record(self._take)
+            recorder.replay()
         self._calls += 1
         return self._loss
 
@@ -123,10 +125,8 @@ class ReplayedStep:
         """Make the tensors that change from call to call."""
         device = self._step.variables[0].device
         self._chosen = torch.empty_like(drawn.chosen, device=device)
-        self._batch: Batch | None = None
         if drawn.windows is not None or not self._step.reader.is_on_device:
-            read = self._step.reader.read(drawn)
-            self._batch = Batch(*({n: v.clone() for n, v in part.items()} for part in read))
+            self._batch = self._step.reader.read(drawn)
         size = len(_NO_SLOPE) + len(scheduled.rates)
         self._scheduled = torch.empty(size, dtype=torch.float32, device=device)
 

@@ -37,8 +37,8 @@ class Batch(NamedTuple):
 
     Attributes:
         quantized: the group's inputs behind the quantized units before.
-        of_float: the same in the float network, where a mask mixes them; a step overwrites these.
-        targets: the group's outputs in the float network; a step overwrites these, too.
+        of_float: the same in the float network, where a mask mixes them; a step may overwrite these.
+        targets: the group's outputs in the float network; a step may overwrite these, too.
         inside: 1 for each position of a target that is compared and 0 for the others, where all are windows; else empty.
     """
 
@@ -100,9 +100,9 @@ class BatchReader:
         return _read(self.targets, drawn)
 
 
-def _in_float32(output: Tensor) -> Tensor:
-    """Return an output in the format that the loss is computed in, which compiled kernels do by themselves."""
-    return output if kernels.take(output) else output.float()
+def _as_compared(output: Tensor) -> Tensor:
+    """Return an output in float32, in which it is compared, or as it is where compiled kernels do the conversion."""
+    return output if kernels.fit(output) else output.float()
 
 
 def _read(values: CachedActivations, drawn: Drawn) -> Tensors:
@@ -202,7 +202,7 @@ class Step:
         with matmul_precision(self.precision, device):
             with compute_precision(self.precision, device):
                 made = run_quantized_units(self.units, given, {**self.bindings, **soft})
-            outputs = [_in_float32(made[name]) for name in targets]
+            outputs = [_as_compared(made[name]) for name in targets]
             loss, slopes = loss_and_slopes(
                 outputs,
                 list(targets.values()),

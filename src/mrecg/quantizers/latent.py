@@ -118,9 +118,6 @@ class _Rounded(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         latent, codes, grown, scale = ctx.saved_tensors
-        of_codes, of_latent, of_factor = gradients[0] * grown, None, None
-        if ctx.needs_input_grad[0]:
-            of_latent = _hardtanh_backward(of_codes, latent, *ctx.limits)
-        if ctx.needs_input_grad[1]:
-            of_factor = (gradients[0] * codes).sum_to_size(scale.shape).mul_(scale)
+        of_latent = _hardtanh_backward(gradients[0] * grown, latent, *ctx.limits)
+        of_factor = (gradients[0] * codes).sum_to_size(scale.shape).mul_(scale)
         return of_latent, of_factor, None, None, None, None

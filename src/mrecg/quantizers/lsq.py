@@ -99,7 +99,7 @@ class LearnedActivationScale(FakeQuantizer):
         return (self.factor,) if self.quantizer.learns else ()
 
     def __call__(self, x: Float[Tensor, "*shape"], bounds: Bounds) -> Float[Tensor, "*shape"]:
-        if not kernels.take(x):
+        if not kernels.fit(x):
             x = x.to(self.scaling.scale.dtype)
         keep = None if self.mask is None else self.mask.like(x)
         found = kernels.fake_quantize(

@@ -23,15 +23,15 @@ __all__ = [
     "Slope",
     "computed_by",
     "fake_quantize",
+    "fit",
     "grid_errors",
     "match_strides",
     "soft_rounding",
     "squared_error",
-    "take",
 ]
 
 
-def take(tensor: torch.Tensor) -> bool:
+def fit(tensor: torch.Tensor) -> bool:
     """Return whether compiled kernels take a tensor's number format as it is."""
     return compilation.fits(tensor) or fused.fits(tensor)
 

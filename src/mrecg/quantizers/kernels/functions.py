@@ -152,7 +152,7 @@ def squared_error(
     weight: float | Float[Tensor, ""],
     inside: Float[Tensor, "b 1 h w"] | None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "*shape"]]:
-    """Return `weight · Σ (output − target)²` and its gradient with respect to the output, in the output's format.
+    """Return `weight · Σ (output − target)²` and its gradient with respect to the output.
 
     Args:
         output: as a network made it.
