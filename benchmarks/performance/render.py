@@ -202,12 +202,12 @@ def _gpus(results: list[Result]) -> list[str]:
             f"{r['seconds']:.0f}",
             f"{r['operations_per_second'] / 1e12:.1f}",
             f"{r['operations_per_second'] / r['peak_operations_per_second']:.1%}",
+            r["commit"],
         ]
         for r in results
     ]
-    return table(
-        "device | images | run | precision | seconds | 10¹² per second | of the peak", rows
-    )
+    figures = "seconds | 10¹² per second | of the peak | commit"
+    return table(f"device | images | run | precision | {figures}", rows)
 
 
 def _default_runs(results: list[Result]) -> list[str]:
