@@ -31,7 +31,7 @@ runs = pytest.mark.skipif(
 )
 installed = pytest.mark.skipif(not IS_INSTALLED or IS_INTERPRETED, reason="needs Triton")
 OF_ADAM = {"beta1": 0.9, "beta2": 0.999, "log_beta1": -0.1, "log_beta2": -0.001, "eps": 1e-8}
-POINTERS = dict.fromkeys(("strength", "exponent", "rate"), "*fp32")
+POINTERS = dict.fromkeys(("strength", "exponent"), "*fp32")
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "contiguous": lambda x: x,
     "channels last": lambda x: x.contiguous(memory_format=torch.channels_last),
@@ -257,7 +257,6 @@ def test_kernels_compile_for_a_gpu_that_is_not_here() -> None:
         "strength",
         "exponent",
         "weight",
-        "rate",
     ]
     numbers = {"size": "i64", "stride": "i32"} | dict.fromkeys(floats, "fp32")
     stored = ("x", "gradient", "quantized", "of_x", "output", "slope")  # in fewer bits, perhaps

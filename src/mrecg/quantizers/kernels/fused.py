@@ -176,7 +176,7 @@ def adam(
     mean: Tensor,
     square: Tensor,
     step: Tensor,
-    rate: float | Tensor,
+    rate: Tensor,
     betas: tuple[float, float],
     eps: float,
 ) -> None:
@@ -185,8 +185,7 @@ def adam(
     Elements of the gradient that are NaN or infinite count as 0.
     """
     gradient = match_strides(gradient, parameter)
-    by_pointer = isinstance(rate, Tensor)
-    constants = (*betas, *map(math.log, betas), eps, by_pointer, BLOCK)
+    constants = (*betas, *map(math.log, betas), eps, BLOCK)
     with torch.cuda.device_of(parameter):
         _kernels().adam[_blocks(parameter),](
             *(parameter, gradient, mean, square, step, rate, parameter.numel(), *constants)

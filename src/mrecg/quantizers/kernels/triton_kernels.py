@@ -196,14 +196,11 @@ def adam(
     log_beta1: tl.constexpr,
     log_beta2: tl.constexpr,
     eps: tl.constexpr,
-    by_pointer: tl.constexpr,
     block: tl.constexpr,
 ):
-    """Take a block's step with gradients that are finite or count as 0; the rate as a number or a pointer to it."""
+    """Take a block's step with gradients that are finite or count as 0; `step` and `rate` are pointers."""
     places = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     exist = places < size
-    if by_pointer:
-        rate = tl.load(rate)
     taken = tl.load(step).to(tl.float64)  # 1 - 0.999 has few digits in float32
     of_mean = (1 - tl.exp(taken * log_beta1)).to(tl.float32)
     of_square = (1 - tl.exp(taken * log_beta2)).to(tl.float32)
@@ -213,5 +210,5 @@ def adam(
     second = beta2 * _load(square + places, exist) + (1 - beta2) * slope * slope
     tl.store(mean + places, first, mask=exist)
     tl.store(square + places, second, mask=exist)
-    change = rate / of_mean * first / (tl.sqrt(second) / tl.sqrt(of_square) + eps)
+    change = tl.load(rate) / of_mean * first / (tl.sqrt(second) / tl.sqrt(of_square) + eps)
     tl.store(parameter + places, _load(parameter + places, exist) - change, mask=exist)
