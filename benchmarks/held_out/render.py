@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.held_out.results import held_out_store, judges_store
-from benchmarks.held_out.variants import CODES, JOINS, LONG, STOPS, Variant
+from benchmarks.held_out.variants import CODES, JOINS, LONG, PRECISIONS, STOPS, Variant
 from benchmarks.store import Result
 from benchmarks.tables import by_key, folded, table, with_lead
 
@@ -39,6 +39,12 @@ STOPS_HEADER = """
 QDrop, and 125 steps of the network as a whole. At every twentieth of a group's steps its roundings are made hard and its error is
 measured on the images that are set aside; the group ends when none of the last three errors was lower than those before by half a
 percent. The penalty, which decides the roundings, then has not done its work: it is spread over all steps.
+"""
+PRECISIONS_HEADER = """
+## In which precision steps multiply
+
+The whole method. *bfloat16* rounds what convolutions and products read to 8 bits, in the steps of the groups and of the network as a
+whole; what is learned, and everything that is measured, is float32.
 """
 JUDGES_COLUMNS = (
     "images | wrong | mean distance from the true gain (points) | mean difference (points)"
@@ -128,6 +134,13 @@ def _stops(keys: str, results: Sequence[Result]) -> list[str]:
     return [STOPS_HEADER, *table(head, variant_rows(results, STOPS, False, _steps_taken))]
 
 
+def _precisions(keys: str, results: Sequence[Result]) -> list[str]:
+    if not any(result["variant"] in PRECISIONS for result in results):
+        return []
+    head = f"{keys} | precision | KL | better by | same class as float (%) | seconds"
+    return [PRECISIONS_HEADER, *table(head, variant_rows(results, PRECISIONS, joins=False))]
+
+
 def _steps_taken(cells: Sequence[Result]) -> str:
     """Return the mean over units and cells."""
     means = [statistics.mean(cell["steps_taken"]) for cell in cells if "steps_taken" in cell]
@@ -176,6 +189,7 @@ def write_choices(folder: Path, page: Path) -> int:
             variant_rows(results, CODES | LONG, joins=False),
         ),
         *(_stops(keys, results)),
+        *(_precisions(keys, results)),
         *([JUDGES_HEADER, *table(JUDGES_COLUMNS, judges_rows(judged))] if judged else []),
         f"\nCommits: {', '.join(commits)}.",
     ]

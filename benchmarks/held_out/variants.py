@@ -3,7 +3,17 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["BUDGETS", "CODES", "GROUPS", "JOINS", "LONG", "STOPS", "VARIANTS", "Variant"]
+__all__ = [
+    "BUDGETS",
+    "CODES",
+    "GROUPS",
+    "JOINS",
+    "LONG",
+    "PRECISIONS",
+    "STOPS",
+    "VARIANTS",
+    "Variant",
+]
 
 
 class Variant(NamedTuple):
@@ -108,5 +118,17 @@ STOPS = {
 """When a group's steps end before the last one; with 125 steps of the network as a whole behind them."""
 BUDGETS = {"whole": Variant("the whole method", "qdrop-mrecg", {})}
 """Everything as it is by default, with the steps that are asked for."""
-GROUPS = {"joins": JOINS, "network": CODES, "long": LONG, "stops": STOPS, "budgets": BUDGETS}
-VARIANTS = JOINS | CODES | LONG | STOPS | BUDGETS
+PRECISIONS = {
+    name: Variant(name, "qdrop-mrecg", {"reconstruct.precision": name})
+    for name in ("float32", "bfloat16")
+}
+"""In which precision steps multiply, of the groups and of the network as a whole."""
+GROUPS = {
+    "joins": JOINS,
+    "network": CODES,
+    "long": LONG,
+    "stops": STOPS,
+    "budgets": BUDGETS,
+    "precisions": PRECISIONS,
+}
+VARIANTS = JOINS | CODES | LONG | STOPS | BUDGETS | PRECISIONS
