@@ -18,6 +18,14 @@ def test_large_images_get_fewer_steps_of_fewer_images(side: int, steps: int, ima
     assert (found.steps, found.batch_size) == (steps, images)
 
 
+@pytest.mark.parametrize(("side", "precision"), [(64, "float32"), (65, "auto")])
+def test_the_processor_decides_for_large_images_alone(side: int, precision: str) -> None:
+    for given, expected in ((None, precision), ("bfloat16", "bfloat16")):
+        settings = {} if given is None else {"reconstruct.precision": given}
+        found = fit_budget(mrecg.preset("w4a4-qdrop", settings), side**2)
+        assert found.reconstruct.precision == expected
+
+
 def test_weights_of_few_bits_get_all_steps() -> None:
     found = fit_budget(mrecg.preset("w2a4-qdrop"), 224**2).reconstruct
     assert (found.steps, found.batch_size) == (500, 8)

@@ -95,7 +95,7 @@ def test_the_estimate_has_every_phase_and_the_steps_that_are_taken(
 
 def test_the_estimate_of_time_follows_steps_and_images(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds: dict[str, float] = {}
-    monkeypatch.setattr(estimate, "_forward_seconds", lambda prepared, images: seconds)
+    monkeypatch.setattr(estimate, "_forward_seconds", lambda *given: seconds)
     settings = {"reconstruct.steps": 40, "reconstruct.batch_size": 8, "network.steps": 20}
     recipe = mrecg.preset("w4a4-brecq", settings)
     prepared = prepare(recipe, 32)
@@ -119,10 +119,36 @@ def test_the_estimate_of_time_follows_steps_and_images(monkeypatch: pytest.Monke
     )
 
 
+def test_steps_take_the_time_of_their_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranges and losses are float32 whatever steps are."""
+    names = ["stem", "stage.one", "stage.two", "stage.three", "fc"]
+    seconds = {"float32": 1.0, "bfloat16": 0.25}
+    monkeypatch.setattr(
+        estimate,
+        "_forward_seconds",
+        lambda prepared, images, precision: dict.fromkeys(names, seconds[precision]),
+    )
+    settings = {"reconstruct.steps": 40, "reconstruct.batch_size": 8, "network.steps": 20}
+    recipe = mrecg.preset("w4a4-brecq", settings)
+    precise, coarse, no_steps = (
+        prepare(recipe.override(change), 32).estimate().phases
+        for change in (
+            {},
+            {"reconstruct.precision": "bfloat16"},
+            {"reconstruct.steps": 0, "network.steps": 0},
+        )
+    )
+    assert coarse["plan"] == precise["plan"]
+    steps = {"reconstruction": 40 * estimate._GROUP_STEP, "network": 20 * estimate._NETWORK_STEP}
+    for phase, count in steps.items():
+        assert precise[phase] - coarse[phase] == pytest.approx(0.75 * len(names) * 8 * count)
+    assert coarse["reconstruction"] > no_steps["reconstruction"]
+
+
 def test_capacity_stands_in_for_a_loss_that_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run would have to find it, and an estimate runs no unit on more than a few images."""
     seconds = dict.fromkeys(["stem", "stage.one", "stage.two", "stage.three", "fc"], 1.0)
-    monkeypatch.setattr(estimate, "_forward_seconds", lambda prepared, images: seconds)
+    monkeypatch.setattr(estimate, "_forward_seconds", lambda *given: seconds)
     settings = QUICK | {"plan.count": 1, "plan.keep": "all", "reconstruct.steps": 8}
     by_loss = mrecg.preset("w4a4-brecq", settings | {"plan.join": "loss"})
     by_capacity = by_loss.override({"plan.join": "capacity"})

@@ -36,16 +36,29 @@ def test_bfloat16_where_it_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("fast", [True, False])
-def test_a_run_takes_what_is_chosen(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bit for bit."""
+@pytest.mark.parametrize("side", [8, 66])
+def test_a_run_takes_what_is_chosen(side: int, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default; bit for bit, and small images have the same bits on every processor."""
     multiply_in(monkeypatch, {"avx512_bf16": fast})
+    model, images = toys.make("residual"), toys.normal(16, 2, side, side)
+    expected = "bfloat16" if fast and side > 64 else "float32"
     automatic, chosen, other = (
-        mrecg.quantize(
-            toys.make("residual"),
-            toys.images(16),
-            recipe=mrecg.preset("w2a4-brecq", STEPS | {"reconstruct.precision": precision}),
-        ).program.state_dict
-        for precision in ("auto", *("bfloat16", "float32")[:: 1 if fast else -1])
+        mrecg.quantize(model, images, recipe=mrecg.preset("w2a4-brecq", STEPS | settings))
+        for settings in (
+            {},
+            {"reconstruct.precision": expected},
+            {"reconstruct.precision": {"float32": "bfloat16", "bfloat16": "float32"}[expected]},
+        )
     )
-    assert all(torch.equal(value, chosen[name]) for name, value in automatic.items())
-    assert not all(torch.equal(value, other[name]) for name, value in automatic.items())
+    state = automatic.program.state_dict
+    for run, same in ((chosen, True), (other, False)):
+        found = run.program.state_dict
+        assert all(torch.equal(value, found[name]) for name, value in state.items()) == same
+    assert {group.precision for group in automatic.record.groups} == {expected}
+    assert automatic.record.network is not None
+    assert automatic.record.network.precision == expected
+
+
+def test_groups_without_steps_have_no_precision() -> None:
+    run = mrecg.quantize(toys.make("residual"), toys.images(8), recipe="w4a4-rtn")
+    assert {group.precision for group in run.record.groups} == {None}

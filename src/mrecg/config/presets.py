@@ -49,6 +49,7 @@ SCHEDULES: Mapping[Schedule, Mapping[str, Any]] = {
         "reconstruct.batch_size": 256,
         "reconstruct.batches": "fixed",
         "reconstruct.window": "none",
+        "reconstruct.precision": "float32",
         "reconstruct.early_stop": False,
         "reconstruct.rounding_rate": 1e-3,
         "reconstruct.activation_rate": 4e-5,

@@ -263,4 +263,5 @@ def _group_record(outcome: GroupOutcome, seconds: float) -> GroupRecord:
         seconds=seconds,
         curve=result.curve,
         diverged=result.diverged,
+        precision=result.precision,
     )

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mrecg import distributed
 from mrecg.cache.activation_cache import CachedActivations
-from mrecg.config.optimization import Reconstruction
+from mrecg.config.optimization import Precision, Reconstruction
 from mrecg.graph.units import Unit
 from mrecg.optimize.adam import Adam
 from mrecg.optimize.cuda_graph import CudaGraph, Recorder, ReplayedStep
@@ -71,6 +71,7 @@ class GroupResult:
         roundings: all roundings of the group.
         accepted: whether the result was better than rounding to nearest, and kept.
         curve: the loss against steps.
+        precision: in which the steps multiplied; `None` without steps.
     """
 
     steps: int
@@ -81,6 +82,7 @@ class GroupResult:
     accepted: bool = True
     curve: Curve = ()
     diverged: int | None = None
+    precision: Precision | None = None
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ def optimize_group(
         Parts(shortages or Shortages(), "steps of groups"),
     )
     result = _run(step, list(variables.roundings.values()), settings, seed, report)
-    return start | variables.current(), result
+    return start | variables.current(), replace(result, precision=step.precision)
 
 
 def _reader(values: GroupValues, mixes: bool) -> BatchReader:

@@ -111,6 +111,7 @@ def optimize_network(
         curve=curve,
         diverged=diverged,
         taken_for=objective.taken_for,
+        precision=objective.precision,
     )
     return found if accepted else state, record
 

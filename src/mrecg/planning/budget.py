@@ -1,8 +1,8 @@
-"""How many steps, and images per step, a group gets where the recipe leaves both to the size of the images.
+"""How many steps, and images per step, a group gets, and in which precision, where the recipe leaves that to the size of the images.
 
 A step sees a convolution's every position: a large image says in one step what many small ones say. On photographs of 224², steps of 8
 images bring a network as near to float as steps of 32, and more steps bring it no nearer, from 4 bits on (docs/efficientnet-lite0.md). Weights of
-fewer bits need all steps.
+fewer bits need all steps. On small images a step in bfloat16 is a sixth shorter at best, so results there are the same on all processors.
 """
 
 import math
@@ -29,21 +29,24 @@ def positions_of(images: ModelInputs) -> int:
 def fit_budget(recipe: Recipe, positions: int) -> Recipe:
     """Return the recipe with numbers in the place of an automatic budget; others stay as they are.
 
+    An automatic precision is that of small images; for large ones every group has its own (`choose_precision`).
+
     Args:
         recipe: the choices.
         positions: of one image.
     """
     larger, settings = max(1.0, positions / SMALL), recipe.reconstruct
-    automatic = {
+    automatic: dict[str, int | str] = {
         "steps": DEFAULT_STEPS
         if recipe.weight.bits < FEW_BITS
         else max(FEWEST_STEPS, round(DEFAULT_STEPS / math.sqrt(larger))),
         "batch_size": max(FEWEST_IMAGES, int(DEFAULT_BATCH_SIZE / larger)),
+        "precision": "float32" if larger == 1 else "auto",
     }
     chosen = {
         f"reconstruct.{name}": value
         for name, value in automatic.items()
-        if getattr(settings, name) == "auto"
+        if getattr(settings, name) == "auto" != value
     }
     return recipe.override(chosen) if chosen else recipe
 

@@ -1,5 +1,6 @@
 """Memory and time that a reconstruction will take."""
 
+import functools
 import itertools
 import math
 import time
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mrecg import distributed
-from mrecg.config.optimization import Reconstruction
+from mrecg.config.optimization import Precision, Reconstruction
 from mrecg.config.recipe import Recipe
 from mrecg.graph.inputs import ModelInputs
 from mrecg.graph.layers import traced_value
@@ -31,7 +32,7 @@ from mrecg.preparation.judging import SplitCounts, judged_views
 from mrecg.preparation.prepared_graph import PreparedGraph
 from mrecg.quantizers.qdrop import RandomMask
 from mrecg.records.plan import Plan
-from mrecg.torch_state import matmul_precision
+from mrecg.torch_state import compute_precision
 
 __all__ = ["Estimate", "estimate_run"]
 
@@ -118,23 +119,27 @@ def estimate_run(
     groups, (given, count, fitted, judging) = _members(chain, plan), images
     tries = any(is_tried(recipe, members) for members in groups)
     batch = min(distributed.share_of_batch(settings.images_per_step), count)
-    precision = choose_precision(settings.precision, chain.units, prepared.device)
-    with matmul_precision(precision, prepared.device):
-        seconds = _forward_seconds(prepared, probe)
+    measured = functools.cache(functools.partial(_forward_seconds, prepared, probe))
+    seconds = measured("float32")
+
+    def in_a_step(units: Sequence[Unit]) -> float:
+        return _sum(measured(choose_precision(settings.precision, units, prepared.device)), units)
+
     optimizations = [
         one for members in groups for one in planned_steps(recipe, members, taken or {})
     ]
     in_steps = sum(
-        steps * batch * _fraction(chain, units, settings) * _sum(seconds, units)
+        steps * batch * _fraction(chain, units, settings) * in_a_step(units)
         for units, steps in optimizations
     )
     in_passes = sum(
         _passes(recipe, members, count, judging if tries else 0) * _sum(seconds, members)
         for members in groups
     )
-    of_network = _passes_of_network(recipe, fitted, judging) + (
-        recipe.network_steps * _NETWORK_STEP * min(batch, fitted)
-    )
+    of_network = _passes_of_network(recipe, fitted, judging) * _sum(seconds, chain.units)
+    if recipe.network_steps:
+        steps = recipe.network_steps * min(batch, fitted)
+        of_network += steps * _NETWORK_STEP * in_a_step(chain.units)
     whole = min(batch, images_per_training_pass(chain.units)) * saved_bytes(chain.units)
     masked = settings.keep_quantized_probability < 1
     elements = count * _most_elements(chain, groups, keeps_inner=tries)
@@ -157,7 +162,7 @@ def estimate_run(
             # Every image is looked at for numbers that are none.
             "plan": given * _sum(seconds, chain.units) if settings.reads_images else 0.0,
             "reconstruction": in_passes + _GROUP_STEP * in_steps,
-            "network": of_network * _sum(seconds, chain.units),
+            "network": of_network,
         },
         steps={
             "plan": 0,
@@ -261,7 +266,9 @@ def _parameters(units: Sequence[Unit]) -> int:
 
 
 @torch.no_grad()
-def _forward_seconds(prepared: PreparedGraph, images: ModelInputs) -> dict[str, float]:
+def _forward_seconds(
+    prepared: PreparedGraph, images: ModelInputs, precision: Precision
+) -> dict[str, float]:
     """Measure the seconds of every float unit, per image."""
     chain = prepared.chain
     source = fastest_layout(chain, images, prepared.device)
@@ -270,7 +277,8 @@ def _forward_seconds(prepared: PreparedGraph, images: ModelInputs) -> dict[str, 
         values = dict(source)
         for position, unit in enumerate(chain.units):
             started = time.perf_counter()
-            results = unit.float_graph(*[values[name] for name in unit.inputs])
+            with compute_precision(precision, prepared.device):
+                results = unit.float_graph(*[values[name] for name in unit.inputs])
             if prepared.device.type == "cuda":
                 torch.cuda.synchronize(prepared.device)
             seconds[unit.name] = (time.perf_counter() - started) / len(images)

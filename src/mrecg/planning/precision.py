@@ -19,7 +19,7 @@ def choose_precision(
 ) -> Precision:
     """Return the precision in which steps of some units multiply.
 
-    `auto` is bfloat16 where that is faster: the processor multiplies in it, and no convolution is grouped, as depthwise ones
+    `auto`, which `fit_budget` leaves for large images only, is bfloat16 where that is faster: the processor multiplies in it, and no convolution is grouped, as depthwise ones
     are, which take up to twice as long in it.
 
     Args:

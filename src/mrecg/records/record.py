@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_serializer, model_validator
 
+from mrecg.config.optimization import Precision
 from mrecg.records.accuracy_target import AccuracyTarget
 from mrecg.records.bit_choice import BitChoice
 from mrecg.records.evaluation import Evaluation
@@ -66,6 +67,7 @@ class GroupRecord(JsonModel):
         curve: the loss with soft rounding, in at most 40 parts; empty where it was not recorded.
         diverged: the first step whose loss was NaN or infinite, if there was one: then the group was rolled back, and the
             losses and the curve are of the steps before; where it was the first step, the losses are those of rounding to nearest.
+        precision: in which its steps multiplied; `None` without steps, and in records of earlier versions.
     """
 
     units: tuple[str, ...]
@@ -77,6 +79,7 @@ class GroupRecord(JsonModel):
     seconds: float
     curve: Curve = ()
     diverged: int | None = None
+    precision: Precision | None = None
 
 
 class NetworkRecord(JsonModel):
@@ -91,6 +94,7 @@ class NetworkRecord(JsonModel):
         curve: what is minimized, at some steps; empty where it was not recorded.
         diverged: the step at which the loss was seen to be NaN or infinite, if it was: then the network was left as it was.
         taken_for: what `reconstruct.answer = auto` took the tables among the outputs for, by their names in the graph.
+        precision: in which its steps multiplied; `None` in records of earlier versions.
     """
 
     steps: int
@@ -101,6 +105,7 @@ class NetworkRecord(JsonModel):
     curve: Curve = ()
     diverged: int | None = None
     taken_for: Mapping[str, Literal["logits", "values"]] = {}
+    precision: Precision | None = None
 
 
 class TrainingRecord(JsonModel):

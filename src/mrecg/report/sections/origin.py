@@ -22,6 +22,7 @@ def origin_section(run: ReportedRun) -> Section:
     )
     if record.training is not None:
         answer += " Training that followed is not repeated by them."
+    answer += _about_precision(run)
     rows = [(key, str(value)) for key, value in record.environment.items()]
     rows += [(f"preprocessing: {key}", str(value)) for key, value in record.preprocessing.items()]
     rows += [(f"time: {phase}", seconds_as_text(time)) for phase, time in record.seconds.items()]
@@ -30,6 +31,18 @@ def origin_section(run: ReportedRun) -> Section:
         answer,
         tables=(Table("Versions, preprocessing and time", ("", "value"), tuple(rows)),),
         code=(_command(run), Code("recipe.yaml", run.recipe.to_yaml())),
+    )
+
+
+def _about_precision(run: ReportedRun) -> str:
+    """Return what depends on the processor, if anything does."""
+    taken = [group.precision for group in run.record.groups if group.steps]
+    taken += [run.record.network.precision] if run.record.network else []
+    if run.recipe.reconstruct.precision != "auto" or "bfloat16" not in taken:
+        return ""
+    return (
+        f" Of {counted(len(taken), 'optimization')}, {taken.count('bfloat16')} multiplied in bfloat16, which this processor has: on one "
+        "that has not, numbers differ, unless reconstruct.precision is float32."
     )
 
 
