@@ -49,6 +49,8 @@ bench: .venv/ready
 	$(BIN)/python -m benchmarks.held_out judges
 	$(BIN)/python -m benchmarks.held_out render
 	for name in step network-step pipeline scaling memory range-memory; do $(BIN)/python -m benchmarks.performance $$name || exit 1; done
+	$(BIN)/python -m benchmarks.performance pipeline --networks resnet18 mobilenetv2_100 regnetx_600m resnet50 \
+		--methods qdrop-mrecg --bits w4a4 --steps default
 	$(BIN)/python -m benchmarks.performance network-step --batch 8 --networks mobilenetv2_100@224 resnet18@224 regnetx_600m@224
 	$(BIN)/python -m benchmarks.performance memory --network mobilenetv2_100 --images 64
 	$(BIN)/python -m benchmarks.performance threads # on an otherwise idle machine

@@ -1,5 +1,8 @@
 """Where the seconds of a run go, phase by phase, as fractions of the run.
 
+    python -m benchmarks.performance pipeline
+    python -m benchmarks.performance pipeline --networks resnet18 --methods qdrop-mrecg --bits w4a4 --steps default
+
 CPU seconds of one thread, since the machine may be shared; the estimate, too, which is made beside the truth. A few steps tell how
 long one takes in each group and in the network as a whole, where a whole run would be too long.
 """
@@ -26,7 +29,7 @@ from benchmarks.store import Result
 from benchmarks.tables import table
 from mrecg import pipeline
 from mrecg.cache.activation_cache import ActivationCache
-from mrecg.optimize import progress, reconstruction
+from mrecg.optimize import all_groups, progress, reconstruction
 from mrecg.optimize.judge import Judge
 from mrecg.paper.networks import NETWORKS
 from mrecg.planning import estimate
@@ -35,15 +38,17 @@ __all__ = ["configure", "pipeline_sections", "run"]
 
 SECONDS = """## Where the seconds go
 
-Whole runs, as fractions of the run; `evaluation` is of as many images as were calibrated with.
+Whole runs, as fractions of the run; `evaluation` is of as many images as were calibrated with. *Longest group* is the time of all that
+is done for it, its passes, too.
 """
 ESTIMATES = """## The estimate beside the truth
 
 What `prepared.estimate()` says before the run / what the run takes, in CPU seconds, by the phases of the record. The plan by `loss`
-is known to the run alone; the estimate takes the plan by capacity for it.
+is known to the run alone; the estimate takes the plan by capacity for it. *GiB* is memory beside the model and the images, as
+estimated / as resident memory grew.
 """
 
-RUN = "network | method | run"
+RUN = "network | preset | run"
 PHASES: dict[str, list[tuple[Any, str]]] = {
     "capture": [(pipeline, "prepare_graph")],
     "finite pass": [(pipeline, "require_finite_activations")],
@@ -64,7 +69,7 @@ def in_cpu_seconds() -> Iterator[None]:
     """Let estimates and the clock of a run's phases count CPU seconds."""
     clock = SimpleNamespace(perf_counter=time.process_time)
     with contextlib.ExitStack() as stack:
-        for module in (estimate, pipeline, progress):
+        for module in (estimate, pipeline, progress, all_groups):
             stack.enter_context(mock.patch.object(module, "time", clock))
         yield
 
@@ -97,10 +102,11 @@ def timed(seconds: dict[str, float]) -> Iterator[None]:
         yield
 
 
-def measure(network: str, method: str, steps: int, count: int) -> dict[str, Any]:
+def measure(network: str, bits: str, method: str, steps: int | None, count: int) -> dict[str, Any]:
     """Time one run and the evaluation of as many images as it was calibrated with; compare it with its estimate."""
     model, images = random_network(network, NETWORKS[network].preprocessing.crop, count)
-    recipe = mrecg.preset(f"w2a4-{method}", {"reconstruct.steps": steps})
+    settings = {} if steps is None else {"reconstruct.steps": steps}
+    recipe = mrecg.preset(f"{bits}-{method}", settings)
     seconds: dict[str, float] = defaultdict(float)
     with in_cpu_seconds():
         expected = mrecg.prepare(model, images, recipe=recipe).estimate()
@@ -115,10 +121,17 @@ def measure(network: str, method: str, steps: int, count: int) -> dict[str, Any]
     seconds["evaluation"] = time.process_time() - finished
     return {
         "network": network,
+        "bits": bits,
         "method": method,
-        "steps": steps,
+        "steps": quantized.recipe.reconstruct.steps,
+        "batch_size": quantized.recipe.reconstruct.batch_size,
+        "default": steps is None,
         "images": count,
         "seconds": seconds,
+        "groups": [
+            {"units": one.units, "seconds": one.seconds, "precision": one.precision}
+            for one in quantized.record.groups
+        ],
         "estimated": {"phases": expected.phases, "memory_gib": expected.memory / 2**30},
         "taken": quantized.record.seconds,
         "memory_gib": {"before": before / 2**30, "peak": peak / 2**30},
@@ -131,7 +144,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add this measurement's options."""
     parser.add_argument("--networks", nargs="+", default=["resnet18_small", "mobilenetv2_small"])
     parser.add_argument("--methods", nargs="+", default=["brecq", "qdrop"])
-    parser.add_argument("--steps", nargs="+", type=int, default=[125, 500])
+    parser.add_argument("--bits", default="w2a4")
+    parser.add_argument(
+        "--steps",
+        nargs="+",
+        type=lambda given: None if given == "default" else int(given),
+        default=[125, 500],
+        help="of a group, or `default`",
+    )
     parser.add_argument("--images", type=int, default=256)
 
 
@@ -140,11 +160,11 @@ def run(arguments: argparse.Namespace) -> None:
     store = performance_store("pipeline", arguments.results)
     runs = itertools.product(arguments.networks, arguments.methods, arguments.steps)
     for network, method, steps in runs:
-        result = measure(network, method, steps, arguments.images)
+        result = measure(network, arguments.bits, method, steps, arguments.images)
         store.add(result)
         total = sum(result["seconds"].values())
         parts = {name: f"{value / total:.1%}" for name, value in result["seconds"].items()}
-        print(f"{network} {method}, {steps} steps: {total:.0f} s, {parts}", flush=True)
+        print(f"{network} {method}, {result['steps']} steps: {total:.0f} s, {parts}", flush=True)
         for phase, taken in result["taken"].items():
             expected = result["estimated"]["phases"][phase]
             print(f"{phase}: estimated {expected:.1f} s, taken {taken:.1f} s", flush=True)
@@ -157,10 +177,10 @@ def pipeline_sections(results: list[Result]) -> list[str]:
     estimated = [found for found in results if "taken" in found]
     sections = [
         SECONDS,
-        *table(f"{RUN} | seconds | {' | '.join(phases)}", _shares(results, phases)),
+        *table(f"{RUN} | seconds | {' | '.join(phases)} | longest group", _shares(results, phases)),
     ]
     if estimated:
-        head = f"{RUN} | {' | '.join(estimated[0]['taken'])} | estimate ÷ run"
+        head = f"{RUN} | {' | '.join(estimated[0]['taken'])} | estimate ÷ run | GiB"
         sections += ["", ESTIMATES, *table(head, map(_estimated, estimated))]
     return sections
 
@@ -169,16 +189,32 @@ def _shares(results: list[Result], phases: list[str]) -> Iterator[list[str]]:
     for found in results:
         total = sum(found["seconds"].values())
         parts = (found["seconds"].get(phase, 0) / total for phase in phases)
-        yield [*_run_of(found), f"{total:.0f}", *(f"{one:.1%}" if one else "" for one in parts)]
+        shares = (f"{one:.1%}" if one else "" for one in parts)
+        yield [*_run_of(found), f"{total:.0f}", *shares, _longest_group(found, total)]
+
+
+def _longest_group(found: Result, total: float) -> str:
+    if "groups" not in found:
+        return ""
+    longest = max(found["groups"], key=lambda group: group["seconds"])
+    return f"{' + '.join(longest['units'])} {longest['seconds'] / total:.1%}"
 
 
 def _estimated(found: Result) -> list[str]:
     taken, expected = found["taken"], found["estimated"]["phases"]
     cells = [f"{expected[phase]:.1f} / {seconds:.1f}" for phase, seconds in taken.items()]
     ratio = sum(expected.values()) / sum(taken.values())
-    return [*_run_of(found), *cells, f"**{ratio:.2f}**"]
+    memory = found["memory_gib"]
+    grown = f"{found['estimated']['memory_gib']:.2f} / {memory['peak'] - memory['before']:.2f}"
+    return [*_run_of(found), *cells, f"**{ratio:.2f}**", grown]
 
 
 def _run_of(found: Result) -> list[str]:
-    run = f"{found['steps']} steps, {found['images']} images"
-    return [found["network"], found["method"], run]
+    steps = f"{found['steps']} steps"
+    if found.get("default"):
+        steps = f"default, {steps} of {found['batch_size']} images"
+    return [
+        found["network"],
+        f"{found['bits']}-{found['method']}",
+        f"{steps}; {found['images']} images",
+    ]

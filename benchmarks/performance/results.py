@@ -11,7 +11,7 @@ KEYS = {
     "network_step": ("network", "side", "batch"),
     "window_step": ("network", "side", "batch", "window"),
     "paired": ("network", "side", "method", "against"),
-    "pipeline": ("network", "method", "steps"),
+    "pipeline": ("network", "bits", "method", "steps"),
     "default_run": ("network", "side", "images", "preset", "against"),
     "memory": ("network", "side", "images", "steps"),
     "range_memory": ("inputs", "outputs"),

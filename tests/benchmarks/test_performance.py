@@ -67,6 +67,11 @@ def test_phases_add_up_to_the_run(tmp_path: Path) -> None:
         seconds
     )
     assert min(seconds.values()) > 0
+    groups = [one["seconds"] for one in result["groups"]]
+    assert 0 < min(groups) <= sum(groups) <= result["taken"]["reconstruction"]
+    main(["--results", str(tmp_path), "render", "--docs", str(tmp_path)])
+    page = (tmp_path / "performance.md").read_text()
+    assert "| resnet18_small | w2a4-qdrop | 2 steps; 32 images |" in page
 
 
 def test_a_run_on_a_device_is_compared_with_its_peak(tmp_path: Path) -> None:
