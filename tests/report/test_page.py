@@ -77,6 +77,17 @@ def test_exceptions_are_listed() -> None:
     assert "1 group rounded to nearest, because tuning made the loss larger: features.0." in said
 
 
+@pytest.mark.parametrize(("wanted", "said"), [("auto", True), ("bfloat16", False)])
+def test_what_the_processor_decided_is_said(wanted: str, said: bool) -> None:
+    first, *others = reported.record().groups
+    found = first.model_copy(update={"precision": "bfloat16"})
+    others = [one.model_copy(update={"precision": "float32"}) for one in others]
+    run = reported.run(groups=(found, *others))
+    run = replace(run, recipe=run.recipe.override({"reconstruct.precision": wanted}))
+    shown = re.sub(r"\s+", " ", text(page(run)))
+    assert ("Of 5 optimizations, 1 multiplied in bfloat16" in shown) == said
+
+
 def test_what_an_earlier_version_did_not_record_is_said_to_be_unknown() -> None:
     made = page(reported.bare(reported.run()))
     said = re.sub(r"\s+", " ", text(made))

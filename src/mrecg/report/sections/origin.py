@@ -18,7 +18,7 @@ def origin_section(run: ReportedRun) -> Section:
     )
     answer = (
         f"The recipe is {run.recipe.name} with seed {run.recipe.seed}, calibrated on {counted(record.images, 'image')} of "
-        f"{shape}. The same recipe, images and versions give the same numbers."
+        f"{shape}. The same recipe, images and versions give the same numbers, on such a processor with as many threads."
     )
     if record.training is not None:
         answer += " Training that followed is not repeated by them."
