@@ -1,5 +1,6 @@
 """Every block of code in the documents does what its kind promises (see `code_blocks`)."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -88,22 +89,32 @@ def check_command(words: list[str]) -> None:
     if words[0] == "make":
         makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
         assert all(f"\n{target}:" in makefile for target in words[1:]), words
-    for program in ("mrecg", "mrecg.cli"):
-        if program in words:
-            arguments = words[words.index(program) + 1 :]
-            group = typer.main.get_command(app)
-            context = group.make_context("mrecg", list(arguments[:1]))
-            _, command, _ = group.resolve_command(context, list(arguments[:1]))
-            command.make_context(command.name, list(arguments[1:]), parent=context)
-            return
+    if words[0] in ("python", "torchrun") and "-m" in words:
+        module = words[words.index("-m") + 1]
+        found = importlib.util.find_spec(module)
+        if found is None or found.submodule_search_locations is not None:
+            found = importlib.util.find_spec(f"{module}.__main__")
+        assert found is not None, f"{module} is no module that runs"
+    if "mrecg" in words:
+        arguments = words[words.index("mrecg") + 1 :]
+        group = typer.main.get_command(app)
+        context = group.make_context("mrecg", list(arguments[:1]))
+        _, command, _ = group.resolve_command(context, list(arguments[:1]))
+        command.make_context(command.name, list(arguments[1:]), parent=context)
 
 
 @pytest.mark.parametrize(
     "words",
-    ["mrecg quantise", "mrecg plan --metrics loss", "mrecg export runs/x", "make documentation"],
+    [
+        "mrecg quantise",
+        "mrecg plan --metrics loss",
+        "mrecg export runs/x",
+        "make documentation",
+        "torchrun --nproc-per-node 2 -m mrecg.cli plan",
+    ],
 )
 def test_what_does_not_exist_is_found(words: str) -> None:
-    with pytest.raises(Exception, match=r"No such|Missing parameter|documentation"):
+    with pytest.raises(Exception, match=r"No such|Missing parameter|documentation|mrecg\.cli"):
         check_command(words.split())
 
 

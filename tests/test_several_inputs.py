@@ -112,6 +112,9 @@ def test_several_inputs_go_the_whole_way(name: str, tmp_path: Path) -> None:
     wanted = quantized.model(**inputs)
     for got in (again.model(**inputs), again.model(*(inputs[n] for n in shapes))):
         torch.testing.assert_close(got, wanted, rtol=0, atol=0)
+    trained = again.trainable()
+    for got in (trained(**inputs), trained(*(inputs[n] for n in shapes))):
+        torch.testing.assert_close(got, wanted, rtol=0, atol=0)
 
     file = mrecg.export_onnx(again, tmp_path / "network.onnx")
     assert [one.name for one in onnx.load(file).graph.input] == list(shapes)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, overload
 
 import torch
@@ -204,8 +204,9 @@ def with_accuracy(
     Raises:
         DataError: as for `evaluate`.
     """
+    both = {"float": before, "quantized": evaluate(quantized.model, loader)}
     return quantized.with_found(
-        accuracy={"float": before, "quantized": evaluate(quantized.model, loader)},
+        accuracy={kind: replace(one, skipped=len(skipped)) for kind, one in both.items()},
         skipped_images=tuple(dict.fromkeys(quantized.record.skipped_images + skipped)),
     )
 

@@ -299,6 +299,7 @@ class PreparedModel:
                 self.images,
                 recipe=self.recipe.to_yaml(),
                 plan=text,
+                placement="\n".join(map(repr, self.graph.placed)),
                 processes=str(distributed.count()),
             )
         )

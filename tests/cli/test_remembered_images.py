@@ -100,6 +100,24 @@ def test_a_run_is_verified_on_what_it_remembers(
     assert "Traceback" not in done.stderr
 
 
+def test_a_run_is_verified_though_an_image_cannot_be_read(
+    tmp_path: Path, command: Callable[..., Finished]
+) -> None:
+    imagenet(tmp_path / "root", classes=2, images=60)
+    sorted((tmp_path / "root/val").rglob("*.JPEG"))[0].write_bytes(b"no image")
+    network = ("--network", small_network(tmp_path, channels=3))
+    data = ("--data", "folder:root/train", "--validation", "folder:root/val")
+    counts = ("--preset", "w8a8-rtn", "--images", "8", "--evaluation-images", "110")
+    done = command("quantize", *network, *NETWORK, *data, *counts, "--output", "run")
+    assert done.returncode == 0, done.stderr
+    accuracy = mrecg.load(tmp_path / "run").record.accuracy["quantized"]
+    assert (accuracy.count, accuracy.skipped, accuracy.asked) == (109, 1, 110)
+    done = command("verify-run", "run", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["recorded"] == found["measured"]
+
+
 def test_images_that_are_gone(run: Path, command: Callable[..., Finished]) -> None:
     """What only needs them to compare goes on; what needs them says so."""
     pytest.importorskip("onnx")

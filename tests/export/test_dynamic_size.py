@@ -91,12 +91,15 @@ FIXED: dict[str, Callable[..., Tensor]] = {
 
 @pytest.mark.parametrize("name", FIXED)
 def test_a_network_of_one_size_says_so(name: str, tmp_path: Path) -> None:
+    """And an earlier file stays."""
     path = tmp_path / "model.onnx"
+    path.write_bytes(b"an earlier file")
     with pytest.raises(
         ExportError, match=r"takes images of 8×8 only.*export it without dynamic_size"
     ):
         mrecg.export_onnx(quantized(Ended(FIXED[name])), path, dynamic_size=True)
-    assert not path.exists()
+    assert path.read_bytes() == b"an earlier file"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_only_images_have_a_size(tmp_path: Path) -> None:

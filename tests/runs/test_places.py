@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
+    X86InductorQuantizer,
+    get_default_x86_inductor_quantization_config,
+)
 
 import mrecg
 import toys
@@ -78,6 +82,9 @@ def test_an_interrupted_run_is_resumed_by_its_folder(
         mrecg.resume(run, toys.make("residual"), toys.images(32) + 1)
     with pytest.raises(mrecg.MrecgError, match="was started with another network"):
         mrecg.resume(run, toys.make("chain"), toys.images(32))
+    vendors = X86InductorQuantizer().set_global(get_default_x86_inductor_quantization_config())
+    with pytest.raises(mrecg.MrecgError, match="was started with another placement"):
+        mrecg.resume(run, toys.make("residual"), toys.images(32), quantizer=vendors)
     found = mrecg.resume(run, toys.make("residual"), toys.images(32))
     assert names(run) == FILES
     assert found.recipe == whole.recipe

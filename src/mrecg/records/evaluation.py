@@ -22,16 +22,27 @@ class Evaluation:
         correct1: the label is the largest logit.
         correct5: the label is among the five largest.
         hits: for each image whether the largest logit is its label, as `pack_hits` packs it; empty where it is not known.
+        skipped: images that were to be classified, too, and could not be read.
     """
 
     count: int
     correct1: int
     correct5: int
     hits: str = field(default="", compare=False)
+    skipped: int = field(default=0, compare=False)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.correct1 <= self.correct5 <= self.count or not self.count:
+        if (
+            not 0 <= self.correct1 <= self.correct5 <= self.count
+            or not self.count
+            or self.skipped < 0
+        ):
             raise ValueError("an accuracy is not a count of images")
+
+    @property
+    def asked(self) -> int:
+        """Return how many images were to be classified."""
+        return self.count + self.skipped
 
     @property
     def top1(self) -> float:

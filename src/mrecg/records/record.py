@@ -1,7 +1,7 @@
 """The findings of a run: units, groups, plan, quantizers, losses, timings."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_serializer, model_validator
@@ -263,8 +263,12 @@ class Record(JsonModel):
     def _without_unknown_answers(
         self, accuracy: Mapping[str, Evaluation]
     ) -> dict[str, dict[str, Any]]:
-        """Leave out what is empty: records from before there were answers keep their hash."""
+        """Leave out what says nothing: records from before there were such fields keep their hash."""
         return {
-            name: {key: value for key, value in asdict(found).items() if value != ""}
+            name: {
+                one.name: value
+                for one in fields(found)
+                if (value := getattr(found, one.name)) != one.default
+            }
             for name, found in accuracy.items()
         }

@@ -73,9 +73,9 @@ class TrainableModel(nn.Module):
         super().__init__()
         self.network, self.origin = network, origin
 
-    def forward(self, images: Tensor) -> Any:
-        """Return what the quantized model returns."""
-        return self.network(images)
+    def forward(self, *inputs: Tensor, **named: Tensor) -> Any:
+        """Return what the quantized model returns; it takes the same inputs, by position or by name."""
+        return self.network(*inputs, **named)
 
 
 @default_torch_modes()

@@ -100,7 +100,7 @@ def verify_run(run: RunFolder, options: ImageOptions, output: ProgressOptions) -
         batches = evaluation_batches(
             source,
             preprocessing=run_preprocessing(quantized.record, source, options),
-            count=recorded.count,
+            count=recorded.asked,
             workers=worker_count(options.workers),
         )
         counted = reporter.counted("quantized", batches, batches.count)

@@ -1,7 +1,8 @@
 """Quantized models as files for ONNX Runtime and its like."""
 
+import contextlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -67,10 +68,10 @@ def export_onnx(
         path: of the new file; an old one is replaced.
         layout: `int8` keeps weights of any width in 8-bit words and biases in 32-bit integers, which runtimes compute
             with as they are; `packed` stores weights in 4 or 2 bits (3 bits travel in 4), which runtimes unpack.
-        runtime: loads the file before it is there; with `None` only ONNX's own checker does.
+        runtime: loads the file before it is there; `None` leaves that to ONNX's own checker.
         output_names: other names of the outputs, in order.
         dynamic_size: leave height and width of the images open, where the network is convolutions and the like throughout; the
-            file is tried at other sizes.
+            file is tried at other sizes in ONNX Runtime before it is there.
 
     Raises:
         ExportError: a package is missing, an operator has no counterpart in ONNX, the codes are logarithms, names do not fit
@@ -106,13 +107,12 @@ def export_onnx(
     name_outputs(graph, names)
     if dynamic_size:
         open_sizes(graph)
-    _write(model, opset, target, runtime)
+    contents = _serialize(model, opset, target)
+    _require_loadable(contents, target, runtime)
     if dynamic_size:
-        try:
-            check_other_sizes(quantized, target)
-        except ExportError:
-            target.unlink()
-            raise
+        with _draft(contents) as draft:
+            check_other_sizes(quantized, draft)
+    write_file(target, contents, ExportError)
     return target
 
 
@@ -128,7 +128,9 @@ def float_model(program: ExportedProgram, path: Path) -> None:
         else:
             real = add_constant(graph, f"{value.name}.float", _real(node), ir.DataType.FLOAT)
         ir.convenience.replace_all_uses_with(value, real, replace_graph_outputs=True)
-    _write(model, OPSET, path, "onnxruntime")
+    contents = _serialize(model, OPSET, path)
+    _require_loadable(contents, path, "onnxruntime")
+    write_file(path, contents, ExportError)
 
 
 def _before_quantizer(dequantize: ir.Node) -> ir.Value:
@@ -163,8 +165,8 @@ _CLEANUP = ir.passes.Sequential(
 )
 
 
-def _write(model: ir.Model, opset: int, path: Path, runtime: Runtime | None) -> None:
-    """Write a file without what the exporter noted for itself, which would be half of a small network's."""
+def _serialize(model: ir.Model, opset: int, path: Path) -> bytes:
+    """Return a file's contents without what the exporter noted for itself, which would be half of a small network's."""
     _CLEANUP(model)
     make_names_unique(model.graph)
     for node in model.graph:
@@ -178,11 +180,19 @@ def _write(model: ir.Model, opset: int, path: Path, runtime: Runtime | None) -> 
     model.producer_name, model.producer_version = "mrecg", None
     model.ir_version = _IR_VERSIONS[opset]
     try:
-        contents = ir.to_proto(model).SerializeToString()
+        contents: bytes = ir.to_proto(model).SerializeToString()
     except Exception as error:  # protobuf's own; it has no larger files than 2 GiB
         raise ExportError(f"The file {path} cannot be written: {reason_of(error)}.") from error
-    _require_loadable(contents, path, runtime)
-    write_file(path, contents, ExportError)
+    return contents
+
+
+@contextlib.contextmanager
+def _draft(contents: bytes) -> Iterator[Path]:
+    """Yield a file that is there as long as the context."""
+    with tempfile.TemporaryDirectory() as scratch:
+        draft = Path(scratch) / "draft.onnx"
+        draft.write_bytes(contents)
+        yield draft
 
 
 def _require_loadable(contents: bytes, path: Path, runtime: Runtime | None) -> None:
@@ -190,9 +200,7 @@ def _require_loadable(contents: bytes, path: Path, runtime: Runtime | None) -> N
     try:
         onnx.checker.check_model(contents)
         if runtime is not None:
-            with tempfile.TemporaryDirectory() as scratch:
-                draft = Path(scratch) / path.name
-                draft.write_bytes(contents)
+            with _draft(contents) as draft:
                 open_file(runtime, draft)
     except Exception as error:  # neither documents a narrower class
         reason = reason_of(error)
