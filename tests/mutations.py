@@ -1,5 +1,6 @@
 """Damaged inputs of every kind, from seeds: each has to be read, or refused on purpose."""
 
+import gzip
 import random
 import tempfile
 from collections.abc import Callable
@@ -20,6 +21,7 @@ import run_folders
 import toys
 from mrecg.cli.recipe_choice import read_overrides
 from mrecg.cli.run_pages import refresh_page
+from mrecg.data.fashion_mnist import load_split
 from mrecg.data.preprocessing import UnreadableImage
 from mrecg.data.samples import open_image
 from mrecg.errors import MrecgError
@@ -129,6 +131,17 @@ def _encoded(kind: str, mode: str) -> bytes:
 def _images() -> list[bytes]:
     rgb = [_encoded(kind, "RGB") for kind in ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")]
     return [*rgb, *(_encoded(kind, "L") for kind in ("GIF", "PNG", "TIFF"))]
+
+
+def _idx_files() -> list[bytes]:
+    header = bytes([0, 0, 8, 3]) + b"".join(size.to_bytes(4, "big") for size in (6, 28, 28))
+    return [gzip.compress(header + random.Random(0).randbytes(6 * 28 * 28))]
+
+
+def _split(path: Path) -> object:
+    labels = bytes([0, 0, 8, 1]) + (6).to_bytes(4, "big") + bytes(range(6))
+    path.with_name("train-labels-idx1-ubyte").write_bytes(labels)
+    return load_split("train", path.parent)
 
 
 def _pickles() -> list[bytes]:
@@ -266,6 +279,7 @@ KINDS = {
     "pickle": Kind(_file("c.pth", _pickles), _weights),
     "safetensors": Kind(_file("c.safetensors", lambda: [save(_state())]), _weights),
     "image": Kind(_file("i.jpg", _images), open_image),
+    "idx": Kind(_file("train-images-idx3-ubyte.gz", _idx_files), _split),
     "run": Kind(_write_run, _read_run),
     "unfinished": Kind(_write_checkpoints, _read_checkpoints),
     "onnx network": Kind(_file("f.onnx", lambda: [_onnx_files()[0]]), mrecg.from_onnx),

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 import mrecg
 import toys
+from mrecg.errors import DataError
 
 IMAGES = toys.images(40)
 LABELS = torch.arange(40) % 5
@@ -61,6 +62,23 @@ def test_an_object_is_used_as_it_is() -> None:
     assert found["accuracy"] == pytest.approx(mrecg.evaluate(model, batches(40)).top1 / 100)
     assert sum(found["hits"]) == pytest.approx(40 * found["accuracy"])
     metric.hits += 1  # its state is an ordinary tensor afterwards
+
+
+def test_a_metric_that_cannot_start_is_refused() -> None:
+    class Counter:
+        def reset(self) -> None:
+            raise RuntimeError("no memory")
+
+        def update(self, outputs: Any, targets: Any) -> None: ...
+
+        def compute(self) -> float:
+            return 1.0
+
+    model = toys.make("chain")
+    with pytest.raises(DataError, match=r"is the class Counter, expected an object; give Counter"):
+        mrecg.evaluate(model, batches(40), Counter)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="The metric fails for its reset: RuntimeError: no memory"):
+        mrecg.evaluate(model, batches(40), Counter())
 
 
 def test_a_quantized_model_is_evaluated_as_it_is() -> None:

@@ -186,6 +186,10 @@ class Meter(ABC):
 
     @staticmethod
     def of(metric: Metric) -> "Meter":
+        if isinstance(metric, type):
+            raise DataError(
+                f"The metric is the class {metric.__name__}, expected an object; give {metric.__name__}()."
+            )
         if all(callable(getattr(metric, name, None)) for name in ("update", "compute")):
             return _ObjectMeter(metric)
         if callable(metric):
@@ -240,7 +244,7 @@ class _ObjectMeter(Meter):
     def __init__(self, metric: Any) -> None:
         self._metric = metric
         if callable(getattr(metric, "reset", None)):
-            metric.reset()
+            _run(metric.reset, "its reset")
 
     def add(self, outputs: Any, targets: Any, images: int, index: int) -> None:
         _run(lambda: self._metric.update(outputs, targets), f"batch {index}")

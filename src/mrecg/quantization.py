@@ -92,7 +92,8 @@ def resume(
 
     Args:
         folder: holds the unfinished run; its recipe and its plan are read there.
-        model, calibration, quantizer, augment: those that the run was started with.
+        model, calibration, quantizer, augment: those that the run was started with. All are compared but `augment`: a
+            function has no contents to compare.
         progress, memory: as in `quantize`.
 
     Raises:

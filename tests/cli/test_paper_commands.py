@@ -164,6 +164,19 @@ def test_a_bad_configuration_is_one_sentence(
             ["plan", "--network", "resnet18_small", "--set", "plan.join=scheme"],
             "join = scheme needs scheme, which is empty",
         ),
+        *(
+            (
+                [
+                    *("plan", "--network", "resnet18_small", "--set", "plan.join=explicit"),
+                    *("--set", f"plan.groups={groups}"),
+                ],
+                message,
+            )
+            for groups, message in (
+                ("[[layer1.0, layer1.1], [layer1.1, layer2.0]]", "'layer1.1' more than once"),
+                ("[[layer1.0], []]", "group 2 names no unit"),
+            )
+        ),
     ],
 )
 def test_mistakes_are_one_sentence(

@@ -43,7 +43,7 @@ RECONSTRUCTION = st.builds(
     warm_up=st.floats(0, 1, exclude_max=True),
     beta=st.tuples(POSITIVE, POSITIVE),
     keep_quantized_probability=st.floats(0, 1, exclude_min=True),
-    precision=st.sampled_from(["float32", "tfloat32", "bfloat16"]),
+    precision=st.sampled_from(["float32", "tfloat32", "bfloat16", "auto"]),
     cuda_graphs=st.booleans(),
     cache=st.sampled_from(["float32", "float16"]),
     exclude=st.lists(TEXT, max_size=2).map(tuple),
@@ -67,7 +67,9 @@ PLANS = st.one_of(
     st.builds(
         PlanRule,
         join=st.just("explicit"),
-        groups=st.lists(st.lists(TEXT, min_size=1, max_size=3).map(tuple), min_size=1).map(tuple),
+        groups=st.lists(TEXT, min_size=1, max_size=9, unique=True).map(
+            lambda names: tuple(tuple(names[at : at + 3]) for at in range(0, len(names), 3))
+        ),
     ),
 )
 RECIPES = st.builds(

@@ -150,9 +150,12 @@ def test_idx_files_without_gzip_and_damaged_ones(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not an IDX file"):
         load_split("train", tmp_path)
     (tmp_path / name).unlink()
-    (tmp_path / f"{name}.gz").write_bytes(b"no gzip")
-    with pytest.raises(DataError, match="cannot be read"):
-        load_split("train", tmp_path)
+    packed = gzip.compress(raw)
+    flipped = packed[:40] + bytes([packed[40] ^ 255]) + packed[41:]
+    for contents in (b"no gzip", packed[:-20], flipped):
+        (tmp_path / f"{name}.gz").write_bytes(contents)
+        with pytest.raises(DataError, match="cannot be read"):
+            load_split("train", tmp_path)
 
 
 def picture(path: Path, size: tuple[int, int], seed: int = 0) -> None:

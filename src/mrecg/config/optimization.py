@@ -148,7 +148,7 @@ class NetworkStage(Settings):
         scale_rate: the same for scales while codes are learned, as a fraction of each scale.
         augment: views of the images while codes are learned: paste patches of other images (`cutmix`), `mirror` half of the
             batches (where the float network was trained on mirrored images), blend images (`mixup`). A function that is given with
-            the images replaces them.
+            the images replaces them, and is used for scales alone, too.
         temperature: by which logits are divided before their divergence is taken while codes are learned (Hinton et al.,
             2015).
         feature_weight: of the units' mean relative error, next to the divergence of the outputs.

@@ -1,5 +1,6 @@
 """Sections of a recipe: widths and ranges, where quantizers are placed, and what is joined."""
 
+from collections import Counter
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -169,7 +170,8 @@ class PlanRule(Settings):
             `largest_group` allows, so that `keep` decides by what each join gains.
         largest_group: units in one group at most.
         keep: `better` tries each join, and keeps it only if the group's end is nearer to the float network than with its
-            units one by one, on mirrored images, which tune nothing; `all` joins without trying.
+            units one by one, on images that tune nothing: every eighth one where `network.learn` is `codes`, else mirrored
+            ones; `all` joins without trying.
         joined_steps: whether a group gets the steps of one unit for each of its units (`per-unit`), or, as in the paper, once
             (`per-group`).
         joined_start: whether a group is `continued` from what the run for `loss` found for its units, or starts `anew`.
@@ -203,4 +205,11 @@ class PlanRule(Settings):
                 )
             if self.join == join and not given:
                 raise ValueError(f"join = {join} needs {key}, which is empty")
+        if () in self.groups:
+            raise ValueError(f"group {self.groups.index(()) + 1} names no unit; take it out")
+        named = Counter(name for group in self.groups for name in group)
+        if named and named.most_common(1)[0][1] > 1:
+            raise ValueError(
+                f"groups name the unit '{named.most_common(1)[0][0]}' more than once; name it once"
+            )
         return self

@@ -2,6 +2,7 @@
 
 import gzip
 import tempfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,8 +148,8 @@ def _read_idx(folder: Path, name: str, dimensions: int) -> NDArray[np.uint8]:
         )
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
-        raise DataError(f"The file {path} cannot be read: {error}.") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"The file {path} cannot be read: {reason_of(error)}.") from error
     header = 4 + 4 * dimensions
     if len(raw) < header or raw[:4] != bytes([0, 0, _IDX_UNSIGNED_BYTE, dimensions]):
         raise DataError(f"The file {path} is not an IDX file of {dimensions}-dimensional bytes.")

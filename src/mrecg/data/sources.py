@@ -192,7 +192,11 @@ def _open(source: str, part: _Part, preprocessing: Preprocessing) -> Source:
     if kind == "folder":
         return Source(source, folders.find_images(place), preprocessing)
     if kind == "datasets":
-        return Source(source, huggingface.load_part(path, part), preprocessing)
+        return Source(
+            source,
+            huggingface.load_part(str(place) if place.exists() else path, part),
+            preprocessing,
+        )
     if kind == "fashion-mnist-download":
         folder = fashion_mnist.download(place)
     elif path:

@@ -69,7 +69,7 @@ def optimize_network(
         images: the calibration images of this process.
         recipe: steps, batch size and what may be learned.
         report: called now and then with the step and its loss.
-        augment: replaces the recipe's views of the images while codes are learned.
+        augment: replaces the recipe's views of the images, which are for codes; a function is used for scales alone, too.
         checkpoints: keeps where the optimization is, now and then, and says where it was.
         shortages: are told where memory is not enough for as many images as planned.
 

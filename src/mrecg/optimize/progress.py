@@ -17,7 +17,8 @@ class Progress:
 
     Attributes:
         phase: `capture`, `plan` (the run that the metric `loss` needs), `estimate`, `tune`, `network` (the whole after its
-            groups) or `freeze`.
+            groups) or `freeze`; where widths are measured, `weights` and `activations`; in cells of a table, `images`, `float` and
+            `quantized`, too.
         group: names of the units that are optimized; empty where none is.
         index, groups: the group's position, from 0, and their number.
         step, steps: steps of the group done, and planned: where a join is tried, those of its units alone, too. Before the

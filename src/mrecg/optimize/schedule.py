@@ -104,9 +104,15 @@ def derive_seed(*purpose: object) -> int:
 def shuffled_batches(
     images: int, settings: Reconstruction, seed: int, divisor: int = 1
 ) -> Iterator[Tensor]:
-    """Yield the indices of one batch of this process after the other, without end; so many times fewer than the recipe says.
+    """Yield the indices of one batch of this process after the other, without end.
 
     Batches are drawn anew in every epoch, or are always the same in random order, as `settings.batches` says.
+
+    Args:
+        images: how many there are.
+        settings: images per step, and how batches are drawn.
+        seed: of the drawing.
+        divisor: a batch has so many times fewer images than `settings` says.
     """
     generator = torch.Generator().manual_seed(seed)
     size = min(max(1, distributed.share_of_batch(settings.images_per_step) // divisor), images)

@@ -58,6 +58,7 @@ def _networks() -> Mapping[str, str]:
         "timm:NAME": "one of timm's",
         "torchvision:NAME": "one of torchvision's classifiers",
         "package.module:factory": "what your function returns",
+        "onnx:FILE": "what a float ONNX file computes",
     }
 
 
