@@ -13,9 +13,11 @@ from mrecg import pipeline
 from mrecg.graph.inputs import ChosenInputs
 from mrecg.optimize import network_objective
 from mrecg.preparation.judging import split_counts, split_images
+from mrecg.quantizers.state import QuantizerState
 from mrecg.runs.folder import QuantizedModel
 
-STEPS = {"reconstruct.steps": 40, "reconstruct.batch_size": 8}
+pytestmark = pytest.mark.usefixtures("unchecked_shapes")  # whole runs
+STEPS = {"reconstruct.steps": 16, "reconstruct.batch_size": 8}
 SCALES = STEPS | {"network.learn": "scales"}
 
 
@@ -66,17 +68,31 @@ def everything(quantized: QuantizedModel) -> list[Tensor]:
 
 @pytest.mark.parametrize("learn", ["scales", "codes"])
 @pytest.mark.parametrize("toy", toys.TOYS)
-def test_the_better_state_is_kept(toy: str, learn: str) -> None:
+def test_the_better_state_is_kept(toy: str, learn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    optimize, kept = pipeline.optimize_network, []
+
+    def watched(prepared: Any, state: QuantizerState, *others: Any) -> Any:
+        found, record = optimize(prepared, state, *others)
+        kept.append(found is state)
+        return found, record
+
+    monkeypatch.setattr(pipeline, "optimize_network", watched)
     settings = {"network__feature_weight": 0.0} if learn == "codes" else {}
-    groups = run(toy, steps=0, images=fitted(learn))
-    whole = run(toy, network__learn=learn, **settings)
-    assert groups.record.network is None
-    found = whole.record.network
+    found = run(toy, network__learn=learn, **settings).record.network
     assert found is not None
     assert found.steps == 20
     assert found.accepted == (found.divergence_after < found.divergence_before)
+    assert kept == [not found.accepted]
+
+
+@pytest.mark.parametrize("learn", ["scales", "codes"])
+def test_without_the_stage_there_are_the_groups(learn: str) -> None:
+    groups = run("residual", steps=0, images=fitted(learn))
+    whole = run("residual", network__learn=learn)
+    assert groups.record.network is None
+    assert whole.record.network is not None
     same = all(map(torch.equal, everything(groups), everything(whole)))
-    assert same != found.accepted
+    assert same != whole.record.network.accepted
 
 
 @pytest.mark.parametrize("learn", ["scales", "codes"])
@@ -96,7 +112,6 @@ def test_codes_change_where_they_are_learned(learn: str) -> None:
         *((toy, "codes") for toy in ("inception", "vit")),
     ],
 )
-@pytest.mark.usefixtures("unchecked_shapes")
 def test_the_answer_comes_closer_on_images_that_nothing_was_fitted_to(toy: str, learn: str) -> None:
     """With the outputs alone: the logits of toys are so small that features outweigh their divergence."""
     settings: dict[str, object] = {
@@ -228,7 +243,6 @@ def test_a_single_number_is_no_table_of_logits() -> None:
     assert found.divergence_before > 0
 
 
-@pytest.mark.usefixtures("unchecked_shapes")
 def test_weight_scales_are_learned_where_activation_scales_stay() -> None:
     """Quantizers that learn nothing pass gradients on to what is before them."""
     moved = {}
