@@ -33,6 +33,12 @@ gc.set_threshold(20_000, 10, 10)
 # The hook compiles whatever its modules import for the first time; torchao's sources warn when they are compiled.
 importlib.import_module("mrecg.graph.insert")
 _SHAPED = ("cache", "data", "optimize", "paper", "planning", "preparation", "quantizers")
+_WHOLE_RUNS = frozenset(
+    {
+        *(f"optimize/test_{name}.py" for name in ("answers", "cuda_graph", "network", "shortage")),
+        *("paper/test_reproduction.py", "preparation/test_models.py"),
+    }
+)
 # torch.onnx parses the sources of its 500 translations anew for each file, which takes longer than a toy's own translation.
 _TRANSLATIONS = importlib.import_module("torch.onnx._internal._lazy_import").onnxscript_apis
 _TRANSLATIONS.get_torchlib_ops = functools.cache(
@@ -68,9 +74,10 @@ def timm(torchvision: ModuleType) -> ModuleType:
 
 @pytest.fixture(autouse=True)
 def _shape_checks(request: pytest.FixtureRequest) -> None:
-    """Check shapes in the tests of the rooms that have them; whole runs take a quarter longer with it, and repeat the same shapes."""
-    room = request.path.relative_to(Path(__file__).parent).parts[0]
-    config.update("jaxtyping_disable", room not in _SHAPED)
+    """Check shapes in the tests of the rooms that have them, but in whole runs, which take a quarter longer and repeat the same shapes."""
+    path = request.path.relative_to(Path(__file__).parent)
+    is_checked = path.parts[0] in _SHAPED and str(path) not in _WHOLE_RUNS
+    config.update("jaxtyping_disable", not is_checked)
 
 
 @pytest.fixture

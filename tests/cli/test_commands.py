@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import mrecg
+from benchmarks.accuracy.measure import float_network
 from command_line import MODEL, QUICK, Finished, small_network
 from mrecg.data import evaluation_batches
 from pictures import imagenet
@@ -155,6 +156,9 @@ def test_demo_in_short(
     some = functools.partial(evaluation_batches, count=100)
     monkeypatch.setattr("mrecg.demo.comparison.evaluation_batches", some)
     monkeypatch.setattr("mrecg.demo.comparison._IMAGES", 32)
+    # The network of another checkpoint has half as many units.
+    other = functools.partial(float_network, "resnet18_small", None)
+    monkeypatch.setattr("mrecg.demo.comparison.demo_network", other)
     done = mrecg_command("demo", "--steps", "2", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

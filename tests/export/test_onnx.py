@@ -42,12 +42,18 @@ def vendor(name: str) -> Quantizer:
     return kind().set_global(configuration)
 
 
+PACKED = ("residual", "two-outputs", "vit")
+"""A layout concerns weights alone; these have convolutions, products and several outputs."""
+
+
 def nodes_of(path: Path) -> list[onnx.NodeProto]:
     return list(onnx.load(path).graph.node)
 
 
-@pytest.mark.parametrize("layout", ["int8", "packed"])
-@pytest.mark.parametrize("toy", toys.TOYS)
+@pytest.mark.parametrize(
+    ("toy", "layout"),
+    [*((toy, "int8") for toy in toys.TOYS), *((toy, "packed") for toy in PACKED)],
+)
 def test_every_graph_in_every_layout(toy: str, layout: files.Layout, tmp_path: Path) -> None:
     quantized = quantized_toy(toy)
     path = mrecg.export_onnx(quantized, tmp_path / "model.onnx", layout)

@@ -105,7 +105,6 @@ def learned_with(
     return quantized
 
 
-@pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.parametrize("network", ["residual", "dense", "vit"])
 @pytest.mark.parametrize(
     ("preset", "windows_of"), [("w2a2-brecq", 4), ("w3a4-qdrop-mrecg", 4), ("w3a4-qdrop", "none")]
@@ -123,7 +122,6 @@ def test_a_recorded_step_misses_nothing_that_changes(
     assert found[0].record.units == found[1].record.units
 
 
-@pytest.mark.usefixtures("unchecked_shapes")
 def test_a_recorded_step_is_given_what_is_in_files(monkeypatch: pytest.MonkeyPatch) -> None:
     found = [
         learned_with(kind, "w3a4-qdrop", "residual", monkeypatch, "none", memory)
@@ -132,7 +130,6 @@ def test_a_recorded_step_is_given_what_is_in_files(monkeypatch: pytest.MonkeyPat
     assert found[0].record.units == found[1].record.units
 
 
-@pytest.mark.usefixtures("unchecked_shapes")
 def test_a_replayed_step_is_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """But for the digits of its numbers: the rates are tensors of 32 bits."""
     replayed, direct = (
@@ -170,7 +167,6 @@ class Refuses(Rerun):
         raise RuntimeError("operation not permitted when stream is capturing")
 
 
-@pytest.mark.usefixtures("unchecked_shapes")
 def test_steps_that_no_graph_holds_are_taken_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     recorders: list[weakref.ref[Refuses]] = []

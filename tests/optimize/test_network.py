@@ -16,7 +16,6 @@ from mrecg.preparation.judging import split_counts, split_images
 from mrecg.quantizers.state import QuantizerState
 from mrecg.runs.folder import QuantizedModel
 
-pytestmark = pytest.mark.usefixtures("unchecked_shapes")  # whole runs
 STEPS = {"reconstruct.steps": 16, "reconstruct.batch_size": 8}
 SCALES = STEPS | {"network.learn": "scales"}
 
