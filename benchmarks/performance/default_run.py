@@ -19,9 +19,18 @@ from torch import nn
 from benchmarks.performance.random_network import random_network
 from benchmarks.performance.results import performance_store
 from benchmarks.provenance import commit
+from benchmarks.store import Result
+from benchmarks.tables import table
 from mrecg.paper.networks import NETWORKS
 
-__all__ = ["configure", "run"]
+__all__ = ["configure", "default_runs_section", "run"]
+
+HEADER = """
+## A default run, before and now
+
+Whole runs at each version's default budget, one thread. What was before is extrapolated from two short runs. How near each comes to the
+float network: [EfficientNet-Lite0](efficientnet-lite0.md#steps-and-images-per-step).
+"""
 
 SHORT = (5, 20)
 """Steps of the other version's two runs."""
@@ -102,3 +111,22 @@ def run(arguments: argparse.Namespace) -> None:
         store.add(result)
         ratio = result["theirs"] / result["ours"]
         print(f"{name}: {result['ours']:.0f} s, {ratio:.1f} times faster", flush=True)
+
+
+def default_runs_section(results: list[Result]) -> list[str]:
+    """Return the table, or nothing where nothing was measured."""
+    if not results:
+        return []
+    rows = [
+        (
+            f"{one['network']}, {one['side']}², {one['images']} images",
+            one["preset"],
+            f"{one['ours']:.0f}",
+            f"{one['theirs']:.0f}",
+            f"**{one['theirs'] / one['ours']:.1f}**",
+            one["against"],
+        )
+        for one in results
+    ]
+    head = "run | preset | CPU seconds | before, extrapolated | ratio | before"
+    return [HEADER, *table(head, rows), ""]

@@ -19,12 +19,21 @@ from benchmarks.ablations import ABLATIONS, without
 from benchmarks.performance.random_network import random_network
 from benchmarks.performance.results import performance_store
 from benchmarks.provenance import commit
+from benchmarks.store import Result
+from benchmarks.tables import table
 from mrecg.config.recipe import Recipe
 from mrecg.optimize import reconstruction
 from mrecg.optimize.group import optimize_group
+from mrecg.paper.published import PAPER_NETWORKS
 from mrecg.torch_state import compute_precision
 
-__all__ = ["configure", "run"]
+__all__ = ["configure", "gpu_section", "run"]
+
+HEADER = """## On a GPU
+
+Whole runs (`benchmarks.performance gpu`). The operations of a step, those of convolutions and products, are counted; the peak is
+measured, as the fastest product of two matrices in the same precision.
+"""
 
 PEAK_SIDE = {"cuda": 8192, "cpu": 1024}
 """Side of the matrices whose product shows the peak."""
@@ -124,3 +133,29 @@ def run(arguments: argparse.Namespace) -> None:
     performance_store("gpu", arguments.results).add(result)
     share = result["operations_per_second"] / result["peak_operations_per_second"]
     print(f"{arguments.network}: {result['seconds']:.0f} s, {share:.1%} of the peak", flush=True)
+
+
+def gpu_section(results: list[Result]) -> list[str]:
+    """Return the table, and which of the paper's networks are missing in it."""
+    if not results:
+        return [HEADER, "Not measured yet."]
+    rows = [
+        [
+            r["device"],
+            f"{r['network']}, {r['side']}², {r['images']} images",
+            f"{r['preset']}, {r['steps']} steps",
+            r["precision"]
+            + (", CUDA graphs" if r["cuda_graphs"] else "")
+            + (f", without {r['without']}" if r.get("without") else ""),
+            f"{r['seconds']:.0f}",
+            f"{r['operations_per_second'] / 1e12:.1f}",
+            f"{r['operations_per_second'] / r['peak_operations_per_second']:.1%}",
+            r["commit"],
+        ]
+        for r in results
+    ]
+    figures = "seconds | 10¹² per second | of the peak | commit"
+    measured = {r["network"] for r in results}
+    missing = [name for name in PAPER_NETWORKS if name not in measured]
+    rest = f"\nOf the paper's networks not run on a GPU: {', '.join(missing)}." if missing else ""
+    return [HEADER, *table(f"device | images | run | precision | {figures}", rows), rest]

@@ -4,7 +4,9 @@ import statistics
 from pathlib import Path
 
 from benchmarks.accuracy.results import accuracy_store, authors_results
+from benchmarks.performance.default_run import default_runs_section
 from benchmarks.performance.first_call import first_call_section
+from benchmarks.performance.gpu import gpu_section
 from benchmarks.performance.pipeline import pipeline_sections
 from benchmarks.performance.results import performance_store
 from benchmarks.performance.threads import threads_section
@@ -45,12 +47,6 @@ PAIRED = """## Against an earlier version
 The step of this version ÷ that of an earlier commit (`step --against`), in one process, step by step in turns, on the same
 network and images; geometric mean over the units.
 """
-DEFAULTS = """
-## A default run, before and now
-
-Whole runs at each version's default budget, one thread. What was before is extrapolated from two short runs. How near each comes to the
-float network: [EfficientNet-Lite0](efficientnet-lite0.md#steps-and-images-per-step).
-"""
 ROUNDING = """## Rounding to nearest
 
 At 8 bits (`w8a8-rtn`), from a float module and images to a quantized program, against torch's export to ONNX and ONNX Runtime's static
@@ -63,11 +59,6 @@ float step there, the geometric mean over the units whose float step was measure
 as a whole included. *Float steps* are the 500 forward and backward passes of every unit in float and nothing else, there: no
 run of as many steps is further ahead unless its steps are shorter than those. *Their default* is 20,000 steps, extrapolated.
 The top-1 in the last columns is that of the reference checkpoints at 2/4 (`docs/results.md`), ours after these steps, theirs after 500.
-"""
-GPU = """## On a GPU
-
-Whole runs (`benchmarks.performance gpu`). The operations of a step, those of convolutions and products, are counted; the peak is
-measured, as the fastest product of two matrices in the same precision.
 """
 SCALING = """## Growth
 
@@ -193,43 +184,6 @@ def _paired(results: list[Result]) -> list[str]:
     return table("network | side | method | against | commit | ratio", rows)
 
 
-def _gpus(results: list[Result]) -> list[str]:
-    if not results:
-        return ["Not measured yet."]
-    rows = [
-        [
-            r["device"],
-            f"{r['network']}, {r['side']}², {r['images']} images",
-            f"{r['preset']}, {r['steps']} steps",
-            r["precision"]
-            + (", CUDA graphs" if r["cuda_graphs"] else "")
-            + (f", without {r['without']}" if r.get("without") else ""),
-            f"{r['seconds']:.0f}",
-            f"{r['operations_per_second'] / 1e12:.1f}",
-            f"{r['operations_per_second'] / r['peak_operations_per_second']:.1%}",
-            r["commit"],
-        ]
-        for r in results
-    ]
-    figures = "seconds | 10¹² per second | of the peak | commit"
-    return table(f"device | images | run | precision | {figures}", rows)
-
-
-def _default_runs(results: list[Result]) -> list[str]:
-    rows = [
-        (
-            f"{one['network']}, {one['side']}², {one['images']} images",
-            one["preset"],
-            f"{one['ours']:.0f}",
-            f"{one['theirs']:.0f}",
-            f"**{one['theirs'] / one['ours']:.1f}**",
-            one["against"],
-        )
-        for one in results
-    ]
-    return table("run | preset | CPU seconds | before, extrapolated | ratio | before", rows)
-
-
 def _scaling(results: list[Result]) -> list[str]:
     rows = [[r["units"], r["images"], f"{r['image_forwards'] / r['units']:.0f}"] for r in results]
     return table("units | images | images run forward, per unit", rows)
@@ -307,7 +261,6 @@ def write_performance(folder: Path, page: Path) -> int:
     everything = [result for results in found.values() for result in results]
     commits = sorted({result["commit"] for result in everything})
     paired = [PAIRED, *_paired(found["paired"]), ""] if found["paired"] else []
-    defaults = [DEFAULTS, *_default_runs(found["default_run"]), ""] if found["default_run"] else []
     rounding = [ROUNDING, *_rounding(found["rounding"]), ""] if found["rounding"] else []
     sections = [
         *(
@@ -327,14 +280,14 @@ def write_performance(folder: Path, page: Path) -> int:
         *windows_section(folder),
         *paired,
         *(*pipeline_sections(found["pipeline"]), ""),
-        *defaults,
+        *default_runs_section(found["default_run"]),
         *rounding,
         *first_call_section(found["first_call"]),
         *threads_section(found["threads"]),
         AUTHORS,
         *_authors(found["pipeline"], found["step"], accuracy, authors),
         *("", f"Authors' code: {authors['times']['source']}\n"),
-        *(GPU, *_gpus(found["gpu"]), "", SCALING, *_scaling(found["scaling"]), ""),
+        *(*gpu_section(found["gpu"]), "", SCALING, *_scaling(found["scaling"]), ""),
         *(MEMORY, *_memory(found["memory"]), RANGE_MEMORY, *_range_memory(found["range_memory"])),
         *("", f"Commits: {', '.join(commits)}."),
     ]
