@@ -15,6 +15,7 @@ import torch
 
 import mrecg
 from command_line import Finished
+from mrecg.cli.jobs import QuantizeJob
 from mrecg.runs.places import UNFINISHED
 
 NETWORK = """\
@@ -102,6 +103,28 @@ def test_a_command_that_a_signal_ends_is_resumed(
     for name, tensor in whole.items():
         assert torch.equal(resumed.program.state_dict[name], tensor)
     assert resumed.record.command[1:] == ("quantize", *OPTIONS, "--output", "run")
+
+
+def test_a_run_that_was_moved_goes_on_where_it_is(
+    mrecg_command: Callable[..., Finished], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "deep_network.py").write_text(NETWORK, encoding="utf-8")
+    quickly = ("--images", "8", "--preset", "w4a4-rtn", "--evaluation-images", "0")
+    network = ("--network", "deep_network:net", "--data", "demo")
+    command = ("quantize", *network, *quickly, "--output", "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(QuantizeJob, "_measured_and_saved", interrupted)
+        assert mrecg_command(*command).returncode == 130
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run").rename(tmp_path / "elsewhere" / "moved")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    done = mrecg_command("quantize", "--resume", "moved")
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "run").exists()
+    assert mrecg.load("moved").record.command[1:] == command
 
 
 @pytest.mark.parametrize(

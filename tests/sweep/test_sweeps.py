@@ -221,9 +221,11 @@ def test_failed_cells_are_named_and_one_cell_runs_alone(
     assert (alone.returncode, alone.stdout) == (0, "")
     so_far = mrecg_command("sweep", "grid.yaml", "--output", "runs", "--table", "--json")
     assert [row["status"] for row in json.loads(so_far.stdout)] == ["done", "open"]
-    whole = mrecg_command("sweep", "grid.yaml", "--output", "runs")
+    whole = mrecg_command("sweep", "grid.yaml", "--output", "runs", "--quiet")
     assert whole.returncode == 1
-    assert "1 of 2 cells failed: mine_nothing" in whole.stderr
+    why, error = whole.stderr.splitlines()
+    assert why.startswith("2 of 2: mine_nothing: failed: ")
+    assert error.startswith("error: 1 of 2 cells failed: mine_nothing; see the reasons above")
     assert "| mine:nothing | failed |" in (folder / "runs" / "table.md").read_text()
     assert mrecg_command("sweep", "grid.yaml", "--output", "runs", "--cell", "3").returncode == 1
     for change, reason in {
