@@ -14,8 +14,9 @@ import pytest
 import torch
 
 import mrecg
-from command_line import Finished
+from command_line import MODEL, Finished
 from mrecg.cli.jobs import QuantizeJob
+from mrecg.cli.resumption import note_command
 from mrecg.runs.places import UNFINISHED
 
 NETWORK = """\
@@ -108,23 +109,28 @@ def test_a_command_that_a_signal_ends_is_resumed(
 def test_a_run_that_was_moved_goes_on_where_it_is(
     mrecg_command: Callable[..., Finished], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: object) -> None:
+    folders: list[Path] = []
+
+    def interrupted(job: QuantizeJob, _: object) -> None:
+        folders.append(job.place.folder)
+        note_command(job.place, job.command)
+        job.place.note("inputs.json", b"{}")
         raise KeyboardInterrupt
 
-    (tmp_path / "deep_network.py").write_text(NETWORK, encoding="utf-8")
-    quickly = ("--images", "8", "--preset", "w4a4-rtn", "--evaluation-images", "0")
-    network = ("--network", "deep_network:net", "--data", "demo")
-    command = ("quantize", *network, *quickly, "--output", "run")
-    with monkeypatch.context() as patch:
-        patch.setattr(QuantizeJob, "_measured_and_saved", interrupted)
-        assert mrecg_command(*command).returncode == 130
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "run").rename(tmp_path / "elsewhere" / "moved")
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    done = mrecg_command("quantize", "--resume", "moved")
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr(QuantizeJob, "run", interrupted)
+    command = ("quantize", *MODEL, "--output", "run")
+    assert mrecg_command(*command).returncode == 130
+    moved = tmp_path / "elsewhere" / "moved"
+    moved.parent.mkdir()
+    (tmp_path / "run").rename(moved)
+    monkeypatch.chdir(moved.parent)
+    for _ in range(2):
+        again = mrecg_command("quantize", "--resume", "moved")
+        assert again.returncode == 130
+        assert f"Going on with: mrecg {shlex.join(command)}\n" in again.stderr
+        assert again.stderr.endswith(f"go on with mrecg quantize --resume {moved}\n")
+    assert folders == [Path("run"), moved, moved]
     assert not (tmp_path / "run").exists()
-    assert mrecg.load("moved").record.command[1:] == command
 
 
 @pytest.mark.parametrize(

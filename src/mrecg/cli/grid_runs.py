@@ -31,7 +31,7 @@ _OPTIONS = _NETWORK | {"validation", "evaluation_images", "memory"}
 
 
 class _Asked(NamedTuple):
-    """What a cell asks for, read as `mrecg quantize` reads its options."""
+    """Recipe, images and options of a cell, as `mrecg quantize` reads them."""
 
     recipe: Recipe
     inputs: Inputs
@@ -116,8 +116,8 @@ def _with_preset(settings: Mapping[str, Any]) -> Mapping[str, Any]:
         return settings
     if "preset" in settings:
         raise RecipeError("A cell has one method, got 'method' and 'preset'; leave one out.")
-    others = dict(settings)
-    return others | {"preset": f"{others.pop('bits', 'w4a4')}-{others.pop('method')}"}
+    others = {key: value for key, value in settings.items() if key not in ("method", "bits")}
+    return others | {"preset": f"{settings.get('bits', 'w4a4')}-{settings['method']}"}
 
 
 def _parsed(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,12 +127,13 @@ def _parsed(settings: Mapping[str, Any]) -> dict[str, Any]:
         RecipeError: it would not take one of the values.
     """
     try:
-        return _quantize().make_context("quantize", list(_arguments(settings))).params
+        context = _quantize().make_context("quantize", list(_arguments(settings)))
     except typer.BadParameter as error:
-        name = error.param.name if error.param else None
+        name = str(error.param and error.param.name)
         raise RecipeError(
             f"The value {quoted(settings.get(name))} of {quoted(name)} in the grid does not fit: {reason_of(error)}."
         ) from error
+    return dict(context.params)
 
 
 @functools.cache
