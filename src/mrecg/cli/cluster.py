@@ -101,5 +101,5 @@ def refuse_failed(names: Sequence[str], count: int) -> None:
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         raise MrecgError(
             f"{len(names)} of {count} cells failed: {', '.join(names[:_NAMED])}{more}; "
-            "see the reasons above, then run the command again: it repeats only these."
+            "do what the reasons above say, then run the command again; it repeats only these."
         )
