@@ -225,7 +225,9 @@ def test_failed_cells_are_named_and_one_cell_runs_alone(
     assert whole.returncode == 1
     why, error = whole.stderr.splitlines()
     assert why.startswith("2 of 2: mine_nothing: failed: ")
-    assert error.startswith("error: 1 of 2 cells failed: mine_nothing; do what the reasons above say")
+    assert error.startswith(
+        "error: 1 of 2 cells failed: mine_nothing; do what the reasons above say"
+    )
     assert "| mine:nothing | failed |" in (folder / "runs" / "table.md").read_text()
     assert mrecg_command("sweep", "grid.yaml", "--output", "runs", "--cell", "3").returncode == 1
     for change, reason in {
