@@ -103,10 +103,22 @@ def test_models_that_cannot_be_exported(
     assert capfd.readouterr() == ("", "")  # torch's own dumps of the graph are no sentence
 
 
-def test_models_that_cannot_be_copied() -> None:
+class Uncopied:
+    def __deepcopy__(self, memo: object) -> object:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("attribute", "reason"),
+    [
+        (threading.Lock(), "TypeError: cannot pickle.*lock"),
+        (Uncopied(), "NotImplementedError: NotImplementedError; remove"),
+    ],
+)
+def test_models_that_cannot_be_copied(attribute: Any, reason: str) -> None:
     model = chain()
-    model.lock = threading.Lock()  # type: ignore[assignment]
-    with pytest.raises(CaptureError, match=r"cannot be copied: TypeError: cannot pickle.*lock"):
+    model.held = attribute
+    with pytest.raises(CaptureError, match=f"cannot be copied: {reason}"):
         mrecg.quantize(model, IMAGES, recipe=RTN)
 
 

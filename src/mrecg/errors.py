@@ -33,6 +33,8 @@ __all__ = [
     "VerificationError",
     "did_you_mean",
     "expect",
+    "failure_of",
+    "first_line",
     "quoted",
     "reason_of",
 ]
@@ -124,7 +126,24 @@ def quoted(value: object) -> str:
 def reason_of(error: Exception) -> str:
     """Return why something failed, as the end of a sentence: what the system says, in one line and without a stop."""
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    line = " ".join(str(reason).split()).rstrip(".")
+    return _shortened(" ".join(str(reason).split()))
+
+
+def first_line(error: BaseException) -> str:
+    """Return the same of an error whose further lines are no reason: traces, drawings and hints of other libraries."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return _shortened(lines[0] if lines else type(error).__name__)
+
+
+def failure_of(error: Exception) -> str:
+    """Return what failed as a sentence: that of an `MrecgError`; of anything else its class, too."""
+    if isinstance(error, MrecgError):
+        return str(error)
+    return f"{type(error).__name__}: {first_line(error)}."
+
+
+def _shortened(line: str) -> str:
+    line = line.rstrip(".")
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]} …"
 
 

@@ -10,12 +10,20 @@ from pathlib import Path
 from mrecg.errors import MrecgError, RunError, reason_of
 
 __all__ = [
+    "DRAFTS",
     "replace_file",
     "require_new_file",
     "require_writable",
     "whole_file",
     "write_file",
 ]
+
+DRAFTS = ".mrecg-*.draft"
+"""Names of files that are being written; a process that is killed leaves one."""
+
+
+def _draft_of(path: Path) -> Path:
+    return path.with_name(DRAFTS.replace("*", secrets.token_hex(8)))
 
 
 @contextlib.contextmanager
@@ -28,7 +36,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         OSError: it cannot be written.
     """
-    draft = path.with_name(f".mrecg-{secrets.token_hex(8)}.draft")
+    draft = _draft_of(path)
     try:
         yield draft
         with draft.open("rb+") as file:
@@ -72,7 +80,7 @@ def require_writable(path: Path, error: type[MrecgError]) -> None:
     with _explained(path, error):
         path.parent.mkdir(parents=True, exist_ok=True)
         _refuse_no_file(path, error)
-        draft = path.with_name(f".mrecg-{secrets.token_hex(8)}.draft")
+        draft = _draft_of(path)
         draft.touch(exist_ok=False)
         draft.unlink()
 

@@ -14,7 +14,9 @@ import pytest
 import torch
 
 import mrecg
-from command_line import Finished
+from command_line import MODEL, Finished
+from mrecg.cli.jobs import QuantizeJob
+from mrecg.cli.resumption import note_command
 from mrecg.runs.places import UNFINISHED
 
 NETWORK = """\
@@ -102,6 +104,33 @@ def test_a_command_that_a_signal_ends_is_resumed(
     for name, tensor in whole.items():
         assert torch.equal(resumed.program.state_dict[name], tensor)
     assert resumed.record.command[1:] == ("quantize", *OPTIONS, "--output", "run")
+
+
+def test_a_run_that_was_moved_goes_on_where_it_is(
+    mrecg_command: Callable[..., Finished], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders: list[Path] = []
+
+    def interrupted(job: QuantizeJob, _: object) -> None:
+        folders.append(job.place.folder)
+        note_command(job.place, job.command)
+        job.place.note("inputs.json", b"{}")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(QuantizeJob, "run", interrupted)
+    command = ("quantize", *MODEL, "--output", "run")
+    assert mrecg_command(*command).returncode == 130
+    moved = tmp_path / "elsewhere" / "moved"
+    moved.parent.mkdir()
+    (tmp_path / "run").rename(moved)
+    monkeypatch.chdir(moved.parent)
+    for _ in range(2):
+        again = mrecg_command("quantize", "--resume", "moved")
+        assert again.returncode == 130
+        assert f"Going on with: mrecg {shlex.join(command)}\n" in again.stderr
+        assert again.stderr.endswith(f"go on with mrecg quantize --resume {moved}\n")
+    assert folders == [Path("run"), moved, moved]
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -217,7 +217,11 @@ def test_finished_cells_are_skipped_and_failed_ones_named(folder: Path, tmp_path
     for changes, of_sources, difference in [
         ({"weight.bits": 8}, {}, r"weight\.bits = 4, not 8"),
         ({}, {"size": 64}, "size = 32, not 64"),
-        ({}, {"evaluation_images": 20}, "evaluation images = 10, not 20"),
+        ({}, {"evaluation_images": 20}, "evaluation_images = 10, not 20"),
+        ({}, {"evaluation_images": None}, "evaluation_images = 10, not None"),
+        ({}, {"data": "folder:other"}, "data = .*, not folder:other"),
+        ({}, {"checkpoints": tmp_path}, "checkpoints = .*, not "),
+        ({}, {"crops": "center"}, "crops = random, not center"),
     ]:
         other = Budget(images=4, overrides=QUICK | changes)
         asked = sources(folder, **{"evaluation_images": 10} | of_sources)

@@ -1,5 +1,6 @@
 """A run has its folder from the start: nobody else writes there, nothing is lost, nothing is left behind."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
     X86InductorQuantizer,
     get_default_x86_inductor_quantization_config,
@@ -104,6 +106,44 @@ def test_a_folder_is_one_runs(tmp_path: Path) -> None:
     assert names(tmp_path / "run") == {"mine.txt"}
     with pytest.raises(mrecg.MrecgError, match="is not empty"):
         check_free(tmp_path / "run")
+
+
+def test_a_folder_that_is_left_is_the_next_ones_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process takes it as soon as it is free, and keeps what it has there."""
+    next_one = contextlib.ExitStack()
+
+    class Lock(FileLock):
+        def release(self, force: bool = False) -> None:
+            was_locked = self.is_locked
+            super().release(force)
+            monkeypatch.undo()
+            if was_locked:
+                next_one.enter_context(reserve(tmp_path / "run"))
+
+    monkeypatch.setattr(places, "FileLock", Lock)
+    with next_one:
+        with reserve(tmp_path / "run"):
+            pass
+        assert names(tmp_path / "run") == {UNFINISHED}
+        with pytest.raises(mrecg.MrecgError, match="Another process writes the run in"):
+            reserve(tmp_path / "run").__enter__()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_what_a_killed_process_was_writing_is_removed(resume: bool, tmp_path: Path) -> None:
+    place = tmp_path / "run" / UNFINISHED
+    (place / "tries" / "a").mkdir(parents=True)
+    drafts = [one / ".mrecg-0123.draft" for one in (place.parent, place, place / "tries" / "a")]
+    for draft in drafts:
+        draft.touch()
+    if resume:
+        (place / "inputs.json").write_text("{}")
+    with reserve(tmp_path / "run", resume):
+        assert not any(draft.exists() for draft in drafts)
+        assert (place / "tries").exists() == resume
 
 
 @pytest.mark.parametrize("resume", [False, True])

@@ -13,9 +13,10 @@ from safetensors import safe_open
 
 import mrecg
 from command_line import Finished
+from mrecg.cli.grid_runs import GridRun
 from mrecg.errors import MrecgError, RecipeError
 from mrecg.sweep.engines import RayCluster, Work, run_in_series
-from mrecg.sweep.grid import read_grid
+from mrecg.sweep.grid import GridCell, read_grid
 
 NETWORK = """
 import os, signal, threading, time
@@ -141,6 +142,9 @@ def test_a_killed_cell_goes_on_elsewhere_and_results_are_the_serial_ones(
         ),
         ("seed: [1, 1]", "Two cells of .* are called 'seed1'"),
         ("- 1", "grid"),
+        ("1: [2, 3]", "The key 1 of .* is no text"),
+        ("a: [{yes: 1}, {yes: 2}]", "The key True of .* is no text"),
+        ("evaluation-images: 1\nevaluation_images: 2", "'evaluation_images' of .* is there twice"),
     ],
 )
 def test_grids_that_cannot_be_run(text: str, message: str, tmp_path: Path) -> None:
@@ -161,21 +165,45 @@ def test_cells_are_named_by_their_place(folder: Path) -> None:
     ("line", "message"),
     [
         ("netwrok: mine:net", "A recipe has no key 'netwrok'"),
-        ("images: many", "The value of 'images' in the grid is a str, expected an int"),
+        ("images: many", "The value 'many' of 'images' in the grid does not fit"),
+        ("images: 0", "The value 0 of 'images'"),
+        ("evaluation-images: -1", "The value -1 of 'evaluation_images'"),
+        ("workers: -1", "The value -1 of 'workers'"),
+        ("workers: 257", "The value 257 of 'workers'"),
+        ("channels: 5", "The value 5 of 'channels'"),
+        ("channels: 2", "Images have 1 channel"),
+        ("size: 1.5", "The value 1.5 of 'size'"),
+        ("seed: null", "The value of 'seed' in the grid is a NoneType"),
+        ("weights: {a: b}", "The value of 'weights' in the grid is a dict"),
+        ("crops: centre", "The value 'centre' of 'crops'"),
+        ("schedule: slow", "The value 'slow' of 'schedule'"),
+        ("memory: much", "The memory budget 'much' cannot be read"),
+        ("mean: red", "The option --mean takes numbers"),
+        ("std: 0", "The mean .* and the std .* do not fit"),
+        ("widths: nowhere.yaml", "nowhere.yaml cannot be read"),
+        ("network: onnx:nowhere.onnx", "nowhere.onnx"),
+        ("method: brecq", "got 'method' and 'preset'"),
         ("preset: w2a4-brek", "did you mean 'w2a4-brecq'"),
         ("reconstruct.steps: -1", "reconstruct.steps"),
     ],
 )
 def test_a_bad_key_or_value_is_refused_before_anything_runs(
-    line: str, message: str, folder: Path, mrecg_command: Callable[..., Finished]
+    line: str, message: str, tmp_path: Path
 ) -> None:
     key = line.partition(":")[0]
-    lines = [one for one in GRID.splitlines() if not one.startswith(f"{key}:")]
-    (folder / "grid.yaml").write_text("\n".join([*lines[:-3], line]))
-    done = mrecg_command("sweep", "grid.yaml", "--output", "runs")
-    assert done.returncode == 1
-    assert message in done.stderr
-    assert not (folder / "runs").exists()
+    given = {"network": "mine:net", "data": "folder:images", "preset": "w2a4-brecq"}
+    lines = [f"{name}: {value}" for name, value in given.items() if name != key]
+    (tmp_path / "grid.yaml").write_text("\n".join([*lines, line]))
+    (cell,) = read_grid(tmp_path / "grid.yaml")
+    with pytest.raises(MrecgError, match=message):
+        GridRun(cell, tmp_path / "run").check()
+
+
+def test_numbers_of_a_grid_are_options_too() -> None:
+    settings = {"network": "mine:net", "data": "folder:images", "mean": 0.5, "std": ".25,.5,1"}
+    GridRun(GridCell("run", {}, settings), Path("run")).check()
+    with pytest.raises(MrecgError, match="No images are named"):
+        GridRun(GridCell("run", {}, {"network": "mine:net"}), Path("run")).check()
 
 
 def test_failed_cells_are_named_and_one_cell_runs_alone(
@@ -193,14 +221,33 @@ def test_failed_cells_are_named_and_one_cell_runs_alone(
     assert (alone.returncode, alone.stdout) == (0, "")
     so_far = mrecg_command("sweep", "grid.yaml", "--output", "runs", "--table", "--json")
     assert [row["status"] for row in json.loads(so_far.stdout)] == ["done", "open"]
-    whole = mrecg_command("sweep", "grid.yaml", "--output", "runs")
+    whole = mrecg_command("sweep", "grid.yaml", "--output", "runs", "--quiet")
     assert whole.returncode == 1
-    assert "1 of 2 cells failed: mine_nothing" in whole.stderr
+    why, error = whole.stderr.splitlines()
+    assert why.startswith("2 of 2: mine_nothing: failed: ")
+    assert error.startswith(
+        "error: 1 of 2 cells failed: mine_nothing; do what the reasons above say"
+    )
     assert "| mine:nothing | failed |" in (folder / "runs" / "table.md").read_text()
     assert mrecg_command("sweep", "grid.yaml", "--output", "runs", "--cell", "3").returncode == 1
-    (folder / "grid.yaml").write_text(grid.replace("w4a4", "w3a3"))
-    other = mrecg_command("sweep", "grid.yaml", "--output", "runs", "--table")
-    assert "weight.bits = 4, not 3" in other.stderr + other.stdout or other.returncode == 1
+    for change, reason in {
+        ("preset", "weight.bits: 3\npreset"): "weight.bits = 4, not 3",
+        ("images: 16", "images: 17"): "images = 16, not 17",
+        ("mine:net,", "other/mine:net,"): "network = mine:net, not other/mine:net",
+        ("data: demo", "data: fashion-mnist:elsewhere"): "data = demo, not fashion-mnist:elsewhere",
+        ("preset", "validation: folder:v\npreset"): "validation = None, not folder:v",
+        ("preset", "weights: a.pt\npreset"): "weights = None, not a.pt",
+        ("preset", "crops: random\npreset"): "crops = center, not random",
+        ("images: 0", "images: 5"): "evaluation_images = 0, not 5",
+    }.items():
+        (folder / "grid.yaml").write_text(grid.replace(*change))
+        other = mrecg_command("sweep", "grid.yaml", "--output", "runs", "--table")
+        assert other.returncode == 1
+        cell = "mine_net: failed: The run in runs/mine_net was made with"
+        assert f"{cell} {reason}; remove it" in other.stderr
+    (folder / "grid.yaml").write_text(grid)
+    again = mrecg_command("sweep", "grid.yaml", "--output", "runs", "--table")
+    assert (again.returncode, again.stderr) == (0, "")
 
 
 def test_without_ray_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,8 +260,12 @@ def test_one_after_the_other_goes_on_behind_a_failure() -> None:
     def fail() -> int:
         raise MrecgError("It cannot.")
 
-    found = list(run_in_series([Work("a", fail), Work("b", lambda: 1)]))
+    def break_down() -> int:
+        return {}["steps"]  # type: ignore[no-any-return]
+
+    found = list(run_in_series([Work("a", fail), Work("b", break_down), Work("c", lambda: 1)]))
     assert [(one.name, one.result, one.reason) for one in found] == [
         ("a", None, "It cannot."),
-        ("b", 1, ""),
+        ("b", None, "KeyError: 'steps'."),
+        ("c", 1, ""),
     ]

@@ -11,7 +11,10 @@ from mrecg.errors import MrecgError, RecipeError
 from mrecg.sweep.engines import Finished, RayCluster, Work, run_in_series
 from mrecg.sweep.slurm import array_script
 
-__all__ = ["ClusterOptions", "chosen", "finished", "print_array"]
+__all__ = ["ClusterOptions", "chosen", "finished", "print_array", "refuse_failed"]
+
+_NAMED = 3
+"""How many failed cells a message names."""
 
 _Cell = TypeVar("_Cell")
 _Result = TypeVar("_Result")
@@ -82,3 +85,21 @@ def print_array(command: Sequence[str], count: int, options: ClusterOptions) -> 
     own = [one for one in command if one != "--slurm"]
     script = array_script(own, count, options.cpus, options.gpus)
     console.print(script, markup=False, highlight=False, soft_wrap=True, end="")
+
+
+def refuse_failed(names: Sequence[str], count: int) -> None:
+    """Name the cells that failed; why each did was said before.
+
+    Args:
+        names: of those cells.
+        count: of all cells.
+
+    Raises:
+        MrecgError: there are some.
+    """
+    if names:
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        raise MrecgError(
+            f"{len(names)} of {count} cells failed: {', '.join(names[:_NAMED])}{more}; "
+            "do what the reasons above say, then run the command again; it repeats only these."
+        )

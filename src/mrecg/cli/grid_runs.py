@@ -1,19 +1,23 @@
 """The cells of `mrecg sweep`: what `mrecg quantize` does with the options of each."""
 
+import functools
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import typer
+
+from mrecg.cli.commands import quantization
+from mrecg.cli.consoles import app
 from mrecg.cli.inputs import Inputs
 from mrecg.cli.jobs import QuantizeJob
 from mrecg.cli.options import NetworkOptions
 from mrecg.cli.recipe_choice import choose_recipe
 from mrecg.config.recipe import Recipe
-from mrecg.config.texts import bytes_of
-from mrecg.errors import RecipeError, RunError, expect, quoted
-from mrecg.paper.mqbench import Experiment, read_experiment
+from mrecg.errors import RecipeError, expect, quoted, reason_of
+from mrecg.paper.mqbench import read_experiment
 from mrecg.sweep.grid import GridCell
 
 if TYPE_CHECKING:
@@ -22,20 +26,17 @@ if TYPE_CHECKING:
 
 __all__ = ["GridRun"]
 
-_PATHS = ("weights", "recipe", "config")
-_TEXTS = {
-    "network",
-    "data",
-    "validation",
-    "preset",
-    "bits",
-    "backend",
-    "schedule",
-    "crops",
-    *_PATHS,
-}
-_COUNTS = {"steps", "seed", "images", "size", "channels", "workers", "evaluation_images"}
-_OPTIONS = {one.name for one in fields(NetworkOptions)} - {"overrides"}
+_NETWORK = {one.name for one in fields(NetworkOptions)} - {"overrides"}
+_OPTIONS = _NETWORK | {"validation", "evaluation_images", "memory"}
+
+
+class _Asked(NamedTuple):
+    """Recipe, images and options of a cell, as `mrecg quantize` reads them."""
+
+    recipe: Recipe
+    inputs: Inputs
+    evaluation_images: int | None
+    memory: int | None
 
 
 @dataclass(frozen=True)
@@ -50,35 +51,26 @@ class GridRun:
     cell: GridCell
     folder: Path
 
-    def check(self) -> Recipe:
-        """Return the recipe of the cell.
+    def check(self) -> None:
+        """Refuse what can be refused before any cell runs.
 
         Raises:
-            RecipeError: something that it sets is unknown or cannot be used.
+            MrecgError: something that the cell sets is unknown or cannot be used.
         """
-        return choose_recipe(*self._options())
+        self._asked().inputs.named_data()
 
     def finished(self) -> "Record | None":
         """Return the record of the cell's run, if it is finished.
 
         Raises:
-            RunError: it was made with other settings or images.
+            RunError: it was made with other settings, another network or other images.
         """
-        from mrecg.planning.budget import fit_record
-        from mrecg.runs.files import is_finished, recipe_of, record_of
+        from mrecg.runs.finished import finished_record
 
-        if not is_finished(self.folder):
-            return None
-        record = record_of(self.folder)
-        differences = recipe_of(self.folder).differences(fit_record(self.check(), record))
-        asked = self._inputs().images
-        if record.images != asked:
-            differences.append(("images", (record.images, asked)))
-        for name, (made, wanted) in differences:
-            raise RunError(
-                f"The run in {self.folder} was made with {name} = {made}, not {wanted}; remove it or name another output."
-            )
-        return record
+        asked = self._asked()
+        preprocessing = asked.inputs.preprocessing.described()
+        options = asked.inputs.described(asked.evaluation_images)
+        return finished_record(self.folder, asked.recipe, preprocessing | options)
 
     def run(self, reporter: "Reporter | None" = None) -> "Record":
         """Return the record of the cell's run; do what is not done yet, and go on behind what is.
@@ -94,50 +86,67 @@ class GridRun:
         distributed.wait()
         if found is not None:
             return found
-        inputs, settings = self._inputs(), self._settings()
-        inputs.named_data()
         going_on = RunPlace(self.folder).is_started
         with reserve(self.folder, resume=going_on, together=True) as place:
-            memory = settings.get("memory")
+            asked = self._asked()
             job = QuantizeJob(
-                inputs,
-                self.check(),
+                asked.inputs,
+                asked.recipe,
                 plan=None,
-                evaluation_images=settings.get("evaluation_images"),
-                memory=None if memory is None else bytes_of(str(memory)),
+                evaluation_images=asked.evaluation_images,
+                memory=asked.memory,
                 place=place,
                 tensorboard=None,
                 command=(),
             )
             return job.run(reporter or SilentReporter()).record
 
-    def _inputs(self) -> Inputs:
-        return Inputs.resolve(*self._options(), self._settings().get("validation"))
-
-    def _settings(self) -> dict[str, Any]:
-        """Return what the cell sets, each under its name in Python."""
-        return {key.replace("-", "_"): one for key, one in self.cell.settings.items()}
-
-    def _options(self) -> tuple[NetworkOptions, Experiment | None]:
-        settings = _checked(self._settings())
-        method = settings.pop("method", None)
-        if method is not None:
-            settings["preset"] = f"{settings.pop('bits', 'w4a4')}-{method}"
-        known = {key: settings.pop(key) for key in _OPTIONS & settings.keys()}
-        known |= {key: Path(known[key]) for key in _PATHS if key in known}
-        for key in ("validation", "evaluation_images", "memory"):
-            settings.pop(key, None)
-        overrides = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
-        config = known.get("config")
-        experiment = None if config is None else read_experiment(config)
-        return replace(NetworkOptions(), **known, overrides=overrides), experiment
+    def _asked(self) -> _Asked:
+        given = _parsed(_with_preset(self.cell.settings))
+        options = NetworkOptions(**{name: given[name] for name in (*_NETWORK, "overrides")})
+        experiment = None if options.config is None else read_experiment(options.config)
+        inputs = Inputs.resolve(options, experiment, given["validation"])
+        recipe = choose_recipe(options, experiment)
+        return _Asked(recipe, inputs, given["evaluation_images"], given["memory"])
 
 
-def _checked(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings; refuse an option whose value is of another kind."""
+def _with_preset(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the settings with a preset in the place of a method and its widths."""
+    if "method" not in settings:
+        return settings
+    if "preset" in settings:
+        raise RecipeError("A cell has one method, got 'method' and 'preset'; leave one out.")
+    others = {key: value for key, value in settings.items() if key not in ("method", "bits")}
+    return others | {"preset": f"{settings.get('bits', 'w4a4')}-{settings['method']}"}
+
+
+def _parsed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all options of `mrecg quantize` by name, as it reads them from a command line that sets the same.
+
+    Raises:
+        RecipeError: it would not take one of the values.
+    """
+    try:
+        context = _quantize().make_context("quantize", list(_arguments(settings)))
+    except typer.BadParameter as error:
+        name = str(error.param and error.param.name)
+        raise RecipeError(
+            f"The value {quoted(settings.get(name))} of {quoted(name)} in the grid does not fit: {reason_of(error)}."
+        ) from error
+    return dict(context.params)
+
+
+@functools.cache
+def _quantize() -> Any:
+    group: Any = typer.main.get_command(app)
+    return group.commands[quantization.quantize.__name__]
+
+
+def _arguments(settings: Mapping[str, Any]) -> Iterator[str]:
     for key, value in settings.items():
-        kind = str if key in _TEXTS else int if key in _COUNTS else None
-        if kind is not None:
+        if key in _OPTIONS:
             what = f"The value of {quoted(key)} in the grid"
-            expect(value, kind, what, "write another", RecipeError)
-    return dict(settings)
+            expect(value, (str, int, float), what, "write one, or leave the key out", RecipeError)
+            yield f"--{key.replace('_', '-')}={value}"
+        else:
+            yield f"--set={key}={json.dumps(value)}"

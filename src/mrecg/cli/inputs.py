@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from mrecg.cli.consoles import error_console, say
 from mrecg.cli.options import NetworkOptions, worker_count
@@ -81,6 +81,23 @@ class Inputs:
             preprocessing=network_preprocessing(name, experiment, options),
             options=options,
         )
+
+    def described(self, evaluation_images: int | None) -> dict[str, Any]:
+        """Return what was asked for besides recipe and preprocessing, as a record keeps it in `options`.
+
+        Args:
+            evaluation_images: accuracy is measured on so many; `None` for all.
+        """
+        return {
+            "network": self.network,
+            "weights": None if self.weights is None else str(self.weights),
+            "classes": self.num_classes,
+            "data": self.data,
+            "validation": self.validation,
+            "images": self.images,
+            "crops": self.crops,
+            "evaluation_images": evaluation_images,
+        }
 
     def model(self, needs_weights: bool = True) -> "nn.Module":
         """Make the float network; warn where its weights are random and that matters."""

@@ -85,7 +85,8 @@ class QuantizeJob:
                 checkpoints = prepared.checkpoints(self.place, self.plan)
                 quantized = prepared.quantize(self.plan, progress=report, checkpoints=checkpoints)
                 quantized = quantized.with_found(**found)
-        quantized = quantized.with_found(command=self.command)
+        options = inputs.described(self.evaluation_images)
+        quantized = quantized.with_found(command=self.command, options=options)
         return self._measured_and_saved(quantized, before, batches, reporter)
 
     def _chosen(

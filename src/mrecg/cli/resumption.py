@@ -57,7 +57,7 @@ def note_command(place: "RunPlace", command: Sequence[str]) -> None:
 
 
 def repeat_command(context: typer.Context, folder: Path) -> None:
-    """Give the command of an unfinished run again, in the folder where it was given.
+    """Give the command of an unfinished run again, in the folder where it was given, for the run's folder as it is called now.
 
     Raises:
         RunError: there is nothing to go on with, or its command cannot be read.
@@ -82,9 +82,12 @@ def repeat_command(context: typer.Context, folder: Path) -> None:
     say(error_console, f"Going on with: {shlex.join([name, *arguments])}")
     program = context.find_root()
     with contextlib.chdir(where):
-        # Options that name other files than --output are relative to where the command was given.
+        # Other options are relative to where the command was given. Of two --output the last holds.
         program.command.main(
-            arguments, prog_name=name, standalone_mode=False, obj=(name, *arguments, _REPEATED)
+            [*arguments, f"--output={place.folder}"],
+            prog_name=name,
+            standalone_mode=False,
+            obj=(name, *arguments, _REPEATED),
         )
 
 

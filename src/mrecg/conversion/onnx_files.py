@@ -6,7 +6,7 @@ from pathlib import Path
 import onnx
 from onnx.external_data_helper import load_external_data_for_model
 
-from mrecg.errors import ModelError
+from mrecg.errors import ModelError, first_line
 
 __all__ = ["LARGEST_FILE", "image_shape", "read_onnx"]
 
@@ -33,7 +33,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
         model = onnx.shape_inference.infer_shapes(model, data_prop=True)
         onnx.checker.check_model(model)
     except Exception as error:
-        raise ModelError(f"The file {path} is damaged: {_first_line(error)}.") from error
+        raise ModelError(f"The file {path} is damaged: {first_line(error)}.") from error
     _check_tensors(model, path)
     return model
 
@@ -66,7 +66,7 @@ def _parsed(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception as error:  # protobuf's own, and whatever a hostile file provokes
-        raise ModelError(f"The file {path} is no ONNX model: {_first_line(error)}.") from error
+        raise ModelError(f"The file {path} is no ONNX model: {first_line(error)}.") from error
     if not model.graph.node:
         raise ModelError(f"The file {path} is no ONNX model: it holds no operators.")
     return model
@@ -138,8 +138,3 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
             yield from (attribute.t, *attribute.tensors)
             for inner in (attribute.g, *attribute.graphs):
                 yield from _tensors(inner)
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__).rstrip(".")[:300]

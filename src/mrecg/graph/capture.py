@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from mrecg.collection import collection_paused
-from mrecg.errors import CaptureError
+from mrecg.errors import CaptureError, first_line
 from mrecg.graph.batch_norm import ignore_running_statistics
 from mrecg.graph.captures import release_inputs
 from mrecg.graph.constant_folding import fold_computed_weights, fold_mutated_constants
@@ -131,7 +131,7 @@ def _copy(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model, memo)
     except Exception as error:  # attributes may be anything
         raise CaptureError(
-            f"The model cannot be copied: {type(error).__name__}: {str(error).splitlines()[0]}; "
+            f"The model cannot be copied: {type(error).__name__}: {first_line(error)}; "
             "remove the attribute that cannot be copied from the model."
         ) from error
 

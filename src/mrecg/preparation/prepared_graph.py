@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from mrecg.config.recipe import Recipe
-from mrecg.errors import CaptureError, ModelError, MrecgError, RecipeError
+from mrecg.errors import CaptureError, ModelError, MrecgError, RecipeError, first_line
 from mrecg.graph.capture import capture_graph
 from mrecg.graph.extract import Insertions
 from mrecg.graph.inputs import ModelInputs
@@ -280,13 +280,12 @@ def _insert_anybodys(
     except MrecgError:
         raise
     except Exception as error:  # quantizers are anybody's code
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
         shared = [name for name, count in calls.items() if count > 1]
         advice = "use the recipe's placement"
         if shared:
             advice = f"{advice}, or give each call of {', '.join(shared)} a layer of its own"
         raise CaptureError(
-            f"The quantizer {type(quantizer).__name__} cannot annotate the model: {type(error).__name__}: {reason}; {advice}."
+            f"The quantizer {type(quantizer).__name__} cannot annotate the model: {type(error).__name__}: {first_line(error)}; {advice}."
         ) from error
     if not any(one.is_weight for one in placed):
         raise CaptureError(

@@ -215,6 +215,8 @@ class Record(JsonModel):
         environment: versions of mrecg and of the libraries that decide bits, device and threads; the seed is in the recipe.
         inputs: hashes of the float network and of the calibration images; empty where they were not recorded.
         command: that made the run, on a command line; empty where Python made it.
+        options: what a command asked for besides the recipe, such as the network's name and the source of its images; a sweep
+            compares it before it takes the run for a cell's. Empty where Python made the run.
         shortages: what was done in a smaller way because memory ran out.
         files: SHA-256 of the files of the run's folder; empty until it is saved.
     """
@@ -242,6 +244,7 @@ class Record(JsonModel):
     environment: Mapping[str, Any]
     inputs: Mapping[str, str] = {}
     command: tuple[str, ...] = ()
+    options: Mapping[str, Any] = {}
     shortages: tuple[str, ...] = ()
     files: Mapping[str, str] = {}
 

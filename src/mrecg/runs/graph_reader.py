@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
-from mrecg.errors import RunError
+from mrecg.errors import RunError, first_line
 from mrecg.graph.capture import export_frozen
 from mrecg.graph.captures import forget_captures
 from mrecg.graph.inputs import NamedInputs
@@ -36,10 +36,9 @@ def rebuild(stored: StoredGraph, tensors: Mapping[str, Tensor]) -> ExportedProgr
         with default_torch_modes(), forget_captures(), SizeBounds():
             program = export_frozen(fx.GraphModule(root, builder.graph), images)
     except RunError as error:  # of `SizeBounds`; fx adds lines of its own
-        refuse(str(error).splitlines()[0])
+        refuse(first_line(error))
     except Exception as error:  # neither fx nor torch.export documents a narrower class
-        reason = next((line for line in str(error).splitlines() if line.strip()), "")
-        refuse(f"its operators do not fit each other ({type(error).__name__}: {reason[:200]})")
+        refuse(f"its operators do not fit each other ({type(error).__name__}: {first_line(error)})")
     # fx returns dictionaries and lists of its own.
     program.module_call_graph[0].signature.out_spec = structure_of(builder.output)
     return program

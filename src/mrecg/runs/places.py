@@ -15,7 +15,7 @@ from mrecg import distributed
 from mrecg.errors import RunError, reason_of
 from mrecg.runs.checkpoints import INPUTS, FolderCheckpoints
 from mrecg.runs.files import GRAPH, RECIPE, RECORD, REPORT, TENSORS, is_finished, read_file
-from mrecg.writing import replace_file
+from mrecg.writing import DRAFTS, replace_file
 
 __all__ = ["RunPlace", "check_free", "check_unfinished", "reserve"]
 
@@ -134,15 +134,14 @@ def reserve(folder: Path, resume: bool = False, together: bool = False) -> Itera
     try:
         check(folder)  # nobody finished it meanwhile
         if not resume:
-            # Of a run that stopped before it could be resumed, or while its files were written.
-            place.clear()
-            _remove(_left_over(folder) - {place.unfinished})
+            place.clear()  # of a run that stopped before it could be resumed
+        _remove(_left_over(folder) - {place.unfinished})
         if together:
             distributed.wait()
         yield place
     finally:
+        _tidy(place, made)  # while the folder is ours
         lock.release()
-        _tidy(place, made)
 
 
 def _lock(place: RunPlace) -> FileLock:
@@ -215,9 +214,10 @@ def _refuse_link(folder: Path) -> None:
 
 
 def _left_over(folder: Path) -> set[Path]:
-    """Return what a process leaves that is killed while it writes the finished run: our own folder, and files beside it."""
+    """Return what a process leaves that is killed while it writes a file: our own folder, drafts, files of the finished run."""
     place = folder / UNFINISHED
     if not place.exists():
         return set()
     names = (RECIPE, TENSORS, GRAPH, REPORT)
-    return {place, *(folder / name for name in names), *folder.glob(".mrecg-*.draft")}
+    drafts = (*folder.glob(DRAFTS), *place.rglob(DRAFTS))
+    return {place, *(folder / name for name in names), *drafts}

@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from mrecg.errors import RunError
+from mrecg.errors import RunError, first_line
 from mrecg.quantizers.packing import pack, unpack
 from mrecg.runs.bounds import CODE_DTYPES
 from mrecg.runs.stored_graph import StoredTensor
@@ -48,7 +48,7 @@ def read_tensors(stored: Mapping[str, StoredTensor], contents: bytes) -> dict[st
     try:
         found = load(contents)
     except (SafetensorError, ValueError, KeyError, RuntimeError, TypeError) as error:
-        raise RunError(f"its tensors cannot be read ({str(error).splitlines()[0]})") from error
+        raise RunError(f"its tensors cannot be read ({first_line(error)})") from error
     if set(found) != set(stored):
         odd = sorted(set(found) ^ set(stored))[0]
         raise RunError(f"its graph and its tensors disagree on {odd[:100]!r}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from mrecg.errors import MrecgError, reason_of
+from mrecg.errors import MrecgError, failure_of, first_line, reason_of
 
 __all__ = ["Finished", "RayCluster", "Work", "run_in_series"]
 
@@ -34,7 +34,7 @@ class Finished(NamedTuple, Generic[_Result]):
     Attributes:
         name: of the cell.
         result: `None` where it failed.
-        reason: why it failed, in a line.
+        reason: why it failed, in a sentence.
     """
 
     name: str
@@ -51,9 +51,8 @@ def run_in_series(work: Sequence[Work[_Result]]) -> Iterator[Finished[_Result]]:
 def _attempt(work: Work[_Result]) -> Finished[_Result]:
     try:
         return Finished(work.name, work.run())
-    except (MrecgError, OSError, RuntimeError, MemoryError) as error:
-        lines = str(error).strip().splitlines()
-        return Finished(work.name, None, lines[0] if lines else repr(error))
+    except Exception as error:  # a cell runs anybody's code, and the rest goes on
+        return Finished(work.name, None, failure_of(error))
 
 
 @dataclass(frozen=True)
@@ -110,8 +109,7 @@ class RayCluster:
         try:
             found: Finished[_Result] = ray.get(ready)
         except ray.exceptions.RayError as error:
-            lines = str(error).strip().splitlines()
-            return Finished(work.name, None, lines[0] if lines else type(error).__name__)
+            return Finished(work.name, None, f"{first_line(error)}.")
         return found
 
 

@@ -31,7 +31,7 @@ class GridCell(NamedTuple):
     Attributes:
         name: of the cell and of its folder: its place on every axis.
         place: the same as a value for each axis, as text.
-        settings: options and settings of the recipe.
+        settings: options under their names in Python, and settings of the recipe.
     """
 
     name: str
@@ -43,9 +43,10 @@ def read_grid(path: Path) -> list[GridCell]:
     """Return the cells of a grid, the first axis slowest.
 
     Raises:
-        RecipeError: the file cannot be read, has no cells or very many, or a case sets what something else sets, too.
+        RecipeError: the file cannot be read, has no cells or very many, a key that is no text, or a case that sets what
+            something else sets, too.
     """
-    grid = read_mapping(path, "grid")
+    grid = _named(read_mapping(path, "grid"), path)
     axes = {key: value for key, value in grid.items() if isinstance(value, list)}
     same = {key: value for key, value in grid.items() if key not in axes}
     count = 1
@@ -75,7 +76,7 @@ def read_grid(path: Path) -> list[GridCell]:
 def _cell(chosen: Mapping[str, Any], same: Mapping[str, Any], path: Path) -> GridCell:
     settings, place = dict(same), {}
     for axis, value in chosen.items():
-        case = value if isinstance(value, dict) else {axis: value}
+        case = _named(value, path) if isinstance(value, dict) else {axis: value}
         for key in case.keys() & settings.keys():
             raise RecipeError(
                 f"The axis {quoted(axis)} of {path} sets {quoted(key)}, which is set already."
@@ -84,6 +85,21 @@ def _cell(chosen: Mapping[str, Any], same: Mapping[str, Any], path: Path) -> Gri
         place[axis] = ",".join(map(_text, case.values()))
     name = "-".join(_part(axis, text) for axis, text in place.items()) or "run"
     return GridCell(name, place, settings)
+
+
+def _named(given: Mapping[Any, Any], path: Path) -> dict[str, Any]:
+    """Return settings under their names in Python; an option may be written as on the command line."""
+    found: dict[str, Any] = {}
+    for key, value in given.items():
+        if not isinstance(key, str):
+            raise RecipeError(
+                f"The key {quoted(key)} of {path} is no text, expected an option or a setting of the recipe."
+            )
+        name = key.replace("-", "_")
+        if name in found:
+            raise RecipeError(f"The key {quoted(key)} of {path} is there twice; leave one out.")
+        found[name] = value
+    return found
 
 
 def _text(value: Any) -> str:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mrecg.cli.cluster import ClusterOptions, chosen, finished, print_array
+from mrecg.cli.cluster import ClusterOptions, chosen, finished, print_array, refuse_failed
 from mrecg.cli.consoles import console, error_console, interrupted, say
 from mrecg.cli.option_groups import command
 from mrecg.cli.options import ProgressOptions
 from mrecg.cli.resumption import given_command
 from mrecg.errors import MrecgError, RunError
-from mrecg.sweep.engines import Work
+from mrecg.sweep.engines import Finished, Work
 from mrecg.sweep.grid import read_grid
 from mrecg.writing import write_file
 
@@ -21,12 +21,8 @@ if TYPE_CHECKING:
     from mrecg.cli.grid_runs import GridRun
     from mrecg.monitoring import Reporter
     from mrecg.records.record import Record
-    from mrecg.sweep.engines import Finished
 
 __all__ = ["sweep"]
-
-_NAMED = 3
-"""How many failed cells a message names."""
 
 
 @command
@@ -59,7 +55,11 @@ def sweep(
     table = _Table(runs, output)
     if only_table:
         for run in runs:
-            table.keep_finished(run)
+            found = _found(run)
+            if found is not None:
+                table.keep(found)
+                if found.result is None:
+                    _say_finished(found)
     else:
         try:
             _run(chosen(runs, where), table, where, shown)
@@ -68,7 +68,7 @@ def sweep(
             raise interrupted(left) from None
     if where.cell is None:
         table.show(shown)
-    table.refuse_failed()
+    refuse_failed(list(table.failed), len(runs))
 
 
 def _run(
@@ -84,8 +84,8 @@ def _run(
             work = [Work(run.cell.name, run.run) for run in runs]
         for done, one in enumerate(finished(work, where), start=1):
             table.keep(one)
-            if not shown.quiet:
-                _say_finished(one, f"{done} of {len(runs)}")
+            if one.result is None or not shown.quiet:
+                _say_finished(one, f"{done} of {len(runs)}: ")
             if where.cell is None:
                 table.write()
 
@@ -96,9 +96,18 @@ def _watched(run: "GridRun", reporter: "Reporter") -> "Record":
     return run.run(OneOfSeveral(reporter, run.cell.name))
 
 
-def _say_finished(one: "Finished[Record]", count: str) -> None:
+def _found(run: "GridRun") -> "Finished[Record] | None":
+    """Return what became of a cell that is over; a run that was made with something else is a failure."""
+    try:
+        record = run.finished()
+    except MrecgError as error:
+        return Finished(run.cell.name, None, str(error))
+    return None if record is None else Finished(run.cell.name, record)
+
+
+def _say_finished(one: "Finished[Record]", count: str = "") -> None:
     """Show a line about a cell."""
-    line = f"{count}: {one.name}: {'failed' if one.result is None else 'done'}"
+    line = f"{count}{one.name}: {'failed' if one.result is None else 'done'}"
     if one.result is not None and one.result.accuracy:
         line += f", {one.result.accuracy['quantized'].top1:.2f} %"
     if one.reason:
@@ -112,30 +121,20 @@ class _Table:
     def __init__(self, runs: Sequence["GridRun"], output: Path) -> None:
         self._cells, self._output = [run.cell for run in runs], output
         self._records: dict[str, Record] = {}
-        self._failed: dict[str, str] = {}
+        self.failed: dict[str, str] = {}
 
     def keep(self, one: "Finished[Record]") -> None:
         """Take in a cell that is over."""
         if one.result is None:
-            self._failed[one.name] = one.reason
+            self.failed[one.name] = one.reason
         else:
             self._records[one.name] = one.result
-
-    def keep_finished(self, run: "GridRun") -> None:
-        """Take in a cell if it is finished."""
-        try:
-            record = run.finished()
-        except MrecgError as error:
-            self._failed[run.cell.name] = str(error)
-            return
-        if record is not None:
-            self._records[run.cell.name] = record
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the table for a script."""
         from mrecg.sweep.table import table_rows
 
-        return table_rows(self._cells, self._records, self._failed)
+        return table_rows(self._cells, self._records, self.failed)
 
     def write(self) -> None:
         """Write the table beside the runs, in the place of an older one."""
@@ -155,17 +154,3 @@ class _Table:
             console.print_json(data=self.rows())
         else:
             show_table(console, table_lines(self._cells, self.rows()))
-
-    def refuse_failed(self) -> None:
-        """Name the cells that failed.
-
-        Raises:
-            MrecgError: there are some.
-        """
-        names = list(self._failed)
-        if names:
-            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-            raise MrecgError(
-                f"{len(names)} of {len(self._cells)} cells failed: {', '.join(names[:_NAMED])}{more}; "
-                "run the command again to repeat them."
-            )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mrecg.cli.cluster import ClusterOptions, chosen, finished, print_array
+from mrecg.cli.cluster import ClusterOptions, chosen, finished, print_array, refuse_failed
 from mrecg.cli.consoles import console, error_console, interrupted
 from mrecg.cli.float_accuracy import warn_below_published
 from mrecg.cli.option_groups import command
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from mrecg.paper.reproduction import Budget, Cell, Outcome, Sources
 
 __all__ = ["recipe", "reproduce"]
-
-_NAMED = 3
-"""How many failed cells a message names."""
 
 
 @command
@@ -214,12 +211,7 @@ def _reproduce(
     else:
         show_rows(console, rows, budgets)
     failed = [outcome.cell.name for outcome in outcomes if outcome.status == "failed"]
-    if failed:
-        more = f" and {len(failed) - _NAMED} more" if len(failed) > _NAMED else ""
-        raise MrecgError(
-            f"{len(failed)} of {len(cells)} cells failed: {', '.join(failed[:_NAMED])}{more}; "
-            "run the command again to repeat them."
-        )
+    refuse_failed(failed, len(cells))
 
 
 def _on_cluster(

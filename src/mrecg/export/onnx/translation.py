@@ -16,7 +16,7 @@ from onnxscript.optimizer import fold_constants
 from torch import fx
 from torch.export import ExportedProgram
 
-from mrecg.errors import ExportError
+from mrecg.errors import ExportError, first_line
 from mrecg.export.onnx.graphs import container_bounds
 
 __all__ = ["source_module", "translate"]
@@ -159,5 +159,4 @@ def _name_nodes(model: ir.Model) -> None:
 def _reason(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__).rstrip(".")[:300]
+    return first_line(error)

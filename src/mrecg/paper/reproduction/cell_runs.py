@@ -17,19 +17,17 @@ from mrecg.data import (
     calibration_images,
     evaluation_batches,
 )
-from mrecg.data.loading import MOST_SKIPPED
 from mrecg.distributed import local_device
-from mrecg.errors import MrecgError, RunError
+from mrecg.errors import failure_of
 from mrecg.evaluation import Evaluation, evaluate, with_accuracy
 from mrecg.optimize.progress import Progress, phase
 from mrecg.paper.networks import NETWORKS, make_network
 from mrecg.paper.published import PAPER_NETWORKS, find_checkpoint
 from mrecg.paper.reproduction.table_axes import Cell
 from mrecg.pipeline import prepare
-from mrecg.planning.budget import fit_record
 from mrecg.planning.estimate import Estimate
 from mrecg.records.record import Record
-from mrecg.runs.files import is_finished, recipe_of, record_of
+from mrecg.runs.finished import finished_record
 from mrecg.runs.places import RunPlace, reserve
 
 __all__ = ["Budget", "CellReport", "Outcome", "Sources", "finished_run", "reproduce", "run_alone"]
@@ -130,9 +128,8 @@ def reproduce(
             with reserve(folder, resume=RunPlace(folder).is_started, together=True) as place:
                 record = _run(cell, shared, budget, place, report)
             yield Outcome(cell, "done", record)
-        except (MrecgError, RuntimeError, MemoryError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-            yield Outcome(cell, "failed", None, reason)
+        except Exception as error:  # whatever it is, the rest goes on
+            yield Outcome(cell, "failed", None, failure_of(error))
 
 
 def run_alone(cell: Cell, sources: Sources, budget: Budget, output: Path) -> Outcome:
@@ -146,26 +143,20 @@ def finished_run(cell: Cell, sources: Sources, budget: Budget, folder: Path) -> 
     Raises:
         RunError: it is a run of other settings or images than are asked for.
     """
-    if not is_finished(folder):
-        return None
-    record, recipe = record_of(folder), recipe_of(folder)
-    differences = {
-        "images": (record.images, budget.images_for(cell.network)),
-        "size": (record.input_shape[-1], sources.preprocessing(cell.network).crop),
+    return finished_record(folder, cell.recipe(budget.overrides), _options(cell, sources, budget))
+
+
+def _options(cell: Cell, sources: Sources, budget: Budget) -> dict[str, Any]:
+    """Return what is asked for besides the recipe, as a record keeps it."""
+    return {
+        "network": cell.network,
+        "data": sources.data,
+        "checkpoints": str(sources.checkpoints),
+        "crops": sources.crops,
+        "images": budget.images_for(cell.network),
+        "size": sources.preprocessing(cell.network).crop,
+        "evaluation_images": sources.evaluation_images,
     }
-    evaluated, asked_for = record.accuracy.get("quantized"), sources.evaluation_images
-    if evaluated is not None and asked_for is not None:
-        # Unreadable images are not counted, so a few may be missing.
-        complete = (1 - MOST_SKIPPED) * asked_for <= evaluated.count <= asked_for
-        differences["evaluation images"] = (asked_for if complete else evaluated.count, asked_for)
-    wanted = fit_record(cell.recipe(budget.overrides), record)
-    differences |= recipe.differences(wanted)
-    for name, (made, asked) in differences.items():
-        if made != asked:
-            raise RunError(
-                f"The run in {folder} was made with {name} = {made}, not {asked}; remove it or name another output."
-            )
-    return record
 
 
 @dataclass
@@ -228,6 +219,7 @@ def _run(
     batches = shared.sources.evaluation(shared.name)
     with phase(show, "quantized"):
         finished = with_accuracy(quantized, before, batches, batches.skipped)
+    finished = finished.with_found(options=_options(cell, shared.sources, budget))
     if distributed.is_first():
         finished.finish(place)
     distributed.wait()
