@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import mrecg
 import mrecg.pipeline
 import toys
+from mrecg.planning.budget import fit_budget
 
 
 def test_completion_offers_every_door() -> None:
@@ -41,8 +42,7 @@ def test_a_model_and_a_loader_are_enough() -> None:
     mrecg.prepare(model, loader, memory="2GiB")
     named = mrecg.quantize(model, loader, recipe="w4a4-rtn", memory="2GiB")
     # With numbers in the place of the budget that the size of the images decides.
-    decided = {"reconstruct.batch_size": named.recipe.reconstruct.batch_size}
-    assert named.recipe == mrecg.preset("w4a4-rtn", decided)
+    assert named.recipe == fit_budget(mrecg.preset("w4a4-rtn"), 8 * 8)
 
 
 def test_type_checkers_read_the_annotations() -> None:
