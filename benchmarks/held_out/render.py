@@ -85,7 +85,13 @@ def _better_by(cells: Sequence[Result], first: Mapping[Any, Result]) -> str:
     if len(gains) < 2:
         return ""
     error = statistics.stdev(gains) / len(gains) ** 0.5
-    return f"{statistics.mean(gains):+.4f} ± {error:.4f}"
+    digits = _digits(cells)
+    return f"{statistics.mean(gains):+.{digits}f} ± {error:.{digits}f}"
+
+
+def _digits(cells: Sequence[Result]) -> int:
+    """Return after how many digits a divergence ends."""
+    return 4 if statistics.mean(cell["divergence"] for cell in cells) > 1e-3 else 6
 
 
 def variant_rows(
@@ -104,7 +110,8 @@ def variant_rows(
             if name not in found:
                 continue
             same = found[name]
-            kl = f"{statistics.mean(cell['divergence'] for cell in same):.4f} ({len(same)})"
+            mean = statistics.mean(cell["divergence"] for cell in same)
+            kl = f"{mean:.{_digits(same)}f} ({len(same)})"
             agreement = f"{statistics.mean(cell['agreement'] for cell in same):.2f}"
             more: tuple[str, ...] = ()
             if joins:
