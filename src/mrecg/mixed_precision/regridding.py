@@ -1,14 +1,13 @@
 """The same network at other widths: grids are exchanged, and nothing is captured again."""
 
 from dataclasses import replace
-from operator import attrgetter
 from types import MappingProxyType
 
 from mrecg.config.recipe import Recipe
 from mrecg.graph.insert import QuantizerRequest
 from mrecg.graph.recipe_placement import code_range
 from mrecg.preparation.prepared_graph import PreparedGraph
-from mrecg.preparation.ranges import make_activation_quantizer, make_weight_quantizer
+from mrecg.preparation.ranges import make_quantizers
 
 __all__ = ["at_width"]
 
@@ -19,18 +18,7 @@ def at_width(prepared: PreparedGraph, recipe: Recipe, bits: int) -> PreparedGrap
         replace(one, request=_at(one.request, one.is_weight, recipe, bits))
         for one in prepared.placed
     )
-    weights = {
-        one.name: make_weight_quantizer(
-            one.request, attrgetter(one.tensor)(prepared.graph), recipe.weight
-        )
-        for one in placed
-        if one.is_weight
-    }
-    activations = {
-        one.name: make_activation_quantizer(one.request, recipe.activation, prepared.device)
-        for one in placed
-        if not one.is_weight
-    }
+    weights, activations = make_quantizers(prepared.graph, placed, recipe, prepared.device)
     return replace(
         prepared,
         placed=placed,

@@ -22,8 +22,7 @@ from mrecg.graph.returned import return_floats
 from mrecg.graph.transposed import put_output_channels_first
 from mrecg.graph.units import Chain, Unit, cut_units
 from mrecg.preparation.integer_bias import IntegerBias, insert_integer_biases
-from mrecg.preparation.ranges import make_activation_quantizer, make_weight_quantizer
-from mrecg.preparation.roots import feeds_root
+from mrecg.preparation.ranges import make_quantizers
 from mrecg.preparation.value_records import describe_activation, describe_weight
 from mrecg.quantizers.activation import ActivationQuantizer, FakeQuantizer
 from mrecg.quantizers.activation_sample import Distribution
@@ -207,20 +206,8 @@ def prepare_graph(
     if quantizer is None:  # a vendor's own knows what its hardware returns
         return_floats(graph, {one.name for one in placed if not one.is_weight})
     _check_patterns(recipe.reconstruct.exclude, placed)
-    weights = {
-        one.name: make_weight_quantizer(one.request, attrgetter(one.tensor)(graph), recipe.weight)
-        for one in placed
-        if one.is_weight
-    }
+    weights, activations = make_quantizers(graph, placed, recipe, device)
     _require_finite_ranges(weights, placed)
-    markers = {str(node.target): node for node in graph.graph.nodes if node.op == "call_module"}
-    activations = {
-        one.name: make_activation_quantizer(
-            one.request, recipe.activation, device, feeds_root(markers[one.name])
-        )
-        for one in placed
-        if not one.is_weight
-    }
     biases = insert_integer_biases(graph, weights, activations)
     inserted = Insertions(
         quantizers={one.name: one for one in placed},

@@ -1,15 +1,19 @@
 """From what a placement asks for to quantizers, and their ranges."""
 
+from collections.abc import Sequence
 from functools import partial
+from operator import attrgetter
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, fx
 
 from mrecg import distributed
+from mrecg.config.recipe import Recipe
 from mrecg.config.settings import ActivationSettings, TensorSettings
 from mrecg.errors import RecipeError
-from mrecg.graph.insert import QuantizerRequest
+from mrecg.graph.insert import PlacedQuantizer, QuantizerRequest
+from mrecg.preparation.roots import feeds_root
 from mrecg.quantizers.activation import ActivationQuantizer
 from mrecg.quantizers.activation_sample import ActivationSample
 from mrecg.quantizers.grid import Grid, RangeSearch, Scaling, UniformGrid
@@ -24,10 +28,40 @@ from mrecg.quantizers.range_search import (
 )
 from mrecg.quantizers.weight import WeightQuantizer
 
-__all__ = ["calibrate_activation", "make_activation_quantizer", "make_weight_quantizer"]
+__all__ = ["calibrate_activation", "make_quantizers"]
 
 
-def make_weight_quantizer(
+def make_quantizers(
+    graph: fx.GraphModule,
+    placed: Sequence[PlacedQuantizer],
+    recipe: Recipe,
+    device: torch.device,
+) -> tuple[dict[str, WeightQuantizer], dict[str, ActivationQuantizer]]:
+    """Return what is placed in a graph as quantizers by name: of its weights, and of its activations.
+
+    Args:
+        graph: holds the weights and a marker at every quantizer.
+        placed: those quantizers.
+        recipe: how ranges are found.
+        device: of the graph's tensors.
+    """
+    markers = {str(node.target): node for node in graph.graph.nodes if node.op == "call_module"}
+    weights = {
+        one.name: _weight_quantizer(one.request, attrgetter(one.tensor)(graph), recipe.weight)
+        for one in placed
+        if one.is_weight
+    }
+    activations = {
+        one.name: _activation_quantizer(
+            one.request, recipe.activation, device, feeds_root(markers[one.name])
+        )
+        for one in placed
+        if not one.is_weight
+    }
+    return weights, activations
+
+
+def _weight_quantizer(
     request: QuantizerRequest, weight: Tensor, settings: TensorSettings
 ) -> WeightQuantizer:
     """Return the quantizer of a weight, with the range of each channel or of the whole tensor."""
@@ -46,11 +80,11 @@ def make_weight_quantizer(
     return WeightQuantizer(grid, scaling, settings.power_of_two or not grid.is_uniform)
 
 
-def make_activation_quantizer(
+def _activation_quantizer(
     request: QuantizerRequest,
     settings: ActivationSettings,
     device: torch.device,
-    feeds_root: bool = False,
+    feeds_root: bool,
 ) -> ActivationQuantizer:
     """Return the quantizer of an activation on a device; `feeds_root` as in `UniformQuantizer`."""
     grid = _grid(request, settings)
