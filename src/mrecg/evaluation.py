@@ -190,21 +190,17 @@ def _count_correct(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]) ->
 def with_accuracy(
     quantized: QuantizedModel,
     before: Evaluation,
-    loader: Iterable[tuple[Tensor, Tensor]],
+    after: Evaluation,
     skipped: tuple[str, ...] = (),
 ) -> QuantizedModel:
     """Return the quantized model with its accuracy, and that of the float network, in its record.
 
     Args:
-        quantized: is evaluated on `loader`.
-        before: accuracy of the float network on the same images.
-        loader: as for `evaluate`.
-        skipped: images that `loader` left out; added to those in the record.
-
-    Raises:
-        DataError: as for `evaluate`.
+        quantized: is returned with more in its record.
+        before, after: accuracy of the float network and of the quantized one, on the same images.
+        skipped: images that were left out in both, because they could not be read; added to those in the record.
     """
-    both = {"float": before, "quantized": evaluate(quantized.model, loader)}
+    both = {"float": before, "quantized": after}
     return quantized.with_found(
         accuracy={kind: replace(one, skipped=len(skipped)) for kind, one in both.items()},
         skipped_images=tuple(dict.fromkeys(quantized.record.skipped_images + skipped)),

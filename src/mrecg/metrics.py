@@ -29,6 +29,7 @@ __all__ = [
     "device_of",
     "fidelity",
     "measure",
+    "metric_name",
 ]
 
 Metric = Any
@@ -123,6 +124,11 @@ def measure(model: nn.Module, loader: Iterable[Any], metric: Metric) -> Score:
     if processes < distributed.count():
         raise DataError("There are no images to evaluate on, or fewer batches than processes.")
     return meter.result(images_seen)
+
+
+def metric_name(metric: Metric | None) -> str:
+    """Return what a metric is called: a function by its name, an object by its class; `None` is the percent of right classes."""
+    return "top-1" if metric is None else getattr(metric, "__name__", type(metric).__name__)
 
 
 def answer(model: nn.Module, images: ModelInputs, where: str) -> Any:

@@ -1,6 +1,7 @@
 """Widths on the command line: measured, chosen within a budget, written, edited, followed."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import pytest
 import mrecg
 from command_line import Finished, small_network
 from mrecg import quantization
+from mrecg.data import EvaluationBatches
+from mrecg.mixed_precision import within_budget
 from mrecg.records.sensitivity import Sensitivity
 from mrecg.runs.folder import QuantizedModel
 from mrecg.runs.places import UNFINISHED
@@ -54,29 +57,67 @@ def test_widths_are_measured_chosen_edited_and_followed(
 def test_a_budget_is_kept_in_one_command_and_shown_on_the_page(
     tmp_path: Path, mrecg_command: Callable[..., Finished]
 ) -> None:
-    run = ("--evaluation-images", "0", "--budget", "0.5kB", "--output", "run")
-    done = mrecg_command("quantize", *network(tmp_path), *RTN, *run)
+    """One of bit operations chooses widths of activations, too; measured alone, the same ones are."""
+    given = (*network(tmp_path), *RTN, "--budget", "50kBOPs")
+    done = mrecg_command("quantize", *given, "--evaluation-images", "0", "--output", "run")
     assert done.returncode == 0, done.stderr
-    assert "chosen within 0.5kB" in done.stdout
-    record = mrecg.load(tmp_path / "run").record
-    assert record.size is not None
-    assert record.size.quantized_bytes <= 500
+    assert "chosen within 50kBOPs" in done.stdout
+    chosen = mrecg.load(tmp_path / "run").record.bits
+    assert chosen is not None
+    assert chosen.cost.bops <= 50_000
+    assert {one.kind for one in chosen.widths} == {"weight", "activation"}
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Which layers need bits?" in page
     assert "The least harm at each cost" in page
+    measured = mrecg_command("sensitivity", *given)
+    assert "Harm of the activations of each layer alone" in measured.stdout
+
+
+def test_what_cannot_go_on_is_refused_before_anything_is_measured(
+    tmp_path: Path, mrecg_command: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(within_budget, "sensitivity", None)
+    monkeypatch.setattr(EvaluationBatches, "__iter__", None)
+    (tmp_path / "plan.json").write_text('{"groups": [["nowhere"]]}')
+    given = ("quantize", *network(tmp_path), *RTN, "--output", "run")
+    target = ("--max-drop", "1")
+    steps = ("--preset", "w4a8-qdrop", "--set", "reconstruct.batch_size=17")
+    for arguments, said in [
+        (("--budget", "4bits", "--plan", "plan.json"), "nowhere"),
+        ((*target, *steps), "expected at least 17"),
+        ((*target, *steps[:3], "reconstruct.batch_size=16", "--evaluation-images", "0"), "aside"),
+    ]:
+        done = mrecg_command(*given, *arguments)
+        assert done.returncode == 1
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not (tmp_path / "run").exists()
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    done = mrecg_command(*given, *target)
+    assert "error: Budgets need scipy" in done.stderr
 
 
 def test_the_nearest_try_is_saved_where_none_holds(
-    tmp_path: Path, mrecg_command: Callable[..., Finished]
+    tmp_path: Path, mrecg_command: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = ("quantize", *network(tmp_path), *RTN, "--evaluation-images")
     missed = mrecg_command(*given, "0", "--max-drop", "0", "--budget", "2bits", "--output", "a")
     assert missed.returncode == 1
     assert "error: None of 1 tries holds the target" in missed.stderr
     assert mrecg.load(tmp_path / "a").record.target is not None
+    read: list[EvaluationBatches] = []
+    batches = EvaluationBatches.__iter__
+    monkeypatch.setattr(EvaluationBatches, "__iter__", lambda one: read.append(one) or batches(one))
     held = mrecg_command(*given, "20", "--max-drop", "100", "--json", "--output", "b")
     assert held.returncode == 0, held.stderr
-    assert json.loads(held.stdout)["target"]["metric"] == "top-1"
+    record = json.loads(held.stdout)
+    target, accuracy = record["target"], record["accuracy"]
+    assert target["metric"] == "top-1"
+    assert target["float_score"] == 5 * accuracy["float"]["correct1"]
+    assert target["float_score"] - target["attempts"][0]["drop"] == pytest.approx(
+        5 * accuracy["quantized"]["correct1"]
+    )
+    assert len(read) == 2  # the float network, and the one try
 
 
 def test_mistakes_end_with_a_sentence(

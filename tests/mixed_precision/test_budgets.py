@@ -66,7 +66,7 @@ def test_no_choice_within_the_budget_is_better(seed: int, budget: str) -> None:
     best = math.inf
     for widths in itertools.product(BITS, repeat=len(units)):
         choice = {(u.kind, u.name): b for u, b in zip(units, widths, strict=True)}
-        if getattr(cost_of(found, choice), limit.unit) <= limit.amount:
+        if getattr(cost_of(found.layers, found.other_bytes, choice), limit.unit) <= limit.amount:
             best = min(best, sum(u.harm_at(b) for u, b in zip(units, widths, strict=True)))
     chosen = mrecg.choose_bits(found, budget)
     assert getattr(chosen.cost, limit.unit) <= limit.amount
@@ -76,7 +76,7 @@ def test_no_choice_within_the_budget_is_better(seed: int, budget: str) -> None:
 def test_costs_are_sums_over_layers() -> None:
     found = made_up(0)
     widths = {("weight", "a"): 2, ("weight", "b"): 4, ("activation", "a"): 4}
-    cost = cost_of(found, widths)
+    cost = cost_of(found.layers, found.other_bytes, widths)
     assert cost.bits == pytest.approx((107 * 2 + 207 * 4) / (107 + 207))
     assert cost.bytes == (27 + 1 + 16) + (104 + 2 + 16) + (307 + 4 + 16) + 20
     assert cost.bops == 1003 * 2 * 4 + 2003 * 4 * 8 + 3003 * 8 * 8
@@ -102,16 +102,21 @@ def test_a_choice_becomes_a_model_of_its_size(backend: str) -> None:
     assert record.size.quantized_bytes == chosen.cost.bytes
 
 
-def test_the_front_falls_and_holds_what_every_uniform_width_could_do() -> None:
-    chosen = mrecg.choose_bits(made_up(1), "4bits")
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("budget", ["4bits", "600B", "100kBOPs"])
+def test_the_front_falls_and_holds_what_every_uniform_width_could_do(
+    seed: int, budget: str
+) -> None:
+    chosen, unit = mrecg.choose_bits(made_up(seed), budget), read_budget(budget).unit
     mixed = [point for point in chosen.front if point.uniform is None]
     uniform = [point for point in chosen.front if point.uniform is not None]
     assert [point.uniform for point in uniform] == list(BITS)
     harms = [point.harm for point in mixed]
     assert harms == sorted(harms, reverse=True)
     for point in uniform:
-        within = [one.harm for one in mixed if one.cost.bits <= point.cost.bits + 1e-9]
-        assert min(within, default=math.inf) >= 0
+        limit = getattr(point.cost, unit) + 1e-9
+        within = [one.harm for one in mixed if getattr(one.cost, unit) <= limit]
+        assert min(within) <= point.harm + 1e-9
     assert BitChoice.parse(chosen.to_json().encode(), "x") == chosen
 
 

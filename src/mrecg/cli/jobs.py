@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mrecg.data import CalibrationImages, EvaluationBatches
     from mrecg.monitoring import Reporter
     from mrecg.optimize.progress import Report
+    from mrecg.pipeline import PreparedModel
     from mrecg.records.evaluation import Evaluation
     from mrecg.runs.folder import QuantizedModel
     from mrecg.runs.places import RunPlace
@@ -59,28 +60,27 @@ class QuantizeJob:
     def run(self, reporter: "Reporter") -> "QuantizedModel":
         """Read everything and refuse what can be refused; measure, quantize, measure and save."""
         from mrecg.cli.watching import both_reports
-        from mrecg.pipeline import prepare
+        from mrecg.mixed_precision.integer_program import require_solver
 
+        if self.budget is not None or self.max_drop is not None:
+            require_solver()
         inputs = self.inputs
         model = inputs.model()
         with reporter.phase("images"):
             calibration = inputs.calibration(self.recipe.seed)
         batches = inputs.evaluation(self.evaluation_images)
-        before = None
         with both_reports(reporter, self.tensorboard) as report:
+            prepared = self._prepared(model, calibration, self.recipe, reporter)
+            before = None
+            if batches is not None:
+                before = measure_float(model, inputs.network, batches, reporter)
             if self.max_drop is not None:
-                if batches is not None:
-                    before = measure_float(model, inputs.network, batches, reporter)
-                quantized = self._to_target(model, calibration, batches, report)
+                quantized = self._to_target(model, calibration, prepared, batches, before, report)
             else:
-                recipe, found = self._chosen(model, calibration, report)
-                with reporter.phase("capture"):
-                    prepared = prepare(model, calibration, recipe=recipe, memory=self.memory)
-                # In seconds; the evaluation may take minutes.
-                prepared.check(self.plan)
-                prepared.check_storable()
-                if batches is not None:
-                    before = measure_float(model, inputs.network, batches, reporter)
+                found: dict[str, Any] = {}
+                if self.budget is not None:
+                    recipe, found = self._chosen(model, calibration, report)
+                    prepared = self._prepared(model, calibration, recipe, reporter)
                 note_command(self.place, self.command)
                 checkpoints = prepared.checkpoints(self.place, self.plan)
                 quantized = prepared.quantize(self.plan, progress=report, checkpoints=checkpoints)
@@ -89,20 +89,38 @@ class QuantizeJob:
         quantized = quantized.with_found(command=self.command, options=options)
         return self._measured_and_saved(quantized, before, batches, reporter)
 
+    def _prepared(
+        self,
+        model: "nn.Module",
+        calibration: "CalibrationImages",
+        recipe: Recipe,
+        reporter: "Reporter",
+    ) -> "PreparedModel":
+        """Prepare the network, and refuse in seconds what hours later would be in vain."""
+        from mrecg.pipeline import prepare
+
+        with reporter.phase("capture"):
+            prepared = prepare(model, calibration, recipe=recipe, memory=self.memory)
+        prepared.check(self.plan)
+        prepared.check_storable()
+        return prepared
+
     def _chosen(
         self, model: "nn.Module", calibration: "CalibrationImages", report: "Report"
     ) -> tuple[Recipe, dict[str, Any]]:
         """Return the recipe with the widths of the budget, and what they were chosen by."""
-        from mrecg.mixed_precision.integer_program import choose_bits, require_solver
-        from mrecg.mixed_precision.measurement import sensitivity
+        from mrecg.mixed_precision.within_budget import choose_within
 
-        if self.budget is None:
-            return self.recipe, {}
-        require_solver()
-        found = sensitivity(
-            model, calibration, self.recipe, after=self.after, progress=report, memory=self.memory
+        assert self.budget is not None
+        found, chosen = choose_within(
+            model,
+            calibration,
+            self.recipe,
+            self.budget,
+            after=self.after,
+            progress=report,
+            memory=self.memory,
         )
-        chosen = choose_bits(found, self.budget)
         recipe = with_width_rules(self.recipe, chosen.overrides())
         return recipe, {"sensitivity": found, "bits": chosen}
 
@@ -110,18 +128,21 @@ class QuantizeJob:
         self,
         model: "nn.Module",
         calibration: "CalibrationImages",
+        prepared: "PreparedModel",
         batches: "EvaluationBatches | None",
+        before: "Evaluation | None",
         report: "Report",
     ) -> "QuantizedModel":
         """Return the cheapest model that holds the target, or the nearest; each try is kept until the run is finished."""
         from mrecg.mixed_precision.accuracy_target import quantize_to
-        from mrecg.pipeline import prepare
 
+        def start() -> None:
+            note_command(self.place, self.command)
+            prepared.checkpoints(self.place)
+
+        if self.place.is_started:
+            start()  # refuses to go on with other images or weights
         assert self.max_drop is not None
-        prepared = prepare(model, calibration, recipe=self.recipe, memory=self.memory)
-        prepared.check()
-        note_command(self.place, self.command)
-        prepared.checkpoints(self.place)  # a resumption is refused other images or weights
         return quantize_to(
             model,
             calibration,
@@ -132,7 +153,8 @@ class QuantizeJob:
             after=self.after,
             progress=report,
             memory=self.memory,
-            attempt=KeptTries(self.place.unfinished / _TRIES),
+            float_accuracy=before,
+            attempt=KeptTries(self.place.unfinished / _TRIES, start),
         )
 
     def _measured_and_saved(
@@ -142,17 +164,20 @@ class QuantizeJob:
         batches: "EvaluationBatches | None",
         reporter: "Reporter",
     ) -> "QuantizedModel":
-        """Measure the quantized model where the float one was measured, and save it.
+        """Measure the quantized model where the float one was measured, unless it was, and save it.
 
         The result of hours is saved even if the evaluation fails.
         """
         from mrecg.distributed import is_first
-        from mrecg.evaluation import with_accuracy
+        from mrecg.evaluation import evaluate, with_accuracy
 
         try:
             if batches is not None and before is not None:
-                counted = reporter.counted("quantized", batches, batches.count)
-                quantized = with_accuracy(quantized, before, counted, batches.skipped)
+                after = quantized.record.accuracy.get("quantized")
+                if after is None:
+                    counted = reporter.counted("quantized", batches, batches.count)
+                    after = evaluate(quantized, counted)
+                quantized = with_accuracy(quantized, before, after, batches.skipped)
         finally:
             if is_first():
                 with reporter.phase("save"):

@@ -1,6 +1,7 @@
 """Tries for a target of accuracy that survive an interruption: each is a run in a folder of its own."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,9 +23,11 @@ class KeptTries:
 
     Attributes:
         folder: holds the runs, all of one network and the same images.
+        start: is called before a run that is new; from then on there is something to go on with.
     """
 
     folder: Path
+    start: Callable[[], None]
 
     def __call__(
         self,
@@ -47,6 +50,7 @@ class KeptTries:
             return load(folder)
         if RunPlace(folder).is_started:
             return resume(folder, model, images, progress=progress, memory=memory)
+        self.start()
         return quantize(
             model, images, recipe=recipe, progress=progress, memory=memory, folder=folder
         )

@@ -1,15 +1,24 @@
 """Budgets: bits for a weight, bytes of a model, or bit operations for an image."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from mrecg.config.settings import FLOAT_BITS
 from mrecg.errors import RecipeError, expect, quoted
 from mrecg.records.bit_choice import Cost
-from mrecg.records.sensitivity import LayerCost, QuantizedKind, Sensitivity
+from mrecg.records.sensitivity import LayerCost, QuantizedKind
 
-__all__ = ["WidthBudget", "Widths", "cost_of", "layer_bytes", "layer_width", "read_budget"]
+__all__ = [
+    "WidthBudget",
+    "Widths",
+    "cost_of",
+    "layer_bytes",
+    "layer_width",
+    "read_budget",
+    "require_room",
+]
 
 Widths = dict[tuple[QuantizedKind, str], int]
 """The width of each unit, by kind and name."""
@@ -30,6 +39,10 @@ class WidthBudget:
     text: str
     unit: Literal["bits", "bytes", "bops"]
     amount: float
+
+    def of(self, cost: Cost) -> float:
+        """Return what a choice takes of it."""
+        return float(getattr(cost, self.unit))
 
 
 def read_budget(text: str) -> WidthBudget:
@@ -68,13 +81,40 @@ def layer_width(layer: LayerCost, kind: QuantizedKind, widths: Widths) -> int:
     return prescribed if unit is None else widths.get((kind, unit), prescribed)
 
 
-def cost_of(sensitivity: Sensitivity, widths: Widths) -> Cost:
-    """Return the cost of a choice; a unit that it does not name keeps the recipe's width."""
+def cost_of(layers: Iterable[LayerCost], other_bytes: int, widths: Widths) -> Cost:
+    """Return the cost of a choice.
+
+    Args:
+        layers: of the network.
+        other_bytes: of what is in no layer's weight.
+        widths: that are chosen; a unit that is not named keeps the recipe's width.
+    """
     bits = parameters = size = bops = 0
-    for layer in sensitivity.layers:
+    for layer in layers:
         width = layer_width(layer, "weight", widths)
         size += layer_bytes(layer, width)
         bops += layer.products * width * layer_width(layer, "activation", widths)
         if layer.weight_unit is not None:
             bits, parameters = bits + layer.parameters * width, parameters + layer.parameters
-    return Cost(bits=bits / max(1, parameters), bytes=size + sensitivity.other_bytes, bops=bops)
+    return Cost(bits=bits / max(1, parameters), bytes=size + other_bytes, bops=bops)
+
+
+def require_room(limit: WidthBudget, smallest: Cost) -> None:
+    """Refuse a budget that no choice of widths keeps.
+
+    Args:
+        limit: the budget.
+        smallest: the cost with the smallest width everywhere.
+
+    Raises:
+        RecipeError: with what the network takes at least.
+    """
+    amount = limit.of(smallest)
+    if amount > limit.amount:
+        written = f"{amount:.4g}bits"
+        if limit.unit != "bits":
+            written = f"{amount / 1e6:.6g}M{'B' if limit.unit == 'bytes' else 'BOPs'}"
+        raise RecipeError(
+            f"The budget {limit.text} cannot be kept: with the smallest of the measured widths everywhere the network takes {written}; "
+            "give as much, or measure smaller widths."
+        )

@@ -18,8 +18,9 @@ from mrecg.config.recipe import Recipe
 from mrecg.graph.extract import Unit
 from mrecg.graph.inputs import ModelInputs
 from mrecg.graph.units import Chain
+from mrecg.mixed_precision.divergence import FloatAnswers
 from mrecg.mixed_precision.regridding import at_width
-from mrecg.optimize.answer_distance import AnswerDistance, logits_among
+from mrecg.optimize.answer_distance import AnswerDistance
 from mrecg.optimize.finite import require_finite_activations
 from mrecg.optimize.group import GroupValues, optimize_group
 from mrecg.optimize.network_objective import find_answers
@@ -29,7 +30,6 @@ from mrecg.planning.cost import images_per_pass
 from mrecg.preparation.prepared_graph import PreparedGraph
 from mrecg.preparation.ranges import calibrate_activation
 from mrecg.quantizers.activation_sample import ActivationSample
-from mrecg.quantizers.losses import SMALLEST_POWER, signal_power
 from mrecg.quantizers.state import QuantizerState
 from mrecg.records.sensitivity import (
     QuantizedKind,
@@ -44,34 +44,6 @@ __all__ = ["HarmMeter", "Scored", "distance_name"]
 
 Scored = Callable[[Tensor], float]
 """A metric of the answers to all images, in order."""
-
-
-@dataclass(frozen=True)
-class _Answers:
-    """The float network's answers, and how others are compared with them."""
-
-    wanted: Mapping[str, Tensor]
-    distance: AnswerDistance
-
-    @classmethod
-    def of(cls, prepared: PreparedGraph, images: ModelInputs, recipe: Recipe) -> "_Answers":
-        chain = prepared.chain
-        found = _run_whole(chain, images, prepared.device, None)
-        answers = find_answers(chain, recipe)
-        logits = logits_among(answers, found)
-        power = {
-            name: max(float(signal_power(found[name], chain.channels[name])), SMALLEST_POWER)
-            for name in answers
-        }
-        return cls(found, AnswerDistance(answers, logits, chain.channels, power))
-
-    def compare(self, made: Mapping[str, Tensor]) -> float:
-        """Return the distance, in double precision: that of 8 bits is a millionth; one that is NaN counts as infinite."""
-        ours, wanted = (
-            {name: one.double() for name, one in answers.items()} for answers in (made, self.wanted)
-        )
-        found = float(self.distance(ours, wanted))
-        return math.inf if math.isnan(found) else max(found, 0.0)
 
 
 def distance_name(distance: AnswerDistance) -> str:
@@ -141,10 +113,12 @@ class HarmMeter:
     scored: Scored | None = None
 
     @cached_property
-    def answers(self) -> _Answers:
+    def answers(self) -> FloatAnswers:
         """Return the float network's answers."""
-        require_finite_activations(self.prepared, self.images, range(len(self.images)))
-        return _Answers.of(self.prepared, self.images, self.recipe)
+        prepared, chain = self.prepared, self.prepared.chain
+        require_finite_activations(prepared, self.images, range(len(self.images)))
+        found = _run_whole(chain, self.images, prepared.device, None)
+        return FloatAnswers.of(found, find_answers(chain, self.recipe), chain.channels)
 
     @cached_property
     def _at_widths(self) -> dict[int, PreparedGraph]:

@@ -19,8 +19,9 @@ from mrecg.mixed_precision.budgets import (
     cost_of,
     layer_bytes,
     read_budget,
+    require_room,
 )
-from mrecg.records.bit_choice import BitChoice, FrontPoint, UnitWidth
+from mrecg.records.bit_choice import BitChoice, Cost, FrontPoint, UnitWidth
 from mrecg.records.sensitivity import LayerCost, QuantizedKind, Sensitivity, UnitHarms
 
 if TYPE_CHECKING:
@@ -52,13 +53,7 @@ def choose_bits(sensitivity: Sensitivity, budget: str) -> BitChoice:
     expect(sensitivity, Sensitivity, "The sensitivity", advice, RecipeError)
     limit = read_budget(budget)
     units = _units_with_a_choice(sensitivity, limit)
-    least = _same_end(units, min)
-    if _amount(sensitivity, limit, least) > limit.amount:
-        smallest = _written(limit, _amount(sensitivity, limit, least))
-        raise RecipeError(
-            f"The budget {limit.text} cannot be kept: with the smallest of the measured widths everywhere the network takes {smallest}; "
-            "give as much, or measure smaller widths."
-        )
+    require_room(limit, _cost(sensitivity, _same_end(units, min)))
     widths = _solve(sensitivity, units, limit)
     return BitChoice(
         budget=limit.text,
@@ -73,7 +68,7 @@ def choose_bits(sensitivity: Sensitivity, budget: str) -> BitChoice:
             for unit in units
         ),
         harm=_harm(units, widths),
-        cost=cost_of(sensitivity, widths),
+        cost=_cost(sensitivity, widths),
         front=tuple(_front(sensitivity, units, limit)),
     )
 
@@ -96,32 +91,31 @@ def _harm(units: Iterable[UnitHarms], widths: Widths) -> float:
     return sum(unit.harm_at(widths[unit.kind, unit.name]) for unit in units)
 
 
-def _amount(sensitivity: Sensitivity, limit: WidthBudget, widths: Widths) -> float:
-    return float(getattr(cost_of(sensitivity, widths), limit.unit))
-
-
-def _written(limit: WidthBudget, amount: float) -> str:
-    if limit.unit == "bits":
-        return f"{amount:.4g}bits"
-    return f"{amount / 1e6:.6g}M{'B' if limit.unit == 'bytes' else 'BOPs'}"
+def _cost(sensitivity: Sensitivity, widths: Widths) -> Cost:
+    return cost_of(sensitivity.layers, sensitivity.other_bytes, widths)
 
 
 def _front(
     sensitivity: Sensitivity, units: tuple[UnitHarms, ...], limit: WidthBudget
 ) -> Iterable[FrontPoint]:
-    """Yield the least harm at several budgets of the limit's unit, and the harm of each width alone."""
-    smallest, largest = (_amount(sensitivity, limit, _same_end(units, end)) for end in (min, max))
+    """Yield the least harm at several budgets of the limit's unit, and the harm of each width alone.
+
+    The costs of the widths alone are among the budgets, so a mixed choice that costs no more does no more harm than each.
+    """
+    smallest, largest = (limit.of(_cost(sensitivity, _same_end(units, end))) for end in (min, max))
+    common = set.intersection(*({one.bits for one in unit.harms} for unit in units))
+    alone = {bits: {(unit.kind, unit.name): bits for unit in units} for bits in sorted(common)}
+    amounts = {float(amount) for amount in np.linspace(smallest, largest, _FRONT_POINTS)}
+    amounts |= {limit.of(_cost(sensitivity, widths)) for widths in alone.values()}
     seen = set()
-    for amount in np.linspace(smallest, largest, _FRONT_POINTS):
-        widths = _solve(sensitivity, units, WidthBudget("", limit.unit, float(amount)))
-        point = FrontPoint(cost=cost_of(sensitivity, widths), harm=_harm(units, widths))
+    for amount in sorted(amounts):
+        widths = _solve(sensitivity, units, WidthBudget("", limit.unit, amount))
+        point = FrontPoint(cost=_cost(sensitivity, widths), harm=_harm(units, widths))
         if point.cost not in seen:
             seen.add(point.cost)
             yield point
-    common = set.intersection(*({one.bits for one in unit.harms} for unit in units))
-    for bits in sorted(common):
-        widths = {(unit.kind, unit.name): bits for unit in units}
-        yield FrontPoint(cost=cost_of(sensitivity, widths), harm=_harm(units, widths), uniform=bits)
+    for bits, widths in alone.items():
+        yield FrontPoint(cost=_cost(sensitivity, widths), harm=_harm(units, widths), uniform=bits)
 
 
 @dataclass

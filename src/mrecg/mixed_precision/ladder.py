@@ -1,7 +1,7 @@
 """The recipes that are tried for a target of accuracy, from the cheapest on."""
 
 import glob
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,12 +11,11 @@ from mrecg.config.presets import METHODS
 from mrecg.config.recipe import Recipe
 from mrecg.config.settings import FLOAT_BITS, LayerOverride
 from mrecg.config.width_rules import with_width_rules
-from mrecg.errors import RecipeError
 from mrecg.graph.inputs import as_given
 from mrecg.mixed_precision.budgets import cost_of
 from mrecg.mixed_precision.integer_program import choose_bits
-from mrecg.mixed_precision.layout import allowed_widths
 from mrecg.mixed_precision.measurement import PART_OF_STEPS, sensitivity
+from mrecg.mixed_precision.within_budget import choose_within, open_widths
 from mrecg.optimize.progress import Report
 from mrecg.preparation.calibration import CalibrationImages, gather_inputs
 from mrecg.records.bit_choice import BitChoice
@@ -31,7 +30,7 @@ MORE = (1.25, 1.5, 2.0)
 IN_FLOAT = (0.5, 0.9)
 """Float: the fewest layers that do this part of the harm."""
 _MEASURED = 64
-"""Images that sensitivity is measured on."""
+"""Images that sensitivity is measured on, unless a batch has more."""
 
 
 class LadderStep(NamedTuple):
@@ -58,8 +57,15 @@ class Ladder:
     def steps(self) -> Iterator[LadderStep]:
         """Yield the recipes."""
         if self.budget is not None:
-            found = self._sensitivity()
-            chosen = choose_bits(found, self.budget)
+            found, chosen = choose_within(
+                self.model,
+                self._measured(),
+                self.recipe,
+                self.budget,
+                after=self.after,
+                progress=self.report,
+                memory=self.memory,
+            )
             mixed = with_width_rules(self.recipe, chosen.overrides())
             for step in _by_steps(mixed):
                 name = f"{step.name}, widths within {self.budget}"
@@ -70,12 +76,26 @@ class Ladder:
 
     def _wider(self) -> Iterator[LadderStep]:
         """Yield mixed widths that take more, and then the widest of them with layers in float."""
-        try:
-            found = self._sensitivity()
-        except RecipeError:  # every width is prescribed, so there is nothing wider
+        images = self._measured()
+        least: dict[QuantizedKind, int] = {
+            "weight": self.recipe.weight.bits,
+            "activation": self.recipe.activation.bits,
+        }
+        widths = open_widths(self.model, gather_inputs(images), self.recipe, least)
+        if not widths:
             return
+        found = sensitivity(
+            self.model,
+            images,
+            self.recipe,
+            weight_bits=widths.get("weight", ()),
+            activation_bits=widths.get("activation", ()),
+            after=self.after,
+            progress=self.report,
+            memory=self.memory,
+        )
         activations = bool(found.of_kind("activation"))
-        own = cost_of(found, {})
+        own = cost_of(found.layers, found.other_bytes, {})
         chosen, seen = None, {own}
         for factor in MORE:
             amount = (own.bops if activations else own.bits) * factor
@@ -100,26 +120,10 @@ class Ladder:
             name = f"{MORE[-1]:g} times, {len(layers)} of {len(found.layers)} layers in float"
             yield LadderStep(name, recipe, found, chosen)
 
-    def _sensitivity(self) -> Sensitivity:
-        weights = self._widths("weight", self.recipe.weight.bits if self.budget is None else 2)
-        activations: Sequence[int] = ()
-        if self.budget is None and self.recipe.placement.tensors == "layers":
-            activations = self._widths("activation", self.recipe.activation.bits)
-        return sensitivity(
-            self.model,
-            as_given(gather_inputs(self.images)[:_MEASURED]),
-            self.recipe,
-            weight_bits=weights,
-            activation_bits=activations,
-            after=self.after,
-            progress=self.report,
-            memory=self.memory,
-        )
-
-    def _widths(self, kind: QuantizedKind, least: int) -> Sequence[int]:
-        """Return the widths from the least one on that are worth measuring."""
-        allowed = [bits for bits in allowed_widths(self.recipe, kind) if bits >= least]
-        return sorted({*allowed[:3], *allowed[-1:]})
+    def _measured(self) -> Tensor | dict[str, Tensor]:
+        """Return the images that sensitivity is measured on: a batch at least, which a reconstruction takes."""
+        count = max(_MEASURED, self.recipe.reconstruct.images_per_step)
+        return as_given(gather_inputs(self.images)[:count])
 
 
 def _by_steps(recipe: Recipe) -> Iterator[LadderStep]:

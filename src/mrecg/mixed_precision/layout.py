@@ -25,7 +25,7 @@ from mrecg.graph.layers import (
     weight_operand,
 )
 from mrecg.graph.recipe_placement import RecipePlacement
-from mrecg.records.sensitivity import QuantizedKind
+from mrecg.records.sensitivity import LayerCost, QuantizedKind
 
 __all__ = ["WIDEST", "NetworkLayout", "PlacedLayer", "allowed_widths", "only_these", "read_layout"]
 
@@ -68,6 +68,27 @@ class NetworkLayout:
     def free(self, kind: QuantizedKind) -> tuple[str, ...]:
         """Return the layers whose width may be chosen."""
         return tuple(layer.name for layer in self.layers if layer.free[kind])
+
+    def costs(self, units: Mapping[tuple[QuantizedKind, str], str]) -> tuple[LayerCost, ...]:
+        """Return what each layer costs.
+
+        Args:
+            units: names of the units that decide the widths of layers, by kind and layer.
+        """
+        return tuple(
+            LayerCost(
+                name=layer.name,
+                parameters=layer.parameters,
+                bytes_besides=0 if layer.bits["weight"] == FLOAT_BITS else 4 * layer.channels,
+                zero_points=0 if layer.bits["weight"] == FLOAT_BITS else layer.channels,
+                products=layer.products,
+                weight_bits=layer.bits["weight"],
+                activation_bits=layer.bits["activation"],
+                weight_unit=units.get(("weight", layer.name)),
+                activation_unit=units.get(("activation", layer.name)),
+            )
+            for layer in self.layers
+        )
 
 
 def allowed_widths(recipe: Recipe, kind: QuantizedKind) -> tuple[int, ...]:

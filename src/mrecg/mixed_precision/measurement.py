@@ -10,11 +10,10 @@ from torch.utils.data import Dataset
 
 from mrecg.config.presets import DEFAULT_PRESET
 from mrecg.config.recipe import Recipe
-from mrecg.config.settings import FLOAT_BITS
 from mrecg.errors import DataError, RecipeError, expect
 from mrecg.graph.captures import forget_captures
 from mrecg.graph.inputs import ModelInputs
-from mrecg.metrics import Meter, Metric
+from mrecg.metrics import Meter, Metric, metric_name
 from mrecg.mixed_precision.harms import HarmMeter, Scored, distance_name
 from mrecg.mixed_precision.layout import (
     WIDEST,
@@ -29,7 +28,7 @@ from mrecg.planning.budget import fit_budget, positions_of
 from mrecg.preparation.arguments import check_arguments, resolve_memory, resolve_recipe
 from mrecg.preparation.calibration import CalibrationImages, check_image_count, gather_inputs
 from mrecg.preparation.prepared_graph import PreparedGraph, prepare_graph
-from mrecg.records.sensitivity import LayerCost, QuantizedKind, Sensitivity, UnitHarms, WholeHarm
+from mrecg.records.sensitivity import QuantizedKind, Sensitivity, UnitHarms, WholeHarm
 from mrecg.torch_state import default_torch_modes
 
 __all__ = ["PART_OF_STEPS", "USUAL_WIDTHS", "sensitivity"]
@@ -111,14 +110,14 @@ def sensitivity(
     first = next(iter(meters.values()))
     return Sensitivity(
         distance=cast(Any, distance_name(first.answers.distance)),
-        metric=None if scored is None else _metric_name(metric),
+        metric=None if scored is None else metric_name(metric),
         float_score=first.float_score(),
         granularity=granularity,
         after=after,
         images=len(gathered),
         units=tuple(units),
         wholes=tuple(wholes),
-        layers=_costs(layout, units),
+        layers=layout.costs({(one.kind, name): one.name for one in units for name in one.layers}),
         other_bytes=layout.other_bytes,
         seconds=time.perf_counter() - started,
     )
@@ -179,24 +178,6 @@ def _prepared(
     return prepare_graph(model, images, only_these(recipe, kind, free, bits), None)
 
 
-def _costs(layout: NetworkLayout, units: Sequence[UnitHarms]) -> tuple[LayerCost, ...]:
-    owners = {(unit.kind, layer): unit.name for unit in units for layer in unit.layers}
-    return tuple(
-        LayerCost(
-            name=layer.name,
-            parameters=layer.parameters,
-            bytes_besides=0 if layer.bits["weight"] == FLOAT_BITS else 4 * layer.channels,
-            zero_points=0 if layer.bits["weight"] == FLOAT_BITS else layer.channels,
-            products=layer.products,
-            weight_bits=layer.bits["weight"],
-            activation_bits=layer.bits["activation"],
-            weight_unit=owners.get(("weight", layer.name)),
-            activation_unit=owners.get(("activation", layer.name)),
-        )
-        for layer in layout.layers
-    )
-
-
 def _scored(labels: Tensor, metric: Metric | None, images: int) -> Scored:
     expect(labels, Tensor, "The labels", "give a tensor with one for each image", DataError)
     if len(labels) != images:
@@ -217,7 +198,3 @@ def _scored(labels: Tensor, metric: Metric | None, images: int) -> Scored:
 
 def _percent_right(outputs: Tensor, labels: Tensor) -> float:
     return 100 * float((outputs.argmax(1) == labels).to(torch.float32).mean())
-
-
-def _metric_name(metric: Metric | None) -> str:
-    return "top-1" if metric is None else getattr(metric, "__name__", type(metric).__name__)

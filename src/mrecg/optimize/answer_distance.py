@@ -1,7 +1,9 @@
 """Distance of a network's answer from the float network's: divergence of predictions, or relative error."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -12,31 +14,35 @@ from mrecg.config.optimization import Answer
 from mrecg.optimize.tables import TableFigures
 from mrecg.quantizers.losses import reconstruction_loss
 
-__all__ = ["AnswerDistance", "logits_among"]
+__all__ = ["AnswerDistance", "AnswerKinds", "TakenFor"]
+
+TakenFor = Mapping[str, Literal["logits", "values"]]
+"""What `reconstruct.answer = auto` takes the tables among the outputs for, by their names."""
 
 
-def logits_among(
-    answers: Mapping[str, Answer], outputs: Mapping[str, Float[Tensor, "n ..."]]
-) -> frozenset[str]:
-    """Return the names of the outputs that are logits: by the recipe, or, where it leaves that open, by what they are like.
+class AnswerKinds:
+    """Tells, from batches of the float network's outputs, which are logits where the recipe leaves that open.
 
     Args:
-        answers: what the recipe says of each.
-        outputs: the float network's, for some images.
+        answers: what the recipe says of each output.
+        sizes: of each for one image.
     """
-    return frozenset(
-        name
-        for name, one in answers.items()
-        if one.kind == "logits" or (one.kind == "auto" and _are_logits(outputs[name]))
-    )
 
+    def __init__(self, answers: Mapping[str, Answer], sizes: Mapping[str, Sequence[int]]) -> None:
+        self._tables = {
+            name: TableFigures(sizes[name][0])
+            for name, one in answers.items()
+            if one.kind == "auto" and len(sizes[name]) == 1 and sizes[name][0] > 1
+        }
 
-def _are_logits(output: Float[Tensor, "n ..."]) -> bool:
-    if output.ndim != 2 or output.shape[1] < 2:
-        return False
-    figures = TableFigures(output.shape[1])
-    figures.add(output)
-    return figures.kind == "logits"
+    def add(self, outputs: Mapping[str, Float[Tensor, "n ..."]]) -> None:
+        """Take the outputs for a batch into account."""
+        for name, table in self._tables.items():
+            table.add(outputs[name])
+
+    def taken_for(self) -> TakenFor:
+        """Return what each table is taken for, by the images of all processes."""
+        return {name: table.of_all_processes().kind for name, table in self._tables.items()}
 
 
 @dataclass(frozen=True)
@@ -48,16 +54,25 @@ class AnswerDistance:
 
     Attributes:
         answers: each compared output.
-        logits: names of those that are logits.
+        taken_for: what those are whose kind the recipe leaves open; one that is not named is values.
         channels, power: of each value that is compared by its relative error.
         temperature: by which logits are divided.
     """
 
     answers: Mapping[str, Answer]
-    logits: frozenset[str]
+    taken_for: TakenFor
     channels: Mapping[str, int]
     power: Mapping[str, float]
     temperature: float = 1.0
+
+    @cached_property
+    def logits(self) -> frozenset[str]:
+        """Return the names of the outputs that are compared as logits."""
+        return frozenset(
+            name
+            for name, one in self.answers.items()
+            if "logits" in (one.kind, self.taken_for.get(name))
+        )
 
     def __call__(
         self, made: Mapping[str, Tensor], wanted: Mapping[str, Tensor]

@@ -16,8 +16,7 @@ from mrecg.config.recipe import Recipe
 from mrecg.errors import RecipeError
 from mrecg.graph.inputs import ChosenInputs, ModelInputs
 from mrecg.graph.units import Chain
-from mrecg.optimize.answer_distance import AnswerDistance
-from mrecg.optimize.tables import TableFigures
+from mrecg.optimize.answer_distance import AnswerDistance, AnswerKinds, TakenFor
 from mrecg.planning.cost import fastest_layout, images_per_pass, images_per_training_pass
 from mrecg.planning.precision import choose_precision
 from mrecg.preparation.prepared_graph import Binding, PreparedGraph
@@ -92,20 +91,10 @@ class NetworkObjective:
         self._parts = Parts(shortages, "passes through the network")
         self._measured_at_once = min(map(images_per_pass, self._chain.units))
         self._answers = find_answers(self._chain, recipe)
-        self._power, tables = self._measure_outputs(images)
-        self.taken_for = {
-            name: tables[name].kind
-            for name, one in self._answers.items()
-            if one.kind == "auto" and name in tables
-        }
-        logits = (
-            name
-            for name, answer in self._answers.items()
-            if "logits" in (answer.kind, self.taken_for.get(name))
-        )
+        self._power, self.taken_for = self._measure_outputs(images)
         self._distance = AnswerDistance(
             answers=self._answers,
-            logits=frozenset(logits),
+            taken_for=self.taken_for,
             channels=self._chain.channels,
             power=self._power,
             temperature=stage.temperature if stage.learn == "codes" else 1.0,
@@ -151,14 +140,10 @@ class NetworkObjective:
     @torch.no_grad()
     def _measure_outputs(
         self, images: ModelInputs | ChosenInputs
-    ) -> tuple[dict[str, float], dict[str, TableFigures]]:
-        """Return the power of each unit's outputs, and figures of the tables among the network's outputs."""
+    ) -> tuple[dict[str, float], TakenFor]:
+        """Return the power of each unit's outputs, and what the tables among the network's outputs are taken for."""
         powers = {name: 0.0 for unit in self._chain.units for name in unit.outputs}
-        tables = {
-            name: TableFigures(self._chain.sizes[name][0])
-            for name in self._answers
-            if len(self._chain.sizes[name]) == 1 and self._chain.sizes[name][0] > 1
-        }
+        kinds = AnswerKinds(self._answers, self._chain.sizes)
 
         def forward(first: int, last: int) -> Mapping[str, Tensor]:
             portion = images[first:last]
@@ -168,13 +153,12 @@ class NetworkObjective:
             for name in powers:
                 power = float(signal_power(made[name], self._chain.channels[name]))
                 powers[name] += power * (last - first) / len(images)
-            for name, table in tables.items():
-                table.add(made[name])
+            kinds.add(made)
         shared = distributed.average(list(powers.values()))
         found = {
             name: max(power, SMALLEST_POWER) for name, power in zip(powers, shared, strict=True)
         }
-        return found, {name: table.of_all_processes() for name, table in tables.items()}
+        return found, kinds.taken_for()
 
     @torch.no_grad()
     def _run_float(self, given: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

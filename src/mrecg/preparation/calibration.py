@@ -110,15 +110,15 @@ def _named(given: Mapping[str, Tensor]) -> str:
     return "a tensor" if "" in given else f"the inputs {', '.join(given)}"
 
 
-def check_image_count(count: int, settings: Reconstruction) -> None:
+def check_image_count(count: int, settings: Reconstruction, what: str = "calibration set") -> None:
     """Refuse fewer images than a batch.
 
     Raises:
-        DataError: with what to change.
+        DataError: with `what` has too few, and what to change.
     """
     if settings.step_count and count < settings.images_per_step:
         raise DataError(
-            f"The calibration set has {count} images, expected at least {settings.images_per_step} (one batch), or lower "
+            f"The {what} has {count} images, expected at least {settings.images_per_step} (one batch), or lower "
             "reconstruct.batch_size; give more images."
         )
 

@@ -29,9 +29,12 @@ def sensitivity(
         str, typer.Option(metavar="N,N,N", help="Widths of weights to measure.")
     ] = "2,3,4,8",
     activation_bits: Annotated[
-        str,
-        typer.Option(metavar="N,N,N", help="Widths of activations to measure; by default none."),
-    ] = "",
+        str | None,
+        typer.Option(
+            metavar="N,N,N",
+            help="Widths of activations to measure; by default none, but the usual ones for a budget of bit operations.",
+        ),
+    ] = None,
     granularity: Annotated[
         Literal["layer", "block"], typer.Option(help="What has one width.")
     ] = "layer",
@@ -70,6 +73,8 @@ def sensitivity(
     from mrecg.distributed import is_first, wait
     from mrecg.mixed_precision.integer_program import choose_bits, require_solver
     from mrecg.mixed_precision.measurement import sensitivity as measure
+    from mrecg.mixed_precision.within_budget import widths_within
+    from mrecg.preparation.calibration import gather_inputs
 
     for file in (output, write_widths):
         if file is not None:
@@ -80,7 +85,7 @@ def sensitivity(
     if budget is not None:
         read_budget(budget)
         require_solver()
-    widths, read = _widths(weight_bits), _widths(activation_bits)
+    widths, read = _widths(weight_bits), _widths(activation_bits or "")
     experiment = None if options.config is None else read_experiment(options.config)
     recipe = choose_recipe(options, experiment)
     inputs = Inputs.resolve(options, experiment, validation)
@@ -89,6 +94,9 @@ def sensitivity(
         model = inputs.model()
         with reporter.phase("images"):
             measured_on = _images(inputs, evaluation_images, recipe.seed)
+        if activation_bits is None and budget is not None:
+            gathered = gather_inputs(measured_on["images"])
+            read = widths_within(model, gathered, recipe, budget).get("activation", ())
         found = measure(
             model,
             recipe=recipe,

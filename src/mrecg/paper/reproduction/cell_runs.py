@@ -218,7 +218,8 @@ def _run(
     quantized = prepared.quantize(progress=show, checkpoints=prepared.checkpoints(place))
     batches = shared.sources.evaluation(shared.name)
     with phase(show, "quantized"):
-        finished = with_accuracy(quantized, before, batches, batches.skipped)
+        after = evaluate(quantized, batches)
+        finished = with_accuracy(quantized, before, after, batches.skipped)
     finished = finished.with_found(options=_options(cell, shared.sources, budget))
     if distributed.is_first():
         finished.finish(place)
