@@ -84,6 +84,7 @@ def test_what_cannot_go_on_is_refused_before_anything_is_measured(
     steps = ("--preset", "w4a8-qdrop", "--set", "reconstruct.batch_size=17")
     for arguments, said in [
         (("--budget", "4bits", "--plan", "plan.json"), "nowhere"),
+        (("--budget", "1bits"), "cannot be kept"),
         ((*target, *steps), "expected at least 17"),
         ((*target, *steps[:3], "reconstruct.batch_size=16", "--evaluation-images", "0"), "aside"),
     ]:
@@ -129,7 +130,6 @@ def test_mistakes_end_with_a_sentence(
         (("sensitivity", *given, "--weight-bits", "two"), "expected whole numbers"),
         (("sensitivity", *given, "--write-widths", "w.yaml"), "give --budget, too"),
         (("sensitivity", *given, "--budget", "1 stone"), "such as 4.0bits"),
-        (("quantize", *given, "--budget", "1bits", "--output", "run"), "cannot be kept"),
         (("quantize", *given, "--widths", "wrong.yaml", "--output", "run"), "one list called"),
         (("quantize", *given, "--after", "5", "--output", "run"), "give --budget or --max-drop"),
         (

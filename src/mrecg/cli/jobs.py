@@ -61,6 +61,7 @@ class QuantizeJob:
         """Read everything and refuse what can be refused; measure, quantize, measure and save."""
         from mrecg.cli.watching import both_reports
         from mrecg.mixed_precision.integer_program import require_solver
+        from mrecg.mixed_precision.within_budget import widths_within
 
         if self.budget is not None or self.max_drop is not None:
             require_solver()
@@ -71,6 +72,8 @@ class QuantizeJob:
         batches = inputs.evaluation(self.evaluation_images)
         with both_reports(reporter, self.tensorboard) as report:
             prepared = self._prepared(model, calibration, self.recipe, reporter)
+            if self.budget is not None:
+                widths_within(model, prepared.images, self.recipe, self.budget)
             before = None
             if batches is not None:
                 before = measure_float(model, inputs.network, batches, reporter)
