@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import mrecg
 import toys
 from mrecg.errors import DataError
+from mrecg.metrics import metric_name
 
 IMAGES = toys.images(40)
 LABELS = torch.arange(40) % 5
@@ -151,3 +152,14 @@ def test_a_network_is_faithful_to_itself() -> None:
     assert found.agreement == 100
     assert found.snr is not None
     assert found.snr > 100
+
+
+def test_a_metric_has_the_name_of_its_function_or_class() -> None:
+    class MeanError:
+        pass
+
+    assert [metric_name(one) for one in (None, torch.dist, MeanError())] == [
+        "top-1",
+        "dist",
+        "MeanError",
+    ]

@@ -9,7 +9,9 @@ from torch.nn import functional
 
 import mrecg
 import toys
+from mrecg.config.optimization import Answer
 from mrecg.errors import RecipeError
+from mrecg.optimize.answer_distance import AnswerDistance, AnswerKinds
 from mrecg.optimize.tables import TableFigures
 from quick import quick
 
@@ -122,3 +124,18 @@ def test_only_a_table_is_logits() -> None:
     recipe = quick("w4a4-qdrop", reconstruct__answer="logits")
     with pytest.raises(RecipeError, match=r"shape \[4, 1, 1\] for an image.*set values"):
         mrecg.prepare(Regressor(4).eval(), toys.images(16), recipe=recipe).check()
+
+
+def test_only_tables_that_the_recipe_leaves_open_are_looked_at() -> None:
+    """In batches as over all images, by the same figures for a run and for a sensitivity."""
+    torch.manual_seed(0)
+    rows = torch.randn(64, 5)
+    made = {"classes": rows - rows.mean(1, keepdim=True), "boxes": rows, "map": rows[..., None]}
+    made |= {"given": made["classes"], "other": made["classes"]}
+    answers = dict.fromkeys(("classes", "boxes", "map"), Answer(kind="auto"))
+    answers |= {"given": Answer(kind="logits"), "other": Answer(kind="values")}
+    kinds = AnswerKinds(answers, {name: one.shape[1:] for name, one in made.items()})
+    for first in range(0, 64, 16):
+        kinds.add({name: one[first : first + 16] for name, one in made.items()})
+    assert kinds.taken_for() == {"classes": "logits", "boxes": "values"}
+    assert AnswerDistance(answers, kinds.taken_for(), {}, {}).logits == {"classes", "given"}
