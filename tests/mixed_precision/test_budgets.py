@@ -2,9 +2,12 @@
 
 import itertools
 import math
+import os
+from typing import Any
 
 import pytest
 import torch
+from scipy import optimize
 
 import mrecg
 import toys
@@ -100,6 +103,24 @@ def test_a_choice_becomes_a_model_of_its_size(backend: str) -> None:
     assert {one.layers[0]: one.bits for one in chosen.widths}.items() <= widths.items()
     assert record.size is not None
     assert record.size.quantized_bytes == chosen.cost.bytes
+
+
+def test_what_the_solver_prints_does_not_reach_stdout(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where a command's JSON goes: HiGHS is C++, and some of its versions print a line of their own."""
+    solve = optimize.milp
+
+    def prints(*arguments: Any, **options: Any) -> Any:
+        os.write(1, b"a line of the solver\n")
+        return solve(*arguments, **options)
+
+    monkeypatch.setattr(optimize, "milp", prints)
+    mrecg.choose_bits(made_up(0), "4bits")
+    os.write(1, b"a line of ours\n")
+    found = capfd.readouterr()
+    assert found.out == "a line of ours\n"
+    assert "a line of the solver" in found.err
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -5,8 +5,11 @@ A unit takes one of its widths; where bit operations are limited, every layer ta
 add up to the widths of the units that decide its weight and what it reads.
 """
 
+import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -164,22 +167,36 @@ def _solve(sensitivity: Sensitivity, units: tuple[UnitHarms, ...], limit: WidthB
     scale = max(program.costs) or 1.0
     budget = np.asarray(program.costs) / scale
     totals = np.asarray([total for _, total in program.rows])
-    found = optimize.milp(
-        np.asarray(program.harms),
-        integrality=np.ones(len(program.harms)),
-        bounds=optimize.Bounds(0, 1),
-        constraints=[
-            optimize.LinearConstraint(program.matrix(), totals, totals),
-            # Half of the smallest unit: costs are whole numbers, and the quotient may miss the last digit.
-            optimize.LinearConstraint(budget[None], -np.inf, (room + _slack(limit)) / scale),
-        ],
-        options={"mip_rel_gap": 0.0},
-    )
+    with _prints_to_stderr():
+        found = optimize.milp(
+            np.asarray(program.harms),
+            integrality=np.ones(len(program.harms)),
+            bounds=optimize.Bounds(0, 1),
+            constraints=[
+                optimize.LinearConstraint(program.matrix(), totals, totals),
+                # Half of the smallest unit: costs are whole numbers, and the quotient may miss the last digit.
+                optimize.LinearConstraint(budget[None], -np.inf, (room + _slack(limit)) / scale),
+            ],
+            options={"mip_rel_gap": 0.0},
+        )
     assert found.x is not None, found.message
     return {
         unit: next(bits for bits, column in by_bits.items() if found.x[column] > 0.5)
         for unit, by_bits in columns.items()
     }
+
+
+@contextlib.contextmanager
+def _prints_to_stderr() -> Iterator[None]:
+    """Send what a library in C++ prints to stderr: HiGHS in scipy 1.17 leaves a line on stdout, where a command's JSON goes."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _slack(limit: WidthBudget) -> float:
