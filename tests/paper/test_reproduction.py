@@ -440,6 +440,10 @@ def test_the_command_prints_a_row_per_cell(
     assert written.count("qdrop-scheme") == 3
     assert "Schedule paper, 4 steps per group in batches of 4" in written
     assert "Schedule paper, 4 steps per group in batches of 4" in done.stdout
+    assert ": done, " in done.stderr
+    quiet = mrecg_command(*arguments, "--quiet")
+    assert (quiet.returncode, quiet.stdout) == (0, done.stdout)
+    assert ": skipped" not in quiet.stderr
     (tmp_path / "checkpoints" / "regnet_600m.pth.tar").write_bytes(b"nothing")
     more = mrecg_command(*arguments, "--seeds", "1005,1006", "--networks", "regnetx_600m", "--json")
     assert more.returncode == 1

@@ -197,7 +197,8 @@ def _reproduce(
         else:
             found = _on_cluster(cells, sources, budget, output, where)
         for outcome in found:
-            if not outcome.reason or outcome.reason not in {one.reason for one in outcomes}:
+            is_new = outcome.reason and outcome.reason not in {one.reason for one in outcomes}
+            if is_new or not (outcome.reason or shown.quiet):
                 show_outcome(error_console, outcome)  # what several cells lack is said once
             outcomes.append(outcome)
             outcomes.sort(key=lambda one: cells.index(one.cell))
