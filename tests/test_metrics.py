@@ -1,7 +1,11 @@
 """Metrics of any task, and closeness to the float network without labels."""
 
+from collections import UserDict
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -142,6 +146,84 @@ def test_fidelity_is_per_output() -> None:
     assert found["best"].snr is found["best"].relative_error is None
     table = (wanted["table"].argmax(1) == got["table"].argmax(1)).float().mean()
     assert found["table"].agreement == pytest.approx(100 * float(table), abs=1e-3)
+
+
+class InPlace(nn.Module):
+    """Normalizes its input in place, keeps a grid from its first call, and reads a number off a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head = nn.Conv2d(2, 4, 3), nn.Linear(4, 5)
+        self.register_buffer("size", torch.tensor(1))
+        self.grid: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x -= 0.5
+        x /= 0.25
+        if self.grid is None:
+            self.grid = torch.linspace(0, 1, 6)
+        y = (self.body(x) * self.grid).relu()
+        return self.head(nn.functional.adaptive_avg_pool2d(y, int(self.size)).flatten(1))
+
+
+def test_what_a_forward_does_to_its_input_and_keeps_harms_nobody() -> None:
+    model, images = InPlace().eval(), IMAGES.clone()
+    labels = torch.zeros(len(images), dtype=torch.long)
+    prepared = mrecg.prepare(model, images, recipe="w8a8-rtn")
+    assert torch.equal(images, IMAGES)
+    assert isinstance(prepared.images, Tensor)
+    assert torch.equal(prepared.images, IMAGES)
+    quantized = prepared.quantize()
+    for _ in range(2):
+        first = mrecg.evaluate(model, [(images, labels)])
+        assert mrecg.evaluate(model, [(images, labels)], lambda y, _: len(y)) > 0
+        error = mrecg.fidelity(model, quantized, images)["output"].relative_error
+        assert error is not None
+        assert error < 0.05
+        assert mrecg.evaluate(model, [(images, labels)]) == first
+        assert torch.equal(images, IMAGES)
+    model(images.clone()).sum().backward()  # the grid is an ordinary tensor
+
+
+@dataclass(frozen=True)
+class Answer:
+    logits: Tensor
+    name: str = "x"
+
+
+class Named(UserDict[str, Tensor]):
+    """A mapping that torch's pytree does not know."""
+
+
+@pytest.mark.parametrize(
+    "wrap", [Answer, lambda logits: Named(logits=logits), lambda logits: [Answer(logits)]]
+)
+def test_float_models_return_what_quantized_ones_do(wrap: Callable[[Tensor], Any]) -> None:
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = toys.make("chain")
+
+        def forward(self, x: Tensor) -> Any:
+            return wrap(self.inner(x))
+
+    model = Wrapped().eval()
+    quantized = mrecg.quantize(model, IMAGES, recipe="w8a8-rtn")
+    assert mrecg.evaluate(model, batches(40)) == mrecg.evaluate(model.inner, batches(40))
+    assert mrecg.evaluate(quantized, batches(40)).count == 40
+    (found,) = mrecg.fidelity(model, quantized, IMAGES).values()
+    assert found.relative_error is not None
+    assert found.relative_error < 0.1
+    seen: list[Any] = []
+    mrecg.evaluate(model, batches(40), lambda outputs, _: seen.append(outputs) or 1.0)
+    assert type(seen[0]) is type(wrap(torch.zeros(1)))
+
+
+@pytest.mark.parametrize("value", [[0.1, None], [[1.0], [1.0, 2.0]], np.array(["a"])])
+def test_what_is_no_number_is_refused(value: Any) -> None:
+    with pytest.raises(DataError, match=r"The metric gives .*, expected numbers"):
+        mrecg.evaluate(toys.make("chain"), batches(40), lambda outputs, targets: value)
 
 
 def test_a_network_is_faithful_to_itself() -> None:

@@ -158,6 +158,10 @@ def flow(**inputs: Any) -> dict[str, Any]:
             r"item 1 has the input 'flow' of shape \(3, 8, 8\), expec",
         ),
         (
+            [flow(), flow(flow=images(1, 2).long())],
+            "item 1 has the input 'flow' of int64, expected float32 as the first",
+        ),
+        (
             flow(flow=[1.0]),
             "'flow' in the calibration set is a list, expected a tensor with the batch",
         ),

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from mrecg import distributed
 from mrecg.errors import DataError, ModelError, RunError, expect
 from mrecg.graph.inputs import ModelInputs, NamedInputs, as_inputs
-from mrecg.graph.outputs import named_tensors
-from mrecg.metrics import Metric, Score, answer, device_of, measure
+from mrecg.graph.outputs import named_tensors, plain_outputs
+from mrecg.metrics import Metric, Score, answer, measure
 from mrecg.preparation.calibration import check_images
 from mrecg.records.evaluation import Evaluation, pack_hits
 from mrecg.records.record import Record
 from mrecg.runs.checkpoints import hash_of_images
 from mrecg.runs.folder import QuantizedModel, environment
+from mrecg.torch_state import device_of
 
 __all__ = [
     "Evaluation",
@@ -90,8 +91,7 @@ def repeat(
     """
     recorded = recorded_accuracy(quantized.record)
     model = quantized.model
-    first = next(iter([*model.parameters(), *model.buffers()]), torch.zeros(()))
-    now, before = environment(first.device), quantized.record.environment
+    now, before = environment(device_of(model)), quantized.record.environment
     # Kernels are loaded where something learns; nothing is learned here.
     changed = {
         name: f"{name} {before.get(name, 'unknown')}, now {value}"
@@ -164,7 +164,7 @@ def evaluate(
     return _count_correct(network, loader)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _count_correct(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
     device = device_of(model)
     count = correct1 = correct5 = 0
@@ -246,7 +246,7 @@ def _images_and_labels(batch: object, index: int) -> tuple[ModelInputs, Tensor]:
 
 def _logits(model: nn.Module, images: ModelInputs, index: int) -> Tensor:
     result = answer(model, images, f"batch {index}")
-    tables = (one for one in named_tensors(result).values() if one.ndim == 2)
+    tables = (one for one in named_tensors(plain_outputs(result)).values() if one.ndim == 2)
     logits = next(filter(Tensor.is_floating_point, tables), None)
     if logits is None:
         raise DataError(

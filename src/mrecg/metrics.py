@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, fx, nn
 
 from mrecg import distributed
-from mrecg.errors import DataError, ModelError, MrecgError, expect, reason_of
+from mrecg.errors import DataError, ModelError, MrecgError, expect, quoted, reason_of
 from mrecg.export.comparison import OutputComparison
 from mrecg.graph.channels import class_axis_of
-from mrecg.graph.inputs import ModelInputs, NamedInputs, as_inputs, call, shapes
-from mrecg.graph.outputs import computed_outputs, map_only, named_tensors
+from mrecg.graph.inputs import ModelInputs, NamedInputs, as_inputs, call, each, shapes
+from mrecg.graph.outputs import computed_outputs, named_tensors, on_cpu, plain_outputs
 from mrecg.preparation.calibration import check_images
 from mrecg.preparation.models import fit_inputs
 from mrecg.runs.folder import QuantizedModel
-from mrecg.torch_state import evaluation_mode, matmul_precision
+from mrecg.torch_state import device_of, evaluation_mode, matmul_precision
 
 __all__ = [
     "Fidelity",
@@ -26,7 +26,6 @@ __all__ = [
     "Metric",
     "Score",
     "answer",
-    "device_of",
     "fidelity",
     "measure",
     "metric_name",
@@ -56,7 +55,7 @@ class Fidelity:
     agreement: float | None
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def fidelity(
     float_model: nn.Module, model: QuantizedModel, images: Tensor | Mapping[str, Tensor]
 ) -> dict[str, Fidelity]:
@@ -89,8 +88,8 @@ def fidelity(
     found = {name: OutputComparison(class_axis_of(node)) for name, node in nodes.items()}
     for index, part in enumerate(inputs.split(_IMAGES_AT_ONCE)):
         wanted, got = (
-            named_tensors(answer(each, part, f"part {index}"))
-            for each in (float_model, model.model)
+            named_tensors(plain_outputs(answer(network, part, f"part {index}")))
+            for network in (float_model, model.model)
         )
         _compare(found, wanted, got)
     return {name: _fidelity(nodes[name], one) for name, one in found.items() if one.count}
@@ -104,7 +103,7 @@ def measure(model: nn.Module, loader: Iterable[Any], metric: Metric) -> Score:
     """
     meter = Meter.of(metric)
     images_seen = 0
-    # Not inference mode: a metric's state has to stay a tensor that the caller can use.
+    # Not inference mode: a metric's state, and what a model keeps from its first call, have to stay tensors that can be used.
     with torch.no_grad():
         for index, batch in distributed.share_of_items(enumerate(loader)):
             if not isinstance(batch, tuple | list) or len(batch) != 2:
@@ -117,7 +116,7 @@ def measure(model: nn.Module, loader: Iterable[Any], metric: Metric) -> Score:
                 images, (Tensor, NamedInputs), f"The image part of batch {index}", advice, DataError
             )
             check_images(images, f"batch {index}")
-            outputs = map_only(Tensor, Tensor.cpu, answer(model, images, f"batch {index}"))
+            outputs = on_cpu(answer(model, images, f"batch {index}"))
             meter.add(outputs, targets, len(images), index)
             images_seen += len(images)
     (processes,) = distributed.total([float(images_seen > 0)])
@@ -143,7 +142,8 @@ def answer(model: nn.Module, images: ModelInputs, where: str) -> Any:
     try:
         # By default CUDA devices use TF32.
         with evaluation_mode(model), matmul_precision("float32", device):
-            return call(model, images.to(device))
+            # A copy: a forward may normalize its input in place.
+            return call(model, each(images, lambda one: one.to(device, copy=True)))
     except Exception as error:  # it is the caller's model: anything may come out of it
         raise DataError(
             f"The model cannot take the images of {where}, of shape {_shape(images)}: {reason_of(error)}"
@@ -152,12 +152,6 @@ def answer(model: nn.Module, images: ModelInputs, where: str) -> Any:
 
 def _shape(images: ModelInputs) -> tuple[int, ...] | dict[str, tuple[int, ...]]:
     return tuple(images.shape) if isinstance(images, Tensor) else shapes(images)
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Return the device of a model's tensors; the CPU where it has none."""
-    tensor = next(iter([*model.parameters(), *model.buffers()]), None)
-    return torch.device("cpu") if tensor is None else tensor.device
 
 
 def _compare(
@@ -279,7 +273,12 @@ def _number(value: Any, where: str) -> float | list[float]:
     if isinstance(value, Tensor) or hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, list):
-        return [float(one) for one in torch.tensor(value, dtype=torch.float64).flatten()]
+        try:
+            return [float(one) for one in torch.tensor(value, dtype=torch.float64).flatten()]
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DataError(
+                f"The metric gives {quoted(value)} {where}, expected numbers: {reason_of(error)}."
+            ) from error
     if not isinstance(value, Real):
         raise DataError(
             f"The metric gives a {type(value).__name__} {where}, expected a number or a dictionary of numbers."

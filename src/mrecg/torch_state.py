@@ -5,13 +5,20 @@ found, also when its body raises.
 """
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
-__all__ = ["compute_precision", "default_torch_modes", "evaluation_mode", "matmul_precision"]
+__all__ = [
+    "compute_precision",
+    "default_torch_modes",
+    "device_of",
+    "evaluation_mode",
+    "matmul_precision",
+]
 
 _FLOAT32_MODES = {"float32": "ieee", "tfloat32": "tf32", "bfloat16": "ieee"}
 """torch's name for how float32 numbers are multiplied, by the recipe's `reconstruct.precision`."""
@@ -49,6 +56,12 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of a model's tensors, parameters or not; the CPU where it has none."""
+    tensor = next(itertools.chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if tensor is None else tensor.device
 
 
 @contextlib.contextmanager

@@ -144,3 +144,4 @@ def test_a_notebook_shows_one_output_that_is_replaced() -> None:
     assert "loss 2.3 %" in last
     assert "&lt;b&gt;" in last
     assert last.count("optimize") == 1
+    assert reporter._paper.getvalue() == ""  # pictures of hours would add up

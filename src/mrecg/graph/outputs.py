@@ -3,9 +3,10 @@
 torch.export flattens with torch's pytree, which has no public name; this module is the only one that imports it.
 """
 
+import copy
 import dataclasses
 from collections import OrderedDict, namedtuple
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Any, cast
 
 import torch
@@ -23,6 +24,7 @@ __all__ = [
     "map_only",
     "named_leaves",
     "named_tensors",
+    "on_cpu",
     "plain_outputs",
     "structure_of",
 ]
@@ -66,6 +68,28 @@ def named_leaves(value: Any) -> dict[str, Any]:
 def named_tensors(value: Any) -> dict[str, Tensor]:
     """Return the tensors among `named_leaves`."""
     return {name: leaf for name, leaf in named_leaves(value).items() if isinstance(leaf, Tensor)}
+
+
+def on_cpu(value: Any) -> Any:
+    """Return what a network returns with its tensors on the CPU, in the same containers."""
+    return _pytree.tree_map(_leaf_on_cpu, value)
+
+
+def _leaf_on_cpu(leaf: Any) -> Any:
+    """Move a tensor, or the tensors in what pytree does not open: a dataclass, or a mapping of a class of its own."""
+    made: Any
+    if isinstance(leaf, Tensor):
+        return leaf.cpu()
+    if isinstance(leaf, MutableMapping):
+        made = copy.copy(leaf)
+        made.update({key: on_cpu(one) for key, one in leaf.items()})
+        return made
+    if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
+        made = copy.copy(leaf)
+        for one in dataclasses.fields(leaf):
+            object.__setattr__(made, one.name, on_cpu(getattr(leaf, one.name)))  # frozen ones, too
+        return made
+    return leaf
 
 
 def plain_outputs(value: Any) -> Any:

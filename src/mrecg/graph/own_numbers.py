@@ -27,8 +27,10 @@ _READS = {
 }
 
 
-def read_numbers(model: nn.Module, inputs: Sequence[Any]) -> "ReadNumbers":
+def read_numbers(model: nn.Module, inputs: Sequence[Tensor]) -> "ReadNumbers":
     """Run a model and return the numbers that it reads off tensors which no input reaches."""
+    # Copies: a forward may change its input in place, and these are the calibration images.
+    inputs = [one.clone() for one in inputs]
     recorder = _Recorder(inputs)
     with torch.no_grad(), recorder:
         model(*inputs)

@@ -12,7 +12,7 @@ from mrecg.config.optimization import Answer
 from mrecg.config.recipe import Recipe
 from mrecg.errors import DataError, RecipeError
 from mrecg.graph.inputs import ModelInputs
-from mrecg.graph.outputs import named_tensors
+from mrecg.graph.outputs import named_tensors, plain_outputs
 from mrecg.metrics import answer
 from mrecg.optimize.answer_distance import AnswerDistance, AnswerKinds
 from mrecg.quantizers.losses import SMALLEST_POWER, signal_power
@@ -97,7 +97,8 @@ class FloatAnswers:
 def returned_floats(model: nn.Module, images: ModelInputs) -> Mapping[str, Tensor]:
     """Return the floats that a network returns for all images, in double precision on the CPU, by name."""
     parts = [
-        named_tensors(answer(model, part, "the comparison")) for part in images.split(_AT_ONCE)
+        named_tensors(plain_outputs(answer(model, part, "the comparison")))
+        for part in images.split(_AT_ONCE)
     ]
     return {
         name: torch.cat([part[name].cpu() for part in parts]).double()

@@ -26,6 +26,7 @@ from mrecg.graph.layers import (
 )
 from mrecg.graph.recipe_placement import RecipePlacement
 from mrecg.records.sensitivity import LayerCost, QuantizedKind
+from mrecg.torch_state import device_of
 
 __all__ = ["WIDEST", "NetworkLayout", "PlacedLayer", "allowed_widths", "only_these", "read_layout"]
 
@@ -130,9 +131,7 @@ def read_layout(
     Raises:
         RecipeError: the target has a single width; or the recipe leaves all in float.
     """
-    parameter = next(model.parameters(), None)
-    example = images[:2] if parameter is None else images[:2].to(parameter.device)
-    captured = capture_graph(model, example)
+    captured = capture_graph(model, images[:2].to(device_of(model)))
     pairs = {kind: allowed_widths(recipe, kind)[:2] for kind in kinds}
     for kind, pair in pairs.items():
         if len(pair) < 2:

@@ -130,8 +130,10 @@ class NotebookReporter(BarReporter):
     """
 
     def __init__(self, display: Callable[..., Any], html: Callable[[str], Any]) -> None:
-        paper = Console(file=io.StringIO(), width=_NOTEBOOK_WIDTH, record=True, force_jupyter=False)
-        super().__init__(paper, live=False)
+        self._paper = io.StringIO()
+        width = _NOTEBOOK_WIDTH
+        console = Console(file=self._paper, width=width, record=True, force_jupyter=False)
+        super().__init__(console, live=False)
         self._display, self._html = display, html
         self._handle: Any = None
         self._notes: list[str] = []
@@ -158,6 +160,8 @@ class NotebookReporter(BarReporter):
         page = self._console.export_html(
             inline_styles=True, code_format='<pre style="line-height: 1.3">{code}</pre>'
         )
+        self._paper.seek(0)  # else all pictures of a run stay
+        self._paper.truncate()
         if self._handle is None:
             self._handle = self._display(self._html(page), display_id=True)
         else:

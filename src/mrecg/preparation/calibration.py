@@ -75,6 +75,14 @@ def gather_inputs(
                     f"Calibration item {index} has {what} of shape {tuple(one.shape[1:])}, "
                     f"expected {tuple(first[name].shape[1:])} as the first."
                 )
+            if one.dtype != first[name].dtype:
+                what = f"the input '{name}'" if name else "images"
+                given_type, wanted = (
+                    str(t.dtype).removeprefix("torch.") for t in (one, first[name])
+                )
+                raise DataError(
+                    f"Calibration item {index} has {what} of {given_type}, expected {wanted} as the first."
+                )
         check_images(part, f"calibration item {index}")
     images = joined([each(part, Tensor.detach) for part in parts])
     if len(images) < 2:

@@ -29,6 +29,7 @@ from mrecg.quantizers.activation_sample import Distribution
 from mrecg.quantizers.state import QuantizerState
 from mrecg.quantizers.weight import WeightQuantizer
 from mrecg.records.record import QuantizerRecord, ValuesRecord
+from mrecg.torch_state import device_of
 
 __all__ = ["Binding", "PreparedGraph", "prepare_graph", "set_memory_format"]
 
@@ -193,8 +194,7 @@ def prepare_graph(
         RecipeError: an override or an excluded pattern matches no layer.
         ModelError: the range of a weight is not finite.
     """
-    parameter = next(model.parameters(), None)
-    device = torch.device("cpu") if parameter is None else parameter.device
+    device = device_of(model)
     placement = quantizer or RecipePlacement(recipe.placement, recipe.weight, recipe.activation)
     # Convolutions are fastest channels last, above all depthwise ones.
     captured = set_memory_format(capture_graph(model, images[:2].to(device)), torch.channels_last)
