@@ -12,7 +12,7 @@ import torch
 import mrecg
 from command_line import Finished
 from mrecg.cli.show import estimates_as_json
-from mrecg.errors import RecipeError
+from mrecg.errors import ModelError, RecipeError
 from mrecg.optimize.progress import Progress
 from mrecg.paper.networks import build
 from mrecg.paper.published import find_checkpoint
