@@ -25,7 +25,14 @@ from mrecg.export.onnx.integer import (
     keep_softmax_in_float,
     move_quantizers_to_layers,
 )
-from mrecg.export.onnx.layouts import Layout, lay_out_weights, numbers, packed_types, weight_grids
+from mrecg.export.onnx.layouts import (
+    Layout,
+    lay_out_weights,
+    numbers,
+    packed_types,
+    uses_16_bits,
+    weight_grids,
+)
 from mrecg.export.onnx.outputs import chosen_names, make_names_unique, name_outputs
 from mrecg.export.onnx.runtimes import Runtime, can_load, describe, open_file
 from mrecg.export.onnx.sizes import check_other_sizes, open_sizes
@@ -41,10 +48,10 @@ __all__ = ["export_onnx", "float_model"]
 OPSET = 20
 """From 21 on, ONNX Runtime 1.32 cannot load signed codes whose float reader is behind pooling or a transposition: it moves
 the quantizer there and forgets the type of the zero point."""
-OPSET_OF_4_BITS = 21
+OPSET_OF_4_AND_16_BITS = 21
 OPSET_OF_2_BITS = 25
 _TWO_BITS = {ir.DataType.INT2, ir.DataType.UINT2}
-_IR_VERSIONS = {OPSET: 9, OPSET_OF_4_BITS: 10, OPSET_OF_2_BITS: 13}
+_IR_VERSIONS = {OPSET: 9, OPSET_OF_4_AND_16_BITS: 10, OPSET_OF_2_BITS: 13}
 
 
 @forget_captures()
@@ -94,7 +101,7 @@ def export_onnx(
     narrow = packed_types(grids) if layout == "packed" else set()
     if runtime is not None:
         _check_loadable(narrow, runtime)
-    opset = OPSET_OF_2_BITS if narrow & _TWO_BITS else OPSET_OF_4_BITS if narrow else OPSET
+    opset = _opset(narrow, uses_16_bits(quantized.program))
     names = chosen_names(quantized, output_names)
     model = translate(without_constants(quantized.program), opset)
     graph = model.graph
@@ -114,6 +121,13 @@ def export_onnx(
             check_other_sizes(quantized, draft)
     write_file(target, contents, ExportError)
     return target
+
+
+def _opset(narrow: set[ir.DataType], has_16_bits: bool) -> int:
+    """Return the oldest that has the types of the codes."""
+    if narrow & _TWO_BITS:
+        return OPSET_OF_2_BITS
+    return OPSET_OF_4_AND_16_BITS if narrow or has_16_bits else OPSET
 
 
 def float_model(program: ExportedProgram, path: Path) -> None:

@@ -6,21 +6,45 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
+from mrecg.errors import ExportError
+
 __all__ = [
+    "WORDS",
     "QuantizeNode",
     "add_constant",
     "constant",
     "container_bounds",
+    "container_of",
     "dequantizer_of",
     "only_reader",
     "weight_dequantizer",
 ]
+
+WORDS = (ir.DataType.UINT8, ir.DataType.INT8)
+"""The types of codes that runtimes compute with in integers."""
+_CONTAINERS = (*WORDS, ir.DataType.UINT16, ir.DataType.INT16)
 
 
 def container_bounds(dtype: ir.DataType) -> tuple[int, int]:
     """Return the smallest and the largest value of an integer type."""
     bounds = ml_dtypes.iinfo(dtype.numpy())
     return int(bounds.min), int(bounds.max)
+
+
+def container_of(low: int, high: int) -> ir.DataType:
+    """Return the narrowest of ONNX's types of codes that holds those from `low` to `high`, in 8 bits or 16.
+
+    Raises:
+        ExportError: there is none.
+    """
+    for dtype in _CONTAINERS:
+        smallest, largest = container_bounds(dtype)
+        if smallest <= low and high <= largest:
+            return dtype
+    raise ExportError(
+        f"The model has codes from {low} to {high}, expected codes that an integer of 16 bits holds, as ONNX's quantizers "
+        "write; quantize it with fewer bits."
+    )
 
 
 def constant(value: ir.Value | None) -> np.ndarray | None:

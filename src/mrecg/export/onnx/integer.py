@@ -7,6 +7,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mrecg.export.onnx.graphs import (
+    WORDS,
     QuantizeNode,
     add_constant,
     constant,
@@ -27,7 +28,6 @@ LAYERS_WITH_BIAS = ("Conv", "ConvTranspose", "Gemm")
 SOURCES = (*LAYERS_WITH_BIAS, "MatMul", "Add")
 """Operators that a runtime computes in integers when a quantizer follows at once."""
 BOUNDING = ("Relu", "Clip")
-_WORDS = (ir.DataType.INT8, ir.DataType.UINT8)
 MOVING = (
     *("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"),
     *("DepthToSpace", "SpaceToDepth"),
@@ -39,16 +39,18 @@ def move_quantizers_to_layers(graph: ir.Graph) -> None:
     """Let quantizers follow the layer whose result they round.
 
     A ReLU or clip before a quantizer becomes a bound on its codes: ⌊clip(x, a, b)⌉ = clip(⌊x⌉, ⌊a⌉, ⌊b⌉). Before pooling
-    and reshaping a second quantizer rounds first; the one that was there then changes nothing.
+    and reshaping a second quantizer rounds first; the one that was there then changes nothing. Codes of 16 bits stay where
+    they are, because no layer runs in them.
     """
-    pending = [node for node in graph if node.op_type == "QuantizeLinear"]
+    found = (QuantizeNode.of(node) for node in graph if node.op_type == "QuantizeLinear")
+    pending = [quantizer for quantizer in found if quantizer.dtype in WORDS]
     while pending:
-        quantizer = QuantizeNode.of(pending.pop())
+        quantizer = pending.pop()
         while _absorb_bound(quantizer):
             pass
         moved = _repeat_before_moving(quantizer)
         if moved is not None:
-            pending.append(moved)
+            pending.append(QuantizeNode.of(moved))
 
 
 def _absorb_bound(quantizer: QuantizeNode) -> bool:
@@ -145,7 +147,7 @@ def integer_biases(graph: ir.Graph) -> list[str]:
 
 def _has_packed_weight(layer: ir.Node) -> bool:
     weight = weight_dequantizer(layer)
-    return weight is not None and weight.inputs[0].dtype not in _WORDS
+    return weight is not None and weight.inputs[0].dtype not in WORDS
 
 
 def _add_zero_bias(graph: ir.Graph, layer: ir.Node) -> None:

@@ -7,10 +7,10 @@ import onnx_ir as ir
 import torch
 from torch.export import ExportedProgram
 
-from mrecg.export.onnx.graphs import add_constant, constant, container_bounds
+from mrecg.export.onnx.graphs import WORDS, add_constant, constant, container_bounds, container_of
 from mrecg.quantizers.grid import container_shift
 
-__all__ = ["Layout", "lay_out_weights", "numbers", "packed_types", "weight_grids"]
+__all__ = ["Layout", "lay_out_weights", "numbers", "packed_types", "uses_16_bits", "weight_grids"]
 
 Layout = Literal["int8", "packed"]
 
@@ -40,6 +40,19 @@ def packed_types(grids: dict[str, tuple[int, int]]) -> set[ir.DataType]:
     return {found for grid in grids.values() if (found := _packed_type(*grid)) is not None}
 
 
+def uses_16_bits(program: ExportedProgram) -> bool:
+    """Return whether codes of a program, of activations or weights, are wider than 8 bits.
+
+    Raises:
+        ExportError: some are wider than 16.
+    """
+    operator = torch.ops.quantized_decomposed.quantize_per_tensor.default
+    nodes = [node for node in program.graph.nodes if node.target is operator]
+    ranges = [*weight_grids(program).values(), *(node.args[3:5] for node in nodes)]
+    containers = {container_of(low, high) for low, high in ranges}
+    return not containers <= set(WORDS)
+
+
 def lay_out_weights(graph: ir.Graph, grids: dict[str, tuple[int, int]], layout: Layout) -> None:
     """Put every weight's codes into the container of `layout`; their real values stay the same."""
     for node in [node for node in graph if node.op_type == "DequantizeLinear"]:
@@ -55,8 +68,7 @@ def lay_out_weights(graph: ir.Graph, grids: dict[str, tuple[int, int]], layout: 
         if packed is None and _fits_without_zero_point(node, shift):
             _store_signed(graph, node, shift)
         else:
-            assert source.dtype is not None
-            _store(graph, node, packed or source.dtype)
+            _store(graph, node, packed or container_of(low, high))
         _transpose_codes(graph, node)
 
 

@@ -101,7 +101,8 @@ class Replay(fx.Interpreter):
         reader = next((user.name for user in n.users if user.name in self._codes), None)
         if reader is None:
             return result
-        given = torch.from_numpy(self._codes[reader]).view(result.shape)
+        codes = self._codes[reader].astype(np.int32)  # torch hardly computes with uint16
+        given = torch.from_numpy(codes).view(result.shape)
         (x, scale, zero_point, low, high, *_), _ = self.fetch_args_kwargs_from_env(n)
         exact = (x / scale + zero_point).clamp(low, high)
         found = self.roundings.setdefault(n.name, Rounding(_layer_before(n)))

@@ -17,7 +17,7 @@ from torch import fx
 from torch.export import ExportedProgram
 
 from mrecg.errors import ExportError, first_line
-from mrecg.export.onnx.graphs import container_bounds
+from mrecg.export.onnx.graphs import WORDS, container_bounds, container_of
 
 __all__ = ["source_module", "translate"]
 
@@ -75,16 +75,21 @@ def source_module(node: ir.Node) -> str:
 
 def _quantize(x: Any, scale: float, zero_point: int, low: int, high: int, dtype: int) -> Any:
     """Quantize to codes that saturate at their own range, also where their container is wider."""
-    codes = op.QuantizeLinear(x, _number(scale), _number(zero_point, dtype))
-    if (low, high) == container_bounds(ir.DataType(dtype)):
+    container = container_of(low, high)
+    codes = op.QuantizeLinear(x, _number(scale), _number(zero_point, container))
+    if (low, high) == container_bounds(container):
         return codes
-    return op.Clip(codes, _number(low, dtype), _number(high, dtype))
+    if container in WORDS:
+        return op.Clip(codes, _number(low, container), _number(high, container))
+    wide = ir.DataType.INT32  # ONNX Runtime 1.32 clips no integers of 16 bits
+    clipped = op.Clip(op.Cast(codes, to=wide), _number(low, wide), _number(high, wide))
+    return op.Cast(clipped, to=container)
 
 
 def _dequantize(
     codes: Any, scale: float, zero_point: int, low: int, high: int, dtype: int, out_dtype: int = -1
 ) -> Any:
-    return op.DequantizeLinear(codes, _number(scale), _number(zero_point, dtype))
+    return op.DequantizeLinear(codes, _number(scale), _number(zero_point, container_of(low, high)))
 
 
 def _dequantize_channels(
