@@ -22,6 +22,7 @@ from mrecg.export.onnx.integer import (
     divide_images_as_simulated,
     integer_biases,
     keep_float_layers_in_float,
+    keep_products_in_float,
     keep_softmax_in_float,
     move_quantizers_to_layers,
 )
@@ -109,6 +110,7 @@ def export_onnx(
     move_quantizers_to_layers(graph)
     keep_softmax_in_float(graph)
     keep_float_layers_in_float(graph)
+    keep_products_in_float(graph)
     integer_biases(graph)
     divide_images_as_simulated(graph)
     name_outputs(graph, names)

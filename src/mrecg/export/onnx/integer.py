@@ -3,6 +3,8 @@
 None changes a value: rounding keeps order, so a quantizer may move before whatever only keeps order.
 """
 
+from collections.abc import Collection
+
 import numpy as np
 import onnx_ir as ir
 
@@ -20,6 +22,7 @@ __all__ = [
     "divide_images_as_simulated",
     "integer_biases",
     "keep_float_layers_in_float",
+    "keep_products_in_float",
     "keep_softmax_in_float",
     "move_quantizers_to_layers",
 ]
@@ -254,7 +257,7 @@ def keep_softmax_in_float(graph: ir.Graph) -> None:
 
 
 def keep_float_layers_in_float(graph: ir.Graph) -> None:
-    """Put a sum of one operand, which is the operand, between codes and layers whose weights are floats.
+    """Put a sum of one operand between codes and layers whose weights are floats.
 
     ONNX Runtime rounds the weights of a layer between quantizers to 8 bits by itself, all of them by one scale.
     """
@@ -265,18 +268,36 @@ def keep_float_layers_in_float(graph: ir.Graph) -> None:
         maker = weight.producer()
         if maker is not None and maker.op_type == "DequantizeLinear":
             continue
-        apart = ir.node("Sum", [value], name=f"{node.name}/in_float")
-        apart.outputs[0].type, apart.outputs[0].shape = value.type, value.shape
-        apart.outputs[0].name = f"{value.name}_in_float"
-        graph.insert_before(node, apart)
-        node.replace_input_with(0, apart.outputs[0])
+        _set_apart(graph, node, 0)
 
 
-def _reads_codes(node: ir.Node) -> bool:
-    """Return whether a node reads a dequantizer, directly or through operators that move elements."""
+def keep_products_in_float(graph: ir.Graph) -> None:
+    """Put a sum of one operand between a weight's codes and its product with anything but codes of 8 bits.
+
+    ONNX Runtime 1.32 computes such a product in a kernel of its own, which rounds the other operand to 8 bits by itself.
+    """
+    for node in [node for node in graph if node.op_type == "MatMul"]:
+        if dequantizer_of(node.inputs[1]) is not None and not _reads_codes(node, WORDS):
+            _set_apart(graph, node, 1)
+
+
+def _set_apart(graph: ir.Graph, node: ir.Node, position: int) -> None:
+    """Put a sum of one operand, which is the operand, in front of an input of a node: no runtime fuses across it."""
+    value = node.inputs[position]
+    assert value is not None
+    apart = ir.node("Sum", [value], name=f"{node.name}/in_float")
+    apart.outputs[0].type, apart.outputs[0].shape = value.type, value.shape
+    apart.outputs[0].name = f"{value.name}_in_float"
+    graph.insert_before(node, apart)
+    node.replace_input_with(position, apart.outputs[0])
+
+
+def _reads_codes(node: ir.Node, types: Collection[ir.DataType] | None = None) -> bool:
+    """Return whether a node reads codes, of some types or any, directly or through operators that move elements."""
     value = node.inputs[0]
     while value is not None and (producer := value.producer()) is not None:
-        if producer.op_type not in MOVING:
-            return bool(producer.op_type == "DequantizeLinear")
-        value = producer.inputs[0]
+        if producer.op_type == "DequantizeLinear":
+            codes = producer.inputs[0]
+            return types is None or (codes is not None and codes.dtype in types)
+        value = producer.inputs[0] if producer.op_type in MOVING else None
     return False

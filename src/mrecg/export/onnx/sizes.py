@@ -7,19 +7,21 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from mrecg.errors import ExportError, reason_of
+from mrecg.export.comparison import OutputComparison
 from mrecg.export.onnx.graphs import add_constant
 from mrecg.export.onnx.runtimes import open_file
+from mrecg.export.onnx.tracing import computed
 from mrecg.graph.operators import operator_of
-from mrecg.graph.outputs import named_tensors
 from mrecg.runs.folder import QuantizedModel
 
 __all__ = ["check_other_sizes", "open_sizes"]
 
 LARGEST_ERROR = 0.02
-"""Of an output at another size, relative to its power: numbers between two codes round to either side."""
+"""Of an output at another size, relative to its power, and the fraction of integers or booleans that differ: numbers between
+two codes round to either side."""
 _GROWN = ((1, 2), (2, 1))
 """Factors of height and width that a file is tried at."""
 _RESIZES = frozenset(
@@ -63,7 +65,7 @@ def open_sizes(graph: ir.Graph) -> None:
     # An output must have a shape; which of its sizes follow the image's is not known.
     for value in graph.outputs:
         if value.shape is not None:
-            value.shape = ir.Shape([value.shape[0], *[None] * (len(value.shape) - 1)])
+            value.shape = ir.Shape([None if isinstance(one, int) else one for one in value.shape])
 
 
 def check_other_sizes(quantized: QuantizedModel, file: Path) -> None:
@@ -80,23 +82,28 @@ def check_other_sizes(quantized: QuantizedModel, file: Path) -> None:
         images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
         try:
             with torch.inference_mode():
-                wanted = model(images)
+                wanted = computed(model, model(images))
             made = open_file("onnxruntime", file)(images.numpy())
         except Exception as error:  # of the runtime, or of operators whose sizes do not fit
             raise _fixed(height, width, reason_of(error)) from error
-        for ours, theirs in zip(made, named_tensors(wanted).values(), strict=False):
-            problem = _difference(ours, theirs.numpy())
+        for ours, theirs in zip(made, wanted, strict=True):
+            problem = _difference(theirs, torch.from_numpy(np.asarray(ours)))
             if problem is not None:
                 raise _fixed(height, width, f"at {height * tall}×{width * wide} {problem}")
 
 
-def _difference(ours: np.ndarray, theirs: np.ndarray) -> str | None:
-    if ours.shape != theirs.shape:
-        return f"the file gives {list(ours.shape)} and the simulation {list(theirs.shape)}"
-    error = float(np.linalg.norm(ours - theirs) / max(float(np.linalg.norm(theirs)), 1e-12))
-    return (
-        None if error <= LARGEST_ERROR else f"the file differs from the simulation by {error:.2g}"
-    )
+def _difference(simulated: Tensor, made: Tensor) -> str | None:
+    """Return what is wrong with an output of the file, or `None`."""
+    found = OutputComparison()
+    try:
+        found.add(simulated, made)
+    except ValueError as error:
+        return f"the file gives {error}"
+    different = 0.0 if found.agreement is None else 1 - found.agreement / 100
+    error = max(found.relative_error, different)
+    if error <= LARGEST_ERROR:
+        return None
+    return f"the file differs from the simulation by {error:.2g}"
 
 
 def _fixed(height: object, width: object, reason: str) -> ExportError:

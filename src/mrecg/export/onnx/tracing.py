@@ -63,12 +63,14 @@ class Rounding:
 
     Attributes:
         layer: whose result is rounded.
+        levels: the distance of the largest code to the smallest.
         distance: the largest distance of a code to the simulated number, in units of the scale; ½ is perfect.
         different: how many codes are not the simulation's.
         codes: how many there are.
     """
 
     layer: str
+    levels: int
     distance: float = 0.0
     different: int = 0
     codes: int = 0
@@ -105,7 +107,7 @@ class Replay(fx.Interpreter):
         given = torch.from_numpy(codes).view(result.shape)
         (x, scale, zero_point, low, high, *_), _ = self.fetch_args_kwargs_from_env(n)
         exact = (x / scale + zero_point).clamp(low, high)
-        found = self.roundings.setdefault(n.name, Rounding(_layer_before(n)))
+        found = self.roundings.setdefault(n.name, Rounding(_layer_before(n), high - low))
         # numpy's maximum keeps what is no number; Python's loses it.
         found.distance = float(np.maximum(found.distance, float((given - exact).abs().max())))
         found.different += int((given != result).sum())

@@ -26,7 +26,7 @@ from mrecg.export.onnx.runtimes import (
 from mrecg.export.onnx.simulation import IMAGES_AT_ONCE, Output, Simulation, of_another
 from mrecg.export.onnx.tracing import Replay, Rounding, expose_codes
 from mrecg.export.requirements import require_uniform
-from mrecg.graph.inputs import ModelInputs, NamedInputs, as_inputs, shapes
+from mrecg.graph.inputs import ModelInputs, NamedInputs, as_inputs, each, shapes
 from mrecg.preparation.calibration import check_images
 from mrecg.preparation.models import fit_inputs
 from mrecg.reading import require_regular
@@ -35,13 +35,14 @@ from mrecg.runs.folder import QuantizedModel
 __all__ = ["ideal_bytes", "verify_onnx"]
 
 LARGEST_DISTANCE = 0.51
-"""In units of the scale: a code further than this from the simulated number is a mistake, whatever the order of additions."""
+"""In units of the scale: a code further than this from the simulated number is a mistake, whatever the order of additions,
+as long as floats resolve it."""
 LARGEST_DIFFERENCE = 0.01
 """In units of the output's resolution: the same for outputs, as long as floats resolve it."""
 LEAST_AGREEMENT = 99.0
 """Percent of the integers and booleans of an output; a float between two of them may go either way."""
 LAST_DIGITS = 8
-"""Of the largest output: sums of 32-bit floats resolve no less."""
+"""Of the largest output or code: sums of 32-bit floats resolve no less."""
 LAYERS_AND_PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 INTEGER_OPERATORS = ("MatMulIntegerToFloat", "QGemm", "QLinearConv", "QLinearMatMul")
 
@@ -61,8 +62,8 @@ def verify_onnx(
         repeats: timed runs of one image, in turns with the float network's; 0 times nothing.
 
     Raises:
-        VerificationError: given the same codes before it, a code is further than 0.51 scales from the simulated number,
-            or an output further than 0.01 times its resolution and than floats resolve; the message names the first
+        VerificationError: given the same codes before it, a code is further than 0.51 scales from the simulated number
+            (0.53 with 16 bits), or an output further than 0.01 times its resolution and than floats resolve; the message names the first
             layer where they part.
         ExportError: a package is missing, the codes are logarithms, or ONNX Runtime cannot load the file.
         DataError: images that the model cannot take.
@@ -147,7 +148,7 @@ def _checked_inputs(
     expect(
         inputs, (Tensor, NamedInputs), "What is verified with", "give images as a tensor", DataError
     )
-    inputs = fit_inputs(quantized.model, inputs, where)
+    inputs = each(fit_inputs(quantized.model, inputs, where), _as_stored)
     check_images(inputs, where)
     if isinstance(inputs, Tensor):
         given, wanted = str(tuple(inputs.shape[1:])), str(quantized.record.input_shape)
@@ -158,6 +159,11 @@ def _checked_inputs(
             f"There are {len(inputs)} {where.removeprefix('the ')}, of shape {given}, expected at least one, of shape {wanted}."
         )
     return inputs
+
+
+def _as_stored(tensor: Tensor) -> Tensor:
+    """Return a tensor that numpy can read: without a gradient, and with its negations carried out."""
+    return tensor.detach().resolve_neg()
 
 
 @dataclass(frozen=True)
@@ -208,10 +214,12 @@ def _exposed(file: Path, target: Path) -> dict[str, str]:
 
 def _refuse_distant_codes(file: Path, roundings: Sequence[Rounding]) -> None:
     for one in roundings:
-        if not one.distance <= LARGEST_DISTANCE:
+        resolved = LAST_DIGITS * float(np.spacing(np.float32(one.levels)))
+        allowed = max(LARGEST_DISTANCE, 0.5 + resolved)
+        if not one.distance <= allowed:
             raise VerificationError(
                 f"The file {file} parts from the simulation at '{one.layer}': given the same inputs, a code is "
-                f"{one.distance:.2f} scales from the simulated number, expected at most {LARGEST_DISTANCE:g}; "
+                f"{one.distance:.2f} scales from the simulated number, expected at most {allowed:.2g}; "
                 "export the run again, and report it if that does not help."
             )
 
