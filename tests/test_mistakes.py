@@ -274,14 +274,26 @@ def test_exports(tmp_path: Path) -> None:
         ((None, target), "What is exported is a NoneType"),
         ((run, target, "int9"), "no layout 'int9', expected 'int8' or 'packed'"),
         ((run, target, "int8", "tflite"), "no runtime 'tflite', expected None or 'onnxruntime'"),
+        ((run, 5), "ONNX file is an int, expected a str or a Path"),
+        ((run, target, "int8", None, 5), "names the outputs is an int, expected a str or an Iter"),
+        ((run, target, "int8", None, [3]), "name of an output is an int, expected a str"),
     ]:
         with pytest.raises(ExportError, match=message):
             mrecg.export_onnx(*arguments)
+    with pytest.raises(ExportError, match="program's file is an int, expected a str or a Path"):
+        mrecg.export_program(run, 5)  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
     mrecg.export_onnx(run, target)
     for images in (IMAGES[:0], torch.zeros(4, 3, 8, 8)):
         with pytest.raises(DataError, match=r"expected at least one, of shape \(2, 8, 8\)"):
             mrecg.verify_onnx(run, target, images)
+    for path, repeats, message in [
+        (5, 0, "ONNX file is an int, expected a str or a Path"),
+        (target, -1, "repeats is -1, expected 0 or more; give the number of timed runs"),
+        (target, 1.5, "repeats is a float, expected an int"),
+    ]:
+        with pytest.raises(ExportError, match=message):
+            mrecg.verify_onnx(run, path, IMAGES, repeats)  # type: ignore[arg-type]
     with pytest.raises(VerificationError, match="is of another network than the run"):
         mrecg.verify_onnx(quantized("two-outputs"), target, IMAGES, repeats=0)
     assert mrecg.verify_onnx(run, target, IMAGES, repeats=1).images == 32

@@ -72,6 +72,8 @@ LIMITS = """
   drawn in batches there: the blocks of MobileViT that work on them are reconstructed together.
 - **Operators without a counterpart in ONNX** are refused when the file is written; the message names the operator.
   Attention with other than four axes must not be causal, grouped or masked by booleans.
+- **Codes of 16 bits** are written as ONNX's 16-bit integers and weights beside floats as codes; ONNX Runtime computes such layers
+  in float. Codes that no integer of 16 bits holds, as a quantizer of your own may ask for, are not exported.
 - **Models for the backend `nnie` are not exported**: their codes are logarithms, and quantizers of ONNX and PT2E are uniform.
 """
 

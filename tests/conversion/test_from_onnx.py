@@ -163,6 +163,15 @@ def test_a_size_that_the_file_leaves_open_is_given(tmp_path: Path) -> None:
         mrecg.from_onnx(path)
     for shape in ((2, 6, 6), {"x": (2, 6, 6)}):
         assert mrecg.from_onnx(path, shape)(toys.normal(3, 2, 6, 6)).shape == (3, 6)
+    wrong: list[tuple[Any, str]] = [
+        (5, "The shape is an int, expected a Sequence"),
+        ("2x6", "A size of the input 'x' is a str, expected an int; give sizes without the batch"),
+        ({"x": 5}, "The shape of the input 'x' is an int, expected a Sequence"),
+        ((2, 6.0, 6), "A size of the input 'x' is a float"),
+    ]
+    for given, message in wrong:
+        with pytest.raises(ModelError, match=message):
+            mrecg.from_onnx(path, given)
 
 
 @pytest.mark.parametrize("name", GRAPHS)

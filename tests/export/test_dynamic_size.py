@@ -82,6 +82,18 @@ def test_a_file_of_several_outputs_takes_any_size(tmp_path: Path) -> None:
         assert (torch.from_numpy(made) - wanted).norm() < 0.05 * wanted.norm()
 
 
+def test_outputs_of_every_kind_are_tried(tmp_path: Path) -> None:
+    """A number, a mask, classes and a scalar beside the map."""
+    model = Ended(lambda y, x: (y.shape[0], y > 0, y.argmax(1), y.mean(), y))  # type: ignore[arg-type, return-value]
+    path = mrecg.export_onnx(quantized(model), tmp_path / "model.onnx", dynamic_size=True)
+    batch, mask, classes, mean, level = open_file("onnxruntime", path)(
+        toys.normal(3, 2, 24, 16).numpy()
+    )
+    assert (int(batch), mean.shape) == (3, ())
+    assert (mask == (level > 0)).all()
+    assert (classes == level.argmax(1)).all()
+
+
 FIXED: dict[str, Callable[..., Tensor]] = {
     "positions": lambda self, y, x: y + self.position,
     "flattened": lambda self, y, x: self.flat(y.flatten(1)),

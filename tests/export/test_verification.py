@@ -139,6 +139,16 @@ def per_image(quantized: QuantizedModel, name: str) -> int:
     return int(node.meta["val"][0].numel())
 
 
+def test_images_as_training_leaves_them(quantized: QuantizedModel, path: Path) -> None:
+    """With a gradient, or a negation that torch has put off."""
+    images = toys.images(4)
+    expected = mrecg.verify_onnx(quantized, path, images, repeats=0)
+    negated = torch.complex(images, -images).conj().imag
+    assert negated.is_neg()
+    for same in (images.clone().requires_grad_(), negated):
+        assert mrecg.verify_onnx(quantized, path, same, repeats=0) == expected
+
+
 def test_ideal_size_is_counted_in_bits(quantized: QuantizedModel) -> None:
     bits = 0
     for name, tensor in quantized.program.state_dict.items():

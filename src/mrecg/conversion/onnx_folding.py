@@ -15,7 +15,7 @@ import onnxruntime
 from onnx import helper, numpy_helper
 from torch import nn
 
-from mrecg.errors import ModelError
+from mrecg.errors import ModelError, expect
 
 __all__ = [
     "DOMAIN",
@@ -46,11 +46,12 @@ def input_shapes(
     """
     weights = {one.name for one in model.graph.initializer}
     inputs = {one.name: one for one in model.graph.input if one.name not in weights}
-    for name in given:
+    for name, shape in given.items():
         if name not in inputs:
             raise ModelError(
                 f"The file {path} has no input '{name}'; its inputs: {', '.join(inputs)}."
             )
+        _check_shape(shape, f"the input '{name}'")
     found: dict[str, tuple[int, ...]] = {}
     for name, value in inputs.items():
         kind = value.type.tensor_type
@@ -73,6 +74,13 @@ def input_shapes(
             )
         found[name] = wanted
     return found
+
+
+def _check_shape(shape: Sequence[int], where: str) -> None:
+    advice = "give sizes without the batch, such as (3, 320, 320)"
+    expect(shape, Sequence, f"The shape of {where}", advice, ModelError)
+    for size in shape:
+        expect(size, int, f"A size of {where}", advice, ModelError)
 
 
 def fold_sizes(

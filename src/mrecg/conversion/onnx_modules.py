@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,10 @@ def from_onnx(
     model = read_onnx(file)
     weights = {one.name for one in model.graph.initializer}
     names = [one.name for one in model.graph.input if one.name not in weights]
+    kinds = (Sequence, Mapping, NoneType)
+    expect(
+        shape, kinds, "The shape", "give sizes without the batch, such as (3, 320, 320)", ModelError
+    )
     if shape is not None and not isinstance(shape, Mapping):
         if len(names) != 1:
             raise ModelError(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from mrecg.errors import ExportError, reason_of
+from mrecg.errors import ExportError, expect, reason_of
 from mrecg.export.programs import with_plain_containers
 from mrecg.export.requirements import require_uniform
 from mrecg.graph.captures import forget_captures
@@ -28,6 +28,7 @@ def export_program(quantized: QuantizedModel, path: str | Path) -> Path:
             written.
     """
     require_uniform(quantized)
+    expect(path, (str, Path), "The program's file", "name one", ExportError)
     target = Path(path)
     require_writable(target, ExportError)
     # In memory first: where the disk is full, torch's zip writer ends the process.

@@ -16,7 +16,7 @@ from onnx_ir.passes.common import (
 )
 from torch.export import ExportedProgram
 
-from mrecg.errors import ExportError, reason_of
+from mrecg.errors import ExportError, expect, reason_of
 from mrecg.export.onnx.graphs import add_constant, constant
 from mrecg.export.onnx.integer import (
     divide_images_as_simulated,
@@ -88,6 +88,7 @@ def export_onnx(
             written.
     """
     require_uniform(quantized)
+    expect(path, (str, Path), "The ONNX file", "name one", ExportError)
     target = Path(path)
     for what, value, known in (
         ("layout", layout, get_args(Layout)),

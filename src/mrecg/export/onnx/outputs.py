@@ -1,10 +1,10 @@
 """Names of an ONNX graph: of its outputs, after what the model returns, and unique ones of everything else."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import onnx_ir as ir
 
-from mrecg.errors import ExportError
+from mrecg.errors import ExportError, expect
 from mrecg.graph.outputs import computed_outputs
 from mrecg.runs.folder import QuantizedModel
 
@@ -15,12 +15,15 @@ def chosen_names(quantized: QuantizedModel, given: Sequence[str] | None) -> list
     """Return the names of the tensors that a model returns: those of its dictionaries, or the given ones.
 
     Raises:
-        ExportError: other names are given than there are tensors, or one of them twice.
+        ExportError: what is given are no names, other than there are tensors, or one of them twice.
     """
     own = list(computed_outputs(quantized.program))
     if given is None:
         return own
+    expect(given, (str, Iterable), "What names the outputs", "give a list of names", ExportError)
     names = [given] if isinstance(given, str) else list(given)
+    for name in names:
+        expect(name, str, "The name of an output", "give one for each output", ExportError)
     if len(names) != len(own) or len(set(names)) < len(names) or not all(names):
         raise ExportError(
             f"The output names are {', '.join(map(repr, names))}, expected {len(own)} different ones, for "

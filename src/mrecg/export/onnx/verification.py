@@ -65,11 +65,13 @@ def verify_onnx(
         VerificationError: given the same codes before it, a code is further than 0.51 scales from the simulated number
             (0.53 with 16 bits), or an output further than 0.01 times its resolution and than floats resolve; the message names the first
             layer where they part.
-        ExportError: a package is missing, the codes are logarithms, or ONNX Runtime cannot load the file.
+        ExportError: a package is missing, the codes are logarithms, an argument is no path or no number, or ONNX Runtime cannot load the file.
         DataError: images that the model cannot take.
     """
-    file = Path(path)
     require_uniform(quantized)
+    expect(path, (str, Path), "The ONNX file", "name one", ExportError)
+    file = Path(path)
+    _check_repeats(repeats)
     inputs = _checked_inputs(quantized, images)
     _require_file(file)
     with tempfile.TemporaryDirectory() as scratch:
@@ -138,6 +140,13 @@ def _require_file(file: Path) -> None:
         require_regular(file)
     except (OSError, ValueError) as error:
         raise ExportError(f"The file {file} cannot be read: {reason_of(error)}.") from error
+
+
+def _check_repeats(repeats: int) -> None:
+    advice = "give the number of timed runs, or 0 for none"
+    expect(repeats, int, "What is given as repeats", advice, ExportError)
+    if repeats < 0:
+        raise ExportError(f"What is given as repeats is {repeats}, expected 0 or more; {advice}.")
 
 
 def _checked_inputs(
