@@ -100,10 +100,10 @@ def _difference(simulated: Tensor, made: Tensor) -> str | None:
     except ValueError as error:
         return f"the file gives {error}"
     different = 0.0 if found.agreement is None else 1 - found.agreement / 100
-    error = max(found.relative_error, different)
-    if error <= LARGEST_ERROR:
+    distance = max(found.relative_error, different)
+    if distance <= LARGEST_ERROR:
         return None
-    return f"the file differs from the simulation by {error:.2g}"
+    return f"the file differs from the simulation by {distance:.2g}"
 
 
 def _fixed(height: object, width: object, reason: str) -> ExportError:

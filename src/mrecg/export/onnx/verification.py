@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, fx
 from torch.export.passes import move_to_device_pass
 
-from mrecg.errors import DataError, ExportError, VerificationError, expect, reason_of
+from mrecg.errors import ExportError, VerificationError, reason_of
 from mrecg.export.comparison import OutputComparison
 from mrecg.export.findings import OutputRecord, RuntimeRecord, Verification
+from mrecg.export.onnx.checks import check_repeats, checked_inputs, require_file
 from mrecg.export.onnx.files import float_model
 from mrecg.export.onnx.layouts import weight_grids
 from mrecg.export.onnx.runtimes import (
@@ -26,10 +27,7 @@ from mrecg.export.onnx.runtimes import (
 from mrecg.export.onnx.simulation import IMAGES_AT_ONCE, Output, Simulation, of_another
 from mrecg.export.onnx.tracing import Replay, Rounding, expose_codes
 from mrecg.export.requirements import require_uniform
-from mrecg.graph.inputs import ModelInputs, NamedInputs, as_inputs, each, shapes
-from mrecg.preparation.calibration import check_images
-from mrecg.preparation.models import fit_inputs
-from mrecg.reading import require_regular
+from mrecg.graph.inputs import ModelInputs
 from mrecg.runs.folder import QuantizedModel
 
 __all__ = ["ideal_bytes", "verify_onnx"]
@@ -63,17 +61,16 @@ def verify_onnx(
 
     Raises:
         VerificationError: given the same codes before it, a code is further than 0.51 scales from the simulated number
-            (0.53 with 16 bits), or an output further than 0.01 times its resolution and than floats resolve; the message names the first
-            layer where they part.
-        ExportError: a package is missing, the codes are logarithms, an argument is no path or no number, or ONNX Runtime cannot load the file.
+            (0.53 with 16 bits), or an output further than 0.01 times its resolution and than floats resolve; the message
+            names the first layer where they part.
+        ExportError: a package is missing, the codes are logarithms, the path or the repeats are none, or ONNX Runtime
+            cannot load the file.
         DataError: images that the model cannot take.
     """
     require_uniform(quantized)
-    expect(path, (str, Path), "The ONNX file", "name one", ExportError)
-    file = Path(path)
-    _check_repeats(repeats)
-    inputs = _checked_inputs(quantized, images)
-    _require_file(file)
+    check_repeats(repeats)
+    inputs = checked_inputs(quantized, images)
+    file = require_file(path)
     with tempfile.TemporaryDirectory() as scratch:
         return _verify(_on_the_cpu(quantized), file, inputs.cpu(), repeats, Path(scratch))
 
@@ -133,46 +130,6 @@ def _verify(
         ideal_bytes=ideal_bytes(quantized),
         runtimes=runtimes,
     )
-
-
-def _require_file(file: Path) -> None:
-    try:
-        require_regular(file)
-    except (OSError, ValueError) as error:
-        raise ExportError(f"The file {file} cannot be read: {reason_of(error)}.") from error
-
-
-def _check_repeats(repeats: int) -> None:
-    advice = "give the number of timed runs, or 0 for none"
-    expect(repeats, int, "What is given as repeats", advice, ExportError)
-    if repeats < 0:
-        raise ExportError(f"What is given as repeats is {repeats}, expected 0 or more; {advice}.")
-
-
-def _checked_inputs(
-    quantized: QuantizedModel, images: Tensor | Mapping[str, Tensor]
-) -> ModelInputs:
-    where = "the images to verify with"
-    inputs: ModelInputs = as_inputs(images, where)
-    expect(
-        inputs, (Tensor, NamedInputs), "What is verified with", "give images as a tensor", DataError
-    )
-    inputs = each(fit_inputs(quantized.model, inputs, where), _as_stored)
-    check_images(inputs, where)
-    if isinstance(inputs, Tensor):
-        given, wanted = str(tuple(inputs.shape[1:])), str(quantized.record.input_shape)
-    else:
-        given, wanted = str(shapes(inputs)), str(quantized.record.input_shapes)
-    if given != wanted or not len(inputs):
-        raise DataError(
-            f"There are {len(inputs)} {where.removeprefix('the ')}, of shape {given}, expected at least one, of shape {wanted}."
-        )
-    return inputs
-
-
-def _as_stored(tensor: Tensor) -> Tensor:
-    """Return a tensor that numpy can read: without a gradient, and with its negations carried out."""
-    return tensor.detach().resolve_neg()
 
 
 @dataclass(frozen=True)
