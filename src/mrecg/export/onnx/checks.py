@@ -1,4 +1,4 @@
-"""What a file is verified with, refused before the work where it cannot be used."""
+"""Arguments of `verify_onnx`, refused before the work where they cannot be used."""
 
 from collections.abc import Mapping
 from pathlib import Path
