@@ -57,7 +57,7 @@ LIMITS = """
   other kind of view. Masks that depend on no image become constants.
 - **A weight that is computed from parameters** (weight standardization, weight and spectral norm) is computed once and quantized
   like any other. **A weight that depends on the image** (dynamic convolution), a parameter that several computations
-  share, three-dimensional convolutions, recurrent layers and products with a parameter outside of layers stay in float; the
+  share, a weight that a convolution and a transposed one share, three-dimensional convolutions, recurrent layers and products with a parameter outside of layers stay in float; the
   record lists them as `left_in_float`.
 - **Products of two tensors that depend on the image**, as in attention, stay in float, as do softmax, normalization over
   channels, GELU, SiLU and other functions without corners; layers before them have no quantizer at once behind and
@@ -68,8 +68,11 @@ LIMITS = """
   quantizers by itself, so a file has a sum of one operand in front of such layers.
 - **A branch without quantizers in it is no unit.** Models without repeated modules, or whose blocks are long, give long
   units: the largest dense block of DenseNet-121 is one unit of 42 layers or so, which needs the memory of all its values.
-- **Values with several rows for an image** (all windows of all images as one batch) are not cut, because nothing can be
-  drawn in batches there: the blocks of MobileViT that work on them are reconstructed together.
+- **Values with several rows for an image** (all windows of all images as one batch), or with the batch on another axis than the
+  first, are not cut, because nothing can be drawn in batches there: the blocks of MobileViT that work on them are reconstructed
+  together. Where the last layer makes such a value (steps of time first, as for CTC; a row for each position), it is compared
+  with the images brought to the front. Refused, with the layer, is a last layer whose result does not tell images apart.
+- **A model that combines images of a batch**, takes some of them, or is written for a certain number is refused.
 - **Operators without a counterpart in ONNX** are refused when the file is written; the message names the operator.
   Attention with other than four axes must not be causal, grouped or masked by booleans.
 - **Codes of 16 bits** are written as ONNX's 16-bit integers and weights beside floats as codes; ONNX Runtime computes such layers

@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import SymInt, Tensor, fx
+from torch import Tensor, fx
 
 from mrecg.config.settings import FLOAT_BITS
+from mrecg.graph.batch_axis import can_be_stored
 from mrecg.graph.channels import channel_axis, channels_of
 from mrecg.graph.clipping import FusedClip, find_fusable_clips
 from mrecg.graph.insert import PlacedQuantizer
 from mrecg.graph.layers import LAYER_OPERATORS, layer_name, traced_value, weight_operand
 from mrecg.records.plan import Layer
 
-__all__ = ["Insertions", "Unit", "can_be_stored", "extract_unit", "holds_tensors", "shape_of"]
+__all__ = ["Insertions", "Unit", "extract_unit", "holds_tensors", "shape_of"]
 
 
 @dataclass(frozen=True)
@@ -76,15 +77,6 @@ def holds_tensors(node: fx.Node) -> bool:
     return node.op not in ("placeholder", "output") and isinstance(
         traced_value(node), (Tensor, list, tuple)
     )
-
-
-def can_be_stored(node: fx.Node) -> bool:
-    """Return whether a value is one tensor of floats whose first axis is the batch, not a multiple of it such as all windows."""
-    value = traced_value(node)
-    if not isinstance(value, Tensor) or value.ndim == 0 or not value.is_floating_point():
-        return False
-    length = value.shape[0]
-    return isinstance(length, SymInt) and length.node.expr.is_Symbol
 
 
 def extract_unit(

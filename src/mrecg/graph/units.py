@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
-from torch import Tensor, fx, nn
+from torch import SymInt, Tensor, fx, nn
 
 from mrecg.errors import CaptureError
+from mrecg.graph.batch_axis import can_be_stored, images_first
 from mrecg.graph.blocks import BlockTree
 from mrecg.graph.extract import (
     Insertions,
     Unit,
-    can_be_stored,
     extract_unit,
     holds_tensors,
     shape_of,
@@ -81,14 +81,15 @@ def cut_units(
     """Cut a graph with quantizers into units.
 
     Args:
-        placed: from `insert_quantizers`; its modules and parameters are shared, not copied.
+        placed: from `insert_quantizers`; its modules and parameters are shared, not copied. Where a last layer's result
+            does not have the images on axis 0, a node is added that brings them there.
         inserted: its quantizers and rounded biases.
         model: the original model, for its tree of modules.
         granularity: `block` for blocks and single layers outside of them, `layer` for single layers.
         cut: whether what is between two layers begins a unit from its quantizers on, or ends one.
 
     Raises:
-        CaptureError: the model has no layer.
+        CaptureError: the model has no layer, or nothing can be compared behind one.
     """
     layers = layers_of(placed.graph)
     if not layers:
@@ -96,9 +97,9 @@ def cut_units(
             "The model has no convolution or linear layer with a parameter as weight."
         )
     tree = BlockTree(model, layers)
+    answers = _answers(placed.graph, frozenset(layers))
     data = data_nodes(placed.graph)
     body = [node for node in placed.graph.nodes if node in data and holds_tensors(node)]
-    answers = _answers(next(node for node in placed.graph.nodes if node.op == "output"), data)
     blocks = {node: tree.block_of(node) for node in body} if granularity == "block" else None
     pieces = _split(body, layers, blocks, inserted.quantizers)
     units: list[Unit] = []
@@ -137,17 +138,31 @@ def _in_front(
     )
 
 
-def _answers(output: fx.Node, data: Container[fx.Node]) -> list[fx.Node]:
-    """Return the values that are compared: what the model returns, or, where that is a class, a mask or a single number, what it is computed from."""
-    found: dict[fx.Node, None] = {}
-    waiting = [node for node in output.all_input_nodes if node in data]
+def _answers(graph: fx.Graph, layers: frozenset[fx.Node]) -> list[fx.Node]:
+    """Return the values that are compared: what the model returns, or, where that is a class, a mask or a single number, what it is computed from.
+
+    A layer is never behind all of them: what it makes is brought into an order that can be stored.
+    """
+    data = data_nodes(graph)
+    found: list[fx.Node] = []
+    waiting = dict.fromkeys(node for node in graph.output_node().all_input_nodes if node in data)
+    done: set[fx.Node] = set()
     while waiting:
-        node = waiting.pop(0)
+        node = next(iter(waiting))
+        del waiting[node]
+        done.add(node)
         if can_be_stored(node):
-            found[node] = None
+            found.append(node)
+        elif node in layers:
+            found.append(images_first(node))
         else:
-            waiting += [source for source in node.all_input_nodes if source in data]
-    return list(found)
+            read = (one for one in node.all_input_nodes if one in data and one not in done)
+            waiting |= dict.fromkeys(one for one in read if not _is_size(one))
+    return found
+
+
+def _is_size(node: fx.Node) -> bool:
+    return isinstance(traced_value(node), SymInt)
 
 
 def _label(names: Sequence[str]) -> str:
