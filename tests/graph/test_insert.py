@@ -139,7 +139,9 @@ def test_layers_that_share_a_weight_need_one_grid() -> None:
             return self.conv(self.conv(x))
 
     bits = iter((4, 8))
-    with pytest.raises(CaptureError, match=r"two grids of one weight, 'conv\.weight'"):
+    with pytest.raises(
+        CaptureError, match=r"'conv\.weight': asymmetric codes from 0 to 255 with one scale and"
+    ):
         _inserted(lambda layer: {1: _codes(MinMaxObserver, next(bits))}, Twice().eval())
 
 

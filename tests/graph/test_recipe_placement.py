@@ -163,3 +163,25 @@ def test_convolutions_that_cannot_be_quantized_are_listed() -> None:
     record = mrecg.quantize(_Lambda().eval(), toys.images(), recipe=recipe).record
     assert record.left_in_float == ("the model itself", "position")
     assert [unit.name for unit in record.units] == ["conv"]
+
+
+class _Tied(nn.Module):
+    """A convolution and its transpose: their output channels are on different axes of one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encode, self.middle = nn.Conv2d(2, 4, 3), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.middle(self.encode(x).relu()).relu()
+        return functional.conv_transpose2d(y, self.encode.weight)
+
+
+def test_a_weight_with_output_channels_on_two_axes_has_no_grid_for_each() -> None:
+    x = toys.images(2)
+    found = placed_in(
+        _Tied().eval(), x, Placement(overrides=[LayerOverride(layers="encode", weight_bits=8)])
+    )
+    assert [name for name in found if "weight" in name] == ["middle.weight"]
+    found = placed_in(_Tied().eval(), x, Placement(per_channel_weights=False))
+    assert found["encode.weight"].request.channel_axis is None

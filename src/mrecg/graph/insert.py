@@ -202,11 +202,18 @@ def _add_readers(
     """Add the layers that read `node`, a call of `placed`, to its readers."""
     if placed.is_weight and request != placed.request:
         raise CaptureError(
-            f"The quantizer asks for two grids of one weight, '{placed.tensor}': {placed.request} and {request}; "
-            "give the layers that share it the same."
+            f"The quantizer asks for two grids of one weight, '{placed.tensor}': {_described(placed.request)} and "
+            f"{_described(request)}; give the layers that share it the same."
         )
     readers = [layer_name(user) for user in node.users if user.target in CONVOLUTIONS_AND_PRODUCTS]
     return replace(placed, readers=tuple(dict.fromkeys([*placed.readers, *readers])))
+
+
+def _described(request: QuantizerRequest) -> str:
+    axis = request.channel_axis
+    scales = "one scale" if axis is None else f"a scale for each index of axis {axis}"
+    kind = "symmetric" if request.symmetric else "asymmetric"
+    return f"{kind} codes from {request.low} to {request.high} with {scales}"
 
 
 def _tensor_label(source: fx.Node) -> str:

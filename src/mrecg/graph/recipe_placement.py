@@ -64,6 +64,7 @@ class RecipePlacement(Quantizer):
         layers = layers_of(model.graph)
         widths = self._default_widths(model.graph, layers)
         self._apply_overrides(model.graph, widths)
+        self._leave_in_float(widths)
         # A weight has one grid: the layer with the most bits decides.
         shared: dict[str, int] = {}
         for layer, width in widths.weights.items():
@@ -158,6 +159,11 @@ class RecipePlacement(Quantizer):
                 widths.inputs.update(dict.fromkeys(read, override.activation_bits))
                 others = [node for node in read if node not in widths.weights]
                 widths.results.update(dict.fromkeys(others, override.activation_bits))
+
+    def _leave_in_float(self, widths: "_Widths") -> None:
+        """Leave weights in float that cannot have a scale for each output channel of all their layers, and results of float layers."""
+        if self.settings.per_channel_weights:
+            widths.weights.update(dict.fromkeys(_read_along_two_axes(widths.weights), FLOAT_BITS))
         for layer in widths.weights:
             # What is computed in float needs no grid behind it.
             if FLOAT_BITS in (widths.weights[layer], widths.inputs[layer]):
@@ -180,7 +186,7 @@ class RecipePlacement(Quantizer):
             quant_min=low,
             quant_max=high,
             qscheme=scheme,
-            ch_axis=int(layer.target in TRANSPOSED_OPERATORS) if per_channel else None,
+            ch_axis=_output_channels_axis(layer) if per_channel else None,
         )
 
     def _activation_spec(self, tensor: fx.Node, bits: int) -> QuantizationSpec | None:
@@ -220,6 +226,19 @@ def _inputs_of(layers: Iterable[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
     for layer in layers:
         readers.setdefault(layer.args[0], []).append(layer)  # type: ignore[arg-type]
     return readers
+
+
+def _read_along_two_axes(layers: Iterable[fx.Node]) -> list[fx.Node]:
+    """Return the layers that share a weight of which a convolution and a transposed one have their output channels on different axes."""
+    layers = list(layers)
+    axes: dict[str, set[int]] = {}
+    for layer in layers:
+        axes.setdefault(layer_name(layer), set()).add(_output_channels_axis(layer))
+    return [layer for layer in layers if len(axes[layer_name(layer)]) > 1]
+
+
+def _output_channels_axis(layer: fx.Node) -> int:
+    return int(layer.target in TRANSPOSED_OPERATORS)
 
 
 def _widest(
