@@ -185,6 +185,27 @@ def test_wrong_dictionaries_are_refused(calibration: Any, message: str) -> None:
         mrecg.prepare(Flow(), calibration)
 
 
+class _Mapped(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        return self.conv(batch["image"])
+
+
+class _Misnamed(_Mapped):
+    def forward(self, batch):  # type: ignore[no-untyped-def]
+        return self.conv(batch["image"])
+
+
+def test_a_dictionary_of_one_is_taken_where_the_argument_is_said_to_be_one() -> None:
+    given = {"image": images(0)}
+    assert mrecg.prepare(_Mapped(), given).graph.chain.inputs == ("image",)
+    with pytest.raises(DataError, match=r"needs the input 'batch'.* it gives image"):
+        mrecg.prepare(_Misnamed(), given)
+
+
 def test_one_tensor_is_not_two_inputs() -> None:
     with pytest.raises(
         ModelError, match="takes 2 inputs: input, flow, and the calibration set gives"

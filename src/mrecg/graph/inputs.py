@@ -7,7 +7,7 @@ need not know which of the two it has.
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_origin
 
 import numpy as np
 import torch
@@ -210,12 +210,26 @@ def unfitting_names(model: nn.Module, names: Sequence[str]) -> tuple[list[str], 
 
 
 def _takes_mapping(model: nn.Module, names: Sequence[str]) -> bool:
-    """Return whether a model takes a dictionary of these names: its only argument is said to be no tensor and has none of them."""
+    """Return whether a model takes a dictionary of these names: its only argument has none of them, and is said to be no tensor.
+
+    One name might be a mistake in the name of the argument: there the annotation must say that it takes a mapping.
+    """
     needed, optional = argument_names(model)
-    if len(needed) != 1 or len(names) < 2 or set(names) & {*needed, *optional}:
+    if len(needed) != 1 or set(names) & {*needed, *optional}:
         return False
     annotation = inspect.signature(model.forward).parameters[needed[0]].annotation
+    if len(names) == 1:
+        return _is_mapping(annotation)
     return annotation not in (Tensor, "Tensor", "torch.Tensor")
+
+
+def _is_mapping(annotation: object) -> bool:
+    """Return whether an annotation, which may be a string, is that of a mapping."""
+    if isinstance(annotation, str):
+        name = annotation.partition("[")[0].rpartition(".")[2]
+        return name.lower() in ("dict", "mapping", "mutablemapping", "ordereddict")
+    kind = get_origin(annotation) or annotation
+    return isinstance(kind, type) and issubclass(kind, Mapping)
 
 
 def _pass(
