@@ -68,3 +68,22 @@ def test_views_in_any_memory_layout() -> None:
     recipe = mrecg.preset("w8a8-rtn")
     quantized = mrecg.quantize(_Views(), toys.images(), recipe=recipe)
     assert quantized.model(toys.images(3)).shape == (3, 8, 5)
+
+
+class _Wrapper(nn.Module):
+    """Hands on what it is given; its heads are named in two ways."""
+
+    def __init__(self, *heads: str) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 4, 3)
+        self.heads = nn.ModuleDict({name: nn.Linear(4, 2) for name in heads})
+
+    def forward(self, *args: Tensor, **named: Tensor) -> dict[str, Tensor]:
+        pooled = self.stem(*args, **named).mean((2, 3))
+        return {name: head(pooled) for name, head in self.heads.items()}
+
+
+def test_a_forward_that_hands_on_any_arguments() -> None:
+    model = _Wrapper("box").eval()
+    graph, x = capture_graph(model, toys.images(2)), toys.images(5)
+    torch.testing.assert_close(graph(x)["box"], model(x)["box"])

@@ -20,7 +20,7 @@ from mrecg.graph.captures import release_inputs
 from mrecg.graph.constant_folding import fold_computed_weights, fold_mutated_constants
 from mrecg.graph.functionalize import make_functional
 from mrecg.graph.inlining import inline_wrapped
-from mrecg.graph.inputs import ModelInputs, NamedInputs, by_position, tensors_of
+from mrecg.graph.inputs import ModelInputs, NamedInputs, by_position, takes_any_number, tensors_of
 from mrecg.graph.outputs import plain_outputs
 from mrecg.graph.own_numbers import read_numbers
 from mrecg.graph.randomness import is_repeatable, refuse_random
@@ -49,7 +49,7 @@ def capture_graph(model: nn.Module, example: ModelInputs) -> fx.GraphModule:
             the message names the operator and the module at fault.
     """
     copied = _copy(model).eval().requires_grad_(False)
-    if isinstance(example, NamedInputs):
+    if isinstance(example, NamedInputs) or takes_any_number(copied):
         by_position(copied, example)
     copied.register_forward_hook(lambda module, inputs, returned: plain_outputs(returned))
     program = _traced(copied, example)

@@ -29,6 +29,7 @@ __all__ = [
     "each",
     "joined",
     "shapes",
+    "takes_any_number",
     "tensors_of",
     "unfitting_names",
 ]
@@ -174,11 +175,14 @@ def call(model: nn.Module, inputs: ModelInputs) -> Any:
     return _pass(model, model.forward, inputs.tensors)
 
 
-def by_position(model: nn.Module, inputs: NamedInputs) -> None:
-    """Make a model take its named inputs one after the other, in their order; changed in place."""
-    forward, names = model.forward, tuple(inputs.tensors)
+def by_position(model: nn.Module, inputs: ModelInputs) -> None:
+    """Make a model take its inputs one after the other, in their order, and say so in its signature; changed in place."""
+    forward = model.forward
+    names = ("input",) if isinstance(inputs, Tensor) else tuple(inputs.tensors)
 
     def take(*tensors: Tensor) -> Any:
+        if isinstance(inputs, Tensor):
+            return forward(*tensors)
         return _pass(forward, forward, dict(zip(names, tensors, strict=True)))
 
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -187,15 +191,25 @@ def by_position(model: nn.Module, inputs: NamedInputs) -> None:
     model.forward = take
 
 
+def takes_any_number(model: nn.Module) -> bool:
+    """Return whether a forward begins with `*args`, so that its signature does not say what it takes."""
+    first = next(iter(_parameters(model)), None)
+    return first is not None and first.kind is first.VAR_POSITIONAL
+
+
 def argument_names(model: nn.Module) -> tuple[list[str], list[str]]:
     """Return the arguments that a model's forward needs, and those that it can do without."""
-    try:
-        parameters = inspect.signature(model.forward).parameters.values()
-    except (TypeError, ValueError):  # a forward that is not Python's
-        return [], []
+    parameters = _parameters(model)
     named = [one for one in parameters if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)]
     needed = [one.name for one in named if one.default is one.empty]
     return needed, [one.name for one in named if one.name not in needed]
+
+
+def _parameters(model: nn.Module) -> Sequence[inspect.Parameter]:
+    try:
+        return tuple(inspect.signature(model.forward).parameters.values())
+    except (TypeError, ValueError):  # a forward that is not Python's
+        return ()
 
 
 def unfitting_names(model: nn.Module, names: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -203,8 +217,7 @@ def unfitting_names(model: nn.Module, names: Sequence[str]) -> tuple[list[str], 
     needed, optional = argument_names(model)
     if _takes_mapping(model, names):
         return [], []
-    parameters = inspect.signature(model.forward).parameters.values()
-    takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters)
+    takes_any = any(one.kind is one.VAR_KEYWORD for one in _parameters(model))
     unknown = [] if takes_any else [one for one in names if one not in (*needed, *optional)]
     return [one for one in needed if one not in names], unknown
 
