@@ -87,3 +87,8 @@ def test_a_forward_that_hands_on_any_arguments() -> None:
     model = _Wrapper("box").eval()
     graph, x = capture_graph(model, toys.images(2)), toys.images(5)
     torch.testing.assert_close(graph(x)["box"], model(x)["box"])
+
+
+def test_a_module_named_by_a_word_of_python_is_refused_by_name() -> None:
+    with pytest.raises(CaptureError, match=r"'heads\.class' is named by a word"):
+        capture_graph(_Wrapper("box", "class"), toys.images(2))

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import io
+import keyword
 import logging
 import traceback
 import warnings
@@ -54,7 +55,10 @@ def capture_graph(model: nn.Module, example: ModelInputs) -> fx.GraphModule:
     copied.register_forward_hook(lambda module, inputs, returned: plain_outputs(returned))
     program = _traced(copied, example)
     # Guards would refuse inputs that differ from the example in more than the batch's size, and are calls in the graph.
-    graph_module = program.module(check_guards=False)
+    try:
+        graph_module = program.module(check_guards=False)
+    except SyntaxError as error:  # torch writes the names of modules into a function
+        raise CaptureError(_explain_keyword(model)) from error
     if not isinstance(graph_module, fx.GraphModule):
         raise CaptureError(f"torch.export gave a {type(graph_module).__name__}, expected a graph.")
     inline_wrapped(graph_module)
@@ -168,6 +172,15 @@ def _explain(model: nn.Module, error: Exception) -> str:
     return (
         f"The model cannot be exported: {type(error).__name__} in {culprit}{line}: "
         f"{reason.strip()[:300]} — torch.export must be able to trace the model's forward."
+    )
+
+
+def _explain_keyword(model: nn.Module) -> str:
+    owned = (*model.named_modules(), *model.named_parameters(), *model.named_buffers())
+    names = [name for name, _ in owned if any(map(keyword.iskeyword, name.split(".")))]
+    return (
+        f"The model cannot be exported: '{names[0] if names else 'a module'}' is named by a word of the language Python, "
+        "which torch cannot write into a function; rename it."
     )
 
 
