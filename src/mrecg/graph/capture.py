@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 
 from mrecg.collection import collection_paused
 from mrecg.errors import CaptureError, first_line
+from mrecg.graph.batch_axis import batch_symbols, refuse_combined_images
 from mrecg.graph.batch_norm import ignore_running_statistics
 from mrecg.graph.captures import release_inputs
 from mrecg.graph.constant_folding import fold_computed_weights, fold_mutated_constants
@@ -31,6 +32,10 @@ __all__ = ["capture_graph", "export_frozen"]
 _DROPOUTS = (torch.ops.aten.dropout.default, torch.ops.aten.dropout_.default)
 _READS = (torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.default)
 """Operators that give a number that torch.export does not know."""
+_BATCH_IS_FIXED = "Constraints violated"
+"""What torch.export says where the one dynamic length, the batch, cannot have every size."""
+_LARGE_BATCH = 1024
+"""A bound below is a slice of the batch; torch's own, such as 32-bit indices, are far above."""
 _TORCH, _MODULES = Path(torch.__file__).parent, Path(nn.modules.__file__).parent
 
 
@@ -47,13 +52,14 @@ def capture_graph(model: nn.Module, example: ModelInputs) -> fx.GraphModule:
 
     Raises:
         CaptureError: the model cannot be exported, or an in-place operator has no functional form;
-            the message names the operator and the module at fault.
+            the message names the operator and the module at fault. Or it combines images of a batch.
     """
     copied = _copy(model).eval().requires_grad_(False)
     if isinstance(example, NamedInputs) or takes_any_number(copied):
         by_position(copied, example)
     copied.register_forward_hook(lambda module, inputs, returned: plain_outputs(returned))
     program = _traced(copied, example)
+    _refuse_fixed_batch(program)
     # Guards would refuse inputs that differ from the example in more than the batch's size, and are calls in the graph.
     try:
         graph_module = program.module(check_guards=False)
@@ -64,6 +70,7 @@ def capture_graph(model: nn.Module, example: ModelInputs) -> fx.GraphModule:
     inline_wrapped(graph_module)
     _drop_inference_no_ops(graph_module.graph)
     refuse_random(graph_module.graph)
+    refuse_combined_images(graph_module.graph)
     ignore_running_statistics(graph_module.graph)
     fold_mutated_constants(graph_module)
     make_functional(graph_module.graph)
@@ -168,11 +175,32 @@ def _explain(model: nn.Module, error: Exception) -> str:
             culprit = names[id(owner)]
             summary = traceback.FrameSummary(frame.f_code.co_filename, lineno, frame.f_code.co_name)
             line = f", at '{summary.line}'" if summary.line else ""
+    if _BATCH_IS_FIXED in str(error):
+        return (
+            "The model cannot be exported: its forward asks for a certain number of images, or combines images of a batch, "
+            "expected a result for each image of a batch of any size; write x.shape[0] in the place of a fixed number, "
+            "and move what several images have in common out of the model."
+        )
     reason = next((text for text in str(error).splitlines() if text.strip()), type(error).__name__)
     return (
         f"The model cannot be exported: {type(error).__name__} in {culprit}{line}: "
         f"{reason.strip()[:300]} — torch.export must be able to trace the model's forward."
     )
+
+
+def _refuse_fixed_batch(program: ExportedProgram) -> None:
+    """Refuse a model that takes some of a batch's images, or takes only small batches.
+
+    Raises:
+        CaptureError: torch.export bounded the size of the batch.
+    """
+    batch = batch_symbols(program.graph)
+    limits = (limit for symbol, limit in program.range_constraints.items() if symbol in batch)
+    if any(limit.upper < _LARGE_BATCH for limit in limits):
+        raise CaptureError(
+            "The model's forward takes a fixed number of a batch's images, expected a result for each image of a batch "
+            "of any size; choose among images outside of the model."
+        )
 
 
 def _explain_keyword(model: nn.Module) -> str:
