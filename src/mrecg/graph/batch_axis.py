@@ -83,7 +83,7 @@ def batch_symbols(graph: fx.Graph) -> frozenset[Any]:
     """Return the symbols of tracing that stand for the size of the batch; inputs that never meet have one each."""
     values = [node.meta.get("val") for node in graph.find_nodes(op="placeholder")]
     lengths = [one.shape[0] for one in values if isinstance(one, Tensor) and one.ndim]
-    return frozenset(one.node.expr for one in lengths if isinstance(one, SymInt))
+    return frozenset(_expression(length) for length in lengths if isinstance(length, SymInt))
 
 
 def _rows_of_an_image(length: object, batch: frozenset[Any]) -> int | None:
@@ -153,7 +153,7 @@ def _expression(length: int | SymInt) -> Any:
 
 def _arranged(value: Tensor, leading: tuple[int, ...], order: tuple[int, ...]) -> Tensor:
     """Split a value's first axis into some of given lengths, and reorder the axes."""
-    return value.unflatten(0, leading).permute(order)
+    return torch.permute(torch.unflatten(value, 0, leading), order)
 
 
 def _shape(value: Tensor, batch: frozenset[Any]) -> str:
