@@ -43,7 +43,7 @@ RECONSTRUCTION = st.builds(
     warm_up=st.floats(0, 1, exclude_max=True),
     beta=st.tuples(POSITIVE, POSITIVE),
     keep_quantized_probability=st.floats(0, 1, exclude_min=True),
-    precision=st.sampled_from(["float32", "tfloat32", "bfloat16", "auto"]),
+    precision=st.sampled_from(["float32", "tfloat32", "bfloat16", "fastest", "auto"]),
     cuda_graphs=st.booleans(),
     cache=st.sampled_from(["float32", "float16"]),
     exclude=st.lists(TEXT, max_size=2).map(tuple),

@@ -18,7 +18,7 @@ def test_large_images_get_fewer_steps_of_fewer_images(side: int, steps: int, ima
     assert (found.steps, found.batch_size) == (steps, images)
 
 
-@pytest.mark.parametrize(("side", "precision"), [(64, "float32"), (65, "auto")])
+@pytest.mark.parametrize(("side", "precision"), [(64, "float32"), (65, "fastest")])
 def test_the_processor_decides_for_large_images_alone(side: int, precision: str) -> None:
     for given, expected in ((None, precision), ("bfloat16", "bfloat16")):
         settings = {} if given is None else {"reconstruct.precision": given}

@@ -1,4 +1,4 @@
-"""`reconstruct.precision = auto`: bfloat16 where the processor multiplies in it and no convolution is grouped."""
+"""`reconstruct.precision = fastest`: bfloat16 where the processor multiplies in it and no convolution is grouped."""
 
 from collections.abc import Mapping
 
@@ -26,13 +26,14 @@ def test_bfloat16_where_it_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     for capabilities in ({"avx512_bf16": True}, {"amx_bf16": True, "avx512_bf16": False}):
         multiply_in(monkeypatch, capabilities)
-        assert choose_precision("auto", dense, CPU) == "bfloat16"
-        assert choose_precision("auto", grouped, CPU) == "float32"
-        assert choose_precision("auto", dense, torch.device("cuda")) == "float32"
+        assert choose_precision("fastest", dense, CPU) == "bfloat16"
+        assert choose_precision("fastest", grouped, CPU) == "float32"
+        assert choose_precision("fastest", dense, torch.device("cuda")) == "float32"
         assert choose_precision("bfloat16", grouped, CPU) == "bfloat16"
+        assert choose_precision("auto", dense, CPU) == "float32"
     for capabilities in ({"avx512_bf16": False}, {}):
         multiply_in(monkeypatch, capabilities)
-        assert choose_precision("auto", dense, CPU) == "float32"
+        assert choose_precision("fastest", dense, CPU) == "float32"
 
 
 @pytest.mark.parametrize("fast", [True, False])

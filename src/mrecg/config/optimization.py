@@ -72,9 +72,9 @@ class Reconstruction(Settings):
         keep_quantized_probability: 1 is BRECQ; below, each activation stays float with the rest (QDrop).
         precision: of the convolutions and matrix products while something is learned; `bfloat16` rounds their inputs to 8
             bits and, where the processor has it, is faster for dense convolutions but not for depthwise ones;
-            `tfloat32` rounds them to 11 bits on CUDA devices and changes nothing on others; `auto` is `bfloat16` for groups
-            without grouped convolutions on processors that multiply in it, where images are larger than 64², and else `float32`.
-            What is learned, and whatever is measured, is float32 throughout.
+            `tfloat32` rounds them to 11 bits on CUDA devices and changes nothing on others; `fastest` is `bfloat16` for groups
+            without grouped convolutions on processors that multiply in it, and else `float32`; `auto` is `float32` for images of
+            up to 64² and `fastest` for larger ones. What is learned, and whatever is measured, is float32 throughout.
         cuda_graphs: whether a CUDA device repeats a recorded step where it can, which spares it waiting for the host.
         cache: precision of the stored inputs and targets; `float16` halves memory and rounds them to 11 bits, to
             fewer below 6e-5, and cuts them off at 65,504.
@@ -100,7 +100,7 @@ class Reconstruction(Settings):
     penalty_at: Literal["start", "end"] = "start"
     beta: tuple[_Exponent, _Exponent] = (20.0, 2.0)
     keep_quantized_probability: float = Field(default=1.0, gt=0, le=1)
-    precision: Precision | Literal["auto"] = "auto"
+    precision: Precision | Literal["fastest", "auto"] = "auto"
     cuda_graphs: bool = True
     cache: Literal["float32", "float16"] = "float32"
     batches: Literal["reshuffled", "fixed"] = "reshuffled"

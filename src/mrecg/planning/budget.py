@@ -29,7 +29,7 @@ def positions_of(images: ModelInputs) -> int:
 def fit_budget(recipe: Recipe, positions: int) -> Recipe:
     """Return the recipe with numbers in the place of an automatic budget; others stay as they are.
 
-    An automatic precision is that of small images; for large ones every group has its own (`choose_precision`).
+    For large images an automatic precision is the fastest one, of which every group has its own (`choose_precision`).
 
     Args:
         recipe: the choices.
@@ -41,12 +41,12 @@ def fit_budget(recipe: Recipe, positions: int) -> Recipe:
         if recipe.weight.bits < FEW_BITS
         else max(FEWEST_STEPS, round(DEFAULT_STEPS / math.sqrt(larger))),
         "batch_size": max(FEWEST_IMAGES, int(DEFAULT_BATCH_SIZE / larger)),
-        "precision": "float32" if larger == 1 else "auto",
+        "precision": "float32" if larger == 1 else "fastest",
     }
     chosen = {
         f"reconstruct.{name}": value
         for name, value in automatic.items()
-        if getattr(settings, name) == "auto" != value
+        if getattr(settings, name) == "auto"
     }
     return recipe.override(chosen) if chosen else recipe
 

@@ -15,19 +15,21 @@ _BFLOAT16_PRODUCTS = ("avx512_bf16", "amx_bf16")
 
 
 def choose_precision(
-    wanted: Precision | Literal["auto"], units: Sequence[Unit], device: torch.device
+    wanted: Precision | Literal["fastest", "auto"], units: Sequence[Unit], device: torch.device
 ) -> Precision:
     """Return the precision in which steps of some units multiply.
 
-    `auto`, which `fit_budget` leaves for large images only, is bfloat16 where that is faster: the processor multiplies in it, and no convolution is grouped, as depthwise ones
-    are, which take up to twice as long in it.
+    `fastest` is bfloat16 where the processor multiplies in it and no convolution is grouped, as depthwise ones are, which take
+    up to twice as long in it. `auto` is that of small images where the images have not decided yet (`fit_budget`).
 
     Args:
         wanted: the recipe's.
         units: that are optimized together.
         device: where they run.
     """
-    if wanted != "auto":
+    if wanted == "auto":
+        return "float32"
+    if wanted != "fastest":
         return wanted
     grouped = any(layer.groups != "dense" for unit in units for layer in unit.layers)
     return "float32" if grouped or not _multiplies_bfloat16(device) else "bfloat16"

@@ -38,7 +38,7 @@ def _about_precision(run: ReportedRun) -> str:
     """Return what depends on the processor, if anything does."""
     taken = [group.precision for group in run.record.groups if group.steps]
     taken += [run.record.network.precision] if run.record.network else []
-    if run.recipe.reconstruct.precision != "auto" or "bfloat16" not in taken:
+    if run.recipe.reconstruct.precision != "fastest" or "bfloat16" not in taken:
         return ""
     return (
         f" Of {counted(len(taken), 'optimization')}, {taken.count('bfloat16')} multiplied in bfloat16, which this processor has: on one "
