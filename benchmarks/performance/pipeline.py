@@ -39,8 +39,8 @@ __all__ = ["configure", "pipeline_sections", "run"]
 SECONDS = """## Where the seconds go
 
 Whole runs, as fractions of the run; `evaluation` is of as many images as were calibrated with. *Longest group* is the time of all that
-is done for it, its passes, too. Weights are random, with which some groups stop early; rows that are measured
-from now on let none, those with 125 and 500 steps here did.
+is done for it, its passes, too. Weights are random, with which some groups stop early: rows that name the
+longest group let none, earlier ones did.
 """
 ESTIMATES = """## The estimate beside the truth
 
@@ -179,9 +179,10 @@ def pipeline_sections(results: list[Result]) -> list[str]:
     """Return the tables: where the seconds go, and what was estimated."""
     phases = list(dict.fromkeys(phase for found in results for phase in found["seconds"]))
     estimated = [found for found in results if "taken" in found]
+    longest = " | longest group" if any("groups" in found for found in results) else ""
     sections = [
         SECONDS,
-        *table(f"{RUN} | seconds | {' | '.join(phases)} | longest group", _shares(results, phases)),
+        *table(f"{RUN} | seconds | {' | '.join(phases)}{longest}", _shares(results, phases)),
     ]
     if estimated:
         head = f"{RUN} | {' | '.join(estimated[0]['taken'])} | estimate ÷ run | GiB"
@@ -190,11 +191,13 @@ def pipeline_sections(results: list[Result]) -> list[str]:
 
 
 def _shares(results: list[Result], phases: list[str]) -> Iterator[list[str]]:
+    known = any("groups" in found for found in results)
     for found in results:
         total = sum(found["seconds"].values())
         parts = (found["seconds"].get(phase, 0) / total for phase in phases)
         shares = (f"{one:.1%}" if one else "" for one in parts)
-        yield [*_run_of(found), f"{total:.0f}", *shares, _longest_group(found, total)]
+        longest = [_longest_group(found, total)] if known else []
+        yield [*_run_of(found), f"{total:.0f}", *shares, *longest]
 
 
 def _longest_group(found: Result, total: float) -> str:

@@ -5,6 +5,7 @@ a multiple of it, and a layer's result is compared with the images on axis 0.
 """
 
 import math
+import re
 from typing import Any
 
 import torch
@@ -124,9 +125,8 @@ def _merged(node: fx.Node, length: SymInt, batch: frozenset[Any]) -> tuple[int, 
     if not isinstance(source, fx.Node) or not isinstance(read, Tensor):
         return None
     outer = _leading_lengths(source, batch)
-    if (
-        outer is None or outer[0] == -1
-    ):  # whatever is split and merged, an image's rows stay together
+    # Behind the batch, whatever is split and merged, an image's rows stay together.
+    if outer is None or outer[0] == -1:
         return outer and (-1, _rows_of_an_image(length, batch) or 0)
     for count in range(2, read.ndim + 1):
         if math.prod(map(_expression, read.shape[:count])) == length.node.expr:
@@ -160,5 +160,5 @@ def _shape(value: Tensor, batch: frozenset[Any]) -> str:
     """Describe a shape, with the size of the batch as N."""
     texts = [str(length) for length in value.shape]
     for symbol in batch:
-        texts = [text.replace(str(symbol), "N") for text in texts]
+        texts = [re.sub(rf"\b{symbol}\b", "N", text) for text in texts]
     return "×".join(texts)
