@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mrecg import distributed
 from mrecg.errors import DataError, ModelError, RunError, expect
+from mrecg.freed_memory import freed_memory_kept
 from mrecg.graph.inputs import ModelInputs, NamedInputs, as_inputs
 from mrecg.graph.outputs import named_tensors, plain_outputs
 from mrecg.metrics import Metric, Score, answer, measure
@@ -165,6 +166,7 @@ def evaluate(
 
 
 @torch.no_grad()
+@freed_memory_kept()
 def _count_correct(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
     device = device_of(model)
     count = correct1 = correct5 = 0

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from mrecg import distributed
 from mrecg.errors import DataError, ModelError, MrecgError, expect, quoted, reason_of
 from mrecg.export.comparison import OutputComparison
+from mrecg.freed_memory import freed_memory_kept
 from mrecg.graph.channels import class_axis_of
 from mrecg.graph.inputs import ModelInputs, NamedInputs, as_inputs, call, each, shapes
 from mrecg.graph.outputs import computed_outputs, named_tensors, on_cpu, plain_outputs
@@ -56,6 +57,7 @@ class Fidelity:
 
 
 @torch.no_grad()
+@freed_memory_kept()
 def fidelity(
     float_model: nn.Module, model: QuantizedModel, images: Tensor | Mapping[str, Tensor]
 ) -> dict[str, Fidelity]:
@@ -95,6 +97,7 @@ def fidelity(
     return {name: _fidelity(nodes[name], one) for name, one in found.items() if one.count}
 
 
+@freed_memory_kept()
 def measure(model: nn.Module, loader: Iterable[Any], metric: Metric) -> Score:
     """Return the value of a metric on labeled images; see `mrecg.evaluate`.
 

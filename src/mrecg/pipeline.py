@@ -13,6 +13,7 @@ from mrecg.cache.storage import Storage
 from mrecg.config.presets import DEFAULT_PRESET
 from mrecg.config.recipe import Recipe
 from mrecg.errors import ModelError, RecipeError
+from mrecg.freed_memory import freed_memory_kept
 from mrecg.graph.capture import export_frozen
 from mrecg.graph.captures import forget_captures
 from mrecg.graph.inputs import ModelInputs, NamedInputs, shapes
@@ -149,6 +150,7 @@ class PreparedModel:
         require_storable(self.graph.graph)
 
     @default_torch_modes()
+    @freed_memory_kept()
     def plan(self, progress: Report | bool | None = None) -> Plan:
         """Return the recipe's plan; only the metric `loss` reads more than the shapes of the images.
 
@@ -164,6 +166,7 @@ class PreparedModel:
             return self._plan(report, Shortages())[0]
 
     @default_torch_modes()
+    @freed_memory_kept()
     def estimate(self, plan: Plan | None = None, images: int | None = None) -> Estimate:
         """Estimate memory and time; the values of the images do not matter.
 
@@ -184,6 +187,7 @@ class PreparedModel:
 
     @default_torch_modes()
     @forget_captures()
+    @freed_memory_kept()
     def quantize(
         self,
         plan: Plan | None = None,

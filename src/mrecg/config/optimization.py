@@ -71,10 +71,9 @@ class Reconstruction(Settings):
         beta: exponent of the penalty, from its first to its last value.
         keep_quantized_probability: 1 is BRECQ; below, each activation stays float with the rest (QDrop).
         precision: of the convolutions and matrix products while something is learned; `bfloat16` rounds their inputs to 8
-            bits and, where the processor has it, is faster for dense convolutions but not for depthwise ones;
-            `tfloat32` rounds them to 11 bits on CUDA devices and changes nothing on others; `fastest` is `bfloat16` for groups
-            without grouped convolutions on processors that multiply in it, and else `float32`; `auto` is `float32` for images of
-            up to 64² and `fastest` for larger ones. What is learned, and whatever is measured, is float32 throughout.
+            bits, except for grouped convolutions on a CPU; `tfloat32` rounds them to 11 bits on CUDA devices and changes nothing
+            on others; `fastest` is `bfloat16` on processors that multiply in it, and else `float32`; `auto` is `float32` for images
+            of up to 64² and `fastest` for larger ones. What is learned, and whatever is measured, is float32 throughout.
         cuda_graphs: whether a CUDA device repeats a recorded step where it can, which spares it waiting for the host.
         cache: precision of the stored inputs and targets; `float16` halves memory and rounds them to 11 bits, to
             fewer below 6e-5, and cuts them off at 65,504.

@@ -4,7 +4,7 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, fx
@@ -13,8 +13,10 @@ from mrecg.config.settings import FLOAT_BITS
 from mrecg.graph.batch_axis import can_be_stored
 from mrecg.graph.channels import channel_axis, channels_of
 from mrecg.graph.clipping import FusedClip, find_fusable_clips
+from mrecg.graph.grouped import keep_groups_in_float32
 from mrecg.graph.insert import PlacedQuantizer
 from mrecg.graph.layers import LAYER_OPERATORS, layer_name, traced_value, weight_operand
+from mrecg.graph.operators import arguments_of
 from mrecg.records.plan import Layer
 
 __all__ = ["Insertions", "Unit", "extract_unit", "holds_tensors", "shape_of"]
@@ -110,6 +112,7 @@ def extract_unit(
     activations = [quantizer.name for quantizer in mine if not quantizer.is_weight]
     reading = [node for node in piece if node.op == "call_module" and node.target in activations]
     quantized.graph.output(tuple(quantized.made[node] for node in made))
+    keep_groups_in_float32(quantized.graph)
     observed = [node.all_input_nodes[0] for node in reading]
     unquantized.graph.output(tuple(unquantized.made[node] for node in (*made, *observed)))
     return Unit(
@@ -150,9 +153,7 @@ def _describe(node: fx.Node, name: str, quantizer: PlacedQuantizer | None) -> La
     weight = traced_value(node.args[1])  # type: ignore[arg-type]
     assert isinstance(weight, Tensor)
     assert isinstance(node.target, torch._ops.OpOverload)
-    schema = node.target._schema
-    arguments: dict[str, Any] = {one.name: one.default_value for one in schema.arguments}
-    arguments |= dict(zip(arguments, node.args, strict=False)) | dict(node.kwargs)
+    arguments = arguments_of(node)
     strides, groups = arguments.get("stride", 1), arguments.get("groups", 1)
     stride = max(strides) if isinstance(strides, list | tuple) else strides
     kind: Literal["dense", "grouped", "depthwise"] = "dense"
@@ -160,7 +161,7 @@ def _describe(node: fx.Node, name: str, quantizer: PlacedQuantizer | None) -> La
         kind = "depthwise" if groups == weight.shape[0] else "grouped"
     return Layer(
         name=name,
-        kind=schema.name.removeprefix("aten::"),
+        kind=node.target._schema.name.removeprefix("aten::"),
         parameters=weight.numel(),
         bits=FLOAT_BITS if quantizer is None else quantizer.request.bits,
         stride=int(stride),

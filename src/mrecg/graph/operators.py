@@ -1,6 +1,7 @@
 """Classify operators by what integer hardware does with them."""
 
 import operator
+from typing import Any
 
 import torch
 from torch import fx
@@ -13,6 +14,7 @@ __all__ = [
     "POOLS",
     "SELECTS",
     "SOFTMAX",
+    "arguments_of",
     "is_pointwise",
     "operator_of",
 ]
@@ -46,6 +48,15 @@ def operator_of(node: fx.Node) -> object:
     """Return what a node calls, whatever the types of its arguments."""
     target = node.target
     return target.overloadpacket if isinstance(target, torch._ops.OpOverload) else target
+
+
+def arguments_of(node: fx.Node) -> dict[str, Any]:
+    """Return the arguments of an operator's call by their names, with the defaults of those that are not given."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return {}
+    schema = node.target._schema.arguments
+    arguments = {one.name: one.default_value for one in schema}
+    return arguments | dict(zip(arguments, node.args, strict=False)) | dict(node.kwargs)
 
 
 def is_pointwise(node: fx.Node) -> bool:

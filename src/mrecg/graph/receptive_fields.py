@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from mrecg.graph.layers import data_nodes, traced_value
-from mrecg.graph.operators import is_pointwise, operator_of
+from mrecg.graph.operators import arguments_of, is_pointwise, operator_of
 from mrecg.graph.units import Unit
 
 __all__ = ["Extent", "Field", "trace_fields"]
@@ -108,7 +108,7 @@ def _field_of(
     sources = [field for field in read if field is not None]
     if len(sources) < len(read) or not sources:
         return None
-    called, arguments = operator_of(node), _arguments(node)
+    called, arguments = operator_of(node), arguments_of(node)
     if called in _UNCHANGED or called in _PER_CHANNEL or node.target is operator.getitem:
         return None if arguments.get("training") else sources[0]
     if called in _ALONG_AN_AXIS:
@@ -175,14 +175,6 @@ def _pair(value: Any) -> _Pair:
     """Return height and width of an argument that may be one number for both."""
     first, last = (value, value) if isinstance(value, int) else (value[0], value[-1])
     return int(first), int(last)
-
-
-def _arguments(node: fx.Node) -> dict[str, Any]:
-    if not isinstance(node.target, torch._ops.OpOverload):
-        return {}
-    schema = node.target._schema.arguments
-    arguments = {one.name: one.default_value for one in schema}
-    return arguments | dict(zip(arguments, node.args, strict=False)) | dict(node.kwargs)
 
 
 def _map_size(node: fx.Node) -> tuple[int, int] | None:

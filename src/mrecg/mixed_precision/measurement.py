@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from mrecg.config.presets import DEFAULT_PRESET
 from mrecg.config.recipe import Recipe
 from mrecg.errors import DataError, RecipeError, expect
+from mrecg.freed_memory import freed_memory_kept
 from mrecg.graph.captures import forget_captures
 from mrecg.graph.inputs import ModelInputs
 from mrecg.metrics import Meter, Metric, metric_name
@@ -41,6 +42,7 @@ PART_OF_STEPS = 10
 
 @default_torch_modes()
 @forget_captures()
+@freed_memory_kept()
 def sensitivity(
     model: nn.Module,
     images: CalibrationImages | Tensor | Iterable[Any] | Dataset[Any],

@@ -148,7 +148,7 @@ def optimize_group(
         learned,
         Adam(*groups),
         mask,
-        choose_precision(settings.precision, units, learned[0].device),
+        choose_precision(settings.precision, learned[0].device),
         Parts(shortages or Shortages(), "steps of groups"),
     )
     result = _run(step, list(variables.roundings.values()), settings, seed, report)

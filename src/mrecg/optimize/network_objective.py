@@ -86,8 +86,7 @@ class NetworkObjective:
         self.images_at_once = images_per_training_pass(self._chain.units)
         stage = recipe.network
         self._feature_weight = stage.feature_weight
-        units, wanted = self._chain.units, recipe.reconstruct.precision
-        self.precision = choose_precision(wanted, units, self._device)
+        self.precision = choose_precision(recipe.reconstruct.precision, self._device)
         self._parts = Parts(shortages, "passes through the network")
         self._measured_at_once = min(map(images_per_pass, self._chain.units))
         self._answers = find_answers(self._chain, recipe)

@@ -29,7 +29,7 @@ def positions_of(images: ModelInputs) -> int:
 def fit_budget(recipe: Recipe, positions: int) -> Recipe:
     """Return the recipe with numbers in the place of an automatic budget; others stay as they are.
 
-    For large images an automatic precision is the fastest one, of which every group has its own (`choose_precision`).
+    For large images an automatic precision is the fastest one, which depends on the processor (`choose_precision`).
 
     Args:
         recipe: the choices.

@@ -1,6 +1,5 @@
 """Memory and time that a reconstruction will take."""
 
-import functools
 import itertools
 import math
 import time
@@ -8,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from mrecg import distributed
 from mrecg.config.optimization import Precision, Reconstruction
 from mrecg.config.recipe import Recipe
+from mrecg.graph.grouped import keep_groups_in_float32
 from mrecg.graph.inputs import ModelInputs
 from mrecg.graph.layers import traced_value
 from mrecg.graph.units import Chain, Unit
@@ -119,17 +119,15 @@ def estimate_run(
     groups, (given, count, fitted, judging) = _members(chain, plan), images
     tries = any(is_tried(recipe, members) for members in groups)
     batch = min(distributed.share_of_batch(settings.images_per_step), count)
-    measured = functools.cache(functools.partial(_forward_seconds, prepared, probe))
-    seconds = measured("float32")
-
-    def in_a_step(units: Sequence[Unit]) -> float:
-        return _sum(measured(choose_precision(settings.precision, units, prepared.device)), units)
-
+    seconds = in_a_step = _forward_seconds(prepared, probe, "float32")
+    precision = choose_precision(settings.precision, prepared.device)
+    if precision != "float32":
+        in_a_step = _forward_seconds(prepared, probe, precision)
     optimizations = [
         one for members in groups for one in planned_steps(recipe, members, taken or {})
     ]
     in_steps = sum(
-        steps * batch * _fraction(chain, units, settings) * in_a_step(units)
+        steps * batch * _fraction(chain, units, settings) * _sum(in_a_step, units)
         for units, steps in optimizations
     )
     in_passes = sum(
@@ -139,7 +137,7 @@ def estimate_run(
     of_network = _passes_of_network(recipe, fitted, judging) * _sum(seconds, chain.units)
     if recipe.network_steps:
         steps = recipe.network_steps * min(batch, fitted)
-        of_network += steps * _NETWORK_STEP * in_a_step(chain.units)
+        of_network += steps * _NETWORK_STEP * _sum(in_a_step, chain.units)
     whole = min(batch, images_per_training_pass(chain.units)) * saved_bytes(chain.units)
     masked = settings.keep_quantized_probability < 1
     elements = count * _most_elements(chain, groups, keeps_inner=tries)
@@ -271,17 +269,28 @@ def _forward_seconds(
 ) -> dict[str, float]:
     """Measure the seconds of every float unit, per image."""
     chain = prepared.chain
+    graphs = [_as_in_steps(unit.float_graph, precision) for unit in chain.units]
     source = fastest_layout(chain, images, prepared.device)
     seconds: dict[str, float] = {}
     for _ in range(2):  # the first pass warms up
         values = dict(source)
-        for position, unit in enumerate(chain.units):
+        for position, (unit, graph) in enumerate(zip(chain.units, graphs, strict=True)):
             started = time.perf_counter()
             with compute_precision(precision, prepared.device):
-                results = unit.float_graph(*[values[name] for name in unit.inputs])
+                results = graph(*[values[name] for name in unit.inputs])
             if prepared.device.type == "cuda":
                 torch.cuda.synchronize(prepared.device)
             seconds[unit.name] = (time.perf_counter() - started) / len(images)
             values |= dict(zip(unit.outputs, results, strict=False))
             values = {n: v for n, v in values.items() if chain.last_reader.get(n, -1) > position}
     return seconds
+
+
+def _as_in_steps(graph: fx.GraphModule, precision: Precision) -> fx.GraphModule:
+    """Return a unit's float graph with its grouped convolutions in the precision in which steps compute them."""
+    if precision == "float32":
+        return graph
+    copied = fx.Graph()
+    copied.output(copied.graph_copy(graph.graph, {}))
+    keep_groups_in_float32(copied)
+    return fx.GraphModule(graph, copied)

@@ -1,12 +1,10 @@
 """In which precision a step multiplies."""
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
 
 from mrecg.config.optimization import Precision
-from mrecg.graph.units import Unit
 
 __all__ = ["choose_precision"]
 
@@ -15,24 +13,22 @@ _BFLOAT16_PRODUCTS = ("avx512_bf16", "amx_bf16")
 
 
 def choose_precision(
-    wanted: Precision | Literal["fastest", "auto"], units: Sequence[Unit], device: torch.device
+    wanted: Precision | Literal["fastest", "auto"], device: torch.device
 ) -> Precision:
-    """Return the precision in which steps of some units multiply.
+    """Return the precision in which steps multiply.
 
-    `fastest` is bfloat16 where the processor multiplies in it and no convolution is grouped, as depthwise ones are, which take
-    up to twice as long in it. `auto` is that of small images where the images have not decided yet (`fit_budget`).
+    `fastest` is bfloat16 where the processor multiplies in it. `auto` is that of small images where the images have not decided
+    yet (`fit_budget`).
 
     Args:
         wanted: the recipe's.
-        units: that are optimized together.
-        device: where they run.
+        device: where the steps run.
     """
     if wanted == "auto":
         return "float32"
     if wanted != "fastest":
         return wanted
-    grouped = any(layer.groups != "dense" for unit in units for layer in unit.layers)
-    return "float32" if grouped or not _multiplies_bfloat16(device) else "bfloat16"
+    return "bfloat16" if _multiplies_bfloat16(device) else "float32"
 
 
 def _multiplies_bfloat16(device: torch.device) -> bool:

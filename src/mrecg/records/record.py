@@ -67,7 +67,7 @@ class GroupRecord(JsonModel):
         curve: the loss with soft rounding, in at most 40 parts; empty where it was not recorded.
         diverged: the first step whose loss was NaN or infinite, if there was one: then the group was rolled back, and the
             losses and the curve are of the steps before; where it was the first step, the losses are those of rounding to nearest.
-        precision: in which its steps multiplied; `None` without steps, and in records of earlier versions.
+        precision: in which its steps multiplied, but for grouped convolutions on a CPU, which are float32; `None` without steps, and in records of earlier versions.
     """
 
     units: tuple[str, ...]
