@@ -48,7 +48,7 @@ bench: .venv/ready
 	$(BIN)/python -m benchmarks.held_out measure
 	$(BIN)/python -m benchmarks.held_out judges
 	$(BIN)/python -m benchmarks.held_out render
-	for name in step network-step pipeline scaling memory range-memory; do $(BIN)/python -m benchmarks.performance $$name || exit 1; done
+	for name in step network-step pipeline scaling memory range-memory kept-memory; do $(BIN)/python -m benchmarks.performance $$name || exit 1; done
 	$(BIN)/python -m benchmarks.performance pipeline --networks resnet18 mobilenetv2_100 regnetx_600m resnet50 \
 		--methods qdrop-mrecg --bits w4a4 --steps default
 	$(BIN)/python -m benchmarks.performance network-step --batch 8 --networks mobilenetv2_100@224 resnet18@224 regnetx_600m@224

@@ -90,6 +90,7 @@ def ends(allocator: Allocator) -> list[tuple[int, ...]]:
     return allocator.told[-4:]
 
 
+QUICK = {"reconstruct.steps": 2, "reconstruct.batch_size": 8, "plan.join": "loss"}
 RETURNED = [*freed_memory._RETURNED.items(), (0,)]
 
 
@@ -109,7 +110,7 @@ def test_an_error_ends_it_too(allocator: Allocator) -> None:
 )
 def test_whatever_runs_the_network_often_keeps_memory(what: str, allocator: Allocator) -> None:
     model, images = toys.make("residual"), toys.images(16)
-    recipe = mrecg.preset("w4a4-rtn")
+    recipe = mrecg.preset("w4a4-qdrop-mrecg", QUICK)
     quantized = mrecg.quantize(model, images, recipe=recipe)
     allocator.told.clear()
     calls: dict[str, Any] = {

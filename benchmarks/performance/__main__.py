@@ -10,6 +10,7 @@
     python -m benchmarks.performance default-run --against ../other-checkout
     python -m benchmarks.performance memory --network resnet18_small --side 28 --images 256 --memory 16MiB --steps 2000
     python -m benchmarks.performance range-memory
+    python -m benchmarks.performance kept-memory                         # against returning it to the system
     python -m benchmarks.performance rounding                            # to nearest, against ONNX Runtime
     python -m benchmarks.performance first-call                          # against torch's import and export
     python -m benchmarks.performance threads                             # one and two, on an idle machine
@@ -28,6 +29,7 @@ from benchmarks.performance import (
     default_run,
     first_call,
     gpu,
+    kept_memory,
     memory,
     network_step,
     pipeline,
@@ -49,6 +51,7 @@ def main(given: Sequence[str] | None = None) -> None:
         Command("window-step", window_step.configure, window_step.run),
         Command("pipeline", pipeline.configure, pipeline.run),
         Command("default-run", default_run.configure, default_run.run),
+        Command("kept-memory", kept_memory.configure, kept_memory.run),
         Command("memory", memory.configure, memory.run),
         Command("range-memory", range_memory.configure, range_memory.run),
         Command("rounding", rounding.configure, rounding.run),

@@ -7,6 +7,7 @@ from benchmarks.accuracy.results import accuracy_store, authors_results
 from benchmarks.performance.default_run import default_runs_section
 from benchmarks.performance.first_call import first_call_section
 from benchmarks.performance.gpu import gpu_section
+from benchmarks.performance.kept_memory import kept_memory_section
 from benchmarks.performance.pipeline import pipeline_sections
 from benchmarks.performance.results import performance_store
 from benchmarks.performance.threads import threads_section
@@ -243,6 +244,7 @@ def write_performance(folder: Path, page: Path) -> int:
         "paired",
         "pipeline",
         "default_run",
+        "kept_memory",
         "rounding",
         "first_call",
         "threads",
@@ -281,6 +283,7 @@ def write_performance(folder: Path, page: Path) -> int:
         *paired,
         *(*pipeline_sections(found["pipeline"]), ""),
         *default_runs_section(found["default_run"]),
+        *kept_memory_section(found["kept_memory"]),
         *rounding,
         *first_call_section(found["first_call"]),
         *threads_section(found["threads"]),

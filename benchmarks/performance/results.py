@@ -15,6 +15,7 @@ KEYS = {
     "default_run": ("network", "side", "images", "preset", "against"),
     "memory": ("network", "side", "images", "steps"),
     "range_memory": ("inputs", "outputs"),
+    "kept_memory": ("network", "side", "images", "steps"),
     "rounding": ("network", "side", "images"),
     "first_call": (),
     "threads": ("work", "side", "images"),

@@ -150,7 +150,6 @@ class PreparedModel:
         require_storable(self.graph.graph)
 
     @default_torch_modes()
-    @freed_memory_kept()
     def plan(self, progress: Report | bool | None = None) -> Plan:
         """Return the recipe's plan; only the metric `loss` reads more than the shapes of the images.
 
@@ -166,7 +165,6 @@ class PreparedModel:
             return self._plan(report, Shortages())[0]
 
     @default_torch_modes()
-    @freed_memory_kept()
     def estimate(self, plan: Plan | None = None, images: int | None = None) -> Estimate:
         """Estimate memory and time; the values of the images do not matter.
 
@@ -187,7 +185,6 @@ class PreparedModel:
 
     @default_torch_modes()
     @forget_captures()
-    @freed_memory_kept()
     def quantize(
         self,
         plan: Plan | None = None,
@@ -327,6 +324,7 @@ class PreparedModel:
         )
         return make_plan(units, rule, [unit.loss for unit in found.units]), found.state
 
+    @freed_memory_kept()
     def _optimize_groups(
         self,
         recipe: Recipe,
@@ -352,6 +350,7 @@ class PreparedModel:
     def _split(self) -> SplitImages:
         return split_images(distributed.share_of_images(self.images), self.recipe)
 
+    @freed_memory_kept()
     def _optimize_network(
         self,
         state: QuantizerState,
@@ -383,6 +382,7 @@ class PreparedModel:
         steps = round(self.recipe.reconstruct.step_count * self.recipe.plan.loss_steps)
         return self.recipe.override({"reconstruct.steps": steps, "network.steps": 0})
 
+    @freed_memory_kept()
     def _estimate(
         self,
         recipe: Recipe,

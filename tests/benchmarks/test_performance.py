@@ -111,6 +111,15 @@ def test_a_budget_moves_values_into_files(tmp_path: Path) -> None:
         assert result["before_gib"] <= result["peak_gib"] >= result["network_gib"] > 0.1
 
 
+def test_memory_is_kept_or_returned_in_processes_of_their_own(tmp_path: Path) -> None:
+    arguments = ["--networks", "resnet18_small", "--images", "32", "--steps", "2", "--turns", "1"]
+    main(["--results", str(tmp_path), "kept-memory", *arguments])
+    (result,) = performance_store("kept_memory", tmp_path).read()
+    for name in ("kept", "returned"):
+        assert result[name]["seconds"] > 0
+        assert result[name]["peak_gib"] > 0.1
+
+
 def test_work_grows_linearly_with_units_and_images() -> None:
     """Per unit, but for the eighth that is set aside: once in float, twice quantized, a third time where it was rolled
     back, and the steps. Then as a whole: for the power in float, the eighth in eight views before and after in both networks,
