@@ -18,6 +18,7 @@ ROOMS = [
     "errors",
     "collection",
     "distributed",
+    "freed_memory",
     "torch_state",
     "reading",
     "writing",

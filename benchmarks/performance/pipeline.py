@@ -29,7 +29,7 @@ from benchmarks.store import Result
 from benchmarks.tables import table
 from mrecg import pipeline
 from mrecg.cache.activation_cache import ActivationCache
-from mrecg.optimize import all_groups, progress, reconstruction
+from mrecg.optimize import all_groups, progress, reconstruction, trial
 from mrecg.optimize.judge import Judge
 from mrecg.paper.networks import NETWORKS
 from mrecg.planning import estimate
@@ -53,7 +53,7 @@ RUN = "network | preset | run"
 PHASES: dict[str, list[tuple[Any, str]]] = {
     "capture": [(pipeline, "prepare_graph")],
     "finite pass": [(pipeline, "require_finite_activations")],
-    "estimate": [(pipeline, "estimate_run")],
+    "estimate": [(pipeline, "estimate_run"), (pipeline, "try_steps")],
     "ranges": [(reconstruction, "calibrate_activation")],
     "optimization": [(reconstruction, "optimize_group")],
     "float pass": [(ActivationCache, "run_float")],
@@ -70,7 +70,7 @@ def in_cpu_seconds() -> Iterator[None]:
     """Let estimates and the clock of a run's phases count CPU seconds."""
     clock = SimpleNamespace(perf_counter=time.process_time)
     with contextlib.ExitStack() as stack:
-        for module in (estimate, pipeline, progress, all_groups):
+        for module in (estimate, pipeline, progress, all_groups, trial):
             stack.enter_context(mock.patch.object(module, "time", clock))
         yield
 

@@ -23,6 +23,7 @@ from torch import Tensor
 import mrecg
 from benchmarks.ablations import ABLATIONS, without
 from benchmarks.accuracy.choices import CHOICES
+from benchmarks.no_trial_steps import no_trial_steps
 from benchmarks.performance.paired import compare
 from benchmarks.performance.random_network import random_network
 from benchmarks.performance.results import performance_store
@@ -112,7 +113,7 @@ def float_steps_between(times: dict[str, tuple[list[float], list[float]]]) -> It
 
         return optimize_group(prepared, units, nearest, values, settings, seed, between, *more)
 
-    with mock.patch.object(reconstruction, "optimize_group", alternating):
+    with no_trial_steps(), mock.patch.object(reconstruction, "optimize_group", alternating):
         yield
 
 

@@ -11,6 +11,7 @@ from unittest import mock
 
 import mrecg
 from benchmarks.natural_images.windows import windows_store, windows_table
+from benchmarks.no_trial_steps import no_trial_steps
 from benchmarks.performance.random_network import random_network
 from benchmarks.performance.results import performance_store
 from benchmarks.provenance import commit
@@ -67,7 +68,7 @@ def _both_ways(times: dict[str, tuple[list[float], list[float]]]) -> Iterator[No
             found = optimize_group(prepared, units, nearest, values, chosen, seed, timed, *more)
         return found
 
-    with mock.patch.object(reconstruction, "optimize_group", optimize_both):
+    with no_trial_steps(), mock.patch.object(reconstruction, "optimize_group", optimize_both):
         yield
 
 

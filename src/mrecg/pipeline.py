@@ -1,7 +1,7 @@
 """The method, from top to bottom: prepare a model, plan its groups, optimize group by group, then the network."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +26,7 @@ from mrecg.optimize.finite import require_finite_activations
 from mrecg.optimize.network import optimize_network
 from mrecg.optimize.network_objective import find_answers
 from mrecg.optimize.progress import PhaseClock, Progress, Report, phase
+from mrecg.optimize.trial import try_steps
 from mrecg.planning.budget import fit_budget, positions_of
 from mrecg.planning.estimate import Estimate, estimate_run
 from mrecg.planning.joint_plan import check_plan, make_plan, single_plan
@@ -165,23 +166,30 @@ class PreparedModel:
             return self._plan(report, Shortages())[0]
 
     @default_torch_modes()
+    @freed_memory_kept()
     def estimate(self, plan: Plan | None = None, images: int | None = None) -> Estimate:
-        """Estimate memory and time; the values of the images do not matter.
+        """Estimate memory and time from a few steps; the values of the images do not matter.
 
-        The metric `loss` needs a run to know its plan; here that of `capacity` stands in for it.
+        In a run of several processes each of them calls it. The metric `loss` needs a run to know its plan; here that of `capacity` stands in for it.
 
         Args:
             plan: replaces the recipe's plan.
             images: how many will calibrate, if not those given.
         """
         rule, units = self.recipe.plan, self.graph.chain.units
-        if plan is not None or rule.join != "loss":
-            return self._estimate(self.recipe, plan or make_plan(units, rule), images)
+        by_loss = plan is None and rule.join == "loss"
+        if by_loss:
+            rule = rule.model_copy(update={"join": "capacity"})
+        plan, in_a_step = (
+            plan or make_plan(units, rule),
+            try_steps(self.graph, self.images, self.recipe),
+        )
+        if not by_loss:
+            return self._estimate(self.recipe, plan, in_a_step, images)
         short = self._short_recipe()
-        ahead = self._estimate(short, single_plan(units), images)
-        plan = make_plan(units, rule.model_copy(update={"join": "capacity"}))
+        ahead = self._estimate(short, single_plan(units), in_a_step, images)
         taken = {unit.name: short.reconstruct.step_count for unit in units}
-        return self._estimate(self.recipe, plan, images, taken).behind(ahead)
+        return self._estimate(self.recipe, plan, in_a_step, images, taken).behind(ahead)
 
     @default_torch_modes()
     @forget_captures()
@@ -227,7 +235,12 @@ class PreparedModel:
             plan = check_plan(plan, self.graph.chain.units)
         clock.lap("plan")
         with phase(report, "estimate"):
-            found = self._estimate(self.recipe, plan, None, dict(state.steps))
+            found = self._estimate(
+                self.recipe,
+                plan,
+                try_steps(self.graph, self.images, self.recipe),
+                taken=dict(state.steps),
+            )
             report(found.without(*clock.laps))
         tuned = self._optimize_groups(
             self.recipe, plan, "tune", report, shortages, state, checkpoints
@@ -382,20 +395,19 @@ class PreparedModel:
         steps = round(self.recipe.reconstruct.step_count * self.recipe.plan.loss_steps)
         return self.recipe.override({"reconstruct.steps": steps, "network.steps": 0})
 
-    @freed_memory_kept()
     def _estimate(
         self,
         recipe: Recipe,
         plan: Plan,
-        images: int | None,
+        in_a_step: Mapping[str, float],
+        images: int | None = None,
         taken: dict[str, int] | None = None,
     ) -> Estimate:
         given = len(self.images) // distributed.count() if images is None else images
         counts = split_counts(given, self.recipe)
-        probe = self.images[
-            : _PROBED if recipe.reconstruct.step_count or recipe.network_steps else 1
-        ]
-        found = estimate_run(self.graph, probe, counts, recipe, plan, self.memory, taken)
+        learns = recipe.reconstruct.step_count or recipe.network_steps
+        probe = self.images[: _PROBED if learns else 1]
+        found = estimate_run(self.graph, probe, counts, recipe, plan, in_a_step, self.memory, taken)
         phases = {"capture": self.seconds, **found.phases, "freeze": _FREEZING * self.seconds}
         return replace(found, phases=phases)
 

@@ -1,6 +1,6 @@
 """The estimate of memory and time: against what a run holds, and against steps counted on paper."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -9,12 +9,13 @@ from torch import nn
 
 import mrecg
 import toys
+from mrecg import pipeline
 from mrecg.cache.storage import Storage
 from mrecg.cache.stored import CachedActivation
 from mrecg.errors import DataError, PlanError
-from mrecg.optimize import network
+from mrecg.optimize import network, trial
 from mrecg.optimize.progress import Progress
-from mrecg.optimize.step import Step
+from mrecg.optimize.step import Drawn, Step
 from mrecg.planning import estimate
 from mrecg.planning.estimate import Estimate
 from mrecg.preparation.prepared_graph import PreparedGraph
@@ -78,6 +79,8 @@ def test_the_estimate_has_every_phase_and_the_steps_that_are_taken(
     settings = {"plan.join": join, "plan.count": 1, "reconstruct.early_stop": False}
     steps = {"reconstruct.steps": 8, "network.steps": 3, "reconstruct.batch_size": 8}
     prepared = prepare(mrecg.preset("w4a4-brecq", settings | steps))
+    units = [unit.name for unit in prepared.graph.chain.units]
+    monkeypatch.setattr(pipeline, "try_steps", lambda *given: dict.fromkeys(units, 1.0))
     events: list[Progress | Estimate] = []
     before, record = prepared.estimate(), prepared.quantize(progress=events.append).record
     (during,) = (one for one in events if isinstance(one, Estimate))
@@ -93,21 +96,31 @@ def test_the_estimate_has_every_phase_and_the_steps_that_are_taken(
         assert before.steps["reconstruction"] == in_groups
 
 
+def seconds_are(
+    monkeypatch: pytest.MonkeyPatch, forward: Mapping[str, float], step: Mapping[str, float]
+) -> None:
+    """Let every unit take so long, per image."""
+    monkeypatch.setattr(estimate, "_forward_seconds", lambda *given: forward)
+    monkeypatch.setattr(pipeline, "try_steps", lambda *given: step)
+
+
 def test_the_estimate_of_time_follows_steps_and_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    seconds: dict[str, float] = {}
-    monkeypatch.setattr(estimate, "_forward_seconds", lambda *given: seconds)
     settings = {"reconstruct.steps": 40, "reconstruct.batch_size": 8, "network.steps": 20}
     recipe = mrecg.preset("w4a4-brecq", settings)
     prepared = prepare(recipe, 32)
-    seconds |= {unit.name: 2.0**at for at, unit in enumerate(prepared.graph.chain.units)}
-    total, phases = sum(seconds.values()), prepared.estimate().phases
+    forward = {unit.name: 2.0**at for at, unit in enumerate(prepared.graph.chain.units)}
+    step = {name: 100 * one for name, one in forward.items()}
+    seconds_are(monkeypatch, forward, step)
+    total, phases = sum(forward.values()), prepared.estimate().phases
     assert phases["plan"] == total * 32  # every image is looked at
     more = {"reconstruct.steps": 50, "network.steps": 70}
     further = prepare(recipe.override(more), 32).estimate().phases
-    step = total * 8
-    grown = {name: (further[name] - phases[name]) / step for name in ("reconstruction", "network")}
+    grown = {
+        name: (further[name] - phases[name]) / (8 * total) for name in ("reconstruction", "network")
+    }
+    of_network = 100 * estimate._NETWORK_STEP + 1  # which runs in float, too
     assert grown == pytest.approx(
-        {"reconstruction": 10 * estimate._GROUP_STEP, "network": 50 * estimate._NETWORK_STEP}
+        {"reconstruction": 10 * 100 * estimate._GROUP_STEP, "network": 50 * of_network}
     )
     # Seven eighths of the images tune, the rest judges in eight views.
     none = prepare(recipe.override({"reconstruct.steps": 0, "network.steps": 0}), 32).estimate()
@@ -115,40 +128,49 @@ def test_the_estimate_of_time_follows_steps_and_images(monkeypatch: pytest.Monke
     assert none.phases["reconstruction"] == pytest.approx(total * 32 * (1 + quantized))
     assert none.phases["network"] == none.phases["plan"] == 0
     assert phases["network"] == pytest.approx(
-        total * (28 + 2 * 32 * (1 + quantized)) + step * 20 * estimate._NETWORK_STEP
+        total * (28 + 2 * 32 * (1 + quantized)) + 8 * total * 20 * of_network
     )
 
 
-def test_steps_take_the_time_of_their_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ranges and losses are float32 whatever steps are."""
-    names = ["stem", "stage.one", "stage.two", "stage.three", "fc"]
-    seconds = {"float32": 1.0, "bfloat16": 0.25}
-    monkeypatch.setattr(
-        estimate,
-        "_forward_seconds",
-        lambda prepared, images, precision: dict.fromkeys(names, seconds[precision]),
-    )
-    settings = {"reconstruct.steps": 40, "reconstruct.batch_size": 8, "network.steps": 20}
-    recipe = mrecg.preset("w4a4-brecq", settings)
-    precise, coarse, no_steps = (
-        prepare(recipe.override(change), 32).estimate().phases
-        for change in (
-            {},
-            {"reconstruct.precision": "bfloat16"},
-            {"reconstruct.steps": 0, "network.steps": 0},
-        )
-    )
-    assert coarse["plan"] == precise["plan"]
-    steps = {"reconstruction": 40 * estimate._GROUP_STEP, "network": 20 * estimate._NETWORK_STEP}
-    for phase, count in steps.items():
-        assert precise[phase] - coarse[phase] == pytest.approx(0.75 * len(names) * 8 * count)
-    assert coarse["reconstruction"] > no_steps["reconstruction"]
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_trial_steps_are_those_of_the_run(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every unit, in the run's precision, with its batch; what learns nothing takes none."""
+    taken: list[tuple[tuple[str, ...], str, int]] = []
+    original = Step.__call__
+
+    def noted(self: Step, drawn: Drawn, *given: Any) -> Any:
+        units = tuple(unit.name for unit in self.units)
+        taken.append((units, self.precision, len(drawn.chosen)))
+        return original(self, drawn, *given)
+
+    monkeypatch.setattr(Step, "__call__", noted)
+    settings = {"reconstruct.steps": 40, "reconstruct.batch_size": 6, "network.steps": 20}
+    recipe = mrecg.preset("w4a4-qdrop", settings | {"reconstruct.precision": precision})
+    prepared = prepare(recipe)
+    found = trial.try_steps(prepared.graph, prepared.images, recipe)
+    names = [unit.name for unit in prepared.graph.chain.units]
+    assert list(found) == names
+    assert all(value > 0 for value in found.values())
+    assert taken == [((name,), precision, 6) for name in names for _ in range(trial._STEPS)]
+    taken.clear()
+    to_nearest = mrecg.preset("w4a4-rtn")
+    assert set(trial.try_steps(prepared.graph, prepared.images, to_nearest).values()) == {0.0}
+    assert not taken
+
+
+def test_nothing_of_a_prepared_model_changes_with_its_estimate() -> None:
+    """So a run behind an estimate is bit for bit the run without."""
+    recipe = mrecg.preset("w4a4-qdrop", QUICK | {"network.steps": 2})
+    plain, estimated = prepare(recipe), prepare(recipe)
+    estimated.estimate()
+    states = [one.quantize(progress=False).program.state_dict for one in (plain, estimated)]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
 def test_capacity_stands_in_for_a_loss_that_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run would have to find it, and an estimate runs no unit on more than a few images."""
     seconds = dict.fromkeys(["stem", "stage.one", "stage.two", "stage.three", "fc"], 1.0)
-    monkeypatch.setattr(estimate, "_forward_seconds", lambda *given: seconds)
+    seconds_are(monkeypatch, seconds, seconds)
     settings = QUICK | {"plan.count": 1, "plan.keep": "all", "reconstruct.steps": 8}
     by_loss = mrecg.preset("w4a4-brecq", settings | {"plan.join": "loss"})
     by_capacity = by_loss.override({"plan.join": "capacity"})

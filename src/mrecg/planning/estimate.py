@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from mrecg import distributed
-from mrecg.config.optimization import Precision, Reconstruction
+from mrecg.config.optimization import Reconstruction
 from mrecg.config.recipe import Recipe
-from mrecg.graph.grouped import keep_groups_in_float32
 from mrecg.graph.inputs import ModelInputs
 from mrecg.graph.layers import traced_value
 from mrecg.graph.units import Chain, Unit
@@ -26,7 +25,6 @@ from mrecg.planning.cost import (
     planned_steps,
     saved_bytes,
 )
-from mrecg.planning.precision import choose_precision
 from mrecg.planning.windows import find_view
 from mrecg.preparation.judging import SplitCounts, judged_views
 from mrecg.preparation.prepared_graph import PreparedGraph
@@ -36,11 +34,11 @@ from mrecg.torch_state import compute_precision
 
 __all__ = ["Estimate", "estimate_run"]
 
-_GROUP_STEP = 3.4
-"""Cost of a group's step in forward passes of as many images: forward, twice as much backward, and the rest."""
-_NETWORK_STEP = 4.0
-"""The same of the network as a whole, where the float network runs, too."""
-_QUANTIZED_PASS = 1.2
+_GROUP_STEP = 1.2
+"""Cost of a group's step in trial steps of its units: its batch comes from all images."""
+_NETWORK_STEP = 1.15
+"""Cost of a step of the network as a whole in trial steps of all units; the float network runs besides."""
+_QUANTIZED_PASS = 1.3
 """Cost of a forward pass of quantized units in forward passes of the float ones."""
 _SAVED_PER_WEIGHT = 12
 """Tensors of a weight's size during a step: alpha, its gradient, two moments, and what rounding needs."""
@@ -57,7 +55,7 @@ class Estimate:
         files: how many of them exceed the memory budget and go to files.
         working: bytes of an optimization step at most, or of the samples that ranges are found from, if these are more; what CUDA graphs hold besides is not counted.
         weights: bytes of the weights in all their forms.
-        phases: seconds of each phase that is ahead, by its name in the record; extrapolated from a forward pass.
+        phases: seconds of each phase that is ahead, by its name in the record; extrapolated from a forward pass and a step of a few images.
         steps: optimizer steps of those phases that may take some, at most: a group may stop early.
     """
 
@@ -101,6 +99,7 @@ def estimate_run(
     images: SplitCounts,
     recipe: Recipe,
     plan: Plan,
+    in_a_step: Mapping[str, float],
     memory: int | None = None,
     taken: Mapping[str, int] | None = None,
 ) -> Estimate:
@@ -112,6 +111,7 @@ def estimate_run(
         images: how many there are in this process, and for what.
         recipe: steps, batch size and the precision of cached values.
         plan: fits the model.
+        in_a_step: seconds of a trial step of each unit, per image (`optimize.trial`).
         memory: bytes that the cache may take; `None` is no limit.
         taken: steps that units were given before, by their names.
     """
@@ -119,10 +119,7 @@ def estimate_run(
     groups, (given, count, fitted, judging) = _members(chain, plan), images
     tries = any(is_tried(recipe, members) for members in groups)
     batch = min(distributed.share_of_batch(settings.images_per_step), count)
-    seconds = in_a_step = _forward_seconds(prepared, probe, "float32")
-    precision = choose_precision(settings.precision, prepared.device)
-    if precision != "float32":
-        in_a_step = _forward_seconds(prepared, probe, precision)
+    seconds = _forward_seconds(prepared, probe)
     optimizations = [
         one for members in groups for one in planned_steps(recipe, members, taken or {})
     ]
@@ -136,8 +133,8 @@ def estimate_run(
     )
     of_network = _passes_of_network(recipe, fitted, judging) * _sum(seconds, chain.units)
     if recipe.network_steps:
-        steps = recipe.network_steps * min(batch, fitted)
-        of_network += steps * _NETWORK_STEP * _sum(in_a_step, chain.units)
+        a_step = _NETWORK_STEP * _sum(in_a_step, chain.units) + _sum(seconds, chain.units)
+        of_network += recipe.network_steps * min(batch, fitted) * a_step
     whole = min(batch, images_per_training_pass(chain.units)) * saved_bytes(chain.units)
     masked = settings.keep_quantized_probability < 1
     elements = count * _most_elements(chain, groups, keeps_inner=tries)
@@ -264,33 +261,20 @@ def _parameters(units: Sequence[Unit]) -> int:
 
 
 @torch.no_grad()
-def _forward_seconds(
-    prepared: PreparedGraph, images: ModelInputs, precision: Precision
-) -> dict[str, float]:
+def _forward_seconds(prepared: PreparedGraph, images: ModelInputs) -> dict[str, float]:
     """Measure the seconds of every float unit, per image."""
     chain = prepared.chain
-    graphs = [_as_in_steps(unit.float_graph, precision) for unit in chain.units]
     source = fastest_layout(chain, images, prepared.device)
     seconds: dict[str, float] = {}
     for _ in range(2):  # the first pass warms up
         values = dict(source)
-        for position, (unit, graph) in enumerate(zip(chain.units, graphs, strict=True)):
+        for position, unit in enumerate(chain.units):
             started = time.perf_counter()
-            with compute_precision(precision, prepared.device):
-                results = graph(*[values[name] for name in unit.inputs])
+            with compute_precision("float32", prepared.device):
+                results = unit.float_graph(*[values[name] for name in unit.inputs])
             if prepared.device.type == "cuda":
                 torch.cuda.synchronize(prepared.device)
             seconds[unit.name] = (time.perf_counter() - started) / len(images)
             values |= dict(zip(unit.outputs, results, strict=False))
             values = {n: v for n, v in values.items() if chain.last_reader.get(n, -1) > position}
     return seconds
-
-
-def _as_in_steps(graph: fx.GraphModule, precision: Precision) -> fx.GraphModule:
-    """Return a unit's float graph with its grouped convolutions in the precision in which steps compute them."""
-    if precision == "float32":
-        return graph
-    copied = fx.Graph()
-    copied.output(copied.graph_copy(graph.graph, {}))
-    keep_groups_in_float32(copied)
-    return fx.GraphModule(graph, copied)
