@@ -73,7 +73,7 @@ def measure_variant(
         more = generated_images(model, tuple(calibration.shape[1:]))
         calibration = torch.cat([calibration, more])
     with trial(variant.trial):
-        quantized = mrecg.quantize(model, calibration, recipe=recipe)
+        quantized = mrecg.quantize(model, calibration, recipe=recipe, progress=False)
     record = quantized.record
     held_out = given[-HELD_OUT:]
     ours, wanted = answers(quantized.model, held_out), answers(model.eval(), held_out)
@@ -112,7 +112,7 @@ def judge_joins(
         "truth": given[-HELD_OUT:],
     }
     with _several_judges(judges) as losses:
-        joins = mrecg.quantize(model, tuned, recipe=recipe).record.plan.joins
+        joins = mrecg.quantize(model, tuned, recipe=recipe, progress=False).record.plan.joins
     trials = zip(joins, losses[::2], losses[1::2], strict=True)
     return [
         {"units": join.units} | {name: 1 - joint[name] / alone[name] for name in judges}

@@ -44,7 +44,7 @@ PRECISIONS_HEADER = """
 ## In which precision steps multiply
 
 The whole method. *bfloat16* rounds what convolutions and products read to 8 bits, in the steps of the groups and of the network as a
-whole; what is learned, and everything that is measured, is float32.
+whole, but for grouped convolutions, which stay float32 on a CPU; what is learned, and everything that is measured, is float32.
 """
 JUDGES_COLUMNS = (
     "images | wrong | mean distance from the true gain (points) | mean difference (points)"

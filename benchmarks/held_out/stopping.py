@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from unittest import mock
 
-from benchmarks.no_trial_steps import no_trial_steps
 from mrecg import pipeline
 from mrecg.cache.storage import Storage
 from mrecg.optimize import all_groups, group, reconstruction
@@ -81,7 +80,6 @@ def stopped_by_held_out_images() -> Iterator[None]:
         return run(step, *rest)
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(no_trial_steps())
         for owner, name, replacement in (
             (pipeline, "optimize_groups", optimizing_groups),
             (all_groups._GroupRun, "run", running_group),

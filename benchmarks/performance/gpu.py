@@ -16,7 +16,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import mrecg
 from benchmarks.ablations import ABLATIONS, without
-from benchmarks.no_trial_steps import no_trial_steps
 from benchmarks.performance.random_network import random_network
 from benchmarks.performance.results import performance_store
 from benchmarks.provenance import commit
@@ -52,8 +51,8 @@ def operations_of_a_step(model: nn.Module, images: Tensor, recipe: Recipe) -> in
         return result
 
     once = recipe.override({"reconstruct.steps": 1, "reconstruct.cuda_graphs": False})
-    with no_trial_steps(), mock.patch.object(reconstruction, "optimize_group", counted):
-        mrecg.quantize(model, images, recipe=once)
+    with mock.patch.object(reconstruction, "optimize_group", counted):
+        mrecg.quantize(model, images, recipe=once, progress=False)
     return sum(found)
 
 

@@ -24,7 +24,7 @@ __all__ = ["configure", "kept_memory_section", "run"]
 HEADER = """
 ## Freed memory that is kept
 
-Short runs of `w4a4-qdrop-mrecg` that keep what they free until the next step needs it, and runs that leave glibc's allocator as it
+Short runs of `w4a4-qdrop` that keep what they free until the next step needs it, and runs that leave glibc's allocator as it
 is: CPU seconds of one thread, medians of runs in turns. *GiB* is resident memory at its peak, kept / returned.
 
 """
@@ -39,7 +39,7 @@ from benchmarks.performance.random_network import random_network
 network, side, images, steps = sys.argv[1], *map(int, sys.argv[2:])
 model, calibration = random_network(network, side, images)
 settings = {"reconstruct.early_stop": False, "reconstruct.steps": steps, "network.steps": steps}
-recipe = mrecg.preset("w4a4-qdrop-mrecg", settings)
+recipe = mrecg.preset("w4a4-qdrop", settings)
 started = time.process_time()
 record = mrecg.quantize(model, calibration, recipe=recipe, progress=False).record
 found = {"seconds": time.process_time() - started, "peak_gib": peak_resident() / 2**30}

@@ -116,7 +116,8 @@ def measure(network: str, bits: str, method: str, steps: int | None, count: int)
         expected = mrecg.prepare(model, images, recipe=recipe).estimate()
     before, started = peak_resident(), time.process_time()
     with in_cpu_seconds(), timed(seconds):
-        quantized = mrecg.quantize(model, images, recipe=recipe)
+        # Watched, so that it is estimated, as a run at a terminal is.
+        quantized = mrecg.quantize(model, images, recipe=recipe, progress=lambda event: None)
     peak = peak_resident()
     finished = time.process_time()
     labels = torch.zeros(count, dtype=torch.long)

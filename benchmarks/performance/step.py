@@ -23,7 +23,6 @@ from torch import Tensor
 import mrecg
 from benchmarks.ablations import ABLATIONS, without
 from benchmarks.accuracy.choices import CHOICES
-from benchmarks.no_trial_steps import no_trial_steps
 from benchmarks.performance.paired import compare
 from benchmarks.performance.random_network import random_network
 from benchmarks.performance.results import performance_store
@@ -113,7 +112,7 @@ def float_steps_between(times: dict[str, tuple[list[float], list[float]]]) -> It
 
         return optimize_group(prepared, units, nearest, values, settings, seed, between, *more)
 
-    with no_trial_steps(), mock.patch.object(reconstruction, "optimize_group", alternating):
+    with mock.patch.object(reconstruction, "optimize_group", alternating):
         yield
 
 
@@ -131,7 +130,7 @@ def measure(
     recipe = mrecg.preset(f"w2a4-{method}", settings | dict(overrides))
     times: dict[str, tuple[list[float], list[float]]] = {}
     with float_steps_between(times):
-        record = mrecg.quantize(model, images, recipe=recipe).record
+        record = mrecg.quantize(model, images, recipe=recipe, progress=False).record
     units: list[dict[str, Any]] = [
         {
             "unit": name,

@@ -11,7 +11,6 @@ from unittest import mock
 
 import mrecg
 from benchmarks.natural_images.windows import windows_store, windows_table
-from benchmarks.no_trial_steps import no_trial_steps
 from benchmarks.performance.random_network import random_network
 from benchmarks.performance.results import performance_store
 from benchmarks.provenance import commit
@@ -68,7 +67,7 @@ def _both_ways(times: dict[str, tuple[list[float], list[float]]]) -> Iterator[No
             found = optimize_group(prepared, units, nearest, values, chosen, seed, timed, *more)
         return found
 
-    with no_trial_steps(), mock.patch.object(reconstruction, "optimize_group", optimize_both):
+    with mock.patch.object(reconstruction, "optimize_group", optimize_both):
         yield
 
 
@@ -85,7 +84,7 @@ def _measure(network: str, side: int, batch: int, window: int) -> Result:
     times: dict[str, tuple[list[float], list[float]]] = {}
     with _both_ways(times):
         recipe = mrecg.preset("w4a4-qdrop", settings)
-        record = mrecg.quantize(model, images, recipe=recipe).record
+        record = mrecg.quantize(model, images, recipe=recipe, progress=False).record
     shapes = {unit.name: unit.shape for unit in record.units}
     units = [
         {

@@ -25,7 +25,7 @@ from mrecg.optimize.checkpoints import Checkpoints
 from mrecg.optimize.finite import require_finite_activations
 from mrecg.optimize.network import optimize_network
 from mrecg.optimize.network_objective import find_answers
-from mrecg.optimize.progress import PhaseClock, Progress, Report, phase
+from mrecg.optimize.progress import PhaseClock, Progress, Report, ignore, phase
 from mrecg.optimize.trial import try_steps
 from mrecg.planning.budget import fit_budget, positions_of
 from mrecg.planning.estimate import Estimate, estimate_run
@@ -234,14 +234,12 @@ class PreparedModel:
         else:
             plan = check_plan(plan, self.graph.chain.units)
         clock.lap("plan")
-        with phase(report, "estimate"):
-            found = self._estimate(
-                self.recipe,
-                plan,
-                try_steps(self.graph, self.images, self.recipe),
-                taken=dict(state.steps),
-            )
-            report(found.without(*clock.laps))
+        # Trial steps for nobody would be a waste; of several processes, which share them, one may be watched.
+        if report is not ignore or distributed.count() > 1:
+            with phase(report, "estimate"):
+                in_a_step = try_steps(self.graph, self.images, self.recipe)
+                ahead = self._estimate(self.recipe, plan, in_a_step, taken=dict(state.steps))
+                report(ahead.without(*clock.laps))
         tuned = self._optimize_groups(
             self.recipe, plan, "tune", report, shortages, state, checkpoints
         )

@@ -158,6 +158,20 @@ def test_trial_steps_are_those_of_the_run(precision: str, monkeypatch: pytest.Mo
     assert not taken
 
 
+@pytest.mark.parametrize("progress", [False, print])
+def test_no_steps_are_tried_for_nobody(progress: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+    original = pipeline.try_steps
+
+    def noted(*given: Any) -> Any:
+        tried.append(1)
+        return original(*given)
+
+    monkeypatch.setattr(pipeline, "try_steps", noted)
+    prepare(mrecg.preset("w4a4-brecq", QUICK)).quantize(progress=progress)
+    assert len(tried) == (progress is not False)
+
+
 def test_nothing_of_a_prepared_model_changes_with_its_estimate() -> None:
     """So a run behind an estimate is bit for bit the run without."""
     recipe = mrecg.preset("w4a4-qdrop", QUICK | {"network.steps": 2})
