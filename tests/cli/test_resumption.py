@@ -69,7 +69,10 @@ def whole() -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="the signals are POSIX ones")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL],
+)
 def test_a_command_that_a_signal_ends_is_resumed(
     number: signal.Signals,
     tmp_path: Path,

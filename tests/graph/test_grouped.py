@@ -9,7 +9,7 @@ from torch.nn import functional
 
 import mrecg
 import toys
-from mrecg.graph.grouped import convolve_in_float32, keep_groups_in_float32
+from mrecg.graph.grouped import convolve_in_float32, keep_groups_in_float32, plain_convolutions
 from mrecg.torch_state import compute_precision
 
 CPU = torch.device("cpu")
@@ -31,7 +31,9 @@ def convolution(operator: torch._ops.OpOverload, groups: int, given: dict[str, A
     """Return a graph of a convolution of something that is bfloat16 there."""
     graph = fx.Graph()
     x, weight = graph.placeholder("x"), graph.placeholder("weight")
-    sums = graph.call_function(operator, (x, weight), {**given, "groups": groups})
+    sums = graph.create_node(
+        "call_function", operator, (x, weight), {**given, "groups": groups}, "sums"
+    )
     graph.output((graph.call_function(torch.Tensor.float, (sums,)), sums))
     return graph
 
@@ -56,6 +58,9 @@ def test_every_operator(name: str, groups: int) -> None:
     assert sums.dtype == (torch.bfloat16 if groups == 1 else torch.float32)
     same = [torch.equal(*pair) for pair in zip(*results, strict=True)]
     assert same == [groups > 1] * 2
+    (called,) = (node for node in plain_convolutions(module).graph.nodes if node.name == "sums")
+    assert called.target is operator
+    assert called.args == tuple(called.all_input_nodes)
 
 
 class Separable(nn.Module):
@@ -88,7 +93,7 @@ def test_steps_of_a_network() -> None:
         for node in unit.quantized.graph.nodes:
             node.target = watch if node.target is convolve_in_float32 else node.target
         unit.quantized.recompile()
-    record = prepared.quantize().record
+    record = prepared.quantize(progress=False).record
     assert len([one for one in seen if one[0]]) == 2 * (3 + 2)
     assert {one[1:] for one in seen} == {(torch.float32, torch.float32)}
     assert {group.precision for group in record.groups} == {"bfloat16"}

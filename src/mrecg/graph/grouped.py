@@ -8,7 +8,7 @@ from torch import Tensor, fx
 from mrecg.graph.layers import CONVOLUTIONS_AND_PRODUCTS
 from mrecg.graph.operators import arguments_of
 
-__all__ = ["convolve_in_float32", "keep_groups_in_float32"]
+__all__ = ["convolve_in_float32", "keep_groups_in_float32", "plain_convolutions"]
 
 
 def convolve_in_float32(
@@ -29,3 +29,13 @@ def keep_groups_in_float32(graph: fx.Graph) -> None:
     for node in graph.nodes:
         if node.target in CONVOLUTIONS_AND_PRODUCTS and arguments_of(node).get("groups", 1) > 1:
             node.args, node.target = (node.target, *node.args), convolve_in_float32
+
+
+def plain_convolutions(graph: fx.GraphModule) -> fx.GraphModule:
+    """Return a graph whose convolutions are all called as they are: what looks for layers finds them."""
+    plain = fx.Graph()
+    plain.output(plain.graph_copy(graph.graph, {}))
+    for node in plain.nodes:
+        if node.target is convolve_in_float32:
+            node.target, node.args = node.args[0], node.args[1:]
+    return fx.GraphModule(graph, plain)

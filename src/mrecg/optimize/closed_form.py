@@ -10,6 +10,7 @@ from torch import Tensor, fx
 
 from mrecg import distributed
 from mrecg.cache.activation_cache import ActivationCache, run_quantized_units
+from mrecg.graph.grouped import plain_convolutions
 from mrecg.graph.layer_matrix import LayerMatrix, weight_source
 from mrecg.graph.layers import LAYER_OPERATORS
 from mrecg.graph.units import Unit
@@ -72,12 +73,13 @@ class _Call:
 
 def _calls(unit: Unit, name: str, weight: Tensor) -> list[_Call]:
     """Return the calls of a unit that multiply by a weight as the first of them does; none where no layer reads it."""
-    bindings = dict(zip(unit.bindings, _arguments(unit.quantized)[len(unit.inputs) :], strict=True))
-    pairs = zip(_layers(unit.quantized), _layers(unit.float_graph), strict=True)
+    whole = plain_convolutions(unit.quantized)
+    bindings = dict(zip(unit.bindings, _arguments(whole)[len(unit.inputs) :], strict=True))
+    pairs = zip(_layers(whole), _layers(unit.float_graph), strict=True)
     found = [
         _Call(
             LayerMatrix.of(quantized, weight),
-            _up_to(unit.quantized, quantized),
+            _up_to(whole, quantized),
             _up_to(unit.float_graph, of_float),
         )
         for quantized, of_float in pairs
