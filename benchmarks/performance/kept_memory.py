@@ -1,7 +1,7 @@
 """What it is worth that a run keeps the memory it frees (`mrecg.freed_memory`), in CPU seconds of one thread and in memory.
 
-Runs in new processes take turns: as they are, and with glibc's own number of large blocks in the environment, which counts as set up by
-the user, so that a run leaves glibc alone.
+Runs in new processes take turns: as they are, and with a default of glibc's in the environment, which counts as set up by the user, so
+that a run leaves glibc alone.
 """
 
 import argparse
@@ -28,7 +28,8 @@ Short runs of `w4a4-qdrop` that keep what they free until the next step needs it
 is: CPU seconds of one thread, medians of runs in turns. *GiB* is resident memory at its peak, kept / returned.
 
 """
-LEFT_ALONE = {"MALLOC_MMAP_MAX_": "65536"}
+LEFT_ALONE = {"MALLOC_ARENA_TEST": "8"}
+"""The default. One of the parameters for large blocks would switch off glibc's own rule for these, whatever its value."""
 CHILD = """
 import json, sys, time
 import torch
