@@ -1,7 +1,7 @@
 """Keep the memory that a CPU's tensors free for those that come next.
 
 glibc returns what is freed to the system at once if it is a block of more than 32 MiB, or the end of what it holds. A step at 224²
-frees a gigabyte and needs it again in the next one; until then the kernel has cleared every page, for a fifth of the run's time.
+frees a gigabyte and needs it again in the next one; until then the kernel has cleared every page (docs/performance.md has what that costs).
 """
 
 import contextlib
