@@ -170,7 +170,8 @@ class PreparedModel:
     def estimate(self, plan: Plan | None = None, images: int | None = None) -> Estimate:
         """Estimate memory and time from a few steps; the values of the images do not matter.
 
-        In a run of several processes each of them calls it. The metric `loss` needs a run to know its plan; here that of `capacity` stands in for it.
+        In a run of several processes each of them calls it. The metric `loss` needs a run to know its plan; here that of `capacity`
+        stands in for it.
 
         Args:
             plan: replaces the recipe's plan.
@@ -180,10 +181,8 @@ class PreparedModel:
         by_loss = plan is None and rule.join == "loss"
         if by_loss:
             rule = rule.model_copy(update={"join": "capacity"})
-        plan, in_a_step = (
-            plan or make_plan(units, rule),
-            try_steps(self.graph, self.images, self.recipe),
-        )
+        plan = plan or make_plan(units, rule)
+        in_a_step = try_steps(self.graph, self.images, self.recipe)
         if not by_loss:
             return self._estimate(self.recipe, plan, in_a_step, images)
         short = self._short_recipe()
