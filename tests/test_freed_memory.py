@@ -33,9 +33,9 @@ torch.set_num_threads(1)
 faults(1)
 outside, before = faults(5), resident()
 with freed_memory_kept():
-    faults(3)
+    faults(30)  # A small block above a free one makes the heap grow again: up to four times here.
     print(faults(5) < outside / 20, resident() - before > 30)
-print(resident() - before < 10, faults(5) > outside / 2)
+print(resident() - before < 10, faults(5) > outside / 20)
 """
 
 
