@@ -152,6 +152,7 @@ def test_record_tells_what_happened() -> None:
     assert record.network.steps == 20
     assert set(record.seconds) == {"capture", "plan", "reconstruction", "network", "freeze"}
     assert record.environment["torch"] == torch.__version__
+    assert record.environment["processor"].endswith(torch.backends.cpu.get_cpu_capability())
     assert record.images == 32
 
 

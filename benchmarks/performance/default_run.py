@@ -30,7 +30,8 @@ HEADER = """
 
 Whole runs at each version's default budget, one thread. What was before is extrapolated from two short runs. Weights
 are random, with which many groups would stop early, so none may: with trained ones some runs are shorter. How near each comes to the
-float network: [EfficientNet-Lite0](efficientnet-lite0.md#steps-and-images-per-step).
+float network: [EfficientNet-Lite0](efficientnet-lite0.md#steps-and-images-per-step). Rows without a processor were measured on one that
+multiplies in bfloat16, which default runs of large images then do; no version before did.
 """
 
 SHORT = (5, 20)
@@ -48,7 +49,9 @@ if int(steps):
     settings["reconstruct.steps"] = int(steps)
 started = time.process_time()
 record = mrecg.quantize(model, images, recipe=mrecg.preset(preset, settings), progress=False).record
-print(json.dumps({"cpu_seconds": time.process_time() - started, "environment": record.environment}))
+seconds = time.process_time() - started
+precision = getattr(record.groups[-1], "precision", None)
+print(json.dumps({"cpu_seconds": seconds, "environment": record.environment, "precision": precision}))
 """
 
 
@@ -108,6 +111,8 @@ def run(arguments: argparse.Namespace) -> None:
             "ours": ours["cpu_seconds"],
             "theirs_short": dict(zip(map(str, SHORT), theirs, strict=True)),
             "theirs": theirs[0] + slope * (arguments.their_steps - SHORT[0]),
+            "precision": ours["precision"],
+            "processor": ours["environment"]["processor"],
             "commit": commit(),
             "environment": ours["environment"],
         }
@@ -128,8 +133,12 @@ def default_runs_section(results: list[Result]) -> list[str]:
             f"{one['theirs']:.0f}",
             f"**{one['theirs'] / one['ours']:.1f}**",
             one["against"],
+            one.get("precision", ""),
+            one.get("processor", ""),
         )
         for one in results
     ]
-    head = "run | preset | CPU seconds | before, extrapolated | ratio | before"
+    head = (
+        "run | preset | CPU seconds | before, extrapolated | ratio | before | precision | processor"
+    )
     return [HEADER, *table(head, rows), ""]

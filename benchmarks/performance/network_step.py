@@ -6,7 +6,6 @@ network, optimizer. The float step is forward, cross entropy, backward and Adam 
 
 import argparse
 import copy
-import platform
 import statistics
 import time
 from typing import Any
@@ -86,7 +85,7 @@ def measure(network: str, side: int, batch: int) -> dict[str, Any]:
         "quantized_ms": 1e3 * timed[0],
         "float_ms": 1e3 * timed[1],
         "commit": commit(),
-        "environment": dict(record.environment) | {"processor": platform.processor()},
+        "environment": record.environment,
     }
 
 

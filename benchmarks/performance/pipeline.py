@@ -220,7 +220,8 @@ def _estimated(found: Result) -> list[str]:
 def _run_of(found: Result) -> list[str]:
     steps = f"{found['steps']} steps"
     if found.get("default"):
-        steps = f"default, {steps} of {found['batch_size']} images"
+        precisions = sorted({group["precision"] for group in found["groups"]})
+        steps = f"default, {steps} of {found['batch_size']} images in {' and '.join(precisions)}"
     return [
         found["network"],
         f"{found['bits']}-{found['method']}",

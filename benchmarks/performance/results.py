@@ -12,7 +12,7 @@ KEYS = {
     "window_step": ("network", "side", "batch", "window"),
     "paired": ("network", "side", "method", "against"),
     "pipeline": ("network", "bits", "method", "steps"),
-    "default_run": ("network", "side", "images", "preset", "against"),
+    "default_run": ("network", "side", "images", "preset", "against", "processor"),
     "memory": ("network", "side", "images", "steps"),
     "range_memory": ("inputs", "outputs"),
     "kept_memory": ("network", "side", "images", "steps"),

@@ -9,7 +9,6 @@ With `--against CHECKOUT`, the step of another version of this code takes the pl
 import argparse
 import contextlib
 import copy
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -147,7 +146,7 @@ def measure(
         "ratio": statistics.geometric_mean(u["quantized_ms"] / u["float_ms"] for u in units),
         "units": units,
         "commit": commit(),
-        "environment": dict(record.environment) | {"processor": platform.processor()},
+        "environment": record.environment,
     }
 
 

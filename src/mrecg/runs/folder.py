@@ -252,10 +252,17 @@ def environment(device: torch.device) -> dict[str, Any]:
         **{name: _version(name) for name in packages},
         "python": platform.python_version(),
         "machine": platform.machine(),
+        "processor": _processor(),
         "device": gpu or str(device),
         "threads": torch.get_num_threads(),
         "kernels": kernels.computed_by(device),
     }
+
+
+def _processor() -> str:
+    """Return the processor's name and its instructions that torch uses: both decide about speed, and about the last bits."""
+    name = torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or "unknown"
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _version(package: str) -> str:
