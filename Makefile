@@ -1,5 +1,7 @@
 # Every target makes its own .venv when there is none; PYTHON chooses the interpreter for it.
 PYTHON ?= python3
+# Images of containers set it; then every process compiles anew what it imports.
+unexport PYTHONDONTWRITEBYTECODE
 BIN := .venv/bin
 
 .PHONY: demo test check docs wheel-test test-lowest bench soak gpu format clean
@@ -85,8 +87,9 @@ format: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/pip install --quiet --constraint constraints.txt uv
+	.ci/install --constraint constraints.txt torch
+	.ci/install --constraint constraints.txt --editable ".[dev]"
 	touch .venv/ready
 
 clean:
