@@ -82,6 +82,8 @@ class Verification(JsonModel):
         file_bytes: its size.
         ideal_bytes: codes and zero points in their bits, scales and everything else in 32 bits.
         runtimes: agreement and speed on each.
+        saturates: whether products of 8 by 8 bits saturate where it was compared, in numbers of these images. Then the
+            comparison is without such products; agreement and speed of the runtimes are with them.
     """
 
     file: str
@@ -99,6 +101,7 @@ class Verification(JsonModel):
     file_bytes: int
     ideal_bytes: int
     runtimes: tuple[RuntimeRecord, ...]
+    saturates: bool = False
 
 
 def save_verification(folder: Path, result: Verification) -> Path:

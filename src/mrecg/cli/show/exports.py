@@ -9,6 +9,11 @@ from mrecg.export.findings import OutputRecord, RuntimeRecord, Verification
 
 __all__ = ["show_verification"]
 
+_SATURATES = (
+    "This processor's products of 8-bit weights with 8-bit activations saturate, as on every x86 without VNNI: the file is right "
+    "where they do not; for such processors, quantize with --backend onnxruntime_avx2."
+)
+
 
 def show_verification(console: Console, result: Verification, file: Path) -> None:
     """Show agreement, size and speed of an exported file."""
@@ -20,6 +25,7 @@ def show_verification(console: Console, result: Verification, file: Path) -> Non
         f"size: {result.file_bytes} bytes, {ratio:.2f} times the ideal {result.ideal_bytes}",
         f"layers in integers: {len(result.integer_layers)}; in float: {', '.join(result.float_layers) or 'none'}",
         *(_speed_line(runtime) for runtime in result.runtimes),
+        *([_SATURATES] if result.saturates else []),
     ]
     for line in lines:
         say(console, line)

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from mrecg.errors import ExportError, reason_of
 from mrecg.export.comparison import OutputComparison
 from mrecg.export.onnx.graphs import add_constant
-from mrecg.export.onnx.runtimes import open_file
+from mrecg.export.onnx.runtimes import open_file, products_saturate
 from mrecg.export.onnx.tracing import computed
 from mrecg.graph.operators import operator_of
 from mrecg.runs.folder import QuantizedModel
@@ -83,7 +83,8 @@ def check_other_sizes(quantized: QuantizedModel, file: Path) -> None:
         try:
             with torch.inference_mode():
                 wanted = computed(model, model(images))
-            made = open_file("onnxruntime", file)(images.numpy())
+            run = open_file("onnxruntime", file, in_integers=not products_saturate())
+            made = run(images.numpy())
         except Exception as error:  # of the runtime, or of operators whose sizes do not fit
             raise _fixed(height, width, reason_of(error)) from error
         for ours, theirs in zip(made, wanted, strict=True):
