@@ -13,7 +13,7 @@ from mrecg.config.settings import FLOAT_BITS
 from mrecg.graph.batch_axis import can_be_stored
 from mrecg.graph.channels import channel_axis, channels_of
 from mrecg.graph.clipping import FusedClip, find_fusable_clips
-from mrecg.graph.grouped import keep_groups_in_float32
+from mrecg.graph.convolutions import replace_convolutions
 from mrecg.graph.insert import PlacedQuantizer
 from mrecg.graph.layers import LAYER_OPERATORS, layer_name, traced_value, weight_operand
 from mrecg.graph.operators import arguments_of
@@ -112,7 +112,7 @@ def extract_unit(
     activations = [quantizer.name for quantizer in mine if not quantizer.is_weight]
     reading = [node for node in piece if node.op == "call_module" and node.target in activations]
     quantized.graph.output(tuple(quantized.made[node] for node in made))
-    keep_groups_in_float32(quantized.graph)
+    replace_convolutions(quantized.graph)
     observed = [node.all_input_nodes[0] for node in reading]
     unquantized.graph.output(tuple(unquantized.made[node] for node in (*made, *observed)))
     return Unit(

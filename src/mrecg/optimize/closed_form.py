@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from mrecg import distributed
 from mrecg.cache.activation_cache import ActivationCache, run_quantized_units
-from mrecg.graph.grouped import plain_convolutions
+from mrecg.graph.convolutions import plain_convolutions
 from mrecg.graph.layer_matrix import LayerMatrix, weight_source
 from mrecg.graph.layers import LAYER_OPERATORS
 from mrecg.graph.units import Unit

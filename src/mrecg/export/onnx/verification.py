@@ -18,6 +18,7 @@ from mrecg.export.onnx.checks import check_repeats, checked_inputs, require_file
 from mrecg.export.onnx.files import float_model
 from mrecg.export.onnx.layouts import weight_grids
 from mrecg.export.onnx.runtimes import (
+    Run,
     Runtime,
     describe,
     installed_runtimes,
@@ -103,16 +104,19 @@ def _verify(
     """Compare and time a file, with other files in the empty `folder`; see `verify_onnx`."""
     model = quantized.model
     assert isinstance(model, fx.GraphModule)
+    optimized = folder / "optimized.onnx"
+    run = open_file("onnxruntime", file, optimized=optimized)  # refuses what is no model
     simulation = Simulation.of(model, file, images)
     try:
-        found, outputs = _compare(simulation, images, folder, in_integers=True)
+        found, outputs = _compare(simulation, images, folder, run, in_integers=True)
         saturates = False
     except VerificationError:
         if not products_saturate():
             raise
-        found, outputs = _compare(simulation, images, folder, in_integers=False)
+        run = open_file("onnxruntime", file, in_integers=False)
+        found, outputs = _compare(simulation, images, folder, run, in_integers=False)
         saturates = True
-    integer, in_float = _layers(file, folder / "optimized.onnx")
+    integer, in_float = _layers(file, optimized)
     runtimes = _check_runtimes(quantized, simulation, images, repeats, folder)
     pairs = zip(simulation.outputs, outputs, strict=True)
     classes = next((one for output, one in pairs if output.has_classes), None)
@@ -151,16 +155,14 @@ class _Replayed:
 
 
 def _compare(
-    simulation: Simulation, images: ModelInputs, folder: Path, in_integers: bool
+    simulation: Simulation, images: ModelInputs, folder: Path, run: Run, in_integers: bool
 ) -> tuple[_Replayed, tuple[OutputRecord, ...]]:
-    """Compare codes and outputs with the simulation's.
+    """Compare codes and the outputs of a loaded file with the simulation's.
 
     Raises:
         VerificationError: they differ.
     """
     file = simulation.file
-    optimized = folder / "optimized.onnx" if in_integers else None
-    run = open_file("onnxruntime", file, optimized=optimized, in_integers=in_integers)
     found = _replay(simulation, images, folder, in_integers)
     _refuse_distant_codes(file, found.roundings)
     ours = simulation.compare(run, images)

@@ -1,15 +1,21 @@
-"""Steps in bfloat16 compute grouped convolutions in float32 on a CPU, and dense ones in bfloat16."""
+"""On a CPU, steps in bfloat16 compute grouped convolutions in float32; those that oneDNN computes wrongly read a part of the map."""
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
+from torch.testing import assert_close
 
 import mrecg
 import toys
-from mrecg.graph.grouped import convolve_in_float32, keep_groups_in_float32, plain_convolutions
+from mrecg.graph.convolutions import (
+    convolve_in_float32,
+    plain_convolutions,
+    replace_convolutions,
+)
 from mrecg.torch_state import compute_precision
 
 CPU = torch.device("cpu")
@@ -44,7 +50,7 @@ def test_every_operator(name: str, groups: int) -> None:
     """Results and gradients of grouped ones are those of float32 to the bit."""
     operator, axes, given = OPERATORS[name]
     graph = convolution(operator, groups, given)
-    keep_groups_in_float32(graph)
+    replace_convolutions(graph)
     graph.lint()
     module = fx.GraphModule({}, graph)
     x = toys.normal(2, 4, *[6] * axes).bfloat16()
@@ -61,6 +67,35 @@ def test_every_operator(name: str, groups: int) -> None:
     (called,) = (node for node in plain_convolutions(module).graph.nodes if node.name == "sums")
     assert called.target is operator
     assert called.args == tuple(called.all_input_nodes)
+
+
+@pytest.mark.parametrize("channels", [2, 4, 7, 15, 16, 17])
+@pytest.mark.parametrize("given", [{"stride": [2, 2]}, {"stride": [3, 1], "padding": [0, 0]}])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_strides_on_maps_that_are_channels_last(
+    channels: int, given: dict[str, Any], kernel: int
+) -> None:
+    """The gradients of the weight are those of doubles, and nothing else is written to: oneDNN's fault crashes or hangs here."""
+    graph = fx.Graph()
+    x, weight = graph.placeholder("x"), graph.placeholder("weight")
+    graph.output(graph.call_function(_aten.conv2d.default, (x, weight), given))
+    plain = fx.GraphModule({}, graph)
+    replaced = copy.deepcopy(plain)
+    replace_convolutions(replaced.graph)
+    replaced.recompile()
+    image = toys.normal(8, channels, 24, 24).contiguous(memory_format=torch.channels_last)
+    weights = toys.normal(6, channels, kernel, kernel, seed=1)
+    single, double = (one.clone().requires_grad_() for one in (weights, weights.double()))
+    expected = plain(image.double().contiguous(), double)
+    slopes = toys.normal(*expected.shape, seed=2)
+    (wanted,) = torch.autograd.grad(expected, double, slopes.double())
+    for _ in range(5):
+        found = replaced(image, single)
+        assert_close(found, expected.float())
+        (gradient,) = torch.autograd.grad(found, single, slopes)
+        assert_close(gradient, wanted.float(), rtol=1e-4, atol=1e-4)
+    (node,) = (one for one in plain_convolutions(replaced).graph.nodes if one.op == "call_function")
+    assert (node.target, node.kwargs) == (_aten.conv2d.default, given)
 
 
 class Separable(nn.Module):
