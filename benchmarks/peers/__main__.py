@@ -28,6 +28,7 @@ from benchmarks.peers.render import peers_store, write_peers
 from benchmarks.provenance import commit
 from benchmarks.store import Result
 from mrecg.data.fashion_mnist import DEBIAN_FOLDER, load_split
+from mrecg.runs.folder import environment
 
 IMAGES = 256
 IMAGE_SEED = 1005
@@ -136,7 +137,8 @@ def _measure(arguments: argparse.Namespace) -> None:
 
     def keep(network: str, found: Result, said: Tensor) -> None:
         top1 = percent_equal(said, labels)
-        store.add({"network": network, "top1": top1, "commit": commit(), **found})
+        source = {"commit": commit(), "processor": environment(torch.device("cpu"))["processor"]}
+        store.add({"network": network, "top1": top1, **source, **found})
         print(
             f"{network} {found['tool']} {found['bits']}: {top1}, {found['seconds']} s", flush=True
         )

@@ -18,7 +18,8 @@ Written by `python -m benchmarks.peers render` from `benchmarks/results/peers.js
 networks are small ones on Fashion-MNIST, with 256 calibration images for everyone; top-1 is on all 10,000 test images, once, with a
 standard error of 0.3. Seconds are CPU seconds of one thread, of quantization alone: of an ONNX file for ONNX Runtime and NNCF
 (torch's export to it not counted), of the module for all others (mrecg's own export included). ONNX Runtime and NNCF have no 4-bit or
-2-bit convolutions. *Not measured* marks what has a program and was left out because of the time it takes.
+2-bit convolutions. *Not measured* marks what has a program and was left out because of the time it takes. Rows that name no
+processor are older: seconds of two processors do not compare.
 
 The first and the last layer have 8 bits everywhere, and weights a range for each channel. Where activations are quantized, and how
 their ranges are found, is each tool's own:
@@ -41,7 +42,7 @@ def peers_store(folder: Path) -> Store:
 def write_peers(results: Path, path: Path) -> int:
     """Write the page; return how many results it shows."""
     found = peers_store(results).read()
-    columns = "network | W/A | tool | top-1 | CPU seconds | version"
+    columns = "network | W/A | tool | top-1 | CPU seconds | version | processor"
     lines = [with_lead(HEADER, lead(found)), *table(columns, rows(found, PEERS)), ""]
     path.write_text(folded("\n".join(lines)), encoding="utf-8")
     return len(found)
@@ -70,7 +71,7 @@ def rows(found: Sequence[Result], peers: Iterable[Peer]) -> list[list[str]]:
     shown = {(one["network"], one["bits"], one["tool"]): _row(one) for one in found}
     for network in {one["network"] for one in found}:
         for peer in peers:
-            cells = [network, _widths(peer.bits), peer.name, "not measured", "", peer.version]
+            cells = [network, _widths(peer.bits), peer.name, "not measured", "", peer.version, ""]
             shown.setdefault((network, peer.bits, peer.name), cells)
     return [shown[key] for key in sorted(shown)]
 
@@ -84,6 +85,7 @@ def _row(found: Result) -> list[str]:
         f"{found['top1']:.2f}",
         "" if seconds is None else f"{seconds:.1f}",
         found.get("version", ""),
+        found.get("processor", ""),
     ]
 
 

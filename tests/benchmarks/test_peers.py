@@ -63,11 +63,11 @@ def test_a_peer_that_is_not_installed_is_named(tmp_path: Path) -> None:
 
 def test_a_peer_without_a_result_is_not_measured() -> None:
     peers = [Peer("a", "w4a4", "a==1", (), "a.py"), Peer("b", "w2a4", "b==2", (), "b.py")]
-    found = [_result("float", 93, None, ""), _result("a", 91.234, 1.25)]
+    found = [_result("float", 93, None, ""), _result("a", 91.234, 1.25) | {"processor": "c"}]
     assert rows(found, peers) == [
-        ["n", "float", "", "93.00", "", ""],
-        ["n", "2/4", "b", "not measured", "", "2"],
-        ["n", "4/4", "a", "91.23", "1.2", ""],
+        ["n", "float", "", "93.00", "", "", ""],
+        ["n", "2/4", "b", "not measured", "", "2", ""],
+        ["n", "4/4", "a", "91.23", "1.2", "", "c"],
     ]
     assert rows([], peers) == []
 

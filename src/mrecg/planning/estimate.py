@@ -34,9 +34,9 @@ from mrecg.torch_state import compute_precision
 
 __all__ = ["Estimate", "estimate_run"]
 
-_GROUP_STEP = 1.2
+_GROUP_STEP = 1.1
 """Cost of a group's step in trial steps of its units: its batch comes from all images."""
-_NETWORK_STEP = 1.15
+_NETWORK_STEP = 1.05
 """Cost of a step of the network as a whole in trial steps of all units; the float network runs besides."""
 _QUANTIZED_PASS = 1.3
 """Cost of a forward pass of quantized units in forward passes of the float ones."""
