@@ -14,6 +14,7 @@ from mrecg.paper.networks import build
 from pictures import imagenet
 
 
+@pytest.mark.usefixtures("thin_resnet18")
 def test_a_configuration_file_is_quantized(
     tmp_path: Path, mrecg_command: Callable[..., Finished]
 ) -> None:

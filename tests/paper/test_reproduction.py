@@ -37,6 +37,8 @@ from mrecg.planning.estimate import Estimate
 from mrecg.runs.places import UNFINISHED
 from pictures import imagenet
 
+pytestmark = pytest.mark.usefixtures("thin_resnet18")
+
 QUICK = {
     "reconstruct.steps": 1,
     "reconstruct.batch_size": 4,
@@ -46,7 +48,7 @@ QUICK = {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, thin_resnet18: None) -> Path:
     """ImageNet in small, and a checkpoint as the authors publish it."""
     root = tmp_path_factory.mktemp("reproduction")
     imagenet(root / "imagenet", classes=10, images=12)
