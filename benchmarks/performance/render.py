@@ -1,7 +1,9 @@
 """The tables of `docs/performance.md`."""
 
 import statistics
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from benchmarks.accuracy.results import accuracy_store, authors_results
 from benchmarks.performance.default_run import default_runs_section
@@ -55,7 +57,7 @@ quantization with one range per output channel and extremes for activations: CPU
 """
 AUTHORS = """## Against the authors' code
 
-Their whole runs of 500 steps on networks of the same shape, in seconds of this machine: times the float step here ÷ the
+Their whole runs of 500 steps on networks of the same shape, in seconds of the processor of our run: times the float step here ÷ the
 float step there, the geometric mean over the units whose float step was measured there. Ours is one thread, the network
 as a whole included. *Float steps* are the 500 forward and backward passes of every unit in float and nothing else, there: no
 run of as many steps is further ahead unless its steps are shorter than those. *Their default* is 20,000 steps, extrapolated.
@@ -87,20 +89,42 @@ def _steps(results: list[Result]) -> list[str]:
         )
         name = f"{found['network']}, {found['side']}²"
         spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-        rows.append([name, found["method"], f"{found['ratio']:.2f}", spread, f"{total:.2f}"])
-    for method in ("brecq", "qdrop"):
-        ratios = [r["ratio"] for r in results if r["method"] == method and not r["without"]]
-        if ratios:
-            rows.append(["all", method, f"**{statistics.geometric_mean(ratios):.2f}**", "", ""])
-    return table("network | method | ratio | units from … to | sum of the units", rows)
+        figures = [f"{found['ratio']:.2f}", spread, f"{total:.2f}"]
+        rows.append([name, found["method"], *figures, _processor(found)])
+    for method, ratio in _mean_ratios(results).items():
+        rows.append(["all", method, f"**{ratio:.2f}**", "", "", _most_measured(results)])
+    return table("network | method | ratio | units from … to | sum of the units | processor", rows)
+
+
+def _processor(found: Result) -> str:
+    """Return what a result was measured on; older ones do not say."""
+    return str(found.get("processor") or found.get("environment", {}).get("processor", ""))
+
+
+def _most_measured(steps: list[Result]) -> str:
+    """Return the processor with the most results: those of two do not make a mean."""
+    return Counter(map(_processor, steps)).most_common(1)[0][0] if steps else ""
+
+
+def _mean_ratios(steps: list[Result]) -> dict[str, float]:
+    """Return the geometric mean of each method over the networks, on the processor with the most results."""
+    place = _most_measured(steps)
+    whole = [one for one in steps if not one["without"] and _processor(one) == place]
+    return {
+        method: statistics.geometric_mean(one["ratio"] for one in found)
+        for (method,), found in by_key(whole, "method").items()
+    }
 
 
 def _ablations(results: list[Result]) -> list[str]:
-    full = {(r["network"], r["side"], r["method"]): r["ratio"] for r in results if not r["without"]}
+    def key_of(found: Result) -> tuple[Any, ...]:
+        return found["network"], found["side"], found["method"], _processor(found)
+
+    full = {key_of(one): one["ratio"] for one in results if not one["without"]}
     rows = [
         [r["network"], r["method"], r["without"], f"{r['ratio']:.2f}", f"{full[key]:.2f}"]
         for r in results
-        if r["without"] and (key := (r["network"], r["side"], r["method"])) in full
+        if r["without"] and (key := key_of(r)) in full
     ]
     return table("network | method | taken away | ratio without | with", rows)
 
@@ -122,25 +146,26 @@ def _authors(
     pipelines: list[Result], steps: list[Result], accuracy: list[Result], authors: Result
 ) -> list[str]:
     floats = {
-        (found["network"], found["method"], unit["unit"]): unit["float_ms"]
+        (_processor(found), found["network"], found["method"], unit["unit"]): unit["float_ms"]
         for found in steps
         if not found["without"]
         for unit in found["units"]
     }
-    measured = {(network, method) for network, method, _ in floats}
+    measured = {key[:3] for key in floats}
     rows = []
     for found in pipelines:
-        network, method = found["network"], found["method"]
+        network, method, processor = found["network"], found["method"], _processor(found)
         theirs = authors["times"].get(network, {"seconds": {}})
         # Theirs are at 2/4.
         if (
             found["bits"] != "w2a4"
             or method not in theirs["seconds"]
-            or (network, method) not in measured
+            or (processor, network, method) not in measured
         ):
             continue
         slower = statistics.geometric_mean(
-            floats[network, method, unit] / there for unit, there in theirs["float_ms"].items()
+            floats[processor, network, method, unit] / there
+            for unit, there in theirs["float_ms"].items()
         )
         times = _times_against_the_authors(found, theirs, slower)
         top1 = _top1_against_the_authors(found, theirs["checkpoint"], accuracy, authors)
@@ -228,10 +253,7 @@ def _network_steps(results: list[Result]) -> list[str]:
 
 def _lead(steps: list[Result]) -> str:
     """Return the page in a sentence: what a step costs."""
-    parts = []
-    for (method,), found in by_key([one for one in steps if not one["without"]], "method").items():
-        ratio = statistics.geometric_mean(one["ratio"] for one in found)
-        parts.append(f"{ratio:.2f} times ({method})")
+    parts = [f"{ratio:.2f} times ({method})" for method, ratio in _mean_ratios(steps).items()]
     return f"A step of a group costs {' and '.join(parts)} what forward and backward of the float unit cost."
 
 

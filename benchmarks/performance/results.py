@@ -7,7 +7,7 @@ from benchmarks.store import Store
 __all__ = ["performance_store"]
 
 KEYS = {
-    "step": ("network", "side", "method", "without"),
+    "step": ("network", "side", "method", "without", "processor"),
     "network_step": ("network", "side", "batch"),
     "window_step": ("network", "side", "batch", "window"),
     "paired": ("network", "side", "method", "against"),

@@ -147,6 +147,7 @@ def measure(
         "units": units,
         "commit": commit(),
         "environment": record.environment,
+        "processor": record.environment["processor"],
     }
 
 
