@@ -13,6 +13,7 @@ import mrecg
 import toys
 from mrecg.graph.convolutions import (
     convolve_in_float32,
+    convolve_part,
     plain_convolutions,
     replace_convolutions,
 )
@@ -96,6 +97,26 @@ def test_strides_on_maps_that_are_channels_last(
         assert_close(gradient, wanted.float(), rtol=1e-4, atol=1e-4)
     (node,) = (one for one in plain_convolutions(replaced).graph.nodes if one.op == "call_function")
     assert (node.target, node.kwargs) == (_aten.conv2d.default, given)
+
+
+@pytest.mark.parametrize(
+    ("channels", "kernel", "padding", "is_part"),
+    [(4, 1, [0, 0], True), (16, 1, [0, 0], False), (4, 3, [0, 0], False), (4, 1, [1, 1], False)],
+)
+def test_what_reads_a_part_of_the_map(
+    channels: int, kernel: int, padding: list[int], is_part: bool
+) -> None:
+    """On every processor, also on those where oneDNN has no fault."""
+    seen: list[tuple[int, list[int]]] = []
+
+    def watch(x: Tensor, weight: Tensor, bias: None, stride: Any, *others: Any) -> Tensor:
+        seen.append((x.shape[-1], list(stride)))
+        return _aten.conv2d.default(x, weight, bias, stride, *others)
+
+    x, weight = toys.normal(1, channels, 8, 8), toys.normal(2, channels, kernel, kernel)
+    found = convolve_part(watch, x, weight, None, [2, 2], padding)  # type: ignore[arg-type]
+    assert_close(found, functional.conv2d(x, weight, None, 2, padding))
+    assert seen == [(4, [1, 1]) if is_part else (8, [2, 2])]
 
 
 class Separable(nn.Module):
